@@ -1,0 +1,40 @@
+# `make` alone prints the targets. Everything is installed into .venv of this clone.
+PYTHON ?= python3
+# Extra arguments for pip, for example an index with CPU-only builds of torch.
+PIP_ARGS ?=
+VENV := .venv
+STAMP := $(VENV)/.installed
+export OMP_NUM_THREADS ?= 1
+export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
+.DEFAULT_GOAL := help
+.PHONY: help install quickstart quickstart-long test lint bench
+
+help:  ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+install: $(STAMP)  ## make .venv and install everything into it (once)
+
+# The stamp is newer than both lists of packages: otherwise pip runs again. torch comes first, with its pin, so that no other
+# package's bare "torch" can choose another build.
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11")'
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/python -m pip install --disable-pip-version-check $(PIP_ARGS) -c constraints.txt torch==2.13.0
+	$(VENV)/bin/python -m pip install --disable-pip-version-check $(PIP_ARGS) -c constraints.txt -e '.[demo,dev]'
+	touch $@
+
+quickstart: $(STAMP)  ## tokenize, train, evaluate, draw and report: about ten minutes on two cores
+	EXPERIMENT=quickstart launch/quickstart.sh
+
+quickstart-long: $(STAMP)  ## the same with more training: one to two hours on two cores
+	EXPERIMENT=quickstart_long launch/quickstart.sh
+
+test: lint  ## ruff, mypy and the tests
+	$(VENV)/bin/pytest -q -n 2
+
+lint: $(STAMP)  ## ruff and mypy
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/mypy
+
+bench: $(STAMP)  ## time the parts that matter
+	$(VENV)/bin/python -m benchmarks

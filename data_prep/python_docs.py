@@ -1,0 +1,86 @@
+"""The Python language reference as the standard library carries it (`pydoc_data.topics`, 465 kB): plain text to train on.
+
+Topics repeat each other: `specialnames` alone holds `customization`, `attribute-access` and others word for word, a fifth of
+the whole. A paragraph is therefore kept once, and where a test topic has it, there: otherwise the held-out text would be
+training text.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+SPLITS = ("train", "test")
+MAX_CHARACTERS = 1500  # of one document
+MIN_REPEAT = 40  # characters from which on a paragraph that occurs twice is a repetition, not a formula
+TEST_SHARE = 12  # about one topic in so many is a test topic
+
+
+@dataclass(frozen=True)
+class TextDocument:
+    topic: str
+    part: int  # number of this document in its topic, from 0
+    text: str
+
+
+def load_topics() -> dict[str, str]:
+    """Topic name -> its text, sorted by name."""
+    from pydoc_data.topics import topics
+
+    return dict(sorted(topics.items()))
+
+
+def is_test_topic(name: str) -> bool:
+    """Decided by a hash of the name, so that it does not depend on the topics beside it."""
+    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") % TEST_SHARE == 0
+
+
+def content_digest(topics: dict[str, str]) -> str:
+    """sha256 over names and texts: another Python version has another reference."""
+    digest = hashlib.sha256()
+    for name, text in sorted(topics.items()):
+        digest.update(f"{name}\0{text}\0".encode())
+    return digest.hexdigest()
+
+
+def split_documents(topics: dict[str, str], split: str, max_characters: int = MAX_CHARACTERS) -> tuple[list[TextDocument], int]:
+    """Documents of 'train' or 'test' in order of topic, and how many repeated paragraphs this split left out."""
+    by_split = {"test": [n for n in sorted(topics) if is_test_topic(n)], "train": [n for n in sorted(topics) if not is_test_topic(n)]}
+    seen: set[str] = set()
+    documents: list[TextDocument] = []
+    repeated = 0
+    for current in ("test", "train"):  # test topics first: they keep what both have
+        for name in by_split[current]:
+            kept, left_out = _new_paragraphs(topics[name], seen)
+            if current == split:
+                repeated += left_out
+                documents += [TextDocument(name, i, text) for i, text in enumerate(cut("\n\n".join(kept), max_characters))]
+    return documents, repeated
+
+
+def _new_paragraphs(text: str, seen: set[str]) -> tuple[list[str], int]:
+    """Paragraphs that `seen` does not hold yet (it is extended), and the number of the others."""
+    kept = []
+    paragraphs = [p for p in text.split("\n\n") if p.strip()]
+    for paragraph in paragraphs:
+        words = " ".join(paragraph.split())
+        if len(words) < MIN_REPEAT or words not in seen:
+            kept.append(paragraph)
+        seen.add(words)
+    return kept, len(paragraphs) - len(kept)
+
+
+def cut(text: str, max_characters: int = MAX_CHARACTERS) -> Iterator[str]:
+    """Cut at paragraph borders, inside a longer paragraph at lines; only a single longer line exceeds max_characters."""
+    document = ""
+    for paragraph in text.split("\n\n"):
+        whole = len(paragraph) <= max_characters
+        for i, piece in enumerate([paragraph] if whole else paragraph.split("\n")):
+            border = "\n\n" if i == 0 else "\n"
+            if document and len(document) + len(border) + len(piece) > max_characters:
+                yield document
+                document = ""
+            document = document + border + piece if document else piece
+    if document.strip():
+        yield document

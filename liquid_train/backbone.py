@@ -1,0 +1,200 @@
+"""The Hugging Face causal LM: built on the meta device, given image rows, filled rank by rank, written back as an HF folder.
+
+    build: config (or folder) + vocabulary -> model on meta, embedding rows = vocab_size + codebook
+    fill:  after sharding, every rank computes or reads only the rows it holds
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from safetensors import safe_open
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
+from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, PreTrainedConfig, PreTrainedModel
+
+from liquid_train.attention import PACKED
+from liquid_train.config import BackboneConfig
+from liquid_train.vocabulary import Vocabulary, load_tokenizer
+
+ROW_BLOCK = 1024  # rows that share one random generator, so that a rank can make its own rows alone
+CARD = "liquid.json"
+
+
+@dataclass(frozen=True)
+class ModelCard:
+    """What inference must know beyond the HF config; travels as liquid.json in model/."""
+
+    image_start: int
+    codebook_size: int
+    vq_fingerprint: str
+    vq_config: str
+    vq_checkpoint: str
+    grid: list[int]  # rows and columns of the images it was trained on
+    prompt: str  # suffix of a text-to-image prompt
+
+    @classmethod
+    def read(cls, folder: str | Path) -> ModelCard:
+        """ValueError when the folder has no liquid.json."""
+        path = Path(folder) / CARD
+        if not path.is_file():
+            raise ValueError(f"{folder}: no {CARD} there; give a run, a checkpoint or a model/ folder that liquid train wrote")
+        return cls(**json.loads(path.read_text()))
+
+    def write(self, folder: Path) -> None:
+        (folder / CARD).write_text(json.dumps(asdict(self), indent=2))
+
+
+def model_config(backbone: BackboneConfig, vocabulary_size: int) -> PreTrainedConfig:
+    """transformers config of the untouched backbone; ValueError for a model_type or field that transformers does not know."""
+    if backbone.path is not None:
+        return AutoConfig.from_pretrained(backbone.path, local_files_only=True)
+    fields = dict(backbone.architecture)
+    try:
+        return AutoConfig.for_model(fields.pop("model_type"), vocab_size=vocabulary_size, **fields)
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"backbone.architecture={backbone.architecture}: {error}") from error
+
+
+def build(config: PreTrainedConfig, vocabulary: Vocabulary) -> PreTrainedModel:
+    """The model on the meta device, fp32, vocabulary.rows embedding rows, packed attention; no memory is used yet."""
+    config.vocab_size = vocabulary.rows
+    tokenizer = vocabulary.tokenizer
+    config.bos_token_id, config.eos_token_id, config.pad_token_id = tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config, dtype=torch.float32, attn_implementation=PACKED)
+    model.generation_config = GenerationConfig.from_model_config(config)
+    return model
+
+
+def rows_of(parameter: Tensor) -> tuple[Tensor, int]:
+    """The rows of a parameter that this rank holds, and the number of the first."""
+    if not isinstance(parameter, DTensor):
+        return parameter.data, 0
+    _, offset = compute_local_shape_and_global_offset(parameter.shape, parameter.device_mesh, parameter.placements)
+    return parameter.to_local(), offset[0] if offset else 0
+
+
+def materialize(model: PreTrainedModel, device: torch.device) -> None:
+    """Give the (sharded) meta model memory on `device`; its rotary tables are computed anew, since to_empty leaves them unset."""
+    model.to_empty(device=device)
+    model.model.rotary_emb = type(model.model.rotary_emb)(config=model.config).to(device)
+
+
+@torch.no_grad()
+def fill_random(model: PreTrainedModel, seed: int) -> None:
+    """Random weights as transformers initializes them (normal, ones for norms, zeros for biases), the same for any world size."""
+    std = float(getattr(model.config, "initializer_range", 0.02))
+    offset_norm = "gemma" in model.config.model_type  # Gemma's norms multiply by 1 + weight
+    for name, parameter in model.named_parameters():
+        local, first = rows_of(parameter)
+        if parameter.ndim == 1:
+            local.fill_(0.0 if name.endswith("bias") or offset_norm else 1.0)
+        elif local.numel():
+            local.copy_(random_rows((name, seed), first, len(local), parameter.shape[1:], std))
+
+
+def random_rows(key: tuple[object, ...], first: int, count: int, shape: torch.Size, std: float) -> Tensor:
+    """Rows first .. first+count-1 of an endless normal matrix named by key: fp32 [count, *shape] on the CPU."""
+    parts = []
+    for block in range(first // ROW_BLOCK, (first + count - 1) // ROW_BLOCK + 1):
+        number = int.from_bytes(hashlib.blake2b(repr((*key, block)).encode(), digest_size=8).digest(), "little") >> 1
+        rows = torch.empty(ROW_BLOCK, *shape).normal_(0, std, generator=torch.Generator().manual_seed(number))
+        lo, hi = max(first, block * ROW_BLOCK), min(first + count, (block + 1) * ROW_BLOCK)
+        parts.append(rows[lo - block * ROW_BLOCK : hi - block * ROW_BLOCK])
+    return torch.cat(parts)
+
+
+@torch.no_grad()
+def fill_from_folder(model: PreTrainedModel, folder: str | Path, *, new_rows: str = "mean", seed: int = 0) -> None:
+    """Load safetensors rank by rank, each its own rows. Rows that the folder lacks (a new vocabulary) are made here.
+
+    new_rows: `mean` (the mean of the folder's rows plus a thousandth of their spread as noise) or `normal`
+    (initializer_range). Raises ValueError naming a tensor that is missing or has another shape.
+    """
+    files = {name: path for path in sorted(Path(folder).glob("*.safetensors")) for name in _names(path)}
+    if not files:
+        raise ValueError(f"{folder}: no *.safetensors there; give a folder in Hugging Face format")
+    for name, parameter in model.named_parameters():
+        if name not in files:
+            raise ValueError(f"{files and folder}: the weights lack {name}")
+        local, first = rows_of(parameter)
+        with safe_open(files[name], "pt") as file:
+            stored = file.get_slice(name)
+            shape = stored.get_shape()
+            if shape[1:] != list(parameter.shape[1:]) or shape[0] > parameter.shape[0]:
+                raise ValueError(f"{folder}: {name} has shape {shape}, the model needs {list(parameter.shape)}")
+            have = min(max(shape[0] - first, 0), len(local))
+            if have:
+                local[:have].copy_(stored[first : first + have])
+            if have < len(local):
+                missing = len(local) - have
+                std = float(getattr(model.config, "initializer_range", 0.02))
+                noise = random_rows((name, seed), first + have, missing, parameter.shape[1:], std)
+                local[have:].copy_(noise if new_rows == "normal" else stored[:].float().mean(0) + noise * 1e-3)
+
+
+def fill_image_rows(model: PreTrainedModel, vocabulary: Vocabulary, old_rows: int, *, new_rows: str, seed: int) -> None:
+    """Initialize every image row, also those that reuse a padded vocabulary's spare rows (Qwen2.5)."""
+    for name in {"model.embed_tokens.weight", "lm_head.weight"} & {n for n, _ in model.named_parameters()}:
+        parameter = model.get_parameter(name)
+        local, first = rows_of(parameter)
+        lo, hi = max(vocabulary.image_start, first), min(vocabulary.image_end, old_rows, first + len(local))
+        mean = text_row_mean(parameter, vocabulary.text_size)
+        if hi > lo:
+            noise = random_rows((name, seed), lo, hi - lo, parameter.shape[1:], float(getattr(model.config, "initializer_range", 0.02)))
+            with torch.no_grad():
+                local[lo - first : hi - first].copy_(noise if new_rows == "normal" else mean + noise * 1e-3)
+
+
+def text_row_mean(parameter: Tensor, rows: int) -> Tensor:
+    """Mean of the first `rows` rows over all shards: fp32 [width]."""
+    local, first = rows_of(parameter)
+    total = local[: max(0, min(rows - first, len(local)))].double().sum(0)
+    if isinstance(parameter, DTensor) and dist.is_initialized():
+        dist.all_reduce(total)
+    return (total / rows).float()
+
+
+def _names(path: Path) -> list[str]:
+    with safe_open(path, "pt") as file:
+        return list(file.keys())
+
+
+def named_full_tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Every parameter whole, one after another, on the CPU; a collective: all ranks must iterate together."""
+    for name, parameter in model.named_parameters():
+        full = parameter.full_tensor() if isinstance(parameter, DTensor) else parameter
+        yield name, full.detach().cpu()
+
+
+def load_for_inference(folder: str | Path, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> tuple[Any, Vocabulary, ModelCard]:
+    """Load an HF folder that liquid train wrote: (plain transformers model in eval mode, its vocabulary, its card)."""
+    card = ModelCard.read(folder)
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, local_files_only=True).to(device).eval().requires_grad_(False)
+    tokenizer = load_tokenizer(folder)
+    if len(tokenizer) != card.image_start:
+        raise ValueError(f"{folder}: the tokenizer has {len(tokenizer)} entries but image ids start at {card.image_start}; the tokenizer was changed")
+    return model, Vocabulary(tokenizer, card.codebook_size, model.config.vocab_size), card
+
+
+def plain_copy(model: PreTrainedModel, tensors: dict[str, Tensor], device: torch.device) -> PreTrainedModel:
+    """An unsharded transformers model in eval mode with these weights, for generation while training."""
+    config = copy.deepcopy(model.config)
+    config._attn_implementation = "eager" if getattr(config, "attn_logit_softcapping", None) else "sdpa"
+    with torch.device("meta"):
+        plain = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    materialize(plain, device)
+    with torch.no_grad():
+        for name, parameter in plain.named_parameters():
+            parameter.copy_(tensors[name])
+    return plain.eval().requires_grad_(False)

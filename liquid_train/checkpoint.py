@@ -1,0 +1,135 @@
+"""Checkpoint folders: found, committed atomically, kept or removed. What is inside them is train_state.py's.
+
+A checkpoint is written as checkpoints/.step-N.partial, its COMMIT.json (sizes and hashes of every file) last; then the folder
+is renamed to step-N. A folder without a valid COMMIT.json does not exist for anybody. Neither torch nor transformers is imported.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+SCHEMA = 1
+COMMIT = "COMMIT.json"
+_NAME = re.compile(r"step-(\d{8,})$")
+
+
+def checkpoint_name(step: int) -> str:
+    return f"step-{step:08d}"
+
+
+def step_of(checkpoint: Path) -> int:
+    found = _NAME.search(checkpoint.name)
+    if not found:
+        raise ValueError(f"{checkpoint}: not a checkpoint folder (step-NNNNNNNN)")
+    return int(found.group(1))
+
+
+def committed(run_dir: str | Path) -> list[Path]:
+    """Complete checkpoints of a run, oldest first."""
+    folders = [p for p in (Path(run_dir) / "checkpoints").glob("step-*") if _NAME.search(p.name)]
+    return sorted((p for p in folders if not problems(p)), key=step_of)
+
+
+def read_commit(checkpoint: Path) -> dict[str, Any]:
+    return json.loads((checkpoint / COMMIT).read_text())
+
+
+def problems(checkpoint: Path, *, hashes: bool = False) -> list[str]:
+    """What is wrong with a checkpoint: empty when it is complete. Sizes are compared; with `hashes` the contents too."""
+    try:
+        commit = read_commit(checkpoint)
+    except (OSError, json.JSONDecodeError) as error:
+        return [f"{COMMIT}: {error}"]
+    if commit.get("schema") != SCHEMA:
+        return [f"{COMMIT}: schema {commit.get('schema')}, this program reads {SCHEMA}"]
+    found = []
+    for name, entry in commit["files"].items():
+        path = checkpoint / name
+        if not path.is_file():
+            found.append(f"{name}: missing")
+        elif path.stat().st_size != entry["size"]:
+            found.append(f"{name}: {path.stat().st_size} bytes instead of {entry['size']}")
+        elif hashes and sha256_of(path) != entry["sha256"]:
+            found.append(f"{name}: its content changed (sha256)")
+    return found
+
+
+def model_folder(path: str | Path) -> Path:
+    """The model/ folder meant by a run (its newest complete checkpoint), a checkpoint or an HF folder.
+
+    Raises ValueError saying what the path is not.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        raise ValueError(f"checkpoint={path}: no such folder; give a run, a checkpoint or a folder in Hugging Face format")
+    if (path / "checkpoints").is_dir() or (path / "metrics.jsonl").is_file():
+        complete = committed(path)
+        if not complete:
+            raise ValueError(f"checkpoint={path}: this run has no complete checkpoint yet")
+        return complete[-1] / "model"
+    if (path / "model" / "config.json").is_file():
+        wrong = problems(path)
+        if wrong:
+            raise ValueError(f"checkpoint={path}: not a complete checkpoint ({wrong[0]})")
+        return path / "model"
+    if (path / "config.json").is_file():
+        return path
+    raise ValueError(f"checkpoint={path}: neither a run, nor a checkpoint, nor a folder in Hugging Face format (no config.json)")
+
+
+def sha256_of(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def begin(run_dir: Path, step: int) -> Path:
+    """An empty folder to write checkpoint `step` into; the remains of an earlier attempt are removed."""
+    partial = run_dir / "checkpoints" / f".{checkpoint_name(step)}.partial"
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    return partial
+
+
+def commit(partial: Path, step: int, fingerprints: dict[str, str]) -> Path:
+    """Hash and sync what was written, write COMMIT.json last and give the folder its final name."""
+    files = {}
+    for path in sorted(p for p in partial.rglob("*") if p.is_file()):
+        sync(path)
+        files[str(path.relative_to(partial))] = {"size": path.stat().st_size, "sha256": sha256_of(path)}
+    write_synced(partial / COMMIT, json.dumps({"schema": SCHEMA, "step": step, "fingerprints": fingerprints, "files": files}, indent=1))
+    for folder in [p for p in partial.rglob("*") if p.is_dir()] + [partial]:
+        sync(folder)
+    final = partial.with_name(checkpoint_name(step))
+    shutil.rmtree(final, ignore_errors=True)
+    partial.rename(final)
+    sync(final.parent)
+    return final
+
+
+def retain(run_dir: Path, keep: int) -> None:
+    """Remove all but the newest `keep` complete checkpoints; a folder loses its COMMIT.json first, so a kill leaves no half one."""
+    for old in committed(run_dir)[:-keep]:
+        (old / COMMIT).unlink()
+        shutil.rmtree(old)
+
+
+def write_synced(path: Path, text: str) -> None:
+    """Write a file aside, sync and rename it: readers see the old content or the new one."""
+    aside = path.with_name(f".{path.name}.partial")
+    aside.write_text(text)
+    sync(aside)
+    aside.rename(path)
+
+
+def sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

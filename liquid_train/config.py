@@ -1,0 +1,409 @@
+"""The typed schema of conf/: what every key is called, its type, its default, and the checks across keys.
+
+Hydra composes yaml files and overrides; `load` merges the result into these dataclasses, so that a key that does not exist
+or a value of the wrong type ends the program with one message before any work. Defaults here are those of an empty
+config; conf/<job>.yaml and its groups say what a job really uses.
+"""
+
+from __future__ import annotations
+
+import difflib
+import sys
+from dataclasses import dataclass, field, fields, is_dataclass
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+TASKS = ("text", "t2i", "i2t", "vqa", "chat")
+
+
+@dataclass
+class RunConfig:
+    name: str = "default"
+    dir: str = "runs/${run.name}"  # the same on every rank: no time stamp in it
+
+
+@dataclass
+class LaunchConfig:
+    nproc: str = "auto"  # processes on this machine: a number, or auto = one a GPU, else cpu_nproc
+    cpu_nproc: int = 1  # what auto means without a GPU
+
+
+@dataclass
+class VQSettings:
+    """Where the image tokenizer's files are; `package:` paths lie inside the installed package."""
+
+    config: str = "package:weights/vq_easy/vqgan.yaml"
+    checkpoint: str = "package:weights/vq_easy/model.safetensors"
+
+
+@dataclass
+class BackboneConfig:
+    path: str | None = None  # a folder in HF format (weights, config, tokenizer); None = built from `architecture`
+    init: str = "random"  # pretrained (needs path) or random
+    architecture: dict[str, Any] = field(default_factory=dict)  # transformers config: model_type and its fields
+    tokenizer_size: int = 1024  # entries of the byte-level BPE that is trained on the training text when there is no path
+    special_tokens: list[str] | None = None  # three unused tokenizer entries that become <boi>, <eoi>, <unconditional>
+    image_init: str = "mean"  # new rows of a pretrained model: mean (of the text rows, plus noise) or normal
+
+
+@dataclass
+class SourceConfig:
+    path: str = "???"
+    task: str = "???"
+    weight: float = 1.0  # share of documents, relative to the other sources
+    questions_per_document: int = 1  # vqa: turns chained behind one image
+    max_samples: int | None = None  # held-out sources: only the first N samples
+
+
+@dataclass
+class DataConfig:
+    sources: dict[str, SourceConfig] = field(default_factory=dict)
+    heldout: dict[str, SourceConfig] = field(default_factory=dict)
+    seq_len: int = 1024  # tokens of a packed sequence
+    global_batch: int = 8  # sequences of one optimizer step, over all ranks
+    streams: int | None = None  # canonical streams; None = global_batch
+    workers: int = 1  # loader processes of each rank; 0 = none
+    window: int = 8  # sequences that are packed together
+    unconditional: float = 0.1  # share of t2i documents whose caption is replaced by <unconditional>
+    prompts: list[str] = field(default_factory=lambda: [" Generate an image based on this description."])
+    max_bad: float = 0.05  # share of unreadable samples past which the run stops
+
+
+@dataclass
+class LossConfig:
+    weight: dict[str, float] = field(default_factory=dict)  # a task that is not named counts 1
+    normalize: str = "token"  # token, document or sqrt: how much a long document counts
+    chunk: int = 1024  # target positions whose logits exist at the same time
+    z_loss: float = 0.0
+
+
+@dataclass
+class TrainConfig:
+    steps: int | None = None
+    tokens: int | None = None  # length in tokens instead of steps
+    micro_batch: int = 4  # sequences per rank and forward pass
+    deterministic: bool = False
+    batch_digest: bool = False
+    max_skipped: int = 10  # non-finite steps in a row before the run stops
+
+
+@dataclass
+class ParallelConfig:
+    replicate: int = 1
+    shard: int = -1  # -1 = all remaining ranks
+    precision: str = "bf16"  # bf16 or fp32
+    activation_checkpoint: str = "none"  # none or full
+    compile: bool = False
+
+
+@dataclass
+class OptimizerConfig:
+    lr: float = 1e-3
+    weight_decay: float = 0.1
+    betas: list[float] = field(default_factory=lambda: [0.9, 0.95])
+    eps: float = 1e-8
+    grad_clip: float = 1.0
+
+
+@dataclass
+class ScheduleConfig:
+    kind: str = "cosine"  # cosine, constant or wsd
+    warmup: float = 0.03  # share of the steps
+    decay: float = 0.2  # wsd: share of the steps at the end
+    min_lr: float = 0.0  # as a share of optimizer.lr
+
+
+@dataclass
+class CheckpointConfig:
+    every: int = 500
+    keep: int = 2
+    resume: str = "auto"  # auto, none, or the path of a checkpoint
+
+
+@dataclass
+class EvalsConfig:
+    every: int = 0  # steps between evaluations while training; 0 = never
+    vqa_samples: int = 100  # images of the periodic VQA accuracy
+    images: int = 12  # pictures of the periodic grid
+    prompts: list[str] = field(default_factory=list)
+    guidance: float = 3.0
+    top_k: int | None = None
+    temperature: float = 1.0
+
+
+@dataclass
+class WandbConfig:
+    mode: str = "offline"  # online, offline or disabled
+    project: str = "liquid"
+
+
+@dataclass
+class TrackerConfig:
+    every: int = 1
+    wandb: WandbConfig = field(default_factory=WandbConfig)
+    progress: bool = True
+
+
+@dataclass
+class TrainJob:
+    """Everything `liquid train` reads."""
+
+    seed: int = 0
+    run: RunConfig = field(default_factory=RunConfig)
+    launch: LaunchConfig = field(default_factory=LaunchConfig)
+    vq: VQSettings = field(default_factory=VQSettings)
+    backbone: BackboneConfig = field(default_factory=BackboneConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    parallel: ParallelConfig = field(default_factory=ParallelConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    evals: EvalsConfig = field(default_factory=EvalsConfig)
+    tracker: TrackerConfig = field(default_factory=TrackerConfig)
+
+
+@dataclass
+class TokenizeSettings:
+    source: str = "???"  # easy_vqa or python_docs
+    split: str = "train"  # of a source that has splits
+    input: str | None = None  # where the source's files are, for sources that read files
+    output: str = "???"
+    copies: int = 1  # 1 = the images as they are; further copies are mirrored and shifted (augmentation before tokenizing)
+    batch_size: int = 2
+    shard_size: int = 1024  # input rows of one shard
+    workers: int | None = None  # encoder processes; None = one a core
+    device: str = "auto"
+    overwrite: bool = False
+    max_bad: float = 0.05
+    progress: bool = True
+
+
+@dataclass
+class TokenizeJob:
+    """Everything `liquid tokenize` reads."""
+
+    seed: int = 0
+    vq: VQSettings = field(default_factory=VQSettings)
+    tokenize: TokenizeSettings = field(default_factory=TokenizeSettings)
+
+
+@dataclass
+class GenerateJob:
+    """Everything `liquid generate` reads."""
+
+    checkpoint: str = "???"  # a run, a checkpoint or an HF folder
+    task: str = "t2i"  # t2i, i2t or t2t
+    prompt: str | None = None
+    prompts: str | None = None  # a text file, one prompt a line
+    image: str | None = None
+    questions: str | None = None  # a JSON-lines file of {"image", "question"}
+    output: str | None = None  # a folder
+    seed: int = 0
+    guidance: float = 3.0
+    temperature: float = 1.0
+    top_k: int | None = None
+    top_p: float = 1.0
+    max_new_tokens: int = 64
+    batch_size: int = 32
+    precision: str = "fp32"
+    device: str = "auto"
+    vq: VQSettings = field(default_factory=VQSettings)
+
+
+@dataclass
+class EvalJob:
+    """Everything `liquid eval` reads."""
+
+    checkpoint: str = "???"
+    data: str = "data/quickstart/images-test"  # the shard set with the questions
+    train_data: str | None = "data/quickstart/images-train"  # for the blind baseline: answers by the question alone
+    output: str | None = None  # a folder; None = evals/ in the run
+    batch_size: int = 64
+    seed: int = 0
+    images_per_prompt: int = 10
+    guidance: float = 3.0
+    temperature: float = 1.0
+    top_k: int | None = None
+    max_images: int | None = None  # only the first N images of the set
+    device: str = "auto"
+    vq: VQSettings = field(default_factory=VQSettings)
+
+
+JOBS: dict[str, type] = {"train": TrainJob, "tokenize": TokenizeJob, "generate": GenerateJob, "eval": EvalJob}
+
+
+def conf_dir() -> Path:
+    """conf/ inside the installed package, else beside it in a checkout."""
+    package = Path(__file__).resolve().parent
+    inside = package / "conf"
+    return inside if inside.is_dir() else package.parent / "conf"
+
+
+def package_path(path: str) -> Path:
+    """A path from the config; `package:NAME` is NAME inside the installed package."""
+    return Path(__file__).resolve().parent / path.removeprefix("package:") if path.startswith("package:") else Path(path)
+
+
+def load(job: str, overrides: list[str]) -> Any:
+    """Compose conf/<job>.yaml with overrides into its dataclass.
+
+    Raises ValueError with the key, the value and what would be right, whatever was wrong.
+    """
+    if job not in JOBS:
+        raise ValueError(f"unknown job {job!r}; one of {', '.join(JOBS)}")
+    GlobalHydra.instance().clear()
+    try:
+        with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+            composed = compose(job, overrides=overrides)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ValueError(_hydra_message(error, JOBS[job])) from error
+    config = typed(JOBS[job], composed)
+    check = CHECKS.get(job)
+    if check:
+        check(config)
+    return config
+
+
+def typed(schema: type, composed: DictConfig) -> Any:
+    """Merge a composed config into the schema: types checked, unknown keys refused, missing ones named."""
+    try:
+        merged = OmegaConf.merge(OmegaConf.structured(schema), composed)
+        missing = sorted(OmegaConf.missing_keys(merged))
+        if missing:
+            raise ValueError(f"{missing[0]} has no value; give {missing[0]}=...")
+        return OmegaConf.to_object(merged)
+    except OmegaConfBaseException as error:
+        key = getattr(error, "full_key", None) or getattr(error, "key", None) or ""
+        text = str(error).split("\n")[0]
+        raise ValueError(f"{key}: {text}{_suggest(str(key), schema)}") from error
+
+
+def all_keys(schema: type, prefix: str = "") -> list[str]:
+    """Dotted names of every key of a schema, nested dataclasses included."""
+    names = []
+    for f in fields(schema):
+        default = f.default_factory() if callable(f.default_factory) else f.default  # type: ignore[misc]
+        names.append(prefix + f.name)
+        if is_dataclass(default):
+            names += all_keys(type(default), f"{prefix}{f.name}.")
+    return names
+
+
+def _suggest(key: str, schema: type) -> str:
+    close = difflib.get_close_matches(key, all_keys(schema), n=1, cutoff=0.6)
+    return f"; did you mean {close[0]}?" if close and close[0] != key else ""
+
+
+def _hydra_message(error: Exception, schema: type) -> str:
+    """The first telling line of a Hydra error, with the nearest key that exists."""
+    lines = [line for line in str(error).split("\n") if line.strip() and not line.startswith("Set the environment")]
+    text = " ".join(dict.fromkeys(line.strip() for line in lines))
+    import re
+
+    found = re.search(r"Could not override '([^']+)'", text)
+    if found:
+        key = found.group(1)
+        return f"{key}: no such key{_suggest(key, schema)}"
+    return text
+
+
+def require(condition: bool, message: str) -> None:
+    """Raise ValueError(message) unless condition holds."""
+    if not condition:
+        raise ValueError(message)
+
+
+def check_train(c: TrainJob) -> None:
+    """Checks across keys that need neither data nor devices."""
+    require(bool(c.data.sources), "data.sources is empty; choose a mixture with data=NAME or experiment=quickstart")
+    require(c.train.steps is not None or c.train.tokens is not None, "train.steps has no value; give train.steps=N or train.tokens=N")
+    for key in ("train.steps", "train.tokens", "train.micro_batch", "data.seq_len", "data.global_batch", "data.streams", "data.window",
+                "checkpoint.every", "checkpoint.keep", "tracker.every", "loss.chunk"):  # fmt: skip
+        value = get(c, key)
+        require(value is None or value > 0, f"{key}={value}: must be 1 or more")
+    require(c.data.workers >= 0, f"data.workers={c.data.workers}: must be 0 or more")
+    require(c.optimizer.lr > 0, f"optimizer.lr={c.optimizer.lr}: must be positive")
+    for name, source in {**c.data.sources, **c.data.heldout}.items():
+        require(source.task in TASKS, f"data.sources.{name}.task={source.task}: one of {', '.join(TASKS)}")
+        require(source.weight >= 0, f"data.sources.{name}.weight={source.weight}: must be 0 or more")
+        require(source.questions_per_document > 0, f"data.sources.{name}.questions_per_document={source.questions_per_document}: must be 1 or more")
+    require(sum(s.weight for s in c.data.sources.values()) > 0, "data.sources: every weight is 0; give one of them a positive weight")
+    for task in c.loss.weight:
+        require(task in TASKS, f"loss.weight.{task}: no such task; one of {', '.join(TASKS)}")
+    one_of(c, "parallel.precision", ("bf16", "fp32"))
+    one_of(c, "parallel.activation_checkpoint", ("none", "full"))
+    one_of(c, "loss.normalize", ("token", "document", "sqrt"))
+    one_of(c, "schedule.kind", ("cosine", "constant", "wsd"))
+    one_of(c, "tracker.wandb.mode", ("online", "offline", "disabled"))
+    one_of(c, "backbone.init", ("random", "pretrained"))
+    one_of(c, "backbone.image_init", ("mean", "normal"))
+    require(c.launch.nproc == "auto" or (c.launch.nproc.isdigit() and int(c.launch.nproc) > 0), f"launch.nproc={c.launch.nproc}: a number of processes, or auto")
+    require(c.backbone.init == "random" or c.backbone.path is not None, "backbone.init=pretrained needs backbone.path=FOLDER with an HF model")
+    require(0 <= c.data.unconditional <= 1, f"data.unconditional={c.data.unconditional}: a share between 0 and 1")
+    check_backbone_folder(c.backbone)
+
+
+def check_backbone_folder(backbone: BackboneConfig) -> None:
+    if backbone.path is None:
+        require("model_type" in backbone.architecture, "backbone.architecture.model_type has no value; choose backbone=tiny or give backbone.path=FOLDER")
+        return
+    folder = Path(backbone.path)
+    require((folder / "config.json").is_file(), f"backbone.path={backbone.path}: no config.json there; give a folder in Hugging Face format")
+
+
+def check_tokenize(c: TokenizeJob) -> None:
+    t = c.tokenize
+    for key in ("copies", "batch_size", "shard_size"):
+        require(getattr(t, key) > 0, f"tokenize.{key}={getattr(t, key)}: must be 1 or more")
+    require(t.workers is None or t.workers >= 0, f"tokenize.workers={t.workers}: must be 0 or more")
+
+
+def check_generate(c: GenerateJob) -> None:
+    one_of(c, "task", ("t2i", "i2t", "t2t"))
+    one_of(c, "precision", ("bf16", "fp32"))
+    require(c.temperature >= 0, f"temperature={c.temperature}: must be 0 (greedy) or more")
+    require(0 < c.top_p <= 1, f"top_p={c.top_p}: a share above 0 and up to 1")
+    require(c.top_k is None or c.top_k > 0, f"top_k={c.top_k}: must be 1 or more, or null for all")
+    require(c.batch_size > 0, f"batch_size={c.batch_size}: must be 1 or more")
+
+
+def check_eval(c: EvalJob) -> None:
+    require(c.images_per_prompt >= 0, f"images_per_prompt={c.images_per_prompt}: must be 0 or more")
+    require(c.batch_size > 0, f"batch_size={c.batch_size}: must be 1 or more")
+
+
+CHECKS = {"train": check_train, "tokenize": check_tokenize, "generate": check_generate, "eval": check_eval}
+
+
+def get(config: Any, key: str) -> Any:
+    """The value of a dotted key of nested dataclasses."""
+    for part in key.split("."):
+        config = getattr(config, part)
+    return config
+
+
+def one_of(config: Any, key: str, allowed: tuple[str, ...]) -> None:
+    value = get(config, key)
+    require(value in allowed, f"{key}={value}: one of {', '.join(allowed)}")
+
+
+def to_yaml(config: Any) -> str:
+    """A config dataclass as yaml text."""
+    return OmegaConf.to_yaml(OmegaConf.structured(config))
+
+
+def from_yaml(schema: type, path: str | Path) -> Any:
+    """Read back what to_yaml wrote."""
+    return typed(schema, OmegaConf.create(Path(path).read_text()))
+
+
+if sys.version_info < (3, 11):  # pragma: no cover
+    raise RuntimeError("liquid_train needs Python 3.11 or newer")

@@ -1,0 +1,205 @@
+"""Global batches out of canonical streams, for one rank: which sequences are its own, workers, and the state that travels along.
+
+    stream 0..S-1 --> rank s % R --> worker (s // R) % W --> step t: sequences t*B .. (t+1)*B-1, sequence g from stream g % S
+
+The order of global batches depends on (seed, config, shards) alone. Every step brings the states of the streams it advanced,
+so what was prefetched and never trained on does not count.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, TypedDict
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+
+from liquid_train.attention import DocumentPlan
+from liquid_train.config import TASKS, TrainJob
+from liquid_train.data.mixture import SourceReader
+from liquid_train.data.packing import PackedStream, Sequence, StreamState
+from liquid_train.data.sequences import IGNORED
+from liquid_train.data.shards import ShardSet
+from liquid_train.vocabulary import Vocabulary
+
+
+class StepPart(TypedDict):
+    """What one worker adds to a step: sequences by their place in the global batch, and its streams' states after them."""
+
+    sequences: dict[int, Sequence]
+    states: dict[int, StreamState]
+    epochs: dict[str, float]
+    dropped: dict[str, int]
+
+
+@dataclass(frozen=True)
+class MicroBatch:
+    """Tensors of n sequences. targets are the labels shifted by one: targets[i, j] is what position j predicts."""
+
+    input_ids: Tensor  # [n, seq_len] int64
+    targets: Tensor  # [n, seq_len] int64, -100 = none
+    position_ids: Tensor  # [n, seq_len] int64
+    tasks: Tensor  # [n, seq_len] int8, task of the target; -1 = none
+    weights: Tensor  # [n, seq_len] fp32, the target's share in the loss
+    plan: DocumentPlan
+
+    def to(self, device: torch.device) -> MicroBatch:
+        tensors = (t.to(device, non_blocking=True) for t in (self.input_ids, self.targets, self.position_ids, self.tasks, self.weights))
+        return MicroBatch(*tensors, plan=self.plan.to(device))
+
+
+@dataclass
+class RankBatch:
+    """One rank's part of a global batch."""
+
+    step: int  # 0-based
+    sequences: dict[int, Sequence]
+    states: dict[int, StreamState]
+    epochs: dict[str, float]
+    dropped: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def documents(self) -> int:
+        return sum(s.documents for s in self.sequences.values())
+
+    @property
+    def padding(self) -> int:
+        return sum(s.padding for s in self.sequences.values())
+
+    def digests(self) -> dict[int, bytes]:
+        return {g: s.digest() for g, s in self.sequences.items()}
+
+
+def batch_digest(digests: dict[int, bytes]) -> str:
+    """Hash of a whole global batch from its sequences' digests, in the batch's order."""
+    return hashlib.sha256(b"".join(digests[g] for g in sorted(digests))).hexdigest()
+
+
+def open_sources(config: TrainJob, vq_fingerprint: str | None) -> dict[str, ShardSet]:
+    """Open every source's shard set; ValueError names the source when its folder, index or VQ is not right."""
+    sets = {}
+    for name, source in config.data.sources.items():
+        try:
+            sets[name] = ShardSet(source.path, vq_fingerprint=vq_fingerprint)
+            sets[name].check_files()
+        except ValueError as error:
+            raise ValueError(f"data.sources.{name}.path={source.path}: {error}") from error
+    return sets
+
+
+class StreamDataset(IterableDataset):
+    """A rank's streams, one StepPart after another; every worker serves its own share of the streams."""
+
+    def __init__(self, config: TrainJob, sets: dict[str, ShardSet], vocabulary: Vocabulary, rank: int, world: int, first_step: int, steps: int,
+                 states: dict[int, StreamState]) -> None:  # fmt: skip
+        self.config, self.sets, self.vocabulary = config, sets, vocabulary
+        self.rank, self.world, self.first_step, self.steps, self.states = rank, world, first_step, steps, states
+
+    def __iter__(self) -> Iterator[StepPart]:
+        info = get_worker_info()
+        worker, workers = (info.id, info.num_workers) if info else (0, 1)
+        data, seed = self.config.data, self.config.seed
+        count = data.streams or data.global_batch
+        readers = {
+            name: SourceReader(name, source, self.sets[name], self.vocabulary.tokenizer, data, count, seed)
+            for name, source in data.sources.items()
+            if source.weight > 0
+        }
+        own = [s for s in range(count) if s % self.world == self.rank and (s // self.world) % workers == worker]
+        streams = {s: PackedStream(s, readers, data.seq_len, data.window, self.vocabulary.pad, self.states.get(s)) for s in own}
+        for step in range(self.first_step, self.steps):
+            part: StepPart = {"sequences": {}, "states": {}, "epochs": {}, "dropped": {}}
+            for g in range(step * data.global_batch, (step + 1) * data.global_batch):
+                stream = streams.get(g % count)
+                if stream is not None:
+                    part["sequences"][g] = stream.next()
+            part["states"] = {s: streams[s].state for s in {g % count for g in part["sequences"]}}
+            part["epochs"] = _epochs(streams, readers)
+            part["dropped"] = {f"{name}: {reason}": n for name, r in readers.items() for reason, n in (r.dropped + r.shards.bad).items()}
+            yield part
+
+
+def _epochs(streams: dict[int, PackedStream], readers: dict[str, SourceReader]) -> dict[str, float]:
+    """Passes over each source so far, by the furthest stream."""
+    if not streams:
+        return {}
+    return {
+        name: max((s + stream.mixture.positions[name][0] * reader.streams) / reader.items for s, stream in streams.items()) for name, reader in readers.items()
+    }
+
+
+class BatchLoader:
+    """Iterate over a rank's batches from `first_step` on; `states` are the canonical streams' states of a checkpoint."""
+
+    def __init__(self, config: TrainJob, sets: dict[str, ShardSet], vocabulary: Vocabulary, *, rank: int, world: int, first_step: int, steps: int,
+                 states: dict[int, StreamState] | None = None) -> None:  # fmt: skip
+        count = config.data.streams or config.data.global_batch
+        if world > count:
+            raise ValueError(f"data.streams={count}: fewer than the {world} data-parallel ranks; raise data.streams or data.global_batch, or start fewer ranks")
+        self.config, self.steps, self.first_step = config, steps, first_step
+        self.dataset = StreamDataset(config, sets, vocabulary, rank, world, first_step, steps, dict(states or {}))
+        own = len([s for s in range(count) if s % world == rank])
+        self.workers = min(config.data.workers, own)
+
+    def __iter__(self) -> Iterator[RankBatch]:
+        loader = DataLoader(self.dataset, batch_size=None, num_workers=self.workers, prefetch_factor=4 if self.workers else None)
+        parts = iter(loader)
+        for step in range(self.first_step, self.steps):
+            batch = RankBatch(step, {}, {}, {})
+            for _ in range(max(1, self.workers)):  # the loader takes its workers in turn: one part of each makes a step
+                part: dict[str, Any] = next(parts)
+                batch.sequences.update(part["sequences"])
+                batch.states.update(part["states"])
+                batch.epochs.update({k: max(v, batch.epochs.get(k, 0.0)) for k, v in part["epochs"].items()})
+                for reason, n in part["dropped"].items():
+                    batch.dropped[reason] = batch.dropped.get(reason, 0) + n
+            yield batch
+
+
+def micro_batches(config: TrainJob, batch: RankBatch, world: int, pad: int) -> list[MicroBatch]:
+    """A rank's sequences in micro-batches; every rank has as many (collectives must match), the last completed with empty ones."""
+    size = config.train.micro_batch
+    count = config.data.streams or config.data.global_batch
+    per_rank = [0] * world
+    for g in range(batch.step * config.data.global_batch, (batch.step + 1) * config.data.global_batch):
+        per_rank[g % count % world] += 1
+    needed = math.ceil(max(per_rank) / size)
+    size = min(size, max(per_rank))
+    sequences = [batch.sequences[g] for g in sorted(batch.sequences)]
+    return [collate(sequences[i * size : (i + 1) * size], size, config, pad) for i in range(needed)]
+
+
+def collate(sequences: list[Sequence], size: int, config: TrainJob, pad: int) -> MicroBatch:
+    """Stack `size` sequences (empty ones without targets where there are fewer) and shift labels into targets."""
+    seq_len = config.data.seq_len
+    ids = torch.full((size, seq_len), pad, dtype=torch.int64)
+    targets = torch.full((size, seq_len), IGNORED, dtype=torch.int64)
+    positions = torch.arange(seq_len).repeat(size, 1)
+    tasks = torch.full((size, seq_len), -1, dtype=torch.int8)
+    weights = torch.zeros((size, seq_len))
+    lengths: list[int] = []
+    for i, s in enumerate(sequences):
+        ids[i], positions[i] = torch.from_numpy(s.ids), torch.from_numpy(s.positions)
+        targets[i, :-1] = torch.from_numpy(s.labels[1:])
+        tasks[i, :-1] = torch.from_numpy(s.tasks[1:])
+        weights[i] = target_weights(targets[i], tasks[i], s.lengths, config)
+        lengths += s.lengths
+    lengths += [seq_len] * (size - len(sequences))
+    tasks = torch.where(targets == IGNORED, -1, tasks)
+    return MicroBatch(ids, targets, positions, tasks, weights, DocumentPlan.from_lengths(lengths))
+
+
+def target_weights(targets: Tensor, tasks: Tensor, lengths: list[int], config: TrainJob) -> Tensor:
+    """Weight of each target [seq_len]: loss.weight of its task, over its document's target count (`document`), its root (`sqrt`) or 1."""
+    has_target = (targets != IGNORED).float()
+    by_task = torch.tensor([config.loss.weight.get(t, 1.0) for t in TASKS])
+    weights = has_target * by_task[tasks.long().clamp(min=0)]
+    if config.loss.normalize != "token":
+        document = torch.repeat_interleave(torch.arange(len(lengths)), torch.tensor(lengths))
+        counts = torch.zeros(len(lengths)).index_add_(0, document, has_target).clamp(min=1)[document]
+        weights /= counts if config.loss.normalize == "document" else counts.sqrt()
+    return weights

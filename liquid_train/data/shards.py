@@ -1,0 +1,240 @@
+"""Reading a shard set: plain webdataset tars and the index.json that lies beside them (DESIGN section 4).
+
+The index cuts every tar into chunks of 256 samples with their byte offsets. A chunk is read with one seek and one read, so any
+sample is within reach without scanning, from as many processes as like to: a ShardSet keeps no file open and pickles.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import logging
+import tarfile
+import tokenize
+from bisect import bisect_right
+from collections import Counter, OrderedDict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypedDict
+
+import numpy as np
+
+log = logging.getLogger(__name__)
+
+INDEX_NAME = "index.json"
+INDEX_KIND = "wids-shard-index-v1"
+CACHED_CHUNKS = 128  # 32,768 samples: a small set, dealt sample by sample, is read once
+# What numpy raises for a damaged npy: its header is Python source, and a wrong shape in it can ask for any amount of memory.
+NPY_ERRORS = (ValueError, TypeError, OSError, EOFError, SyntaxError, tokenize.TokenError, OverflowError, MemoryError)
+
+
+class Sample(TypedDict, total=False):
+    """One sample. An image has codes, and text where it has a caption; a text sample has no codes."""
+
+    key: str
+    codes: np.ndarray  # [rows, columns] of VQ codes
+    text: str
+    info: dict[str, Any]  # KEY.json
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Consecutive samples of one shard: `count` of them from sample number `first` of the whole set, at byte `offset` of the tar."""
+
+    shard: int
+    first: int
+    count: int
+    offset: int
+
+
+class ShardSet:
+    """A folder of shards, opened by its index.
+
+    num_samples, chunks: over all shards, in order. digest: sha256 over the shards' own. fingerprint, codebook_size: of the VQ that
+    made the codes; None for a set of texts. bad: damaged samples met so far, by reason, each counted once.
+    Raises ValueError when there is no such folder or index, or when the codes are not of the VQ that is asked for.
+    """
+
+    def __init__(self, path: str | Path, *, vq_fingerprint: str | None = None, codebook_size: int | None = None) -> None:
+        self.path = Path(path)
+        self.index = read_index(self.path)
+        self.name: str = self.index["name"]
+        self.shards: list[dict[str, Any]] = self.index["shardlist"]
+        self.fingerprint: str | None = self.index.get("vq_fingerprint")
+        self.codebook_size: int | None = self.index.get("codebook_size")
+        self.num_samples = sum(s["nsamples"] for s in self.shards)
+        self.digest = hashlib.sha256("".join(s["sha256"] for s in self.shards).encode()).hexdigest()
+        self.chunks = _chunks(self.shards)
+        self._firsts = [chunk.first for chunk in self.chunks]
+        self.bad: Counter[str] = Counter()
+        self._counted: set[int] = set()
+        self._cache: OrderedDict[int, list[Sample | None]] = OrderedDict()
+        self._check_vq(vq_fingerprint, codebook_size)
+
+    def _check_vq(self, fingerprint: str | None, codebook_size: int | None) -> None:
+        if self.fingerprint is None:
+            return
+        remedy = "tokenize the images again with `liquid tokenize` and that VQ, or give the VQ that made these codes (vq.config, vq.checkpoint)"
+        if fingerprint and fingerprint != self.fingerprint:
+            raise ValueError(f"{self.path}: codes of another VQ: fingerprint {self.fingerprint[:16]} here, {fingerprint[:16]} asked for; {remedy}")
+        if codebook_size and codebook_size != self.codebook_size:
+            raise ValueError(f"{self.path}: codes of a codebook of {self.codebook_size}, {codebook_size} asked for; {remedy}")
+
+    def check_files(self) -> None:
+        """Raise ValueError naming the first tar that the index lists and that is missing or has another size."""
+        for shard in self.shards:
+            tar = self.path / shard["url"]
+            if not tar.is_file():
+                raise ValueError(f"{tar}: missing, though {INDEX_NAME} lists it; copy the whole folder, or run `liquid tokenize` again to make it")
+            if tar.stat().st_size != shard["bytes"]:
+                raise ValueError(f"{tar}: {tar.stat().st_size:,} bytes, {INDEX_NAME} says {shard['bytes']:,}; run `liquid tokenize` again to repair it")
+
+    def read_chunk(self, i: int) -> list[Sample]:
+        """The samples of chunk `i` in order, without the damaged ones, which are logged and counted in `bad`."""
+        return [sample for sample in self._places(i) if sample is not None]
+
+    def sample(self, n: int) -> Sample | None:
+        """Sample number `n` of the set, None where it is damaged. Raises IndexError beyond the set."""
+        if not 0 <= n < self.num_samples:
+            raise IndexError(f"{self.path}: sample {n} of {self.num_samples}")
+        i = bisect_right(self._firsts, n) - 1
+        return self._places(i)[n - self.chunks[i].first]
+
+    def __iter__(self) -> Iterator[Sample]:
+        for i in range(len(self.chunks)):
+            yield from self.read_chunk(i)
+
+    def __len__(self) -> int:
+        return self.num_samples
+
+    def _places(self, i: int) -> list[Sample | None]:
+        """One entry a sample of chunk `i`, None where it is damaged; the last few chunks are kept."""
+        if i in self._cache:
+            self._cache.move_to_end(i)
+            return self._cache[i]
+        places, damage = self._parse_chunk(i)
+        if True:  # a second epoch meets the same damage: it is not new
+            self._counted.add(i)
+            for which, reason, count in damage:
+                log.warning("%s, %s: left out: %s", self.path / self.shards[self.chunks[i].shard]["url"], which, reason)
+                self.bad[reason] += count
+        self._cache[i] = places
+        if len(self._cache) > CACHED_CHUNKS:
+            self._cache.popitem(last=False)
+        return places
+
+    def _parse_chunk(self, i: int) -> tuple[list[Sample | None], list[tuple[str, str, int]]]:
+        """The chunk's places, and what is damaged: (which sample or samples, reason, how many).
+
+        A sample of which no file is left cannot be told from its neighbours: the places at the end count as damaged for it.
+        """
+        chunk = self.chunks[i]
+        try:
+            groups = list(group_files(self._chunk_bytes(i)).items())[: chunk.count]
+        except OSError as error:
+            groups, reason = [], f"unreadable tar ({error.strerror or error})"
+        else:
+            reason = "damaged tar"
+        places: list[Sample | None] = []
+        damage: list[tuple[str, str, int]] = []
+        for key, files in groups:
+            try:
+                places.append(decode_sample(key, files, self.codebook_size))
+            except ValueError as error:
+                places.append(None)
+                damage.append((f"sample {key}", str(error), 1))
+        if lost := chunk.count - len(places):
+            damage.append((f"{lost} samples from number {chunk.first} to {chunk.first + chunk.count - 1}", reason, lost))
+        return places + [None] * lost, damage
+
+    def _chunk_bytes(self, i: int) -> bytes:
+        chunk, shard = self.chunks[i], self.shards[self.chunks[i].shard]
+        last = i + 1 == len(self.chunks) or self.chunks[i + 1].shard != chunk.shard
+        end = shard["bytes"] if last else self.chunks[i + 1].offset
+        with open(self.path / shard["url"], "rb") as file:
+            file.seek(chunk.offset)
+            return file.read(end - chunk.offset)
+
+
+def read_index(path: Path) -> dict[str, Any]:
+    """The index.json of a shard folder. Raises ValueError when the folder or the file is missing or not what it should be."""
+    if not path.is_dir():
+        raise ValueError(f"{path}: no such folder; `liquid tokenize tokenize.output={path} ...` makes a shard set")
+    file = path / INDEX_NAME
+    if not file.is_file():
+        raise ValueError(f"{path}: no {INDEX_NAME} there: not a shard set, or not finished; run `liquid tokenize` again to finish it")
+    try:
+        index = json.loads(file.read_text(encoding="utf-8"))
+        good = index["__kind__"] == INDEX_KIND and all({"url", "nsamples", "bytes", "sha256", "chunks"} <= set(s) for s in index["shardlist"])
+    except (ValueError, TypeError, KeyError) as error:
+        raise ValueError(f"{file}: not a shard index: {type(error).__name__}: {error}") from error
+    if not good:
+        raise ValueError(f"{file}: not an index of {INDEX_KIND} with bytes, sha256 and chunks of every shard; `liquid tokenize` writes such a one")
+    return {"name": path.name, **index}
+
+
+def _chunks(shards: list[dict[str, Any]]) -> list[Chunk]:
+    chunks, start = [], 0
+    for number, shard in enumerate(shards):
+        chunks += [Chunk(number, start + first, count, offset) for first, count, offset in shard["chunks"]]
+        start += shard["nsamples"]
+    return chunks
+
+
+def group_files(data: bytes) -> dict[str, dict[str, bytes]]:
+    """Bytes of a tar, or of a part of one -> {key: {extension: content}} in order; what cannot be read is left out.
+
+    As webdataset has it, a name's key ends at the first dot behind the last slash.
+    """
+    groups: dict[str, dict[str, bytes]] = {}
+    try:
+        with tarfile.open(fileobj=io.BytesIO(data), mode="r:", ignore_zeros=True) as tar:  # ignore_zeros: goes on behind a damaged header
+            for member in tar:
+                folder, slash, base = member.name.rpartition("/")
+                stem, _, extension = base.partition(".")
+                content = tar.extractfile(member)
+                if content is not None:
+                    groups.setdefault(folder + slash + stem, {})[extension] = content.read()
+    except (tarfile.TarError, EOFError) as error:
+        log.debug("the tar ends early: %s", error)
+    return groups
+
+
+def decode_sample(key: str, files: dict[str, bytes], codebook_size: int | None = None) -> Sample:
+    """Files of one sample -> the sample. Raises ValueError with the reason when a part is damaged or missing."""
+    try:
+        info = json.loads(files["json"])
+    except KeyError:
+        raise ValueError("no json") from None
+    except ValueError:
+        raise ValueError("json does not parse") from None
+    if not isinstance(info, dict):
+        raise ValueError("json is not an object")
+    sample: Sample = {"key": key, "info": info}
+    if "width" in info or "codes.npy" in files:
+        sample["codes"] = decode_codes(files.get("codes.npy"), codebook_size)
+    if "txt" in files:
+        try:
+            sample["text"] = files["txt"].decode("utf-8")
+        except UnicodeDecodeError:
+            raise ValueError("text is not UTF-8") from None
+    elif "codes" not in sample:
+        raise ValueError("neither codes nor text")
+    return sample
+
+
+def decode_codes(content: bytes | None, codebook_size: int | None = None) -> np.ndarray:
+    """KEY.codes.npy -> [rows, columns] of unsigned integers, all of them in the codebook. Raises ValueError with the reason."""
+    if content is None:
+        raise ValueError("no codes")
+    try:
+        codes = np.lib.format.read_array(io.BytesIO(content), allow_pickle=False)
+    except NPY_ERRORS:
+        raise ValueError("codes do not parse") from None
+    if codes.dtype.kind != "u" or codes.ndim != 2 or not codes.size:
+        raise ValueError("codes are not a grid of unsigned integers")
+    if codebook_size is not None and int(codes.max()) >= codebook_size:
+        raise ValueError("code beyond the codebook")
+    return codes

@@ -1,0 +1,119 @@
+"""Running a plain transformers causal LM step by step: a preallocated KV cache, explicit positions, explicit masks.
+
+A row of tokens is a stem (branch 0) that every token of the row sees, followed by any number of branches (1, 2, ...) that see
+the stem and themselves, never each other: all questions about one image share the image's keys and values. Padding has branch
+-1 and is seen by nobody, wherever in a row it stands. A row without branches is an ordinary causal sequence.
+
+    row     pad pad bos <boi> c0 c1 ... <eoi> q q q | q q q q
+    branch  -1  -1  0   0     0  0      0     1 1 1   2 2 2 2
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from transformers import PreTrainedModel
+from transformers.cache_utils import Cache, DynamicLayer
+
+STEM, PADDING = 0, -1
+
+
+class PreallocatedLayer(DynamicLayer):
+    """Keys and values of one layer in memory that is reserved once; attention reads the part that is filled.
+
+    transformers' DynamicLayer copies everything at every step, its StaticLayer attends to the whole reserve at every step.
+    """
+
+    def __init__(self, capacity: int) -> None:
+        super().__init__()
+        self.capacity, self.length = capacity, 0
+
+    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
+        self.device = key_states.device
+        self.keys, self.values = (t.new_empty(*t.shape[:2], self.capacity, t.shape[3]) for t in (key_states, value_states))
+        self.is_initialized = True
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        """key_states, value_states [rows, heads, new, head_dim] -> all so far [rows, heads, length, head_dim]."""
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+        start, self.length = self.length, self.length + key_states.shape[2]
+        assert self.keys is not None and self.values is not None and self.length <= self.capacity
+        self.keys[:, :, start : self.length] = key_states
+        self.values[:, :, start : self.length] = value_states
+        return self.keys[:, :, : self.length], self.values[:, :, : self.length]
+
+    def get_seq_length(self) -> int:
+        return self.length
+
+
+class Decoder:
+    """A model and the keys and values of everything it was fed: `rows` sequences of up to `capacity` tokens.
+
+    The model must attend by sdpa or eager, in eval mode. Raises ValueError when a sequence would be longer than the model's
+    max_position_embeddings; `longest` is the longest row without its padding and with all that is still to come.
+    """
+
+    def __init__(self, model: PreTrainedModel, rows: int, capacity: int, longest: int) -> None:
+        limit = getattr(model.config, "max_position_embeddings", None)
+        if limit is not None and longest > limit:
+            raise ValueError(f"prompt and continuation take {longest} tokens, the model goes up to {limit} (max_position_embeddings); shorten the prompt")
+        assert model.config._attn_implementation in ("sdpa", "eager") and not model.training
+        self.model, self.body = model, model.base_model
+        self.device, self.dtype = model.get_input_embeddings().weight.device, model.get_input_embeddings().weight.dtype
+        self.branch = torch.full((rows, capacity), PADDING, device=self.device)
+        self.position = torch.zeros((rows, capacity), dtype=torch.int64, device=self.device)
+        self.length = 0
+        self.cache = Cache(layers=[PreallocatedLayer(capacity) for _ in range(model.config.num_hidden_layers)])
+        # transformers 5.24 renamed the argument
+        self.cache_argument = "cache" if "cache" in inspect.signature(type(self.body).forward).parameters else "past_key_values"
+        head = model.get_output_embeddings()
+        self.head_weight, self.head_bias = head.weight, head.bias
+        self.softcap = getattr(model.config, "final_logit_softcapping", None)
+
+    def feed(self, ids: Tensor, branch: Tensor | int, position: Tensor) -> Tensor:
+        """Append ids [rows, n] -> hidden states behind the last norm [rows, n, width].
+
+        branch: [rows, n], or one for all. position: [rows, n], each token's place in its own sequence.
+        """
+        start, self.length = self.length, self.length + ids.shape[1]
+        self.branch[:, start : self.length] = branch
+        self.position[:, start : self.length] = position
+        arguments = {"attention_mask": self._masks(start), "position_ids": position, self.cache_argument: self.cache}
+        return self.body(input_ids=ids, use_cache=True, **arguments).last_hidden_state
+
+    def logits(self, hidden: Tensor, first: int, end: int) -> Tensor:
+        """hidden [..., width] -> fp32 logits [..., end - first] of the ids first .. end-1; no other row of the head is read."""
+        bias = None if self.head_bias is None else self.head_bias[first:end]
+        logits = F.linear(hidden, self.head_weight[first:end], bias).float()
+        return logits if self.softcap is None else self.softcap * torch.tanh(logits / self.softcap)
+
+    def _masks(self, start: int) -> Tensor | dict[str, Tensor]:
+        """Additive mask [rows, 1, new, length] for the tokens from `start` on; one a kind of layer where a window slides."""
+        seen, new = self.branch[:, None, : self.length], self.branch[:, start : self.length, None]
+        order = torch.arange(self.length, device=self.device)
+        visible = ((seen == STEM) | ((seen == new) & (seen > STEM))) & (order <= order[start:, None])
+        if "sliding_attention" not in (getattr(self.model.config, "layer_types", None) or ()):
+            return self._additive(visible)
+        distance = self.position[:, start : self.length, None] - self.position[:, None, : self.length]
+        near = visible & (distance < self.model.config.sliding_window)
+        return {"full_attention": self._additive(visible), "sliding_attention": self._additive(near)}
+
+    def _additive(self, visible: Tensor) -> Tensor:
+        # not -inf: padding sees nobody, and the softmax of nothing but -inf is NaN
+        zero, lowest = torch.zeros((), dtype=self.dtype, device=self.device), torch.tensor(torch.finfo(self.dtype).min, dtype=self.dtype, device=self.device)
+        return torch.where(visible, zero, lowest).unsqueeze(1)
+
+
+def left_padded(rows: Sequence[Sequence[int]], pad: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    """Token lists -> (ids, branch, position), each [rows, longest]; every row ends in the last column."""
+    width = max(len(row) for row in rows)
+    ids = torch.tensor([[pad] * (width - len(row)) + list(row) for row in rows], device=device)
+    lengths = torch.tensor([[len(row)] for row in rows], device=device)
+    position = torch.arange(width, device=device) - (width - lengths)
+    return ids, torch.where(position < 0, PADDING, STEM), position.clamp(min=0)

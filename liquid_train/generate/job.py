@@ -1,0 +1,181 @@
+"""`liquid generate`: pictures from prompts (t2i), answers and captions from pictures (i2t), text from text (t2t).
+
+    t2i  OUTPUT/00000.png ... and index.jsonl {"file", "prompt", "seed"}; the seed of picture i is seed + i
+    i2t  questions=FILE: OUTPUT/answers.jsonl, every line with "answer" added
+         image=FILE: the answer, or without a prompt a caption, is printed, and with output=DIR written to answers.jsonl too
+    t2t  the continuation is printed, and with output=DIR written to completions.jsonl {"prompt", "text", "seed"}
+
+The same call again with the results in place does nothing and imports no torch.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from liquid_train.config import GenerateJob
+from liquid_train.generate.manifest import aside, is_current, publish
+from liquid_train.generate.request import Request, read_request
+
+if TYPE_CHECKING:
+    from liquid_train.generate.session import Session
+
+log = logging.getLogger(__name__)
+
+
+def run(config: GenerateJob) -> None:
+    """Do what the config asks for. Raises ValueError for a user's mistake, before the model is loaded where that can be told."""
+    request = read_request(config)
+    if request.output is not None and request.image is None and is_current(request.output, request.inputs):
+        print(f"{request.output}: made with these settings already; nothing to do")
+        return
+    from liquid_train.generate.session import open_model
+
+    session = open_model(request.model, config.device, config.precision)
+    if config.task == "t2i":
+        draw_pictures(config, request, session)
+    elif config.task == "t2t":
+        complete_texts(config, request, session)
+    elif request.questions:
+        answer_questions(config, request, session)
+    else:
+        describe_picture(config, request, session)
+
+
+def draw_pictures(config: GenerateJob, request: Request, session: Session) -> None:
+    """Draw every prompt and write PNGs and index.jsonl, all at once at the end."""
+    from liquid_train.generate.pictures import decode, save_png
+    from liquid_train.generate.sampler import draw
+    from liquid_train.generate.session import open_vq
+
+    assert request.output is not None
+    tokenizer = open_vq(session, config.vq, parts=("decoder",))
+    start, seeds = time.perf_counter(), [config.seed + i for i in range(len(request.prompts))]
+    with progress_bar() as bar:
+        task = bar.add_task("codes", total=None)
+        codes = draw(
+            session.model, session.vocabulary, request.prompts, seeds=seeds, grid=session.grid, guidance=config.guidance, temperature=config.temperature,
+            top_k=config.top_k, top_p=config.top_p, batch_size=config.batch_size, suffix=session.card.prompt,
+            progress=lambda done, total: bar.update(task, completed=done, total=total),
+        )  # fmt: skip
+    pixels = decode(tokenizer, codes)
+    rows = [{"file": f"{i:05d}.png", "prompt": prompt, "seed": seed} for i, (prompt, seed) in enumerate(zip(request.prompts, seeds, strict=True))]
+    with aside(request.output) as partial:
+        for row, picture in zip(rows, pixels, strict=True):
+            save_png(partial / str(row["file"]), picture)
+        write_lines(partial / "index.jsonl", rows)
+        publish(partial, request.output, request.inputs)
+    print(f"{len(rows)} pictures and index.jsonl in {request.output} ({time.perf_counter() - start:.1f} s)")
+
+
+def answer_questions(config: GenerateJob, request: Request, session: Session) -> None:
+    """Answer a file of questions; a picture that cannot be read gets no answer but an "error", and is counted and logged.
+
+    Raises ValueError when none can be read.
+    """
+    from liquid_train.generate.pictures import READ_ERRORS, encode, load_picture
+    from liquid_train.generate.session import open_vq
+    from liquid_train.generate.text import answer
+
+    assert request.output is not None
+    tokenizer = open_vq(session, config.vq, parts=("encoder",))
+    codes: dict[Path, Any] = {}
+    errors: dict[Path, str] = {}
+    width, height = _size(session, tokenizer.downsampling)
+    for path in dict.fromkeys(q.image for q in request.questions):
+        try:
+            pixels = load_picture(path, width, height)
+        except READ_ERRORS as error:
+            errors[path] = type(error).__name__
+            log.warning("%s: not a picture that can be read: %s", path, error)
+        else:
+            codes[path] = encode(tokenizer, pixels[None])[0]
+    if not codes:
+        raise ValueError(f"questions={config.questions}: none of its {len(errors)} pictures can be read")
+    asked = [q for q in request.questions if q.image in codes]
+    with progress_bar() as bar:
+        task = bar.add_task("answers", total=len(asked))
+        answers = iter(
+            answer(
+                session.model, session.vocabulary, [(codes[q.image], q.question) for q in asked], max_new_tokens=config.max_new_tokens, batch_size=config.batch_size,
+                progress=lambda done, total: bar.update(task, completed=done, total=total),
+            )
+        )  # fmt: skip
+    rows = [{**q.line, **({"answer": next(answers)} if q.image in codes else {"answer": None, "error": errors[q.image]})} for q in request.questions]
+    with aside(request.output) as partial:
+        write_lines(partial / "answers.jsonl", rows)
+        publish(partial, request.output, request.inputs)
+    bad = Counter(errors.values())
+    left_out = f"; pictures that could not be read: {', '.join(f'{n} {name}' for name, n in sorted(bad.items()))}" if bad else ""
+    print(f"{len(asked)} answers in {request.output / 'answers.jsonl'}{left_out}")
+
+
+def describe_picture(config: GenerateJob, request: Request, session: Session) -> None:
+    """Print the answer to one question about one picture, or its caption without a question."""
+    from liquid_train.generate.pictures import READ_ERRORS, encode, load_picture
+    from liquid_train.generate.session import open_vq
+    from liquid_train.generate.text import answer, caption
+
+    assert request.image is not None
+    tokenizer = open_vq(session, config.vq, parts=("encoder",))
+    width, height = _size(session, tokenizer.downsampling)
+    try:
+        pixels = load_picture(request.image, width, height)
+    except READ_ERRORS as error:
+        raise ValueError(f"image={request.image}: not a picture that can be read: {error}") from error
+    codes = encode(tokenizer, pixels[None])[0]
+    model, vocabulary = session.model, session.vocabulary
+    row = {"image": str(request.image)}
+    if request.prompt:
+        row |= {"question": request.prompt, "answer": answer(model, vocabulary, [(codes, request.prompt)], max_new_tokens=config.max_new_tokens)[0]}
+    else:
+        row |= {"answer": caption(model, vocabulary, [codes], max_new_tokens=config.max_new_tokens)[0]}
+    if request.output is not None:
+        with aside(request.output) as partial:
+            write_lines(partial / "answers.jsonl", [row])
+            publish(partial, request.output, request.inputs)
+    print(row["answer"])
+
+
+def complete_texts(config: GenerateJob, request: Request, session: Session) -> None:
+    """Print what follows each prompt, or write it where an output is given."""
+    from liquid_train.generate.sampler import Sampling
+    from liquid_train.generate.text import complete
+
+    seeds = [config.seed + i for i in range(len(request.prompts))]
+    sampling = Sampling(config.temperature, config.top_k, config.top_p)
+    texts = complete(
+        session.model, session.vocabulary, request.prompts, seeds=seeds, max_new_tokens=config.max_new_tokens, sampling=sampling, batch_size=config.batch_size
+    )
+    if request.output is None:
+        print("\n".join(texts))
+        return
+    with aside(request.output) as partial:
+        write_lines(partial / "completions.jsonl", [{"prompt": p, "text": t, "seed": s} for p, t, s in zip(request.prompts, texts, seeds, strict=True)])
+        publish(partial, request.output, request.inputs)
+    print(f"{len(texts)} texts in {request.output / 'completions.jsonl'}")
+
+
+def write_lines(path: Path, rows: Iterable[dict[str, Any]]) -> None:
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+
+
+def progress_bar() -> Progress:
+    """On stderr, so that what is printed can be piped on; nothing where stderr is no terminal."""
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+
+
+def _size(session: Session, downsampling: int) -> tuple[int, int]:
+    """Width and height in pixels of the pictures the model was trained on."""
+    rows, columns = session.grid
+    return columns * downsampling, rows * downsampling

@@ -1,0 +1,96 @@
+"""What a folder of results was made from, so that the same call again finds that nothing is left to do. Torch-free.
+
+    FOLDER/manifest.json  {"inputs": {...}, "files": {name: sha256}}
+
+A folder is up to date when the inputs are the same and every file has the content it was written with. Results are written
+into a folder aside; `publish` moves them in, the manifest last, and takes away what an earlier manifest lists and the new one does not.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from liquid_train.checkpoint import COMMIT, sha256_of
+
+NAME = "manifest.json"
+
+
+def model_identity(folder: Path) -> dict[str, Any]:
+    """What tells one model/ folder from another: its checkpoint's COMMIT.json, which lists every file's sha256.
+
+    An HF folder without one: names, sizes and times of its files (hashing the weights would take longer than using them).
+    """
+    commit = folder.parent / COMMIT
+    if folder.name == "model" and commit.is_file():
+        return {"commit": sha256_of(commit)}
+    return {"files": [file_identity(path) for path in sorted(folder.iterdir()) if path.is_file()]}
+
+
+def file_identity(path: Path) -> list[Any]:
+    """[name, bytes, time of change] of a file, or [name] where there is none."""
+    if not path.is_file():
+        return [path.name]
+    stat = path.stat()
+    return [path.name, stat.st_size, stat.st_mtime_ns]
+
+
+def is_current(folder: Path, inputs: dict[str, Any]) -> bool:
+    """Whether the folder holds, unchanged, what these inputs gave before."""
+    manifest = read(folder)
+    if not manifest or manifest["inputs"] != json.loads(json.dumps(inputs)):
+        return False
+    return all((folder / name).is_file() and sha256_of(folder / name) == digest for name, digest in manifest["files"].items())
+
+
+def read(folder: Path) -> dict[str, Any]:
+    """The manifest, or {} where there is none that can be read."""
+    try:
+        manifest = json.loads((folder / NAME).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return manifest if isinstance(manifest, dict) and {"inputs", "files"} <= manifest.keys() else {}
+
+
+@contextmanager
+def aside(folder: Path) -> Iterator[Path]:
+    """An empty folder beside `folder` to write into; it is gone afterwards, whatever happened."""
+    partial = folder.parent / f".{folder.name}.partial"
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        yield partial
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def publish(partial: Path, folder: Path, inputs: dict[str, Any]) -> None:
+    """Move every file of `partial` into `folder`, pictures before the lists that name them, and write the manifest.
+
+    A kill in between leaves whole files without a manifest: the next call does the work again. Files that nobody's manifest
+    lists are left alone.
+    """
+    names = sorted((p.relative_to(partial).as_posix() for p in partial.rglob("*") if p.is_file()), key=lambda name: (name.endswith((".json", ".jsonl")), name))
+    files = {name: sha256_of(partial / name) for name in names}
+    folder.mkdir(parents=True, exist_ok=True)
+    old = read(folder).get("files", {})
+    (folder / NAME).unlink(missing_ok=True)
+    for name in old.keys() - files.keys():
+        if (folder / name).resolve().is_relative_to(folder.resolve()):
+            (folder / name).unlink(missing_ok=True)
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        os.replace(partial / name, folder / name)
+    content = json.dumps({"inputs": inputs, "files": files}, indent=1, ensure_ascii=False)
+    (partial / NAME).write_text(content, encoding="utf-8")
+    os.replace(partial / NAME, folder / NAME)
+
+
+def text_digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()

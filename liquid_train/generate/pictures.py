@@ -1,0 +1,78 @@
+"""Pictures as files, as pixels and as codes.
+
+    file -> RGB, resized and cropped to the trained size -> pixels uint8 [N, H, W, 3] <-> VQ <-> codes [N, rows, columns]
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+
+from liquid_train.image_tokenizer import ImageTokenizer
+
+# What Pillow raises for a file it cannot read.
+READ_ERRORS = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)
+CPU_BATCH = 2  # a CPU encodes fastest in small batches
+
+
+def load_picture(path: Path, width: int, height: int) -> np.ndarray:
+    """A picture file -> RGB uint8 [height, width, 3]; another size is scaled to cover it and cropped to its centre.
+
+    Transparent parts become white; a camera's turn is undone. Raises one of READ_ERRORS when the file is missing or broken.
+    """
+    with Image.open(path) as file:
+        image = ImageOps.exif_transpose(file)
+        if "A" in image.getbands() or "transparency" in image.info:
+            image = image.convert("RGBA")
+            image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+        image = image.convert("RGB")
+    if image.size != (width, height):
+        image = ImageOps.fit(image, (width, height), Image.Resampling.LANCZOS)
+    return np.asarray(image)
+
+
+@torch.inference_mode()
+def encode(tokenizer: ImageTokenizer, pixels: np.ndarray, batch_size: int = CPU_BATCH) -> np.ndarray:
+    """pixels uint8 [N, H, W, 3] -> codes int64 [N, rows, columns]."""
+    parts = [tokenizer.encode(images_of(tokenizer, pixels[i : i + batch_size])).cpu().numpy() for i in range(0, len(pixels), batch_size)]
+    return np.concatenate(parts)
+
+
+def images_of(tokenizer: ImageTokenizer, pixels: np.ndarray) -> torch.Tensor:
+    """pixels uint8 [N, H, W, 3] -> what the VQ takes: fp32 [N, 3, H, W] in [-1, 1], on its device."""
+    device = tokenizer.quantize.embedding.weight.device
+    return torch.from_numpy(np.ascontiguousarray(pixels)).to(device).permute(0, 3, 1, 2).float().div(127.5).sub(1).contiguous()
+
+
+@torch.inference_mode()
+def decode(tokenizer: ImageTokenizer, codes: np.ndarray, batch_size: int = 16) -> np.ndarray:
+    """codes [N, rows, columns] -> pixels uint8 [N, H, W, 3], clamped."""
+    device, parts = tokenizer.quantize.embedding.weight.device, []
+    for i in range(0, len(codes), batch_size):
+        images = tokenizer.decode(torch.from_numpy(np.asarray(codes[i : i + batch_size], dtype=np.int64)).to(device))
+        parts.append(images.float().add(1).mul(127.5).round().clamp(0, 255).byte().permute(0, 2, 3, 1).cpu().numpy())
+    return np.concatenate(parts)
+
+
+def save_png(path: Path, pixels: np.ndarray) -> None:
+    """pixels uint8 [H, W, 3]; a PNG whose name appears only when it is whole."""
+    partial = path.with_name(f".{path.name}.partial")
+    Image.fromarray(pixels).save(partial, format="png")
+    partial.replace(path)
+
+
+def contact_sheet(pixels: Sequence[np.ndarray], columns: int, gap: int = 2) -> np.ndarray:
+    """Pictures of one size [H, W, 3] in reading order on white, `columns` a row."""
+    height, width = pixels[0].shape[:2]
+    rows = -(-len(pixels) // columns)
+    sheet = np.full((rows * (height + gap) - gap, columns * (width + gap) - gap, 3), 255, dtype=np.uint8)
+    for n, picture in enumerate(pixels):
+        top, left = (n // columns) * (height + gap), (n % columns) * (width + gap)
+        sheet[top : top + height, left : left + width] = picture
+    return sheet

@@ -1,0 +1,142 @@
+"""What `liquid generate` was asked for, checked before anything heavy is imported."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from liquid_train.checkpoint import model_folder
+from liquid_train.config import GenerateJob
+from liquid_train.generate.manifest import file_identity, model_identity, text_digest
+
+
+@dataclass(frozen=True)
+class Question:
+    """One line of a questions file; `line` is all it says, `image` where its picture is."""
+
+    image: Path
+    question: str
+    line: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Request:
+    """prompts: of t2i and t2t. questions: of i2t with a file. image, prompt: of i2t with one picture (no prompt: a caption).
+
+    inputs: everything that determines what is written to `output`.
+    """
+
+    model: Path
+    output: Path | None
+    prompts: list[str]
+    questions: list[Question]
+    image: Path | None
+    prompt: str | None
+    inputs: dict[str, Any]
+
+
+def read_request(c: GenerateJob) -> Request:
+    """Check the keys against each other and read the files they name. Raises ValueError with the key, the value and a remedy."""
+    if c.max_new_tokens < 1:
+        raise ValueError(f"max_new_tokens={c.max_new_tokens}: must be 1 or more")
+    folder = model_folder(c.checkpoint)
+    prompts: list[str] = []
+    questions: list[Question] = []
+    if c.task == "i2t":
+        _refuse(c, "prompts")
+        if (c.image is None) == (c.questions is None):
+            raise ValueError("task=i2t: give either image=FILE (with prompt=... for a question about it) or questions=FILE.jsonl")
+        if c.questions is not None:
+            _refuse(c, "prompt")
+            _need_output(c, "answers.jsonl")
+            questions = read_questions(Path(c.questions))
+        elif not Path(str(c.image)).is_file():
+            raise ValueError(f"image={c.image}: no such file; give a picture")
+    else:
+        _refuse(c, "image", "questions")
+        if (c.prompt is None) == (c.prompts is None):
+            raise ValueError(f'task={c.task}: give either prompt="..." or prompts=FILE.txt')
+        prompts = [c.prompt] if c.prompt is not None else read_prompts(Path(str(c.prompts)))
+        if c.task == "t2i":
+            _need_output(c, "the pictures")
+    image = Path(c.image) if c.image is not None else None
+    output = Path(c.output) if c.output is not None else None
+    if output is not None and output.exists() and not output.is_dir():
+        raise ValueError(f"output={output}: a file is there; give the name of a folder")
+    asked = [*prompts, *(json.dumps(q.line, sort_keys=True) for q in questions), *([str(c.prompt)] if image else [])]
+    images = [q.image for q in questions] or ([image] if image else [])
+    return Request(folder, output, prompts, questions, image, c.prompt, _inputs(c, folder, asked, images))
+
+
+def read_prompts(path: Path) -> list[str]:
+    """One prompt a line, blank lines left out. Raises ValueError for a missing, unreadable or empty file."""
+    lines = [line.strip() for line in _read(path, "prompts").splitlines()]
+    found = [line for line in lines if line]
+    if not found:
+        raise ValueError(f"prompts={path}: no prompt in it; write one a line")
+    return found
+
+
+def read_questions(path: Path) -> list[Question]:
+    """Lines {"image", "question"}; an image's path is relative to the file's folder, or else to the working folder.
+
+    Raises ValueError for a missing or empty file, for a line that is not such an object and for images that do not exist.
+    """
+    found = []
+    for number, text in enumerate(_read(path, "questions").splitlines(), start=1):
+        if not text.strip():
+            continue
+        try:
+            line = json.loads(text)
+            image, question = line["image"], line["question"]
+        except (ValueError, TypeError, KeyError) as error:
+            raise ValueError(f'questions={path}, line {number}: not a JSON object with "image" and "question"') from error
+        if not isinstance(image, str) or not isinstance(question, str):
+            raise ValueError(f'questions={path}, line {number}: "image" and "question" must be text')
+        beside = path.parent / image  # an absolute path stays what it is
+        found.append(Question(beside if beside.is_file() else Path(image), question, line))
+    if not found:
+        raise ValueError(f'questions={path}: no question in it; write one JSON object {{"image", "question"}} a line')
+    missing = [q.image for q in found if not q.image.is_file()]
+    if missing:
+        raise ValueError(f"questions={path}: {len(missing)} of its images do not exist, the first is {missing[0]}")
+    return found
+
+
+def _read(path: Path, key: str) -> str:
+    if not path.is_file():
+        raise ValueError(f"{key}={path}: no such file")
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{key}={path}: not UTF-8 text (byte {error.start})") from error
+
+
+def _refuse(c: GenerateJob, *keys: str) -> None:
+    for key in keys:
+        if getattr(c, key) is not None:
+            raise ValueError(f"{key}={getattr(c, key)}: task={c.task} does not read it; leave it out")
+
+
+def _need_output(c: GenerateJob, what: str) -> None:
+    if c.output is None:
+        raise ValueError(f"output has no value; give output=DIR for {what}")
+
+
+def _inputs(c: GenerateJob, folder: Path, asked: list[str], images: list[Path]) -> dict[str, Any]:
+    """Everything that decides the results, and nothing that does not (batch_size, device)."""
+    keys = {
+        "t2i": ("seed", "guidance", "temperature", "top_k", "top_p", "precision"),
+        "i2t": ("max_new_tokens", "precision"),
+        "t2t": ("seed", "temperature", "top_k", "top_p", "max_new_tokens", "precision"),
+    }[c.task]
+    return {
+        "task": c.task,
+        "model": model_identity(folder),
+        "vq": [file_identity(Path(path)) if Path(path).is_file() else path for path in (c.vq.config, c.vq.checkpoint)],
+        "asked": text_digest("\n".join(asked)),
+        "images": text_digest(json.dumps([file_identity(path) for path in images])),
+        **{key: getattr(c, key) for key in keys},
+    }

@@ -1,0 +1,297 @@
+"""The VQGAN image tokenizer: images <-> grids of codes.
+
+    images [B, 3, H, W] in [-1, 1]
+      -> encoder -> quant_conv -> nearest codebook entry -> codes [B, H/f, W/f]
+      -> codebook lookup -> post_quant_conv -> decoder -> images [B, 3, H, W]
+
+One class serves the published Chameleon weights (`vqgan.yaml` + `vqgan.ckpt`, taming layout) and the small tokenizer that
+ships with this package: the tensors' names, their layout and the yaml are the same, only the sizes differ. A tokenizer
+trained by finite scalar quantization (Mentzer et al. 2023, arXiv 2309.15505) stores its grid as an explicit codebook and
+is, from then on, a VQ like any other. Architecture: Esser et al. 2021 (arXiv 2012.09841).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+import yaml
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+PARTS = ("encoder", "decoder")
+
+
+@dataclass(frozen=True)
+class VQConfig:
+    """The architecture, as the published yaml states it.
+
+    ddconfig: taming's encoder/decoder settings (ch, ch_mult, num_res_blocks, attn_resolutions, resolution, z_channels, ...);
+    `num_groups` (group norm; 32 where absent, as published) is the one key that taming does not have.
+    n_embed: codebook entries. embed_dim: width of one entry.
+    """
+
+    ddconfig: dict[str, Any] = field(hash=False)
+    n_embed: int = 8192
+    embed_dim: int = 256
+
+    @classmethod
+    def from_yaml(cls, path: str | Path) -> VQConfig:
+        """Read `model.params` of a taming yaml; ValueError when the file or a needed key is missing."""
+        path = Path(path)
+        if not path.is_file():
+            raise ValueError(f"vq.config={path}: no such file; give the VQGAN's yaml")
+        try:
+            params = yaml.safe_load(path.read_text())["model"]["params"]
+            return cls(dict(params["ddconfig"]), int(params["n_embed"]), int(params["embed_dim"]))
+        except (KeyError, TypeError, yaml.YAMLError) as error:
+            raise ValueError(f"vq.config={path}: not a VQGAN yaml (needs model.params.ddconfig, n_embed, embed_dim): {error}") from error
+
+    @property
+    def downsampling(self) -> int:
+        """Pixels per code along one side."""
+        return int(2 ** (len(self.ddconfig["ch_mult"]) - 1))
+
+
+class ImageTokenizer(nn.Module):
+    """VQGAN encoder, codebook and decoder. `parts` leaves out the half that a job does not need."""
+
+    def __init__(self, config: VQConfig, parts: tuple[str, ...] = PARTS) -> None:
+        super().__init__()
+        self.config = config
+        self.parts = parts
+        self.fingerprint = ""  # set by from_files, over all tensors of the file, whatever parts are kept
+        dd = config.ddconfig
+        self.quantize = nn.Module()
+        self.quantize.embedding = nn.Embedding(config.n_embed, config.embed_dim)
+        if "encoder" in parts:
+            self.encoder = Encoder(dd)
+            z_out = dd["z_channels"] * (2 if dd.get("double_z") else 1)
+            self.quant_conv = nn.Conv2d(z_out, config.embed_dim, 1)
+        if "decoder" in parts:
+            self.post_quant_conv = nn.Conv2d(config.embed_dim, dd["z_channels"], 1)
+            self.decoder = Decoder(dd)
+
+    @classmethod
+    def from_files(cls, config: str | Path, checkpoint: str | Path, parts: tuple[str, ...] = PARTS) -> ImageTokenizer:
+        """Load a yaml and a .ckpt or .safetensors in fp32, eval mode, gradients off.
+
+        Raises ValueError naming the file when it is missing, holds other tensors than the yaml describes, or is not a checkpoint.
+        """
+        vq_config = VQConfig.from_yaml(config)
+        state = read_state_dict(checkpoint)
+        model = cls(vq_config, parts)
+        expected = model.state_dict()
+        missing = sorted(set(expected) - set(state))
+        misshapen = [k for k in expected if k in state and state[k].shape != expected[k].shape]
+        if missing or misshapen:
+            raise ValueError(f"vq.checkpoint={checkpoint} does not fit vq.config={config}: missing {missing[:3]}, other shape {misshapen[:3]}")
+        model.load_state_dict({k: state[k] for k in expected})
+        model.fingerprint = fingerprint(state, vq_config)
+        return model.eval().requires_grad_(False)
+
+    @property
+    def codebook_size(self) -> int:
+        return self.config.n_embed
+
+    @property
+    def downsampling(self) -> int:
+        return self.config.downsampling
+
+    def latents(self, images: Tensor) -> Tensor:
+        """images [B, 3, H, W] in [-1, 1] -> vectors before quantization [B, embed_dim, H/f, W/f]."""
+        return self.quant_conv(self.encoder(images))
+
+    def nearest(self, z: Tensor) -> Tensor:
+        """z [B, embed_dim, h, w] -> codes [B, h, w] int64 of the nearest entry (squared distance, fp32; the first on a tie)."""
+        flat = z.permute(0, 2, 3, 1).reshape(-1, z.shape[1]).float()
+        book = self.quantize.embedding.weight.float()
+        distance = flat.pow(2).sum(1, keepdim=True) + book.pow(2).sum(1) - 2 * flat @ book.t()  # [B*h*w, n_embed]
+        return distance.argmin(1).view(z.shape[0], z.shape[2], z.shape[3])
+
+    def encode(self, images: Tensor) -> Tensor:
+        """images [B, 3, H, W] in [-1, 1], sides multiples of the downsampling -> codes [B, H/f, W/f] int64."""
+        f = self.downsampling
+        if images.shape[-2] % f or images.shape[-1] % f:
+            raise ValueError(f"image of {images.shape[-1]}x{images.shape[-2]}: both sides must be multiples of {f}; crop or resize first")
+        return self.nearest(self.latents(images))
+
+    def decode(self, codes: Tensor) -> Tensor:
+        """codes [B, h, w] -> images [B, 3, h*f, w*f], about [-1, 1] (not clamped)."""
+        z = self.quantize.embedding(codes).permute(0, 3, 1, 2)
+        return self.decode_latents(z)
+
+    def decode_latents(self, z: Tensor) -> Tensor:
+        """Quantized vectors [B, embed_dim, h, w] -> images [B, 3, h*f, w*f]."""
+        return self.decoder(self.post_quant_conv(z))
+
+
+def read_state_dict(path: str | Path) -> dict[str, Tensor]:
+    """Tensors of a .safetensors or of a Lightning .ckpt, without running any pickled code; the training loss's are left out."""
+    path = Path(path)
+    if not path.is_file():
+        raise ValueError(f"vq.checkpoint={path}: no such file; give the VQGAN's .ckpt or .safetensors")
+    if path.suffix == ".safetensors":
+        state = load_file(path)
+    else:
+        try:
+            loaded = torch.load(path, map_location="cpu", weights_only=True)
+        except Exception as error:
+            raise ValueError(f"vq.checkpoint={path}: not a checkpoint that can be read safely: {error}") from error
+        state = loaded.get("state_dict", loaded)
+    return {k: v for k, v in state.items() if isinstance(v, Tensor) and not k.startswith("loss.")}
+
+
+def fingerprint(state: dict[str, Tensor], config: VQConfig) -> str:
+    """sha256 over the sorted (name, shape, fp32 little-endian bytes) of all tensors, then the architecture as sorted JSON."""
+    digest = hashlib.sha256()
+    for name in sorted(state):
+        tensor = state[name].detach().cpu().float().contiguous()
+        digest.update(name.encode() + str(tuple(tensor.shape)).encode())
+        digest.update(tensor.numpy().astype("<f4", copy=False).tobytes())
+    digest.update(json.dumps(asdict(config), sort_keys=True).encode())
+    return digest.hexdigest()
+
+
+def _norm(channels: int, dd: dict[str, Any]) -> nn.GroupNorm:
+    return nn.GroupNorm(dd.get("num_groups", 32), channels, eps=1e-6)
+
+
+class ResnetBlock(nn.Module):
+    def __init__(self, c_in: int, c_out: int, dd: dict[str, Any]) -> None:
+        super().__init__()
+        self.norm1 = _norm(c_in, dd)
+        self.conv1 = nn.Conv2d(c_in, c_out, 3, padding=1)
+        self.norm2 = _norm(c_out, dd)
+        self.conv2 = nn.Conv2d(c_out, c_out, 3, padding=1)
+        if c_in != c_out:
+            self.nin_shortcut = nn.Conv2d(c_in, c_out, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.conv1(F.silu(self.norm1(x)))
+        h = self.conv2(F.silu(self.norm2(h)))
+        return (self.nin_shortcut(x) if hasattr(self, "nin_shortcut") else x) + h
+
+
+class AttnBlock(nn.Module):
+    """Single-head self-attention over all positions of the grid."""
+
+    def __init__(self, channels: int, dd: dict[str, Any]) -> None:
+        super().__init__()
+        self.norm = _norm(channels, dd)
+        self.q = nn.Conv2d(channels, channels, 1)
+        self.k = nn.Conv2d(channels, channels, 1)
+        self.v = nn.Conv2d(channels, channels, 1)
+        self.proj_out = nn.Conv2d(channels, channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        b, c, h, w = x.shape
+        y = self.norm(x)
+        q, k, v = (m(y).view(b, 1, c, h * w).transpose(2, 3) for m in (self.q, self.k, self.v))
+        y = F.scaled_dot_product_attention(q, k, v)  # [b, 1, h*w, c]
+        return x + self.proj_out(y.transpose(2, 3).reshape(b, c, h, w))
+
+
+class Downsample(nn.Module):
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3, stride=2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(F.pad(x, (0, 1, 0, 1)))  # taming pads right and bottom only
+
+
+class Upsample(nn.Module):
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
+
+
+class Middle(nn.Module):
+    def __init__(self, channels: int, dd: dict[str, Any]) -> None:
+        super().__init__()
+        self.block_1 = ResnetBlock(channels, channels, dd)
+        self.attn_1 = AttnBlock(channels, dd)
+        self.block_2 = ResnetBlock(channels, channels, dd)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.block_2(self.attn_1(self.block_1(x)))
+
+
+class Level(nn.Module):
+    """One resolution: residual blocks, attention after each where configured, then a change of resolution (or none)."""
+
+    def __init__(self, c_in: int, c_out: int, blocks: int, attention: bool, dd: dict[str, Any]) -> None:
+        super().__init__()
+        self.block = nn.ModuleList(ResnetBlock(c_in if i == 0 else c_out, c_out, dd) for i in range(blocks))
+        self.attn = nn.ModuleList(AttnBlock(c_out, dd) for _ in range(blocks if attention else 0))
+
+    def forward(self, x: Tensor) -> Tensor:
+        for i, block in enumerate(self.block):
+            x = block(x)
+            if self.attn:
+                x = self.attn[i](x)
+        for name in ("downsample", "upsample"):
+            if hasattr(self, name):
+                x = getattr(self, name)(x)
+        return x
+
+
+class Encoder(nn.Module):
+    def __init__(self, dd: dict[str, Any]) -> None:
+        super().__init__()
+        ch, mult = dd["ch"], dd["ch_mult"]
+        resolution, c_in = dd["resolution"], ch
+        self.conv_in = nn.Conv2d(dd["in_channels"], ch, 3, padding=1)
+        self.down = nn.ModuleList()
+        for i, m in enumerate(mult):
+            level = Level(c_in, ch * m, dd["num_res_blocks"], resolution in dd["attn_resolutions"], dd)
+            c_in = ch * m
+            if i < len(mult) - 1:
+                level.downsample = Downsample(c_in)
+                resolution //= 2
+            self.down.append(level)
+        self.mid = Middle(c_in, dd)
+        self.norm_out = _norm(c_in, dd)
+        self.conv_out = nn.Conv2d(c_in, dd["z_channels"] * (2 if dd.get("double_z") else 1), 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv_in(x)
+        for level in self.down:
+            x = level(x)
+        return self.conv_out(F.silu(self.norm_out(self.mid(x))))
+
+
+class Decoder(nn.Module):
+    def __init__(self, dd: dict[str, Any]) -> None:
+        super().__init__()
+        ch, mult = dd["ch"], dd["ch_mult"]
+        c_in = ch * mult[-1]
+        resolution = dd["resolution"] // 2 ** (len(mult) - 1)
+        self.conv_in = nn.Conv2d(dd["z_channels"], c_in, 3, padding=1)
+        self.mid = Middle(c_in, dd)
+        levels: list[Level] = []
+        for i in reversed(range(len(mult))):
+            level = Level(c_in, ch * mult[i], dd["num_res_blocks"] + 1, resolution in dd["attn_resolutions"], dd)
+            c_in = ch * mult[i]
+            if i > 0:
+                level.upsample = Upsample(c_in)
+                resolution *= 2
+            levels.insert(0, level)  # taming numbers the levels from the finest
+        self.up = nn.ModuleList(levels)
+        self.norm_out = _norm(c_in, dd)
+        self.conv_out = nn.Conv2d(c_in, dd["out_ch"], 3, padding=1)
+
+    def forward(self, z: Tensor) -> Tensor:
+        x = self.mid(self.conv_in(z))
+        for level in reversed(self.up):
+            x = level(x)
+        return self.conv_out(F.silu(self.norm_out(x)))

@@ -1,0 +1,182 @@
+"""A run as one HTML page: pictures, answers, curves, speed, config; nothing outside the file is needed to read it.
+
+    run folder -> run_folder.read_run -> report_plots (curves as SVG), report_pictures (data URIs)
+               -> report_template.html -> RUN/report.html
+
+The page carries a digest of everything it was made from, so that `report_is_current` can tell without drawing anything.
+The functions that `liquid run` calls are here or re-exported: summary, print_summary, list_runs, status.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from liquid_train.run_folder import Run, last, number, read_run, setting, summarize, summary
+from liquid_train.run_tables import answer_type, duration, list_runs, percent, plain, print_summary, quantity, status
+
+__all__ = ["inputs_digest", "list_runs", "print_summary", "report_is_current", "status", "summary", "write_report"]
+
+BACKBONE_SIZES = (("num_hidden_layers", "layers"), ("hidden_size", "wide"), ("num_attention_heads", "heads"))
+META = "liquid-inputs"
+PARTS = ("report.py", "report_pictures.py", "report_plots.py", "report_template.html", "run_folder.py", "run_tables.py")
+
+
+def inputs_digest(run_dir: Path) -> str:
+    """sha256 over the files that the report shows and over the code that makes it."""
+    digest = hashlib.sha256()
+    code = Path(__file__).parent
+    for path in [*(code / part for part in PARTS), *input_files(run_dir)]:
+        name = path.relative_to(run_dir).as_posix() if path.is_relative_to(run_dir) else path.name
+        digest.update(f"{name}\0{path.stat().st_size}\0".encode())
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def input_files(run_dir: Path) -> Iterator[Path]:
+    """Every file of a run that the report shows, in a fixed order."""
+    for pattern in ("config.yaml", "environment.json", "metrics.jsonl", "evals/*.json", "evals/examples/*", "samples/step-*", "samples/final/*"):
+        yield from sorted(path for path in run_dir.glob(pattern) if path.is_file())
+
+
+def report_is_current(run_dir: str | Path) -> bool:
+    """Whether report.html was made from the files as they are now, by this version of the program."""
+    path = Path(run_dir) / "report.html"
+    if not path.is_file():
+        return False
+    with path.open(encoding="utf-8", errors="replace") as file:
+        found = re.search(rf'<meta name="{META}" content="([0-9a-f]{{64}})">', file.read(2000))
+    return found is not None and found.group(1) == inputs_digest(Path(run_dir))
+
+
+def write_report(run_dir: str | Path) -> Path:
+    """Write RUN/report.html (aside, then renamed) and return its path. Raises ValueError for a folder that is no run."""
+    import jinja2
+
+    run = read_run(run_dir)
+    template = (Path(__file__).parent / "report_template.html").read_text(encoding="utf-8")
+    environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined)
+    environment.filters.update(percent=percent, duration=duration, quantity=quantity, plain=plain, width=bar_width, answer_type=answer_type)
+    page = environment.from_string(template).render(page_context(run))
+    path = run.folder / "report.html"
+    aside = path.with_name("report.html.partial")
+    aside.write_text(page, encoding="utf-8")
+    os.replace(aside, path)
+    return path
+
+
+def page_context(run: Run) -> dict[str, Any]:
+    """Everything that the template names."""
+    from markupsafe import Markup
+
+    from liquid_train import report_pictures, report_plots
+
+    digest = inputs_digest(run.folder)  # before reading pictures: a file that changes meanwhile makes the page stale, not wrong
+    head = summarize(run)
+    grids, grids_total = report_pictures.periodic_grids(run.folder)
+    groups = report_plots.curve_groups(run)
+    return {
+        "digest": digest,
+        "meta": META,
+        "run": run,
+        "head": head,
+        "progress": progress_text(run),
+        "tiles": tiles(head),
+        "facts": facts(run),
+        "tasks": task_rows(run, head),
+        "final": report_pictures.final_pictures(run.folder),
+        "t2i": run.t2i,
+        "vqa_rows": head["vqa"].get("rows", []),
+        "answered": report_pictures.answered(run.folder, run.vqa.get("examples") or []),
+        "groups": [(group, [(title, Markup(svg)) for title, svg in group.figures]) for group in groups],
+        "grids": grids,
+        "grids_total": grids_total,
+        "environment": flatten(run.environment),
+    }
+
+
+def progress_text(run: Run) -> str:
+    """'finished: 2,000 of 2,000 steps' and the like."""
+    steps, tokens = setting(run.config, "train.steps"), setting(run.config, "train.tokens")
+    if run.state == "not started":
+        return "no training step logged yet"
+    planned = f" of {steps:,} steps" if steps else f" steps, {quantity(run.tokens)} of {quantity(tokens)} tokens" if tokens else " steps"
+    return f"{'finished' if run.state == 'finished' else 'not finished (stopped, or still running)'}: {run.step:,}{planned}"
+
+
+def tiles(head: dict[str, Any]) -> list[dict[str, str]]:
+    """The headline numbers: {label, value, note}. Only what was measured."""
+    out = []
+    for row in head["vqa"].get("rows", []):
+        label = "Questions answered right" if row["name"] == "all" else f"{answer_type(row['name']).capitalize()} questions"
+        out.append({"label": label, "value": percent(row["accuracy"]), "note": f"blind {percent(row['blind'])}" if row["blind"] is not None else ""})
+    t2i = head["t2i"]
+    for key, label, text, note in (
+        ("right_color", "Pictures in the right colour", percent, f"{plain(t2i.get('count'))} pictures"),
+        ("right_shape", "Pictures of the right shape", percent, f"{plain(t2i.get('count'))} pictures"),
+        ("distinct_of_10", "Distinct pictures of 10", plain, "the least varied prompt"),
+        ("frechet_distance", "Fréchet distance", plain, "not Inception features"),
+    ):
+        if number(t2i.get(key)) is not None:
+            out.append({"label": label, "value": text(t2i[key]), "note": note})
+    if head["step"]:
+        out.append({"label": "Training time", "value": duration(head["train_seconds"]), "note": f"{head['step']:,} steps"})
+        out.append({"label": "Tokens per second", "value": quantity(head["tokens_per_second"]), "note": f"{quantity(head['tokens'])} tokens"})
+    return out
+
+
+def facts(run: Run) -> list[tuple[str, str]]:
+    """What was trained, from config.yaml: the lines that a reader asks for first."""
+    c = run.config
+    shape = setting(c, "backbone.architecture") or {}
+    sizes = [f"{shape[key]} {word}" for key, word in BACKBONE_SIZES if key in shape]
+    sources = setting(c, "data.sources") or {}
+    mixture = [f"{name}: {s.get('task')}, weight {plain(s.get('weight', 1))}" for name, s in sources.items() if isinstance(s, dict)]
+    rate = setting(c, "optimizer.lr")
+    rows = [
+        ("Backbone", setting(c, "backbone.path") or ", ".join([str(shape.get("model_type") or ""), *sizes]).strip(", ")),
+        ("Initialization", setting(c, "backbone.init")),
+        ("Mixture", "; ".join(mixture)),
+        ("Epochs", ", ".join(f"{name} {plain(value)}" for name in sources if (value := last(run.train, f"epoch/{name}")) is not None)),
+        ("Batch", _batch(c)),
+        ("Optimizer", f"AdamW, peak learning rate {rate}, {setting(c, 'schedule.kind')} schedule" if rate else None),
+        ("Precision", setting(c, "parallel.precision")),
+        ("Seed", setting(c, "seed")),
+        ("Checkpoints", ", ".join(summarize(run)["checkpoints"])),
+    ]
+    return [(name, str(value)) for name, value in rows if value not in (None, "")]
+
+
+def _batch(config: dict[str, Any]) -> str | None:
+    batch, length = setting(config, "data.global_batch"), setting(config, "data.seq_len")
+    return f"{batch} packed sequences of {length:,} tokens a step" if batch and isinstance(length, int) else None
+
+
+def task_rows(run: Run, head: dict[str, Any]) -> list[dict[str, Any]]:
+    """Per task: the last training loss and accuracy (mean of the last 50 logged steps) beside the held-out ones."""
+    recent = run.train[-50:]
+    rows = []
+    for task in run.tasks:
+        row: dict[str, Any] = {"task": task, "heldout_loss": head["heldout"]["loss"].get(task), "heldout_accuracy": head["heldout"]["accuracy"].get(task)}
+        for kind in ("loss", "accuracy"):
+            values = [value for line in recent if (value := number(line.get(f"{kind}/{task}"))) is not None]
+            row[kind] = sum(values) / len(values) if values else None
+        rows.append(row)
+    return rows
+
+
+def flatten(value: Any, prefix: str = "") -> list[tuple[str, str]]:
+    """A nested dictionary as (dotted key, text) rows; lists on one line."""
+    if isinstance(value, dict):
+        return [row for key, inner in value.items() for row in flatten(inner, f"{prefix}.{key}" if prefix else str(key))]
+    return [(prefix, ", ".join(map(str, value)) if isinstance(value, list) else "" if value is None else str(value))]
+
+
+def bar_width(value: Any) -> str:
+    """A share as the CSS width of a bar."""
+    found = number(value)
+    return f"{100 * min(max(found, 0.0), 1.0):.1f}%" if found is not None else "0%"

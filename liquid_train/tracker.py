@@ -1,0 +1,114 @@
+"""Where a run's numbers go: metrics.jsonl (exact and complete), W&B (the same names), the terminal (progress)."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import math
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from liquid_train.checkpoint import write_synced
+from liquid_train.config import TrackerConfig
+
+SECONDS_BETWEEN_LINES = 15  # plain lines where there is no terminal to draw a bar on
+
+
+class RunLock:
+    """Exclusive right to write into a run folder; ValueError when another process holds it. Freed when the process ends, however it ends."""
+
+    def __init__(self, run_dir: Path) -> None:
+        run_dir.mkdir(parents=True, exist_ok=True)
+        self._file = open(run_dir / ".lock", "w")  # noqa: SIM115 - held as long as the run
+        try:
+            fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # per process: loader workers do not inherit it
+        except OSError as error:
+            raise ValueError(f"run.dir={run_dir}: another process is training there; wait for it, or choose another run.dir") from error
+
+    def release(self) -> None:
+        self._file.close()
+
+
+def drop_lines_after(path: Path, step: int) -> None:
+    """Rewrite metrics.jsonl without the lines of later steps (and without one a kill cut in half), atomically."""
+    if not path.exists():
+        return
+    kept = []
+    for line in path.read_text().splitlines():
+        try:
+            if json.loads(line)["step"] <= step:
+                kept.append(line)
+        except (json.JSONDecodeError, KeyError):
+            continue  # the last line of a killed process
+    write_synced(path, "".join(line + "\n" for line in kept))
+
+
+class Tracker:
+    """Rank 0's log. `log` takes a step's metrics; what is not finite is written as null."""
+
+    def __init__(self, run_dir: Path, config: TrackerConfig, *, name: str, settings: dict[str, Any], first_step: int, steps: int) -> None:
+        self.path = run_dir / "metrics.jsonl"
+        drop_lines_after(self.path, first_step)
+        self._file = self.path.open("a", buffering=1)
+        self._wandb = start_wandb(run_dir, config, name, settings)
+        self._steps = steps
+        self._console = Console(stderr=True)
+        self._bar = self._start_bar(first_step) if config.progress and self._console.is_terminal else None
+        self._quiet = not config.progress
+        self._last_line = 0.0
+        self._started, self._first = time.monotonic(), first_step
+
+    def _start_bar(self, first_step: int) -> Progress:
+        columns = (TextColumn("step"), MofNCompleteColumn(), BarColumn(bar_width=24), TextColumn("{task.description}"), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
+        bar = Progress(*columns, console=self._console)
+        bar.start()
+        bar.add_task("", total=self._steps, completed=first_step)
+        return bar
+
+    def write(self, metrics: dict[str, Any]) -> None:
+        """Append one object to metrics.jsonl and W&B."""
+        clean = {k: (None if isinstance(v, float) and not math.isfinite(v) else v) for k, v in metrics.items()}
+        self._file.write(json.dumps(clean) + "\n")
+        if self._wandb is not None:
+            self._wandb.log({k: v for k, v in clean.items() if k != "step"}, step=clean["step"])
+
+    def show(self, metrics: dict[str, Any]) -> None:
+        """Update the bar, or print a line now and then where there is no terminal."""
+        step = metrics["step"]
+        text = " ".join(f"{k.removeprefix('loss/')} {v:.3f}" for k, v in metrics.items() if k.startswith("loss/"))
+        text = f"loss {metrics['loss']:.3f} ({text}) {metrics['tokens_per_second']:,.0f} tokens/s"
+        if self._bar is not None:
+            self._bar.update(self._bar.task_ids[0], completed=step, description=text)
+        elif not self._quiet and (time.monotonic() - self._last_line > SECONDS_BETWEEN_LINES or step == self._steps):
+            self._last_line = time.monotonic()
+            left = (self._last_line - self._started) / max(1, step - self._first) * (self._steps - step)
+            self._console.print(f"step {step}/{self._steps} {text}, {left:.0f} s left", highlight=False, soft_wrap=True)
+
+    def say(self, text: str) -> None:
+        self._console.print(text, highlight=False, soft_wrap=True)
+
+    def close(self) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+        os.fsync(self._file.fileno())
+        self._file.close()
+        if self._wandb is not None:
+            self._wandb.finish(quiet=True)
+
+
+def start_wandb(run_dir: Path, config: TrackerConfig, name: str, settings: dict[str, Any]) -> Any:
+    """The W&B run, or None when disabled. The id follows from the folder, so a resumed run stays one run."""
+    if config.wandb.mode == "disabled":
+        return None
+    import wandb
+
+    run_id = name.replace("/", "-")
+    return wandb.init(
+        project=config.wandb.project, name=name, id=run_id, resume="allow", dir=run_dir, config=settings, mode=config.wandb.mode,
+        settings=wandb.Settings(silent=True, console="off"),
+    )  # fmt: skip

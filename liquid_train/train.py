@@ -1,0 +1,325 @@
+"""The training run, readable from top to bottom: `torchrun -m liquid_train.train [overrides]`, or `liquid train [overrides]`."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import resource
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from evals.heldout import heldout_batches, heldout_loss
+from liquid_train import backbone, checkpoint, train_state
+from liquid_train.config import TASKS, TrainJob, load, package_path, to_yaml
+from liquid_train.data.loader import BatchLoader, MicroBatch, RankBatch, batch_digest, micro_batches, open_sources
+from liquid_train.data.shards import ShardSet
+from liquid_train.image_tokenizer import ImageTokenizer
+from liquid_train.loss import HeadOptions, LossModule
+from liquid_train.optimizer import build_optimizer, learning_rate, set_learning_rate
+from liquid_train.parallel import World, assert_dtypes, parallelize, process_group, set_sync
+from liquid_train.resume import check_config, find_checkpoint
+from liquid_train.scaling.flops import block_parameters, peak_flops, step_flops
+from liquid_train.tracker import RunLock, Tracker
+from liquid_train.vocabulary import Vocabulary, add_image_tokens, load_tokenizer, train_bpe
+
+
+class Run:
+    """Everything one rank holds while it trains. Built by `prepare`, driven by `train`."""
+
+    def __init__(self, config: TrainJob, world: World) -> None:
+        self.config, self.world, self.dir = config, world, Path(config.run.dir)
+        self.steps = planned_steps(config)
+        self.resumed_from = find_checkpoint(config)
+        self.changes = check_config(self.resumed_from, config) if self.resumed_from else []
+        vq_config, vq_weights = package_path(config.vq.config), package_path(config.vq.checkpoint)
+        self.image_tokenizer = ImageTokenizer.from_files(vq_config, vq_weights, parts=("decoder",))
+        self.sets = open_sources(config, self.image_tokenizer.fingerprint)
+        self.lock = RunLock(self.dir) if world.main else None
+        self.vocabulary = self._vocabulary()
+        self.card = self._card()
+        self.heldout = heldout_batches(config, self.vocabulary, world, self.image_tokenizer.fingerprint) if config.evals.every else []
+        self.progress = train_state.Progress()
+        if self.resumed_from:
+            self.progress, _ = train_state.read_progress(self.resumed_from)
+        self.loader = BatchLoader(
+            config, self.sets, self.vocabulary, rank=world.rank, world=world.size, first_step=self.progress.step, steps=self.steps, states=self.progress.streams
+        )
+        self.root, self.optimizer = self._model()
+
+    def _vocabulary(self) -> Vocabulary:
+        """Rank 0 makes the run's tokenizer once; everybody loads it."""
+        folder, settings = self.dir / "tokenizer", self.config.backbone
+        if self.resumed_from:
+            folder = self.resumed_from / "model"
+        elif self.world.main:
+            if settings.path is None:
+                train_bpe(training_texts(self.config, self.sets), settings.tokenizer_size, folder)
+            else:
+                add_image_tokens(settings.path, folder, settings.special_tokens)
+        dist.barrier()
+        tokenizer = load_tokenizer(folder)
+        base_rows = backbone.model_config(settings, len(tokenizer)).vocab_size if settings.path else len(tokenizer)
+        return Vocabulary(tokenizer, self.image_tokenizer.codebook_size, base_rows + self.image_tokenizer.codebook_size)
+
+    def _card(self) -> backbone.ModelCard:
+        grid = next((list(sample["codes"].shape) for s in self.sets.values() for sample in s if "codes" in sample), [])
+        vq = self.config.vq
+        return backbone.ModelCard(
+            self.vocabulary.image_start, self.vocabulary.codebook_size, self.image_tokenizer.fingerprint, vq.config, vq.checkpoint, grid, self.config.data.prompts[0]
+        )
+
+    def _model(self) -> tuple[LossModule, torch.optim.Optimizer]:
+        c, settings = self.config, self.config.backbone
+        hf_config = backbone.model_config(settings, self.vocabulary.text_size)
+        old_rows = hf_config.vocab_size
+        lm = backbone.build(hf_config, self.vocabulary)
+        softcap = getattr(hf_config, "final_logit_softcapping", None)
+        root = LossModule(lm, HeadOptions(self.vocabulary.image_end, c.loss.chunk, softcap, c.loss.z_loss))
+        self.block_parameters = block_parameters(lm.model.layers)
+        parallelize(root, c.parallel, self.world)
+        backbone.materialize(lm, self.world.device)
+        optimizer = build_optimizer(root, c.optimizer)
+        if self.resumed_from:
+            train_state.load(self.resumed_from, root, optimizer)
+        elif settings.init == "pretrained":
+            assert settings.path is not None
+            backbone.fill_from_folder(lm, settings.path, new_rows=settings.image_init, seed=c.seed)
+            backbone.fill_image_rows(lm, self.vocabulary, old_rows, new_rows=settings.image_init, seed=c.seed)
+        else:
+            backbone.fill_random(lm, c.seed)
+        return root, optimizer
+
+
+def planned_steps(config: TrainJob) -> int:
+    """train.steps, or as many steps as train.tokens needs."""
+    if config.train.steps is not None:
+        return config.train.steps
+    assert config.train.tokens is not None
+    return -(-config.train.tokens // (config.data.global_batch * config.data.seq_len))
+
+
+def training_texts(config: TrainJob, sets: dict[str, ShardSet]) -> Iterable[str]:
+    """Texts, captions, prompts and questions of the training sources, for the tokenizer."""
+    yield from config.data.prompts
+    for shards in {s.path: s for s in sets.values()}.values():
+        for sample in shards:
+            if "text" in sample:
+                yield sample["text"]
+            for question in sample["info"].get("questions", ()):
+                yield "\n" + question["question"]
+                yield from (" " + answer for answer in question["answers"])
+
+
+def environment(world: World) -> dict[str, Any]:
+    """Versions, devices and the commit, for environment.json."""
+    from importlib.metadata import version
+
+    commit = subprocess.run(["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"], capture_output=True, text=True, check=False).stdout.strip()
+    names = ("torch", "transformers", "webdataset", "hydra-core", "numpy", "tokenizers", "safetensors", "wandb")
+    device = torch.cuda.get_device_name(world.device) if world.device.type == "cuda" else f"cpu ({platform.machine()}, {os.cpu_count()} cores)"
+    return {
+        "python": platform.python_version(), **{n: version(n) for n in names}, "platform": platform.platform(), "device": device, "ranks": world.size,
+        "threads_per_rank": torch.get_num_threads(), "git_commit": commit or None, "command": " ".join(sys.argv),
+    }  # fmt: skip
+
+
+class StopSignal:
+    """SIGTERM or SIGUSR1 (Slurm's warning): the step at hand is finished, then all ranks save and leave."""
+
+    def __init__(self) -> None:
+        self.received = False
+        for number in (signal.SIGTERM, signal.SIGUSR1):
+            signal.signal(number, self._note)
+
+    def _note(self, *_: Any) -> None:
+        self.received = True
+
+
+def train_step(run: Run, batches: list[MicroBatch], lr: float, stop: bool) -> dict[str, Any]:
+    """Forward and backward of all micro-batches, one optimizer step. Returns sums over all ranks; a collective.
+
+    The loss is the weighted mean over the targets of the whole global batch, whatever micro-batch or rank they are in.
+    """
+    device = run.world.device
+    share = torch.stack([sum((b.weights.sum().double() for b in batches), torch.zeros((), dtype=torch.float64)), torch.tensor(float(stop), dtype=torch.float64)]).to(device)
+    dist.all_reduce(share)
+    total_weight, stops = share.tolist()
+    per_task = torch.zeros(3, len(TASKS), dtype=torch.float64, device=device)
+    loss_sum = torch.zeros((), dtype=torch.float64, device=device)
+    for i, batch in enumerate(batches):
+        set_sync(run.root, i == len(batches) - 1)
+        output = run.root(batch.to(device))
+        # FSDP averages gradients over ranks; the sum is meant
+        (output.total * (run.world.size / max(total_weight, 1e-9))).backward()
+        per_task += output.per_task
+        loss_sum += output.total.detach().double()
+    norm = torch.nn.utils.clip_grad_norm_(run.root.parameters(), run.config.optimizer.grad_clip)
+    norm = norm.full_tensor() if hasattr(norm, "full_tensor") else norm
+    sums = torch.cat([per_task.flatten(), loss_sum.view(1)])
+    dist.all_reduce(sums)
+    loss = float(sums[-1]) / max(total_weight, 1e-9)
+    finite = bool(torch.isfinite(norm)) and loss == loss and abs(loss) != float("inf")  # the same on all ranks: both were reduced
+    if finite:
+        set_learning_rate(run.optimizer, lr)
+        run.optimizer.step()
+    run.optimizer.zero_grad()
+    per_task = sums[:-1].view(3, -1).cpu()
+    return {"loss": loss, "per_task": per_task, "grad_norm": float(norm), "finite": finite, "stop": stops > 0}
+
+
+def step_metrics(run: Run, batch: RankBatch, result: dict[str, Any], lr: float, seconds: float, waited: float, peak: float) -> dict[str, Any]:
+    """One line of metrics.jsonl; a collective (documents and padding are summed over ranks)."""
+    c, root = run.config, run.root
+    squares = sum(n * n for s in batch.sequences.values() for n in s.lengths)
+    counts = torch.tensor([batch.documents, batch.padding, squares], dtype=torch.float64, device=run.world.device)
+    dist.all_reduce(counts)
+    documents, padding, squares = (int(n) for n in counts.tolist())
+    tokens = c.data.global_batch * c.data.seq_len
+    run.progress.step += 1
+    run.progress.tokens += tokens
+    run.progress.documents += documents
+    run.progress.streams.update(batch.states)
+    metrics = {"step": run.progress.step, "tokens": run.progress.tokens, "documents": run.progress.documents, "loss": result["loss"]}
+    loss, correct, count = result["per_task"]
+    for i, task in enumerate(TASKS):
+        if count[i]:
+            metrics |= {f"loss/{task}": float(loss[i] / count[i]), f"accuracy/{task}": float(correct[i] / count[i]), f"targets/{task}": float(count[i] / count.sum())}
+    config = root.lm.config
+    width = config.num_attention_heads * getattr(config, "head_dim", config.hidden_size // config.num_attention_heads)
+    head = run.vocabulary.image_end * config.hidden_size
+    flops = step_flops(run.block_parameters, head, width, config.num_hidden_layers, tokens, int(count.sum()), squares)
+    memory = torch.cuda.max_memory_allocated(run.world.device) / 2**30 if run.world.device.type == "cuda" else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    return metrics | {
+        "lr": lr, "grad_norm": result["grad_norm"], "skipped": run.progress.skipped, "tokens_per_second": tokens / seconds, "mfu": flops / seconds / (peak * run.world.size),
+        "data_wait_fraction": waited / seconds, "packing_efficiency": 1 - padding / tokens, "memory_gib": memory,
+        **{f"epoch/{k}": v for k, v in batch.epochs.items()},
+    }  # fmt: skip
+
+
+def add_digest(metrics: dict[str, Any], batch: RankBatch, world: World) -> None:
+    parts: list[Any] = [None] * world.size
+    dist.all_gather_object(parts, batch.digests())
+    metrics["batch_digest"] = batch_digest({g: d for part in parts for g, d in part.items()})
+
+
+def evaluate_now(run: Run) -> dict[str, Any]:
+    """Held-out loss, VQA accuracy on a fixed subset and a grid of pictures; a collective of all ranks."""
+    from evals.periodic import evaluate
+
+    metrics = heldout_loss(run.root, run.heldout, run.world.device)
+    tensors = dict(backbone.named_full_tensors(run.root.lm))
+    model = backbone.plain_copy(run.root.lm, tensors, run.world.device)
+    metrics |= evaluate(
+        model, run.vocabulary, run.image_tokenizer, run.config.evals, sets=heldout_images(run.config), grid=tuple(run.card.grid), prompt=run.card.prompt,
+        step=run.progress.step, out_dir=run.dir, rank=run.world.rank, world_size=run.world.size,
+    )  # fmt: skip
+    return metrics
+
+
+def heldout_images(config: TrainJob) -> str | None:
+    """Path of the held-out set whose questions are asked while training."""
+    return next((s.path for s in config.data.heldout.values() if s.task == "vqa"), None)
+
+
+def save(run: Run) -> None:
+    train_state.save(run.dir, run.root, run.optimizer, run.progress, run.config, run.card, run.vocabulary, run.world, run.config.checkpoint.keep)
+
+
+def begin_log(run: Run) -> Tracker | None:
+    """Rank 0 writes config.yaml and environment.json and opens the log."""
+    if not run.world.main:
+        return None
+    checkpoint.write_synced(run.dir / "config.yaml", to_yaml(run.config))
+    checkpoint.write_synced(run.dir / "environment.json", json.dumps(environment(run.world), indent=2))
+    c = run.config
+    tracker = Tracker(run.dir, c.tracker, name=c.run.name, settings=asdict(c), first_step=run.progress.step, steps=run.steps)
+    parameters = sum(p.numel() for p in run.root.parameters())
+    start = f"goes on from {run.resumed_from}" if run.resumed_from else "starts"
+    tracker.say(f"{c.run.dir} {start}: {parameters:,} parameters, {run.world.size} rank(s) on {run.world.device.type}, {run.steps} steps of {c.data.global_batch} x {c.data.seq_len} tokens")
+    for line in run.changes:
+        tracker.say(f"changed since the checkpoint: {line}")
+    return tracker
+
+
+def train(config: TrainJob, world: World) -> None:
+    """Train to the planned step; resume by itself; save and leave on SIGTERM. A collective of all ranks."""
+    torch.use_deterministic_algorithms(config.train.deterministic)
+    stop = StopSignal()
+    run = Run(config, world)
+    tracker = begin_log(run)
+    peak = peak_flops(world.device)
+    skipped_in_a_row = 0
+    try:
+        before = time.perf_counter()
+        for batch in run.loader:
+            waited = time.perf_counter() - before
+            batches = micro_batches(config, batch, world.size, run.vocabulary.pad)
+            lr = learning_rate(batch.step, run.steps, config.optimizer.lr, config.schedule)
+            result = train_step(run, batches, lr, stop.received)
+            skipped_in_a_row = 0 if result["finite"] else skipped_in_a_row + 1
+            run.progress.skipped += not result["finite"]
+            metrics = step_metrics(run, batch, result, lr, time.perf_counter() - before, waited, peak)
+            if config.train.batch_digest:
+                add_digest(metrics, batch, world)
+            if batch.step == 0:
+                assert_dtypes(run.root, run.optimizer)
+            finish_step(run, tracker, metrics, batch.dropped)
+            if skipped_in_a_row >= config.train.max_skipped:
+                raise ValueError(f"{skipped_in_a_row} steps in a row had a loss or gradient that was not finite (train.max_skipped); lower optimizer.lr={config.optimizer.lr}")
+            if result["stop"]:
+                save(run)
+                if tracker:
+                    tracker.say(f"stopped by a signal; saved step {run.progress.step}. The same command goes on from there.")
+                break
+            before = time.perf_counter()
+    finally:
+        if tracker:
+            tracker.close()
+        if run.lock:
+            run.lock.release()
+        del run.root, run.optimizer  # before the process group goes (see parallel.process_group)
+
+
+def finish_step(run: Run, tracker: Tracker | None, metrics: dict[str, Any], dropped: dict[str, int]) -> None:
+    """Log, evaluate and save when it is time; the last step always does."""
+    c, step = run.config, run.progress.step
+    last = step == run.steps
+    if tracker:
+        if step % c.tracker.every == 0 or last:
+            tracker.write(metrics | {f"dropped/{k}": v for k, v in dropped.items()})
+        tracker.show(metrics)
+    if c.evals.every and (step % c.evals.every == 0 or last):
+        found = evaluate_now(run)
+        if tracker:
+            tracker.write({"step": step, **found})
+            tracker.say(f"step {step}: " + ", ".join(f"{k} {v:.4g}" for k, v in found.items()))
+    if step % c.checkpoint.every == 0 or last:
+        save(run)
+
+
+def main(overrides: list[str]) -> int:
+    """Run one rank; 0, or 2 after one line on stderr for a user's mistake."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    try:
+        config = load("train", overrides)
+        with process_group() as world:
+            train(config, world)
+    except ValueError as error:
+        if int(os.environ.get("RANK", 0)) == 0:
+            print(f"liquid train: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

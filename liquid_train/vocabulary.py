@@ -1,0 +1,165 @@
+"""Text ids, image ids and special tokens: the one place that knows where image ids start.
+
+    ids  0 ............ len(tokenizer)-1 | len(tokenizer) ... +codebook-1 | ... rows-1
+         text and special tokens         | image codes                     | never win
+
+Image ids start at len(tokenizer), not at config.vocab_size (they differ for Qwen2.5), as in the published checkpoint.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+
+BOI, EOI, UNCONDITIONAL = "<boi>", "<eoi>", "<unconditional>"
+IMAGE_TOKENS = (BOI, EOI, UNCONDITIONAL)
+
+# Unused entries of each family's tokenizer that take over as <boi> <eoi> <unconditional>: the first triple that exists.
+TAKEN_OVER = (
+    ("<unused0>", "<unused1>", "<unused2>"),  # Gemma
+    ("<|reserved_special_token_0|>", "<|reserved_special_token_1|>", "<|reserved_special_token_2|>"),  # Llama 3
+    ("<|vision_start|>", "<|vision_end|>", "<|vision_pad|>"),  # Qwen2.5
+    ("<repo_name>", "<reponame>", "<file_sep>"),  # SmolLM2
+)
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """A tokenizer and the image codes behind it. `rows` is the number of embedding rows of the model."""
+
+    tokenizer: PreTrainedTokenizerBase
+    codebook_size: int
+    rows: int
+
+    @property
+    def text_size(self) -> int:
+        return len(self.tokenizer)
+
+    @property
+    def image_start(self) -> int:
+        return len(self.tokenizer)
+
+    @property
+    def image_end(self) -> int:
+        """One past the last image id."""
+        return len(self.tokenizer) + self.codebook_size
+
+    @property
+    def boi(self) -> int:
+        return self.id_of(BOI)
+
+    @property
+    def eoi(self) -> int:
+        return self.id_of(EOI)
+
+    @property
+    def unconditional(self) -> int:
+        return self.id_of(UNCONDITIONAL)
+
+    @property
+    def eos(self) -> int:
+        return self.tokenizer.eos_token_id
+
+    @property
+    def pad(self) -> int:
+        """An id for positions nobody reads; eos where the tokenizer has no pad token."""
+        return self.tokenizer.pad_token_id if self.tokenizer.pad_token_id is not None else self.eos
+
+    def id_of(self, token: str) -> int:
+        return special_id(self.tokenizer, token)
+
+
+def special_id(tokenizer: PreTrainedTokenizerBase, token: str) -> int:
+    """Id of a special token by name; ValueError when the tokenizer lacks it."""
+    found = tokenizer.get_added_vocab().get(token)
+    if found is None:
+        raise ValueError(f"the tokenizer has no {token}; set backbone.special_tokens=[a,b,c] to three of its unused entries")
+    return found
+
+
+def train_bpe(texts: Iterable[str], size: int, folder: Path) -> PreTrainedTokenizerBase:
+    """Train a byte-level BPE of `size` entries, special tokens included, and save it into `folder` in HF format."""
+    specials = ["<pad>", "<eos>", "<bos>", *IMAGE_TOKENS]
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bpe.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=size, special_tokens=specials, initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()), show_progress=False
+    )
+    bpe.train_from_iterator(texts, trainer)
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=bpe, bos_token="<bos>", eos_token="<eos>", pad_token="<pad>", extra_special_tokens=list(IMAGE_TOKENS)
+    )
+    tokenizer.save_pretrained(folder)
+    return tokenizer
+
+
+def load_tokenizer(folder: str | Path) -> PreTrainedTokenizerBase:
+    """Load a tokenizer folder; ValueError when there is none."""
+    try:
+        return AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{folder}: no tokenizer that transformers can load: {str(error).splitlines()[0]}") from error
+
+
+def add_image_tokens(source: str | Path, folder: Path, names: list[str] | None = None) -> PreTrainedTokenizerBase:
+    """Copy the tokenizer of `source` into `folder`, three unused entries renamed to <boi> <eoi> <unconditional>.
+
+    The renaming goes through tokenizer.json, tokenizer_config.json and the chat template alike, so len(tokenizer) and with it
+    every image id stays what it was. Raises ValueError when the entries do not exist or the length would change.
+    """
+    original = load_tokenizer(source)
+    vocab = original.get_vocab()
+    if all(t in vocab for t in IMAGE_TOKENS):
+        original.save_pretrained(folder)
+        return original
+    triple = tuple(names) if names else next((t for t in TAKEN_OVER if all(n in vocab for n in t)), None)
+    if triple is None or len(triple) != 3 or any(n not in vocab for n in triple):
+        raise ValueError(f"backbone.special_tokens={names}: name three unused entries of the tokenizer in {source}")
+    original.save_pretrained(folder)
+    renamed = dict(zip(triple, IMAGE_TOKENS, strict=True))
+    for file in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "special_tokens_map.json", "added_tokens.json"):
+        path = folder / file
+        if path.exists():
+            _rename_in(path, renamed)
+    tokenizer = load_tokenizer(folder)
+    if len(tokenizer) != len(original):
+        raise ValueError(f"renaming {triple} changed the tokenizer's length from {len(original)} to {len(tokenizer)}; choose other backbone.special_tokens")
+    return tokenizer
+
+
+def _rename_in(path: Path, renamed: dict[str, str]) -> None:
+    """Rename whole strings (keys and values) of a JSON file, or all occurrences in a template."""
+    if path.suffix != ".json":
+        text = path.read_text()
+        for old, new in renamed.items():
+            text = text.replace(old, new)
+        path.write_text(text)
+        return
+
+    def walk(node: Any, key: str = "") -> Any:
+        if isinstance(node, dict):
+            return {renamed.get(k, k): walk(v, k) for k, v in node.items()}
+        if isinstance(node, list):
+            return [walk(v) for v in node]
+        if isinstance(node, str):
+            if key == "chat_template":
+                for old, new in renamed.items():
+                    node = node.replace(old, new)
+            return renamed.get(node, node)
+        return node
+
+    path.write_text(json.dumps(walk(json.loads(path.read_text())), ensure_ascii=False, indent=2))
+
+
+def check_codes(codes: np.ndarray, codebook_size: int, where: str) -> None:
+    """ValueError when a code lies outside the codebook."""
+    if codes.size and int(codes.max()) >= codebook_size:
+        raise ValueError(f"{where}: code {int(codes.max())} is outside the codebook of {codebook_size}; the shards come from another VQ")

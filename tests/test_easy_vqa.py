@@ -1,0 +1,87 @@
+"""Captions that are derived from questions and answers."""
+
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from data_prep.easy_vqa import COLORS, SHAPES, answer_type, derive, describe
+
+PICTURE = Path("picture.png")
+
+
+@pytest.mark.parametrize(
+    ("questions", "color"),
+    [
+        ([("what color is the shape?", "blue")], "blue"),
+        ([("is there a teal shape?", "yes")], "teal"),
+        ([("what is the gray shape?", "circle")], "gray"),  # the question itself tells it
+        ([("is there not a red shape in the image?", "no")], "red"),  # not absent: present
+        ([("is no green shape present?", "yes")], None),  # seven colours are left
+        ([(f"is there a {c} shape?", "no") for c in COLORS if c != "brown"], "brown"),  # elimination
+        ([(f"does the image not contain a {c} shape?", "yes") for c in COLORS if c != "black"], "black"),
+        ([("what shape is present?", "circle")], None),
+    ],
+)
+def test_color_is_derived(questions, color):
+    assert derive(questions, COLORS) == color
+
+
+@pytest.mark.parametrize(
+    ("questions", "shape"),
+    [
+        ([("what shape is in the image?", "triangle")], "triangle"),
+        ([("what color is the circle?", "red")], "circle"),
+        ([("is there a circle?", "no"), ("is there not a triangle?", "yes")], "rectangle"),
+        ([("is there a circle?", "no")], None),
+        ([("is there a red shape?", "yes")], None),
+    ],
+)
+def test_shape_is_derived(questions, shape):
+    assert derive(questions, SHAPES) == shape
+
+
+def test_contradicting_answers_are_refused_and_become_the_picture_s_problem():
+    questions = [("what color is the shape?", "blue"), ("is there a blue shape?", "no")]
+    with pytest.raises(ValueError, match="contradicting"):
+        derive(questions, COLORS)
+    picture = describe(7, PICTURE, questions)
+    assert picture.problem == "contradicting answers" and picture.caption is None and picture.captions == []
+
+
+def test_captions_are_wordings_of_color_and_shape_with_the_plainest_the_likeliest():
+    picture = describe(0, PICTURE, [("what color is the shape?", "blue"), ("is a rectangle present?", "yes")])
+    assert picture.caption == "a blue rectangle"
+    captions = dict(picture.captions)
+    assert {"blue rectangle", "a rectangle that is blue", "a picture of a blue rectangle"} < set(captions)
+    assert max(captions, key=captions.__getitem__) == "a blue rectangle"
+    assert sum(captions.values()) == pytest.approx(1)
+    assert all("blue" in text and "rectangle" in text for text in captions)
+
+
+def test_open_color_means_no_caption():
+    picture = describe(0, PICTURE, [("what shape is present?", "circle"), ("is there a red shape?", "no")])
+    assert picture.shape == "circle" and picture.color is None and picture.caption is None and picture.problem is None
+
+
+def test_answer_types():
+    assert [answer_type(a) for a in ("teal", "circle", "yes", "no")] == ["color", "shape", "yes/no", "yes/no"]
+
+
+@pytest.mark.parametrize(("split", "images", "captions", "questions"), [("train", 4000, 3578, 38575), ("test", 1000, 888, 9673)])
+def test_the_package_s_splits(split, images, captions, questions):
+    pytest.importorskip("easy_vqa")
+    from data_prep.easy_vqa import load_split
+
+    pictures = load_split(split)
+    assert len(pictures) == images == len({p.path for p in pictures})
+    assert Counter(bool(p.caption) for p in pictures)[True] == captions
+    assert sum(len(p.questions) for p in pictures) == questions
+    assert all(p.path.is_file() for p in pictures[:5]) and not any(p.problem for p in pictures)
+
+
+def test_unknown_split_is_refused():
+    from data_prep.easy_vqa import load_split
+
+    with pytest.raises(ValueError, match="tokenize.split=valid: easy_vqa has train and test"):
+        load_split("valid")

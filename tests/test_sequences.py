@@ -1,0 +1,72 @@
+"""Documents against the published collator's, id for id."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from liquid_train.data.sequences import CAPTION_LEAD, build_sequence
+from liquid_train.vocabulary import Vocabulary, load_tokenizer, train_bpe
+
+REFERENCE = Path(__file__).resolve().parents[1].parent / "shared" / "data" / "sequence_reference"
+
+
+@pytest.fixture(scope="module")
+def vocabulary(tmp_path_factory: pytest.TempPathFactory) -> Vocabulary:
+    return Vocabulary(train_bpe(["a red circle", "what color?", CAPTION_LEAD], 290, tmp_path_factory.mktemp("bpe")), 1024, 290 + 1024)
+
+
+@pytest.mark.skipif(not REFERENCE.is_dir(), reason="no reference data beside this checkout")
+def test_equal_to_the_published_collator() -> None:
+    """The records' ids all hold the default suffix, whatever their `prompt` field says: the suffix is read off the ids."""
+    tokenizer = load_tokenizer(REFERENCE / "tokenizer")
+    records = json.loads((REFERENCE / "sequences.json").read_text())["records"]
+    assert len(records) == 30
+    for r in records:
+        sample = {"text": r.get("caption", r.get("text")), "codes": np.array(r.get("codes", []))}
+        ids, labels = build_sequence(sample, r["task"], tokenizer, unconditional=r.get("unconditional", False), append_eos=r["task"] != "text")
+        assert ids.tolist() == r["input_ids"] and labels.tolist() == r["labels"]
+        assert ids.dtype == labels.dtype == np.int64
+
+
+def test_where_the_loss_is(vocabulary: Vocabulary) -> None:
+    tokenizer = vocabulary.tokenizer
+    sample = {"text": "a red circle", "codes": np.arange(6).reshape(2, 3), "question": "what color?", "answer": "red"}
+    image = list(range(vocabulary.image_start, vocabulary.image_start + 6))
+
+    ids, labels = build_sequence(sample, "t2i", tokenizer)
+    assert [i for i in labels if i != -100] == [*image, vocabulary.eoi, vocabulary.eos]
+    assert tokenizer.decode(ids[1 : list(ids).index(vocabulary.boi)]) == "a red circle Generate an image based on this description."
+
+    ids, labels = build_sequence(sample, "t2i", tokenizer, unconditional=True)
+    assert ids.tolist()[1:3] == [vocabulary.unconditional, vocabulary.boi]
+
+    ids, labels = build_sequence(sample, "vqa", tokenizer)
+    assert tokenizer.decode([i for i in labels if i != -100]) == " red<eos>"
+    assert tokenizer.decode(ids[9:]) == "\nwhat color? red<eos>"
+
+    turns = {**sample, "turns": [("what color?", "red"), ("a circle?", "yes")]}
+    ids, labels = build_sequence(turns, "vqa", tokenizer)
+    assert tokenizer.decode(ids[9:]) == "\nwhat color? red\na circle? yes<eos>"
+    assert tokenizer.decode([i for i in labels if i != -100]) == " red yes<eos>"
+
+
+def test_multiratio_images_say_their_size(vocabulary: Vocabulary) -> None:
+    sample = {"text": "a cat", "codes": np.zeros((2, 3), int), "multiratio": True, "width": 768, "height": 512}
+    ids, _ = build_sequence(sample, "t2i", vocabulary.tokenizer, prompt=" Draw.")
+    assert vocabulary.tokenizer.decode(ids[1 : list(ids).index(vocabulary.boi)]) == "a cat Image Size: Width is 768 Height is 512. Draw."
+    ids, _ = build_sequence(sample, "t2i", vocabulary.tokenizer, unconditional=True)
+    assert vocabulary.tokenizer.decode(ids[1 : list(ids).index(vocabulary.boi)]) == " Image Size: Width is 768 Height is 512.<unconditional>"
+
+
+def test_a_caption_cannot_spell_a_special_token(vocabulary: Vocabulary) -> None:
+    ids, _ = build_sequence({"text": "<eos> <boi>", "codes": np.zeros(2, int)}, "t2i", vocabulary.tokenizer)
+    assert list(ids).count(vocabulary.boi) == 1 and list(ids).count(vocabulary.eos) == 1
+
+
+def test_unknown_task(vocabulary: Vocabulary) -> None:
+    with pytest.raises(ValueError, match="task=speech"):
+        build_sequence({"text": "x"}, "speech", vocabulary.tokenizer)

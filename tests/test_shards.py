@@ -1,0 +1,191 @@
+"""Reading shard sets: random access by the index, other readers, damage, refusals."""
+
+import contextlib
+import io
+import json
+import pickle
+import random
+import tarfile
+
+import numpy as np
+import pytest
+
+from data_prep.writer import SetFolder, ShardWriter, to_npy
+from liquid_train.data.shards import INDEX_KIND, ShardSet, decode_codes, group_files
+
+COUNTS = [600, 0, 300]  # samples of the shards: chunks of 256, 256, 88; none; 256, 44
+CODEBOOK = 512
+
+
+def codes_of(n):
+    return (np.arange(64, dtype=np.uint16).reshape(8, 8) * 7 + n) % CODEBOOK
+
+
+def make_set(path, counts=COUNTS):
+    folder = SetFolder(path)
+    with folder.locked():
+        folder.begin({"recipe": {}})
+        shards, n = [], 0
+        for number, count in enumerate(counts):
+            writer = ShardWriter(path, number)
+            for _ in range(count):
+                writer.add(f"train/img-{n:05d}", {"width": 64, "height": 64, "n": n}, None if n % 10 == 9 else f"picture {n} ü", codes_of(n))
+                n += 1
+            shards.append(writer.finish())
+        index = {"__kind__": INDEX_KIND, "wids_version": 1, "name": "test", "shardlist": shards, "vq_fingerprint": "f" * 64, "codebook_size": CODEBOOK}
+        folder.complete(index)
+    return ShardSet(path)
+
+
+@pytest.fixture
+def path(tmp_path):
+    make_set(tmp_path / "set")
+    return tmp_path / "set"
+
+
+def member_offset(tar, name):
+    """(offset of the header, offset of the data) of a member."""
+    with tarfile.open(tar) as file:
+        member = file.getmember(name)
+        return member.offset, member.offset_data
+
+
+def overwrite(file, offset, content):
+    with open(file, "r+b") as f:
+        f.seek(offset)
+        f.write(content)
+
+
+def test_every_sample_in_order(path):
+    shards = ShardSet(path)
+    samples = list(shards)
+    assert len(shards) == shards.num_samples == len(samples) == 900
+    for n, sample in enumerate(samples):
+        assert sample["key"] == f"train/img-{n:05d}" and sample["info"]["n"] == n
+        assert sample["codes"].dtype == np.uint16 and np.array_equal(sample["codes"], codes_of(n))
+        assert sample.get("text") == (None if n % 10 == 9 else f"picture {n} ü")
+    assert not shards.bad
+
+
+def test_chunks_of_256_and_random_access_equal_the_sequential_read(path):
+    shards = ShardSet(path)
+    assert [(c.shard, c.first, c.count) for c in shards.chunks] == [(0, 0, 256), (0, 256, 256), (0, 512, 88), (2, 600, 256), (2, 856, 44)]
+    for i in (4, 1, 3, 0, 2):
+        samples = shards.read_chunk(i)
+        assert [s["info"]["n"] for s in samples] == list(range(shards.chunks[i].first, shards.chunks[i].first + shards.chunks[i].count))
+    for n in random.Random(0).sample(range(900), 60) + [0, 255, 256, 599, 600, 899]:
+        assert shards.sample(n)["info"]["n"] == n
+    for n in (-1, 900):
+        with pytest.raises(IndexError):
+            shards.sample(n)
+
+
+def test_stock_webdataset_reads_the_tars(path):
+    webdataset = pytest.importorskip("webdataset")
+    urls = [str(path / s["url"]) for s in ShardSet(path).shards if s["nsamples"]]
+    samples = list(webdataset.WebDataset(urls, shardshuffle=False).decode())
+    assert [s["__key__"] for s in samples] == [f"train/img-{n:05d}" for n in range(900)]
+    assert all(np.array_equal(s["codes.npy"], codes_of(n)) and s["codes.npy"].dtype == np.uint16 for n, s in enumerate(samples))
+    assert samples[3]["txt"] == "picture 3 ü" and samples[3]["json"] == {"width": 64, "height": 64, "n": 3} and "txt" not in samples[9]
+
+
+def test_digest_follows_the_content_and_sets_pickle(path, tmp_path):
+    shards = ShardSet(path)
+    shards.sample(5)
+    copy = pickle.loads(pickle.dumps(shards))
+    assert copy.digest == shards.digest and copy.sample(700)["info"]["n"] == 700
+    assert make_set(tmp_path / "same").digest == shards.digest
+    assert make_set(tmp_path / "other", [600, 0, 299]).digest != shards.digest
+
+
+@pytest.mark.parametrize(
+    ("name", "where", "content", "reason"),
+    [
+        ("train/img-00300.codes.npy", "data", b"\x00" * 40, "codes do not parse"),
+        ("train/img-00300.codes.npy", "codes", b"\xff\xff", "code beyond the codebook"),
+        ("train/img-00300.codes.npy", "header", b"\xff" * 512, "no codes"),
+        ("train/img-00300.json", "data", b"}", "json does not parse"),
+        ("train/img-00300.json", "header", b"\xff" * 512, "no json"),
+        ("train/img-00300.txt", "data", b"\xff", "text is not UTF-8"),
+    ],
+)
+def test_damaged_sample_is_left_out_and_counted_once(path, caplog, name, where, content, reason):
+    tar = path / "shard-00000.tar"
+    header, data = member_offset(tar, name)
+    overwrite(tar, {"header": header, "data": data, "codes": data + 128}[where], content)
+    shards = ShardSet(path)
+    shards.check_files()  # the size is right
+    for _ in range(2):
+        assert [s["info"]["n"] for s in shards.read_chunk(1)] == [n for n in range(256, 512) if n != 300]
+        shards._cache.clear()
+    assert shards.sample(300) is None and shards.sample(301)["info"]["n"] == 301
+    assert shards.bad == {reason: 1}
+    assert [r.getMessage() for r in caplog.records if "img-00300" in r.getMessage() and reason in r.getMessage()]
+
+
+def test_sample_without_a_trace_counts(path):
+    tar = path / "shard-00000.tar"
+    start, end = (member_offset(tar, f"train/img-{n:05d}.codes.npy")[0] for n in (300, 301))
+    overwrite(tar, start, b"\xff" * (end - start))
+    shards = ShardSet(path)
+    assert len(shards.read_chunk(1)) == 255 and shards.bad == {"damaged tar": 1}
+
+
+def test_truncated_and_missing_tar(path):
+    tar = path / "shard-00000.tar"
+    with open(tar, "r+b") as f:
+        f.truncate(member_offset(tar, "train/img-00300.json")[0] + 100)
+    shards = ShardSet(path)
+    with pytest.raises(ValueError, match="shard-00000.tar: .* bytes, index.json says"):
+        shards.check_files()
+    kept = [s["info"]["n"] for s in shards]
+    assert kept == [*range(300), *range(600, 900)] and shards.bad.total() == 300
+    tar.unlink()
+    shards = ShardSet(path)
+    with pytest.raises(ValueError, match="shard-00000.tar: missing"):
+        shards.check_files()
+    assert len(list(shards)) == 300 and shards.bad.total() == 600
+
+
+def test_no_damage_to_an_npy_raises_anything_but_valueerror():
+    good, rng = to_npy(codes_of(1)), random.Random(0)
+    for _ in range(3000):
+        bad = bytearray(good)
+        for _ in range(rng.randint(1, 4)):
+            bad[rng.randrange(128)] = rng.randrange(256)
+        with contextlib.suppress(ValueError):
+            assert decode_codes(bytes(bad[: rng.choice([len(bad), len(bad), 100, 8, 0])]), CODEBOOK).ndim == 2
+
+
+def test_pickled_arrays_are_never_loaded():
+    buffer = io.BytesIO()
+    np.save(buffer, np.array([[{}]], dtype=object), allow_pickle=True)
+    with pytest.raises(ValueError, match="codes do not parse"):
+        decode_codes(buffer.getvalue())
+
+
+def test_noise_is_no_tar():
+    assert group_files(random.Random(0).randbytes(5000)) == {} and group_files(b"") == {}
+
+
+def test_refusals(path, tmp_path):
+    with pytest.raises(ValueError, match="nowhere: no such folder"):
+        ShardSet(tmp_path / "nowhere")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match="no index.json there"):
+        ShardSet(tmp_path / "empty")
+    for content in (
+        "{",
+        "[]",
+        "{}",
+        '{"__kind__": "x", "shardlist": []}',
+        json.dumps({"__kind__": INDEX_KIND, "shardlist": [{"url": "a.tar", "nsamples": 1}]}),
+    ):
+        (tmp_path / "empty" / "index.json").write_text(content)
+        with pytest.raises(ValueError, match="index.json: not a"):
+            ShardSet(tmp_path / "empty")
+    ShardSet(path, vq_fingerprint="f" * 64, codebook_size=CODEBOOK)
+    with pytest.raises(ValueError, match="another VQ: fingerprint ffffffffffffffff here, eeeeeeeeeeeeeeee asked for; .*vq.config"):
+        ShardSet(path, vq_fingerprint="e" * 64)
+    with pytest.raises(ValueError, match="codebook of 512, 8192 asked for"):
+        ShardSet(path, codebook_size=8192)

@@ -1,0 +1,42 @@
+"""A small random model with its vocabulary, and an HF folder of them, for the tests of generation and evaluation."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoConfig as HFConfig
+
+from liquid_train.backbone import ModelCard
+from liquid_train.data.sequences import DEFAULT_PROMPT
+from liquid_train.vocabulary import Vocabulary, train_bpe
+
+TEXT = ["a red circle", "a blue rectangle", DEFAULT_PROMPT, "\nwhat color is the shape? teal", "\nis there a triangle? yes no", "The caption of this image is:"]
+CODEBOOK = 1024
+ARCHITECTURES = {
+    "qwen2": {"num_key_value_heads": 2},
+    "llama": {"num_key_value_heads": 4},
+    "gemma2": {"num_key_value_heads": 2, "head_dim": 8, "sliding_window": 24, "final_logit_softcapping": 2.0, "attn_logit_softcapping": 5.0, "query_pre_attn_scalar": 8},
+}
+
+
+def tiny(folder: Path, architecture: str = "qwen2", codebook_size: int = CODEBOOK, seed: int = 0) -> tuple[PreTrainedModel, Vocabulary]:
+    """A model of two layers with large random weights, so that its answers depend on everything it reads."""
+    tokenizer = train_bpe(TEXT, 300, folder)
+    vocabulary = Vocabulary(tokenizer, codebook_size, len(tokenizer) + codebook_size + 5)
+    config = HFConfig.for_model(
+        architecture, vocab_size=vocabulary.rows, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4, max_position_embeddings=512,
+        initializer_range=0.25, tie_word_embeddings=False, bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id, **ARCHITECTURES[architecture],
+    )  # fmt: skip
+    torch.manual_seed(seed)
+    return AutoModelForCausalLM.from_config(config).eval().requires_grad_(False), vocabulary
+
+
+def save(folder: Path, fingerprint: str, grid: tuple[int, int] = (8, 8), vq: tuple[str, str] = ("package:weights/vq_easy/vqgan.yaml", "package:weights/vq_easy/model.safetensors")) -> Path:
+    """The tiny model as liquid train writes it: an HF folder with a card."""
+    model, vocabulary = tiny(folder)
+    model.save_pretrained(folder)
+    ModelCard(vocabulary.image_start, CODEBOOK, fingerprint, *vq, list(grid), DEFAULT_PROMPT).write(folder)
+    return folder
