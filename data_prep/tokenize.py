@@ -126,7 +126,7 @@ def _flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _short(value: Any) -> str:
-    text = "none" if value is None else str(value)
+    text = "nothing" if value is None else str(value)
     return text if len(text) <= 24 else text[:12] + "..."  # a digest
 
 

@@ -30,7 +30,7 @@ MIN_CONTRAST = 60.0  # distance in RGB of shape and background; the palest real 
 MAX_COLOR_DISTANCE = 90.0  # in RGB, from the nearest palette entry
 MIN_PIXELS = 12  # the smallest real triangle covers 20
 MIN_SHARE = 0.85  # of everything that stands out must belong to one connected part
-MIN_OVERLAP = 0.75  # with the best of the outlines
+MIN_OVERLAP = 0.7  # with the best of the outlines
 SAMPLES = 4  # sub-pixels along each side of a pixel
 
 
@@ -59,6 +59,8 @@ def judge(picture: np.ndarray) -> Verdict:
         return NOTHING
     inside = part & (distance > 0.8 * distance[part].max())
     color = nearest_color(np.median(pixels[inside], axis=0))
+    if color is None:
+        return NOTHING
     coverage = np.where(ndimage.binary_dilation(part), np.clip(distance / np.median(distance[inside]), 0, 1), 0.0)
     shape, overlap = nearest_shape(part, coverage)
     return Verdict(color, shape, overlap)
@@ -83,19 +85,23 @@ def nearest_color(color: np.ndarray) -> str | None:
 
 def nearest_shape(part: np.ndarray, coverage: np.ndarray) -> tuple[str | None, float]:
     """The outline that overlaps the coverage [H, W] most, and by how much; None below MIN_OVERLAP."""
-    overlaps = {}
-    for shape in SHAPES:
-        overlaps[shape] = max(overlap(coverage, outline(shape, box, coverage.shape)) for box in boxes(part))
+    rows, columns = np.flatnonzero(coverage.any(axis=1)), np.flatnonzero(coverage.any(axis=0))
+    window = slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
+    part, coverage = (np.pad(a[window], 2) for a in (part, coverage))  # so that outlines are drawn where they can be, not everywhere
+    overlaps = {shape: max(overlap(coverage, outline(shape, box, coverage.shape)) for box in boxes(part, shape)) for shape in SHAPES}
     shape = max(overlaps, key=overlaps.__getitem__)
     return (shape if overlaps[shape] >= MIN_OVERLAP else None), overlaps[shape]
 
 
-def boxes(part: np.ndarray) -> list[tuple[float, float, float, float]]:
-    """Candidate (top, left, bottom, right) in pixels: the part's bounding box, a little larger (half-covered borders), and higher
-    by one pixel for a triangle's tip, which is too thin to reach half the contrast."""
+def boxes(part: np.ndarray, shape: str) -> list[tuple[float, float, float, float]]:
+    """Candidate (top, left, bottom, right) in pixels: the part's bounding box, and a little larger ones (half-covered borders).
+
+    A triangle's may be higher by up to a pixel: its tip is too thin to reach half the contrast.
+    """
     rows, columns = np.flatnonzero(part.any(axis=1)), np.flatnonzero(part.any(axis=0))
     top, left, bottom, right = float(rows[0]), float(columns[0]), float(rows[-1] + 1), float(columns[-1] + 1)
-    return [(top - up, left - wide, bottom + wide, right + wide) for wide in (0.0, 0.25, 0.5) for up in (wide, wide + 0.5, wide + 1.0)]
+    higher = (0.0, 0.5, 1.0) if shape == "triangle" else (0.0,)
+    return [(top - wide - up, left - wide, bottom + wide, right + wide) for wide in (0.0, 0.25, 0.5) for up in higher]
 
 
 def outline(shape: str, box: tuple[float, float, float, float], size: tuple[int, ...]) -> np.ndarray:

@@ -87,6 +87,7 @@ def rows_of(parameter: Tensor) -> tuple[Tensor, int]:
 def materialize(model: PreTrainedModel, device: torch.device) -> None:
     """Give the (sharded) meta model memory on `device`; its rotary tables are computed anew, since to_empty leaves them unset."""
     model.to_empty(device=device)
+    model.tie_weights()  # to_empty gives an unsharded tied head memory of its own
     model.model.rotary_emb = type(model.model.rotary_emb)(config=model.config).to(device)
 
 

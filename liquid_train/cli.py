@@ -37,7 +37,8 @@ def quote(override: str) -> str:
     if not equals:
         return override
     if key in FREE_TEXT and not re.fullmatch(r"null|[\w./:-]*", value):
-        escaped = value.replace("\\", "\\\\").replace("'", "\\'")
+        # Hydra's grammar: a backslash escapes only a quote, or the backslashes that stand right before one
+        escaped = re.sub(r"(\\*)('|$)", lambda m: m[1] * 2 + ("\\'" if m[2] else ""), value)
         return f"{key}='{escaped}'"
     if re.match(r"(data\.(sources|heldout)\.\w+|loss\.weight|backbone\.architecture)\.", key):
         return f"++{override}"

@@ -8,12 +8,14 @@ config; conf/<job>.yaml and its groups say what a job really uses.
 from __future__ import annotations
 
 import difflib
+import re
 import sys
 from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
 from hydra import compose, initialize_config_dir
+from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
@@ -260,6 +262,8 @@ def load(job: str, overrides: list[str]) -> Any:
     if job not in JOBS:
         raise ValueError(f"unknown job {job!r}; one of {', '.join(JOBS)}")
     GlobalHydra.instance().clear()
+    # Keys and defaults only: types are checked after composing, so that a new source can be added key by key
+    ConfigStore.instance().store(name=f"{job}_schema", node=OmegaConf.to_container(OmegaConf.structured(JOBS[job])))
     try:
         with initialize_config_dir(str(conf_dir()), version_base="1.3"):
             composed = compose(job, overrides=overrides)
@@ -303,16 +307,17 @@ def _suggest(key: str, schema: type) -> str:
 
 
 def _hydra_message(error: Exception, schema: type) -> str:
-    """The first telling line of a Hydra error, with the nearest key that exists."""
-    lines = [line for line in str(error).split("\n") if line.strip() and not line.startswith("Set the environment")]
-    text = " ".join(dict.fromkeys(line.strip() for line in lines))
-    import re
-
-    found = re.search(r"Could not override '([^']+)'", text)
-    if found:
-        key = found.group(1)
-        return f"{key}: no such key{_suggest(key, schema)}"
-    return text
+    """The telling lines of a Hydra error and of its cause, with the nearest key that exists."""
+    text = " ".join(str(error).split())
+    unknown = re.search(r"Could not override '([^']+)'", text)
+    if unknown:
+        return f"{unknown[1]}: no such key{_suggest(unknown[1], schema)}"
+    merging = re.search(r"Error merging override \+*([^=\s]+)=?(\S*)", text)
+    cause = str(error.__cause__ or "").split("\n")[0]
+    if merging and cause:
+        missing = re.match(r"Key '([^']+)' not in", cause)
+        return f"{merging[1]}: no such key{_suggest(merging[1], schema)}" if missing else f"{merging[1]}: {cause}"
+    return text.split(" Config search path")[0]
 
 
 def require(condition: bool, message: str) -> None:
@@ -331,10 +336,12 @@ def check_train(c: TrainJob) -> None:
         require(value is None or value > 0, f"{key}={value}: must be 1 or more")
     require(c.data.workers >= 0, f"data.workers={c.data.workers}: must be 0 or more")
     require(c.optimizer.lr > 0, f"optimizer.lr={c.optimizer.lr}: must be positive")
-    for name, source in {**c.data.sources, **c.data.heldout}.items():
-        require(source.task in TASKS, f"data.sources.{name}.task={source.task}: one of {', '.join(TASKS)}")
-        require(source.weight >= 0, f"data.sources.{name}.weight={source.weight}: must be 0 or more")
-        require(source.questions_per_document > 0, f"data.sources.{name}.questions_per_document={source.questions_per_document}: must be 1 or more")
+    for group, sources in (("sources", c.data.sources), ("heldout", c.data.heldout)):
+        for name, source in sources.items():
+            key = f"data.{group}.{name}"
+            require(source.task in TASKS, f"{key}.task={source.task}: one of {', '.join(TASKS)}")
+            require(source.weight >= 0, f"{key}.weight={source.weight}: must be 0 or more")
+            require(source.questions_per_document > 0, f"{key}.questions_per_document={source.questions_per_document}: must be 1 or more")
     require(sum(s.weight for s in c.data.sources.values()) > 0, "data.sources: every weight is 0; give one of them a positive weight")
     for task in c.loss.weight:
         require(task in TASKS, f"loss.weight.{task}: no such task; one of {', '.join(TASKS)}")

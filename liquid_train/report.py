@@ -39,7 +39,16 @@ def inputs_digest(run_dir: Path) -> str:
 
 def input_files(run_dir: Path) -> Iterator[Path]:
     """Every file of a run that the report shows, in a fixed order."""
-    for pattern in ("config.yaml", "environment.json", "metrics.jsonl", "evals/*.json", "evals/examples/*", "samples/step-*", "samples/final/*"):
+    for pattern in (
+        "config.yaml",
+        "environment.json",
+        "metrics.jsonl",
+        "evals/*.json",
+        "evals/drawn.png",
+        "evals/examples/*",
+        "samples/step-*",
+        "samples/final/*",
+    ):
         yield from sorted(path for path in run_dir.glob(pattern) if path.is_file())
 
 
@@ -90,6 +99,7 @@ def page_context(run: Run) -> dict[str, Any]:
         "tasks": task_rows(run, head),
         "final": report_pictures.final_pictures(run.folder),
         "t2i": run.t2i,
+        "judged": report_pictures.judged_sheet(run.folder),
         "vqa_rows": head["vqa"].get("rows", []),
         "answered": report_pictures.answered(run.folder, run.vqa.get("examples") or []),
         "groups": [(group, [(title, Markup(svg)) for title, svg in group.figures]) for group in groups],

@@ -107,9 +107,16 @@ def periodic_grids(run_dir: Path) -> tuple[list[Grid], int]:
     return grids, total
 
 
+def judged_sheet(run_dir: Path) -> Picture | None:
+    """Every picture that evals/t2i.json judges, one row a prompt; None where the evaluation kept no such sheet."""
+    path = run_dir / "evals" / "drawn.png"
+    picture = load_picture(path, 2000) if path.is_file() else None
+    return picture if picture and picture.uri else None
+
+
 @dataclass(frozen=True)
 class Answered:
-    """One question that the model answered. `picture.uri` may be None."""
+    """One question that the model answered. `picture.uri` may be None. An answer is right as evals/vqa.py counts it."""
 
     picture: Picture
     question: str
@@ -118,7 +125,7 @@ class Answered:
 
     @property
     def right(self) -> bool:
-        return self.answer.strip() == self.truth.strip()
+        return self.answer.strip().lower() == self.truth.strip().lower()
 
 
 def answered(run_dir: Path, examples: Iterable[dict[str, Any]]) -> list[Answered]:

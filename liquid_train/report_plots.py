@@ -19,6 +19,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
 from liquid_train.run_folder import Run, number, series
+from liquid_train.run_tables import answer_type
 
 SENTINELS = {"#010203": "var(--text-soft)", "#020304": "var(--rule)", "#030405": "var(--train)", "#040506": "var(--heldout)", "#050607": "var(--baseline)"}
 TEXT, RULE, TRAIN, HELDOUT, BASELINE = SENTINELS
@@ -198,7 +199,7 @@ def _evaluations(run: Run) -> list[Curve]:
         name = key.removeprefix("eval/")
         points = series(run.evaluations, key)
         shares = "accuracy" in name or name.startswith("right_")
-        title = name.replace("_", " ").replace("vqa", "VQA")
+        title = answer_type(name).replace("_", " ").replace("vqa", "VQA")
         curves.append(Curve(key, title, heldout=points, baseline=blind if name == "vqa_accuracy" else None, unit="%" if shares else ""))
     return curves
 

@@ -98,7 +98,7 @@ class Tracker:
         os.fsync(self._file.fileno())
         self._file.close()
         if self._wandb is not None:
-            self._wandb.finish(quiet=True)
+            self._wandb.finish()
 
 
 def start_wandb(run_dir: Path, config: TrackerConfig, name: str, settings: dict[str, Any]) -> Any:

@@ -90,16 +90,19 @@ def write_evals(run: Path, rng: np.random.Generator) -> None:
         color, shape = list(COLORS)[i % 8], SHAPES[i % 3]
         shape_picture(color, shape, rng).save(run / "evals" / "examples" / f"{i:03d}.png")
         question, truth = (("what color is the shape?", color), ("what shape is present?", shape), (f"is there not a {color} shape in the image?", "no"))[i % 3]
-        examples.append({"image": f"examples/{i:03d}.png", "question": question, "answer": "circle" if i == 4 else truth, "truth": truth})
+        examples.append({"image": f"examples/{i:03d}.png", "question": question, "answer": "circle" if i == 4 else truth.title(), "truth": truth})
     by_type = {"color": {"count": 1521, "accuracy": 0.991}, "shape": {"count": 1483, "accuracy": 0.742}, "yes/no": {"count": 6669, "accuracy": 0.874}}
     vqa = {"step": 1200, "count": 9673, "accuracy": 0.8721, "by_type": by_type, "blind_accuracy": 0.6703, "shuffled_accuracy": 0.6651, "examples": examples}
-    vqa["blind_by_type"] = {"color": 0.151, "shape": 0.348, "yes/no": 0.861}
+    vqa["examples_note"] = "pictures as the VQ decodes them"
+    vqa["shuffled_by_type"] = {"color": {"count": 1521, "accuracy": 0.148}, "yes/no": {"count": 6669, "accuracy": 0.857}}
+    vqa["blind_by_type"] = {"color": {"accuracy": 0.151}, "shape": {"accuracy": 0.348}, "yes/no": {"accuracy": 0.861}}
     (run / "evals" / "vqa.json").write_text(json.dumps(vqa))
     prompts = [{"prompt": f"a {c} {s}", "right_color": 1.0, "right_shape": float(rng.integers(3, 11)) / 10, "distinct": 10} for s in SHAPES for c in COLORS]
     t2i: dict[str, Any] = {"step": 1200, "count": 240, "right_color": 0.954, "right_shape": 0.571, "distinct_of_10": 9, "distinct_mean": 9.9, "guidance": 3.0}
     t2i |= {"frechet_distance": 3.4187, "frechet_features": "mean and spread of 8x8 pixel blocks; not Inception"}
     t2i |= {"judge_color_accuracy": 1.0, "judge_shape_accuracy": 0.992, "prompts": prompts}
     (run / "evals" / "t2i.json").write_text(json.dumps(t2i))
+    Image.new("RGB", (66, 66), "white").save(run / "evals" / "drawn.png")
 
 
 def write_samples(run: Path, rng: np.random.Generator) -> None:
@@ -198,14 +201,14 @@ def test_every_number_of_a_finished_run_is_shown(page: Page) -> None:
     text = " ".join(page.text.split())
     for shown in ("finished: 1,200 of 1,200 steps", "87.2%", "99.1%", "74.2%", "67.0%", "66.5%", "34.8%", "95.4%", "57.1%"):
         assert shown in text, shown
-    for shown in ("9.9 on average", "3.419", "not Inception", "40 min 00 s", "8,192"):
+    for shown in ("9.9 on average", "3.419", "not Inception", "as the VQ decodes them", "40 min 00 s", "8,192"):
         assert shown in text, shown
     for shown in ("Loss, text", "Loss, t2i", "Token accuracy, vqa", "Learning rate", "Gradient norm", "Tokens per second", "Packing", "waiting"):
         assert shown in text, shown
     for shown in ("a teal triangle", "is there not a brown shape in the image?", "learning rate 0.003", "num_hidden_layers: 4", "versions.torch", "0f3a9c1"):
         assert shown in text, shown
     assert "missing" not in re.findall(r'<p class="(\w+)"', page.html)
-    assert page.tags.count("img") == 24 + 12 + 6
+    assert page.tags.count("img") == 24 + 12 + 6 + 1
 
 
 def test_right_and_wrong_answers_are_marked_in_words(page: Page) -> None:
@@ -239,7 +242,7 @@ def test_current_until_an_input_changes(tmp_path: Path) -> None:
     assert report.report_is_current(run)
     (run / "checkpoints" / "unrelated.bin").write_bytes(b"x")
     assert report.report_is_current(run)
-    pictures = ("evals/examples/003.png", "samples/final/00007.png", "samples/step-00000200.json")
+    pictures = ("evals/drawn.png", "evals/examples/003.png", "samples/final/00007.png", "samples/step-00000200.json")
     for changed in ("metrics.jsonl", "config.yaml", "environment.json", "evals/vqa.json", *pictures):
         path = run / changed
         before = path.read_bytes()
@@ -331,6 +334,7 @@ def test_summary_has_the_headline_numbers(full_run: Path) -> None:
     assert head["heldout"]["step"] == 1200 and set(head["heldout"]["loss"]) == set(TASKS)
     assert head["vqa"]["rows"][0] == {"name": "all", "count": 9673, "accuracy": 0.8721, "blind": 0.6703, "shuffled": 0.6651}
     assert head["vqa"]["rows"][2] == {"name": "shape", "count": 1483, "accuracy": 0.742, "blind": 0.348, "shuffled": None}
+    assert head["vqa"]["rows"][3] == {"name": "yes/no", "count": 6669, "accuracy": 0.874, "blind": 0.861, "shuffled": 0.857}
     assert head["t2i"]["right_shape"] == 0.571 and "prompts" not in head["t2i"]
     assert head["checkpoints"] == ["step-00000600", "step-00001200"] and head["report"] == str(full_run / "report.html")
 

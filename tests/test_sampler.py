@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from tiny_model import ARCHITECTURES, tiny
 
 from liquid_train.data.sequences import build_sequence, encode_text, prompt_ids, question_ids
 from liquid_train.generate.decoder import STEM, Decoder
 from liquid_train.generate.sampler import Sampling, draw, pick, uniform_numbers
 from liquid_train.generate.text import answer, caption, complete
+from tests.tiny_model import ARCHITECTURES, tiny
 
 PROMPTS = ["a red circle", "a blue rectangle that is large", "x", "", "a red circle"]
 SEEDS = [3, 4, 5, 6, 7]

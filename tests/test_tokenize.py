@@ -269,6 +269,9 @@ def test_unusable_pictures_are_counted_with_their_keys(tmp_path, vq, pictures, c
     reasons = {"not an image": 1, "broken image": 1, "missing image": 1, "sides not multiples of 8": 1, "contradicting answers": 1}
     assert shards.index["dropped"] == reasons and len(shards) == ROWS - 5
     samples = {s["key"]: s for s in shards}
+    model = ImageTokenizer.from_files(vq[0].partition("=")[2], vq[1].partition("=")[2])
+    pixels = torch.from_numpy(np.stack([read_rgb(pictures[n].path) for n in (13, 14, 15)])).permute(0, 3, 1, 2).float() / 127.5 - 1
+    assert np.array_equal(np.stack([samples[f"train-000{n}"]["codes"] for n in (13, 14, 15)]), model.encode(pixels).numpy())  # the others of the batch
     assert set(samples) == {f"train-{n:05d}" for n in range(ROWS) if n not in (2, 3, 9, 10, 12)}
     assert samples["train-00011"]["codes"].shape == (8, 16) and samples["train-00011"]["info"]["width"] == 128
     assert {r.getMessage() for r in caplog.records} >= {"train-00002: left out: not an image", "train-00012: left out: contradicting answers"}
@@ -348,6 +351,8 @@ def test_text_sets(tmp_path):
     topics = {split: {s["info"]["topic"] for s in shards} for split, shards in sets.items()}
     assert not topics["train"] & topics["test"] and topics["train"] | topics["test"] == set(python_docs.load_topics())
     assert not paragraphs(texts["train"]) & paragraphs(texts["test"])  # topics repeat each other: not across the splits
+    whole = "".join("".join(text.split()) for name, text in python_docs.load_topics().items() if python_docs.is_test_topic(name))
+    assert len("".join("".join(texts["test"]).split())) > 0.99 * len(whole)  # what both have stays in the test set
     written = {line for text in texts["train"] + texts["test"] for line in text.split("\n")}
     assert written >= {line for text in python_docs.load_topics().values() for line in text.split("\n") if line.strip()}  # nothing is lost
     assert sets["test"].index["totals"]["text_characters"] == sum(map(len, texts["test"])) > 10_000

@@ -5,11 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers import AutoConfig as HFConfig
+from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from liquid_train.backbone import ModelCard
+from liquid_train.config import VQSettings, package_path
 from liquid_train.data.sequences import DEFAULT_PROMPT
+from liquid_train.image_tokenizer import ImageTokenizer
 from liquid_train.vocabulary import Vocabulary, train_bpe
 
 TEXT = ["a red circle", "a blue rectangle", DEFAULT_PROMPT, "\nwhat color is the shape? teal", "\nis there a triangle? yes no", "The caption of this image is:"]
@@ -17,7 +19,10 @@ CODEBOOK = 1024
 ARCHITECTURES = {
     "qwen2": {"num_key_value_heads": 2},
     "llama": {"num_key_value_heads": 4},
-    "gemma2": {"num_key_value_heads": 2, "head_dim": 8, "sliding_window": 24, "final_logit_softcapping": 2.0, "attn_logit_softcapping": 5.0, "query_pre_attn_scalar": 8},
+    "gemma2": {
+        "num_key_value_heads": 2, "head_dim": 8, "query_pre_attn_scalar": 8, "sliding_window": 24,
+        "final_logit_softcapping": 2.0, "attn_logit_softcapping": 5.0,
+    },  # fmt: skip
 }
 
 
@@ -34,9 +39,11 @@ def tiny(folder: Path, architecture: str = "qwen2", codebook_size: int = CODEBOO
     return AutoModelForCausalLM.from_config(config).eval().requires_grad_(False), vocabulary
 
 
-def save(folder: Path, fingerprint: str, grid: tuple[int, int] = (8, 8), vq: tuple[str, str] = ("package:weights/vq_easy/vqgan.yaml", "package:weights/vq_easy/model.safetensors")) -> Path:
-    """The tiny model as liquid train writes it: an HF folder with a card."""
+def save(folder: Path, *, fingerprint: str | None = None, grid: tuple[int, ...] = (8, 8)) -> Path:
+    """The tiny model as liquid train writes it: an HF folder with a card that names the VQ of the package."""
     model, vocabulary = tiny(folder)
     model.save_pretrained(folder)
-    ModelCard(vocabulary.image_start, CODEBOOK, fingerprint, *vq, list(grid), DEFAULT_PROMPT).write(folder)
+    vq = VQSettings()
+    own = ImageTokenizer.from_files(package_path(vq.config), package_path(vq.checkpoint)).fingerprint
+    ModelCard(vocabulary.image_start, CODEBOOK, fingerprint or own, vq.config, vq.checkpoint, list(grid), DEFAULT_PROMPT).write(folder)
     return folder

@@ -115,7 +115,7 @@ class ShardSet:
             self._cache.move_to_end(i)
             return self._cache[i]
         places, damage = self._parse_chunk(i)
-        if True:  # a second epoch meets the same damage: it is not new
+        if i not in self._counted:  # a second epoch meets the same damage: it is not new
             self._counted.add(i)
             for which, reason, count in damage:
                 log.warning("%s, %s: left out: %s", self.path / self.shards[self.chunks[i].shard]["url"], which, reason)

@@ -65,7 +65,8 @@ class Decoder:
             raise ValueError(f"prompt and continuation take {longest} tokens, the model goes up to {limit} (max_position_embeddings); shorten the prompt")
         assert model.config._attn_implementation in ("sdpa", "eager") and not model.training
         self.model, self.body = model, model.base_model
-        self.device, self.dtype = model.get_input_embeddings().weight.device, model.get_input_embeddings().weight.dtype
+        self.device: torch.device = model.device
+        self.dtype: torch.dtype = model.dtype
         self.branch = torch.full((rows, capacity), PADDING, device=self.device)
         self.position = torch.zeros((rows, capacity), dtype=torch.int64, device=self.device)
         self.length = 0
@@ -106,8 +107,7 @@ class Decoder:
 
     def _additive(self, visible: Tensor) -> Tensor:
         # not -inf: padding sees nobody, and the softmax of nothing but -inf is NaN
-        zero, lowest = torch.zeros((), dtype=self.dtype, device=self.device), torch.tensor(torch.finfo(self.dtype).min, dtype=self.dtype, device=self.device)
-        return torch.where(visible, zero, lowest).unsqueeze(1)
+        return torch.zeros(visible.shape, dtype=self.dtype, device=self.device).masked_fill_(~visible, torch.finfo(self.dtype).min).unsqueeze(1)
 
 
 def left_padded(rows: Sequence[Sequence[int]], pad: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:

@@ -105,8 +105,8 @@ def answer_questions(config: GenerateJob, request: Request, session: Session) ->
         task = bar.add_task("answers", total=len(asked))
         answers = iter(
             answer(
-                session.model, session.vocabulary, [(codes[q.image], q.question) for q in asked], max_new_tokens=config.max_new_tokens, batch_size=config.batch_size,
-                progress=lambda done, total: bar.update(task, completed=done, total=total),
+                session.model, session.vocabulary, [(codes[q.image], q.question) for q in asked],
+                max_new_tokens=config.max_new_tokens, batch_size=config.batch_size, progress=lambda done, total: bar.update(task, completed=done, total=total),
             )
         )  # fmt: skip
     rows = [{**q.line, **({"answer": next(answers)} if q.image in codes else {"answer": None, "error": errors[q.image]})} for q in request.questions]

@@ -46,14 +46,14 @@ def encode(tokenizer: ImageTokenizer, pixels: np.ndarray, batch_size: int = CPU_
 
 def images_of(tokenizer: ImageTokenizer, pixels: np.ndarray) -> torch.Tensor:
     """pixels uint8 [N, H, W, 3] -> what the VQ takes: fp32 [N, 3, H, W] in [-1, 1], on its device."""
-    device = tokenizer.quantize.embedding.weight.device
+    device = next(tokenizer.parameters()).device
     return torch.from_numpy(np.ascontiguousarray(pixels)).to(device).permute(0, 3, 1, 2).float().div(127.5).sub(1).contiguous()
 
 
 @torch.inference_mode()
 def decode(tokenizer: ImageTokenizer, codes: np.ndarray, batch_size: int = 16) -> np.ndarray:
     """codes [N, rows, columns] -> pixels uint8 [N, H, W, 3], clamped."""
-    device, parts = tokenizer.quantize.embedding.weight.device, []
+    device, parts = next(tokenizer.parameters()).device, []
     for i in range(0, len(codes), batch_size):
         images = tokenizer.decode(torch.from_numpy(np.asarray(codes[i : i + batch_size], dtype=np.int64)).to(device))
         parts.append(images.float().add(1).mul(127.5).round().clamp(0, 255).byte().permute(0, 2, 3, 1).cpu().numpy())

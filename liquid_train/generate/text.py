@@ -112,7 +112,7 @@ def _decode_all(
     for batch in _batches(rows, batch_size):
         uniforms = uniform_numbers([seeds[row.numbers[0]] for row in batch], max_new_tokens) if seeds is not None and sampling.temperature else None
         for number, tokens in _continue(model, vocabulary, batch, max_new_tokens, sampling, uniforms, ends).items():
-            text = tokenizer.decode(tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+            text = str(tokenizer.decode(tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False))
             texts[number] = text.split("\n")[0].strip() if newline_ends else text
         done += sum(len(row.branches) for row in batch)
         if progress is not None:

@@ -1,0 +1,155 @@
+"""Real training through the command line: 1 and 2 gloo ranks agree, kill -9 and SIGTERM are survived, the result is plain HF."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from liquid_train import checkpoint
+from tests.shard_sets import mixture_overrides
+
+TIMINGS = {"tokens_per_second", "mfu", "data_wait_fraction", "memory_gib"}
+ENV = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
+
+
+def command(root: Path, run: str, *overrides: str) -> list[str]:
+    return [sys.executable, "-m", "liquid_train.cli", "train", "experiment=quickstart", *shared(root), "evals.every=0", f"run.dir={root / run}", *overrides]
+
+
+def shared(root: Path) -> list[str]:
+    return mixture_overrides(root) if not (root / "images").exists() else json.loads((root / "overrides.json").read_text())
+
+
+def train(root: Path, run: str, *overrides: str) -> list[dict]:
+    done = subprocess.run(command(root, run, *overrides), env=ENV, capture_output=True, text=True, timeout=280)
+    assert done.returncode == 0, done.stderr
+    return metrics(root / run)
+
+
+def metrics(run: Path) -> list[dict]:
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("training")
+    (folder / "overrides.json").write_text(json.dumps(mixture_overrides(folder)))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def one_rank(root: Path) -> list[dict]:
+    return train(root, "one", "train.steps=20", "launch.nproc=1", "train.batch_digest=true", "checkpoint.every=10")
+
+
+def test_two_ranks_equal_one(root: Path, one_rank: list[dict]) -> None:
+    two = train(root, "two", "train.steps=20", "launch.nproc=2", "train.batch_digest=true", "data.workers=1")
+    assert [m["batch_digest"] for m in two] == [m["batch_digest"] for m in one_rank]
+    for a, b in zip(one_rank, two, strict=True):
+        assert abs(a["loss"] - b["loss"]) < 1e-4 and a["grad_norm"] == pytest.approx(b["grad_norm"], rel=1e-3)
+        assert {k for k in a if k.startswith("loss/")} == {k for k in b if k.startswith("loss/")}
+
+
+def test_first_loss_is_that_of_a_uniform_guess(one_rank: list[dict]) -> None:
+    rows = 300 + 1024
+    assert one_rank[0]["loss"] == pytest.approx(torch.tensor(float(rows)).log().item(), abs=0.1)
+
+
+def test_the_checkpoint_is_a_plain_hugging_face_folder(root: Path, one_rank: list[dict]) -> None:
+    """Equal logits through plain transformers and through our packed attention, weights bit for bit."""
+    from liquid_train.attention import PACKED, DocumentPlan
+
+    folder = checkpoint.model_folder(root / "one")
+    plain = AutoModelForCausalLM.from_pretrained(folder)
+    packed = AutoModelForCausalLM.from_pretrained(folder, attn_implementation=PACKED)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    ids = torch.tensor([[tokenizer.bos_token_id, *tokenizer.encode("a red circle"), *range(len(tokenizer), len(tokenizer) + 64)]])
+    a = plain(input_ids=ids).logits
+    b = packed(input_ids=ids, use_cache=False, document_plan=DocumentPlan.from_lengths([ids.shape[1]])).logits
+    torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-5)
+    assert a.shape[-1] == len(tokenizer) + 1024 and plain.dtype == torch.float32
+    card = json.loads((folder / "liquid.json").read_text())
+    assert card["image_start"] == len(tokenizer) and card["grid"] == [8, 8]
+
+
+def test_a_run_cut_in_two_equals_a_whole_one(root: Path, one_rank: list[dict]) -> None:
+    """Stop at step 10 (a checkpoint), go on to 20: every metric but the timings and the final weights are bit-equal."""
+    constant = ["schedule=constant", "schedule.warmup=0", "launch.nproc=1", "checkpoint.every=10"]
+    whole = train(root, "whole", "train.steps=20", *constant)
+    train(root, "cut", "train.steps=10", *constant)
+    cut = train(root, "cut", "train.steps=20", *constant)
+    assert [{k: v for k, v in m.items() if k not in TIMINGS} for m in cut] == [{k: v for k, v in m.items() if k not in TIMINGS} for m in whole]
+    weights = [(checkpoint.model_folder(root / r) / "model.safetensors").read_bytes() for r in ("whole", "cut")]
+    assert weights[0] == weights[1]
+
+
+def wait_for_step(run: Path, step: int, process: subprocess.Popen) -> None:
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and process.poll() is None:
+        if (run / "metrics.jsonl").exists() and len((run / "metrics.jsonl").read_text().splitlines()) >= step:
+            return
+        time.sleep(0.05)
+    raise AssertionError(f"step {step} was not reached (exit status {process.poll()})")
+
+
+def test_kill_minus_nine_loses_only_the_work_since_the_checkpoint(root: Path) -> None:
+    overrides = ["train.steps=400", "launch.nproc=2", "checkpoint.every=5"]
+    process = subprocess.Popen(command(root, "killed", *overrides), env=ENV, start_new_session=True, stderr=subprocess.DEVNULL)
+    wait_for_step(root / "killed", 12, process)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    subprocess.run(["pkill", "-9", "-f", str(root / "killed")], check=False)  # ranks that torchrun had put into sessions of their own
+    time.sleep(1)
+    newest = checkpoint.step_of(checkpoint.committed(root / "killed")[-1])
+    assert newest >= 10
+    lines = train(root, "killed", "train.steps=40", "launch.nproc=2", "checkpoint.every=5", "schedule=constant")
+    assert [m["step"] for m in lines] == list(range(1, 41))
+    again = subprocess.run(command(root, "killed", "train.steps=40", "launch.nproc=2", "checkpoint.every=5", "schedule=constant"), env=ENV, capture_output=True, text=True)
+    assert again.returncode == 0 and "nothing to do" in again.stdout
+
+
+def test_sigterm_saves_and_leaves(root: Path) -> None:
+    process = subprocess.Popen(command(root, "stopped", "train.steps=4000", "launch.nproc=2", "checkpoint.every=1000"), env=ENV, stderr=subprocess.PIPE, text=True)
+    wait_for_step(root / "stopped", 3, process)
+    process.send_signal(signal.SIGTERM)
+    _, err = process.communicate(timeout=120)
+    saved = checkpoint.committed(root / "stopped")
+    assert saved and checkpoint.step_of(saved[-1]) == metrics(root / "stopped")[-1]["step"], err
+
+
+def test_another_config_is_refused_and_says_why(root: Path, one_rank: list[dict]) -> None:
+    done = subprocess.run(command(root, "one", "train.steps=30", "launch.nproc=1", "data.seq_len=128", "seed=3"), env=ENV, capture_output=True, text=True)
+    assert done.returncode == 2 and "data.seq_len: 256 -> 128" in done.stderr and "seed: 0 -> 3" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_a_damaged_checkpoint_does_not_exist(root: Path, one_rank: list[dict]) -> None:
+    complete = checkpoint.committed(root / "one")
+    assert [checkpoint.step_of(c) for c in complete] == [10, 20]
+    weights = complete[-1] / "model" / "model.safetensors"
+    content = weights.read_bytes()
+    weights.write_bytes(content[:-1])
+    assert checkpoint.committed(root / "one") == complete[:1]
+    weights.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    assert checkpoint.problems(complete[-1]) == [] and "sha256" in checkpoint.problems(complete[-1], hashes=True)[0]
+    weights.write_bytes(content)
+
+
+def test_one_run_folder_one_writer(root: Path) -> None:
+    from liquid_train.tracker import RunLock
+
+    holder = subprocess.Popen([sys.executable, "-c", f"import pathlib, time; from liquid_train.tracker import RunLock; lock = RunLock(pathlib.Path({str(root / 'locked')!r})); print('held', flush=True); time.sleep(60)"], env=ENV, stdout=subprocess.PIPE)
+    assert holder.stdout and holder.stdout.readline() == b"held\n"
+    with pytest.raises(ValueError, match="another process is training there"):
+        RunLock(root / "locked")
+    holder.kill()
+    holder.wait()
+    RunLock(root / "locked").release()
