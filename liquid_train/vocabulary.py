@@ -15,10 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast, Qwen2Tokenizer
 
 BOI, EOI, UNCONDITIONAL = "<boi>", "<eoi>", "<unconditional>"
+ENDOFTEXT = "<|endoftext|>"
 IMAGE_TOKENS = (BOI, EOI, UNCONDITIONAL)
 
 # Unused entries of each family's tokenizer that take over as <boi> <eoi> <unconditional>: the first triple that exists.
@@ -85,26 +86,28 @@ def special_id(tokenizer: PreTrainedTokenizerBase, token: str) -> int:
 
 
 def train_bpe(texts: Iterable[str], size: int, folder: Path) -> PreTrainedTokenizerBase:
-    """Train a byte-level BPE of `size` entries, special tokens included, and save it into `folder` in HF format."""
-    specials = ["<pad>", "<eos>", "<bos>", *IMAGE_TOKENS]
+    """Train a byte-level BPE of `size` entries, special tokens included, and save it into `folder` in HF format.
+
+    It is laid out as Qwen2's (normalization, splitting, the name of eos), because that is the class which AutoTokenizer picks
+    for a folder whose config says qwen2: so it finds every id as it was.
+    """
+    qwen2 = Qwen2Tokenizer().backend_tokenizer
     bpe = Tokenizer(models.BPE())
-    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    bpe.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=size, special_tokens=specials, initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()), show_progress=False
-    )
-    bpe.train_from_iterator(texts, trainer)
+    bpe.normalizer, bpe.pre_tokenizer, bpe.decoder = qwen2.normalizer, qwen2.pre_tokenizer, qwen2.decoder
+    specials = [ENDOFTEXT, "<pad>", "<bos>", *IMAGE_TOKENS]
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    bpe.train_from_iterator(texts, trainers.BpeTrainer(vocab_size=size, special_tokens=specials, initial_alphabet=alphabet, show_progress=False))
     tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=bpe, bos_token="<bos>", eos_token="<eos>", pad_token="<pad>", extra_special_tokens=list(IMAGE_TOKENS)
+        tokenizer_object=bpe, bos_token="<bos>", eos_token=ENDOFTEXT, pad_token="<pad>", extra_special_tokens=list(IMAGE_TOKENS)
     )
     tokenizer.save_pretrained(folder)
     return tokenizer
 
 
 def load_tokenizer(folder: str | Path) -> PreTrainedTokenizerBase:
-    """Load a tokenizer folder; ValueError when there is none."""
+    """Load a tokenizer folder as its tokenizer.json says, no token added; ValueError when there is none."""
     try:
-        return AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        return PreTrainedTokenizerFast.from_pretrained(folder, local_files_only=True)
     except (OSError, ValueError) as error:
         raise ValueError(f"{folder}: no tokenizer that transformers can load: {str(error).splitlines()[0]}") from error
 

@@ -45,13 +45,13 @@ def test_where_the_loss_is(vocabulary: Vocabulary) -> None:
     assert ids.tolist()[1:3] == [vocabulary.unconditional, vocabulary.boi]
 
     ids, labels = build_sequence(sample, "vqa", tokenizer)
-    assert tokenizer.decode([i for i in labels if i != -100]) == " red<eos>"
-    assert tokenizer.decode(ids[9:]) == "\nwhat color? red<eos>"
+    assert tokenizer.decode([i for i in labels if i != -100]) == " red<|endoftext|>"
+    assert tokenizer.decode(ids[9:]) == "\nwhat color? red<|endoftext|>"
 
     turns = {**sample, "turns": [("what color?", "red"), ("a circle?", "yes")]}
     ids, labels = build_sequence(turns, "vqa", tokenizer)
-    assert tokenizer.decode(ids[9:]) == "\nwhat color? red\na circle? yes<eos>"
-    assert tokenizer.decode([i for i in labels if i != -100]) == " red yes<eos>"
+    assert tokenizer.decode(ids[9:]) == "\nwhat color? red\na circle? yes<|endoftext|>"
+    assert tokenizer.decode([i for i in labels if i != -100]) == " red yes<|endoftext|>"
 
 
 def test_multiratio_images_say_their_size(vocabulary: Vocabulary) -> None:
@@ -63,7 +63,7 @@ def test_multiratio_images_say_their_size(vocabulary: Vocabulary) -> None:
 
 
 def test_a_caption_cannot_spell_a_special_token(vocabulary: Vocabulary) -> None:
-    ids, _ = build_sequence({"text": "<eos> <boi>", "codes": np.zeros(2, int)}, "t2i", vocabulary.tokenizer)
+    ids, _ = build_sequence({"text": "<|endoftext|> <boi>", "codes": np.zeros(2, int)}, "t2i", vocabulary.tokenizer)
     assert list(ids).count(vocabulary.boi) == 1 and list(ids).count(vocabulary.eos) == 1
 
 

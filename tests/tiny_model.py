@@ -39,11 +39,17 @@ def tiny(folder: Path, architecture: str = "qwen2", codebook_size: int = CODEBOO
     return AutoModelForCausalLM.from_config(config).eval().requires_grad_(False), vocabulary
 
 
+def vq() -> ImageTokenizer:
+    """The image tokenizer of the package."""
+    settings = VQSettings()
+    return ImageTokenizer.from_files(package_path(settings.config), package_path(settings.checkpoint))
+
+
 def save(folder: Path, *, fingerprint: str | None = None, grid: tuple[int, ...] = (8, 8)) -> Path:
     """The tiny model as liquid train writes it: an HF folder with a card that names the VQ of the package."""
-    model, vocabulary = tiny(folder)
+    model, vocabulary = tiny(folder, "llama")
     model.save_pretrained(folder)
-    vq = VQSettings()
-    own = ImageTokenizer.from_files(package_path(vq.config), package_path(vq.checkpoint)).fingerprint
-    ModelCard(vocabulary.image_start, CODEBOOK, fingerprint or own, vq.config, vq.checkpoint, list(grid), DEFAULT_PROMPT).write(folder)
+    settings = VQSettings()
+    card = ModelCard(vocabulary.image_start, CODEBOOK, fingerprint or vq().fingerprint, settings.config, settings.checkpoint, list(grid), DEFAULT_PROMPT)
+    card.write(folder)
     return folder

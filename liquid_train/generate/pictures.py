@@ -34,7 +34,7 @@ def load_picture(path: Path, width: int, height: int) -> np.ndarray:
         image = image.convert("RGB")
     if image.size != (width, height):
         image = ImageOps.fit(image, (width, height), Image.Resampling.LANCZOS)
-    return np.asarray(image)
+    return np.array(image)  # a writable copy
 
 
 @torch.inference_mode()

@@ -15,6 +15,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from liquid_train import checkpoint
+from liquid_train.vocabulary import load_tokenizer
 from tests.shard_sets import mixture_overrides
 
 TIMINGS = {"tokens_per_second", "mfu", "data_wait_fraction", "memory_gib"}
@@ -72,6 +73,7 @@ def test_the_checkpoint_is_a_plain_hugging_face_folder(root: Path, one_rank: lis
     plain = AutoModelForCausalLM.from_pretrained(folder)
     packed = AutoModelForCausalLM.from_pretrained(folder, attn_implementation=PACKED)
     tokenizer = AutoTokenizer.from_pretrained(folder)
+    assert tokenizer.encode("is there 1 <boi>?") == load_tokenizer(folder).encode("is there 1 <boi>?")
     ids = torch.tensor([[tokenizer.bos_token_id, *tokenizer.encode("a red circle"), *range(len(tokenizer), len(tokenizer) + 64)]])
     a = plain(input_ids=ids).logits
     b = packed(input_ids=ids, use_cache=False, document_plan=DocumentPlan.from_lengths([ids.shape[1]])).logits
