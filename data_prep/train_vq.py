@@ -114,7 +114,8 @@ def train(levels: list[int], steps: int, batch: int, lr: float, caption_weight: 
         schedule.step()
         if step % log == 0:
             used = len(model.nearest(z.detach()).unique())
-            print(f"step {step} of {steps}: pixels {pixel_loss.item():.5f} ({10 * math.log10(4 / pixel_loss.item()):.1f} dB), captions {caption_loss.item():.4f}, "
+            decibel = 10 * math.log10(4 / pixel_loss.item())
+            print(f"step {step} of {steps}: pixels {pixel_loss.item():.5f} ({decibel:.1f} dB), captions {caption_loss.item():.4f}, "
                   f"codes in batch {used}, {time.time() - started:.0f} s", flush=True)  # fmt: skip
         if step % 1000 == 0:
             with torch.no_grad():
@@ -134,10 +135,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--output", type=Path, required=True, help="folder for vqgan.yaml and model.safetensors")
     parser.add_argument("--levels", type=int, nargs="+", default=[4, 4, 4, 4, 4], help="levels per latent channel; their product is the codebook size")
-    parser.add_argument("--steps", type=int, default=6000)
+    parser.add_argument("--steps", type=int, default=9000)
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--lr", type=float, default=2e-3)
-    parser.add_argument("--caption-weight", type=float, default=0.02)
+    parser.add_argument("--caption-weight", type=float, default=0.01)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     model = train(args.levels, args.steps, args.batch, args.lr, args.caption_weight, args.seed)

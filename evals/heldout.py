@@ -11,7 +11,7 @@ from liquid_train.data.mixture import Document, SourceReader
 from liquid_train.data.packing import best_fit, join, pour
 from liquid_train.data.shards import ShardSet
 from liquid_train.loss import LossModule
-from liquid_train.parallel import World
+from liquid_train.parallel import World, reshard
 from liquid_train.vocabulary import Vocabulary
 
 
@@ -44,6 +44,7 @@ def heldout_loss(root: LossModule, batches: list[MicroBatch], device: torch.devi
     sums = torch.zeros(3, len(TASKS), dtype=torch.float64, device=device)
     for batch in batches:
         sums += root(batch.to(device)).per_task
+    reshard(root)
     dist.all_reduce(sums)
     loss, correct, count = sums.cpu()
     metrics = {}

@@ -37,7 +37,7 @@ def run(config: EvalJob) -> None:
     output = output_folder(config, folder)
     if config.max_images is not None and config.max_images < 1:
         raise ValueError(f"max_images={config.max_images}: must be 1 or more, or null for all")
-    sets = [ShardSet(path) for path in (config.data, config.train_data) if path is not None]
+    sets = [ShardSet(path) for path in (config.shards, config.train_shards) if path is not None]
     for shards in sets:
         shards.check_files()
     inputs = inputs_of(config, folder)
@@ -73,7 +73,7 @@ def inputs_of(config: EvalJob, folder: Path) -> dict[str, Any]:
     code = [p for where in (Path(__file__).parent, Path(__file__).parents[1] / "liquid_train" / "generate") for p in sorted(where.glob("*.py"))]
     return {
         "model": model_identity(folder),
-        "data": [sha256_of(Path(path) / INDEX_NAME) for path in (config.data, config.train_data) if path is not None],
+        "data": [sha256_of(Path(path) / INDEX_NAME) for path in (config.shards, config.train_shards) if path is not None],
         "vq": [file_identity(Path(path)) if Path(path).is_file() else path for path in (config.vq.config, config.vq.checkpoint)],
         "code": text_digest("".join(sha256_of(p) for p in code)),
         **{key: getattr(config, key) for key in SETTINGS},
@@ -87,8 +87,8 @@ def evaluate(config: EvalJob, session: Session, step: int | None, folder: Path) 
     from liquid_train.generate.session import open_vq
 
     fingerprint, size = session.card.vq_fingerprint, session.card.codebook_size
-    data = vqa.load_questions(ShardSet(config.data, vq_fingerprint=fingerprint, codebook_size=size), config.max_images)
-    train = ShardSet(config.train_data, vq_fingerprint=fingerprint, codebook_size=size) if config.train_data is not None else None
+    data = vqa.load_questions(ShardSet(config.shards, vq_fingerprint=fingerprint, codebook_size=size), config.max_images)
+    train = ShardSet(config.train_shards, vq_fingerprint=fingerprint, codebook_size=size) if config.train_shards is not None else None
     tokenizer = open_vq(session, config.vq)
     with reports() as report:
         answers, examples = vqa.evaluate(session.model, session.vocabulary, data, train, seed=config.seed, batch_size=config.batch_size, progress=report)

@@ -106,7 +106,7 @@ def blind_answers(train: ShardSet, questions: Sequence[Question]) -> list[str]:
             by_wording[normal(q["question"])].update(q["answers"])
             overall.update(q["answers"])
     if not overall:
-        raise ValueError(f"train_data={train.path}: its samples carry no questions; give the training set of the questions, or train_data=null")
+        raise ValueError(f"train_shards={train.path}: its samples carry no questions; give the training set of the questions, or train_shards=null")
 
     def commonest(counts: Counter[str]) -> str:
         return min(counts, key=lambda a: (-counts[a], a))  # ties: by the alphabet, not by the order of the shards

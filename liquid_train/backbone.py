@@ -1,7 +1,7 @@
 """The Hugging Face causal LM: built on the meta device, given image rows, filled rank by rank, written back as an HF folder.
 
-    build: config (or folder) + vocabulary -> model on meta, embedding rows = vocab_size + codebook
-    fill:  after sharding, every rank computes or reads only the rows it holds
+build: config (or folder) + vocabulary -> model on meta, embedding rows = vocab_size + codebook
+fill:  after sharding, every rank computes or reads only the rows it holds
 """
 
 from __future__ import annotations
@@ -181,7 +181,8 @@ def named_full_tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
 def load_for_inference(folder: str | Path, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> tuple[Any, Vocabulary, ModelCard]:
     """Load an HF folder that liquid train wrote: (plain transformers model in eval mode, its vocabulary, its card)."""
     card = ModelCard.read(folder)
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, local_files_only=True).to(device).eval().requires_grad_(False)
+    model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, local_files_only=True)
+    model = model.to(device).eval().requires_grad_(False)
     tokenizer = load_tokenizer(folder)
     if len(tokenizer) != card.image_start:
         raise ValueError(f"{folder}: the tokenizer has {len(tokenizer)} entries but image ids start at {card.image_start}; the tokenizer was changed")

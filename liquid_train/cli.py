@@ -9,11 +9,13 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from liquid_train.config import JOBS, GenerateJob, TrainJob, all_keys, load
+from liquid_train.config import JOBS, TrainJob, all_keys, load
 
+JOB_MODULES = {"tokenize": "data_prep.tokenize", "eval": "evals.run", "generate": "liquid_train.generate.job"}
 FREE_TEXT = ("prompt", "image", "checkpoint", "prompts", "questions", "output", "run.dir", "run.name")
 
 USAGE = """usage: liquid <job> [key=value ...]        jobs: tokenize, train, eval, generate   (liquid <job> --help lists the keys)
@@ -74,14 +76,7 @@ def run_job(name: str, rest: list[str]) -> int:
     config = load(name, overrides)
     if name == "train":
         return launch(config, overrides)
-    if name == "tokenize":
-        from data_prep.tokenize import run as job
-    elif name == "eval":
-        from evals.run import run as job
-    else:
-        assert isinstance(config, GenerateJob)
-        from liquid_train.generate.job import run as job
-    job(config)
+    import_module(JOB_MODULES[name]).run(config)
     return 0
 
 

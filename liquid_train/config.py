@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import difflib
 import re
-import sys
 from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 TASKS = ("text", "t2i", "i2t", "vqa", "chat")
@@ -225,8 +224,8 @@ class EvalJob:
     """Everything `liquid eval` reads."""
 
     checkpoint: str = "???"
-    data: str = "data/quickstart/images-test"  # the shard set with the questions
-    train_data: str | None = "data/quickstart/images-train"  # for the blind baseline: answers by the question alone
+    shards: str = "data/quickstart/images-test"  # the shard set with the questions
+    train_shards: str | None = "data/quickstart/images-train"  # for the blind baseline: answers by the question alone
     output: str | None = None  # a folder; None = evals/ in the run
     batch_size: int = 64
     seed: int = 0
@@ -276,7 +275,7 @@ def load(job: str, overrides: list[str]) -> Any:
     return config
 
 
-def typed(schema: type, composed: DictConfig) -> Any:
+def typed(schema: type, composed: DictConfig | ListConfig) -> Any:
     """Merge a composed config into the schema: types checked, unknown keys refused, missing ones named."""
     try:
         merged = OmegaConf.merge(OmegaConf.structured(schema), composed)
@@ -294,7 +293,7 @@ def all_keys(schema: type, prefix: str = "") -> list[str]:
     """Dotted names of every key of a schema, nested dataclasses included."""
     names = []
     for f in fields(schema):
-        default = f.default_factory() if callable(f.default_factory) else f.default  # type: ignore[misc]
+        default = f.default_factory() if callable(f.default_factory) else f.default
         names.append(prefix + f.name)
         if is_dataclass(default):
             names += all_keys(type(default), f"{prefix}{f.name}.")
@@ -352,7 +351,9 @@ def check_train(c: TrainJob) -> None:
     one_of(c, "tracker.wandb.mode", ("online", "offline", "disabled"))
     one_of(c, "backbone.init", ("random", "pretrained"))
     one_of(c, "backbone.image_init", ("mean", "normal"))
-    require(c.launch.nproc == "auto" or (c.launch.nproc.isdigit() and int(c.launch.nproc) > 0), f"launch.nproc={c.launch.nproc}: a number of processes, or auto")
+    require(
+        c.launch.nproc == "auto" or (c.launch.nproc.isdigit() and int(c.launch.nproc) > 0), f"launch.nproc={c.launch.nproc}: a number of processes, or auto"
+    )
     require(c.backbone.init == "random" or c.backbone.path is not None, "backbone.init=pretrained needs backbone.path=FOLDER with an HF model")
     require(0 <= c.data.unconditional <= 1, f"data.unconditional={c.data.unconditional}: a share between 0 and 1")
     check_backbone_folder(c.backbone)
@@ -410,7 +411,3 @@ def to_yaml(config: Any) -> str:
 def from_yaml(schema: type, path: str | Path) -> Any:
     """Read back what to_yaml wrote."""
     return typed(schema, OmegaConf.create(Path(path).read_text()))
-
-
-if sys.version_info < (3, 11):  # pragma: no cover
-    raise RuntimeError("liquid_train needs Python 3.11 or newer")

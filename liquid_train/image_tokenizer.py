@@ -50,12 +50,21 @@ class VQConfig:
             params = yaml.safe_load(path.read_text())["model"]["params"]
             return cls(dict(params["ddconfig"]), int(params["n_embed"]), int(params["embed_dim"]))
         except (KeyError, TypeError, yaml.YAMLError) as error:
-            raise ValueError(f"vq.config={path}: not a VQGAN yaml (needs model.params.ddconfig, n_embed, embed_dim): {error}") from error
+            needs = "model.params.ddconfig, n_embed, embed_dim"
+            raise ValueError(f"vq.config={path}: not a VQGAN yaml (needs {needs}): {error}") from error
 
     @property
     def downsampling(self) -> int:
         """Pixels per code along one side."""
         return int(2 ** (len(self.ddconfig["ch_mult"]) - 1))
+
+
+class Codebook(nn.Module):
+    """`quantize.embedding` of taming's layout: [n_embed, embed_dim]."""
+
+    def __init__(self, config: VQConfig) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(config.n_embed, config.embed_dim)
 
 
 class ImageTokenizer(nn.Module):
@@ -67,8 +76,7 @@ class ImageTokenizer(nn.Module):
         self.parts = parts
         self.fingerprint = ""  # set by from_files, over all tensors of the file, whatever parts are kept
         dd = config.ddconfig
-        self.quantize = nn.Module()
-        self.quantize.embedding = nn.Embedding(config.n_embed, config.embed_dim)
+        self.quantize = Codebook(config)
         if "encoder" in parts:
             self.encoder = Encoder(dd)
             z_out = dd["z_channels"] * (2 if dd.get("double_z") else 1)
@@ -90,7 +98,8 @@ class ImageTokenizer(nn.Module):
         missing = sorted(set(expected) - set(state))
         misshapen = [k for k in expected if k in state and state[k].shape != expected[k].shape]
         if missing or misshapen:
-            raise ValueError(f"vq.checkpoint={checkpoint} does not fit vq.config={config}: missing {missing[:3]}, other shape {misshapen[:3]}")
+            wrong = f"missing {missing[:3]}, other shape {misshapen[:3]}"
+            raise ValueError(f"vq.checkpoint={checkpoint} does not fit vq.config={config}: {wrong}")
         model.load_state_dict({k: state[k] for k in expected})
         model.fingerprint = fingerprint(state, vq_config)
         return model.eval().requires_grad_(False)

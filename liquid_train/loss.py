@@ -100,7 +100,9 @@ class LossModule(nn.Module):
         chosen = (batch.targets != IGNORED).view(-1).nonzero().squeeze(1)
         hidden = hidden.reshape(-1, hidden.shape[-1]).index_select(0, chosen)
         targets, weights = batch.targets.view(-1)[chosen], batch.weights.view(-1)[chosen]
-        total, losses, correct = ChunkedCrossEntropy.apply(hidden, self.lm.get_output_embeddings().weight, targets, weights, self.options, torch.is_grad_enabled())
+        total, losses, correct = ChunkedCrossEntropy.apply(
+            hidden, self.lm.get_output_embeddings().weight, targets, weights, self.options, torch.is_grad_enabled()
+        )
         tasks = batch.tasks.view(-1)[chosen].long()
         sums = torch.zeros(3, len(TASKS), device=hidden.device, dtype=torch.float64)
         for row, values in enumerate((losses, correct, torch.ones_like(losses))):

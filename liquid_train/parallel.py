@@ -56,7 +56,9 @@ def mesh(config: ParallelConfig, world: World) -> DeviceMesh:
     """replicate x shard mesh; ValueError when the degrees do not multiply to the number of ranks."""
     shard = config.shard if config.shard > 0 else world.size // max(1, config.replicate)
     if config.replicate < 1 or config.replicate * shard != world.size:
-        raise ValueError(f"parallel.replicate={config.replicate} x parallel.shard={config.shard}: do not multiply to the {world.size} ranks; set parallel.shard=-1")
+        raise ValueError(
+            f"parallel.replicate={config.replicate} x parallel.shard={config.shard}: do not multiply to the {world.size} ranks; set parallel.shard=-1"
+        )
     if config.replicate == 1:
         return init_device_mesh(world.device.type, (shard,), mesh_dim_names=("shard",))
     return init_device_mesh(world.device.type, (config.replicate, shard), mesh_dim_names=("replicate", "shard"))
@@ -91,3 +93,10 @@ def set_sync(root: nn.Module, last: bool) -> None:
     """Reduce gradients only after the last micro-batch of a step."""
     if isinstance(root, FSDPModule):
         root.set_requires_gradient_sync(last)
+
+
+def reshard(root: nn.Module) -> None:
+    """Free gathered parameters after a forward without a backward: the root keeps its own, and would show them in place of its shards."""
+    for module in root.modules():
+        if isinstance(module, FSDPModule):
+            module.reshard()

@@ -48,7 +48,8 @@ def check_config(checkpoint: Path, config: TrainJob) -> list[str]:
     fatal = [f"{k}: {old} -> {new}" for k, (old, new) in changed.items() if _under(k, FIXED)]
     if fatal:
         raise ValueError(
-            f"{checkpoint} was trained under another config ({'; '.join(fatal)}); give those values back, choose another run.dir, or start over with checkpoint.resume=none"
+            f"{checkpoint} was trained under another config ({'; '.join(fatal)}); "
+            "give those values back, choose another run.dir, or start over with checkpoint.resume=none"
         )
     return [f"{k}: {old} -> {new}" for k, (old, new) in changed.items()]
 

@@ -8,7 +8,7 @@ import math
 import os
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -64,7 +64,15 @@ class Tracker:
         self._started, self._first = time.monotonic(), first_step
 
     def _start_bar(self, first_step: int) -> Progress:
-        columns = (TextColumn("step"), MofNCompleteColumn(), BarColumn(bar_width=24), TextColumn("{task.description}"), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
+        columns = (
+            TextColumn("step"),
+            MofNCompleteColumn(),
+            BarColumn(bar_width=24),
+            TextColumn("{task.description}"),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+        )
         bar = Progress(*columns, console=self._console)
         bar.start()
         bar.add_task("", total=self._steps, completed=first_step)
@@ -108,7 +116,5 @@ def start_wandb(run_dir: Path, config: TrackerConfig, name: str, settings: dict[
     import wandb
 
     run_id = name.replace("/", "-")
-    return wandb.init(
-        project=config.wandb.project, name=name, id=run_id, resume="allow", dir=run_dir, config=settings, mode=config.wandb.mode,
-        settings=wandb.Settings(silent=True, console="off"),
-    )  # fmt: skip
+    quiet = wandb.Settings(silent=True, console="off", mode=cast(Any, config.wandb.mode))
+    return wandb.init(project=config.wandb.project, name=name, id=run_id, resume="allow", dir=run_dir, config=settings, settings=quiet)

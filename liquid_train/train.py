@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import platform
-import resource
 import signal
 import subprocess
 import sys
@@ -25,10 +24,10 @@ from liquid_train.data.loader import BatchLoader, MicroBatch, RankBatch, batch_d
 from liquid_train.data.shards import ShardSet
 from liquid_train.image_tokenizer import ImageTokenizer
 from liquid_train.loss import HeadOptions, LossModule
+from liquid_train.metrics import Compute, documents_and_efficiency, speed_metrics, step_metrics
 from liquid_train.optimizer import build_optimizer, learning_rate, set_learning_rate
 from liquid_train.parallel import World, assert_dtypes, parallelize, process_group, set_sync
 from liquid_train.resume import check_config, find_checkpoint
-from liquid_train.scaling.flops import block_parameters, peak_flops, step_flops
 from liquid_train.tracker import RunLock, Tracker
 from liquid_train.vocabulary import Vocabulary, add_image_tokens, load_tokenizer, train_bpe
 
@@ -75,7 +74,13 @@ class Run:
         grid = next((list(sample["codes"].shape) for s in self.sets.values() for sample in s if "codes" in sample), [])
         vq = self.config.vq
         return backbone.ModelCard(
-            self.vocabulary.image_start, self.vocabulary.codebook_size, self.image_tokenizer.fingerprint, vq.config, vq.checkpoint, grid, self.config.data.prompts[0]
+            self.vocabulary.image_start,
+            self.vocabulary.codebook_size,
+            self.image_tokenizer.fingerprint,
+            vq.config,
+            vq.checkpoint,
+            grid,
+            self.config.data.prompts[0],
         )
 
     def _model(self) -> tuple[LossModule, torch.optim.Optimizer]:
@@ -85,7 +90,7 @@ class Run:
         lm = backbone.build(hf_config, self.vocabulary)
         softcap = getattr(hf_config, "final_logit_softcapping", None)
         root = LossModule(lm, HeadOptions(self.vocabulary.image_end, c.loss.chunk, softcap, c.loss.z_loss))
-        self.block_parameters = block_parameters(lm.model.layers)
+        self.compute = Compute.of(lm, self.vocabulary, self.world.device)
         parallelize(root, c.parallel, self.world)
         backbone.materialize(lm, self.world.device)
         optimizer = build_optimizer(root, c.optimizer)
@@ -151,7 +156,9 @@ def train_step(run: Run, batches: list[MicroBatch], lr: float, stop: bool) -> di
     The loss is the weighted mean over the targets of the whole global batch, whatever micro-batch or rank they are in.
     """
     device = run.world.device
-    share = torch.stack([sum((b.weights.sum().double() for b in batches), torch.zeros((), dtype=torch.float64)), torch.tensor(float(stop), dtype=torch.float64)]).to(device)
+    share = torch.stack(
+        [sum((b.weights.sum().double() for b in batches), torch.zeros((), dtype=torch.float64)), torch.tensor(float(stop), dtype=torch.float64)]
+    ).to(device)
     dist.all_reduce(share)
     total_weight, stops = share.tolist()
     per_task = torch.zeros(3, len(TASKS), dtype=torch.float64, device=device)
@@ -177,33 +184,19 @@ def train_step(run: Run, batches: list[MicroBatch], lr: float, stop: bool) -> di
     return {"loss": loss, "per_task": per_task, "grad_norm": float(norm), "finite": finite, "stop": stops > 0}
 
 
-def step_metrics(run: Run, batch: RankBatch, result: dict[str, Any], lr: float, seconds: float, waited: float, peak: float) -> dict[str, Any]:
-    """One line of metrics.jsonl; a collective (documents and padding are summed over ranks)."""
-    c, root = run.config, run.root
-    squares = sum(n * n for s in batch.sequences.values() for n in s.lengths)
-    counts = torch.tensor([batch.documents, batch.padding, squares], dtype=torch.float64, device=run.world.device)
-    dist.all_reduce(counts)
-    documents, padding, squares = (int(n) for n in counts.tolist())
-    tokens = c.data.global_batch * c.data.seq_len
-    run.progress.step += 1
-    run.progress.tokens += tokens
-    run.progress.documents += documents
-    run.progress.streams.update(batch.states)
-    metrics = {"step": run.progress.step, "tokens": run.progress.tokens, "documents": run.progress.documents, "loss": result["loss"]}
-    loss, correct, count = result["per_task"]
-    for i, task in enumerate(TASKS):
-        if count[i]:
-            metrics |= {f"loss/{task}": float(loss[i] / count[i]), f"accuracy/{task}": float(correct[i] / count[i]), f"targets/{task}": float(count[i] / count.sum())}
-    config = root.lm.config
-    width = config.num_attention_heads * getattr(config, "head_dim", config.hidden_size // config.num_attention_heads)
-    head = run.vocabulary.image_end * config.hidden_size
-    flops = step_flops(run.block_parameters, head, width, config.num_hidden_layers, tokens, int(count.sum()), squares)
-    memory = torch.cuda.max_memory_allocated(run.world.device) / 2**30 if run.world.device.type == "cuda" else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    return metrics | {
-        "lr": lr, "grad_norm": result["grad_norm"], "skipped": run.progress.skipped, "tokens_per_second": tokens / seconds, "mfu": flops / seconds / (peak * run.world.size),
-        "data_wait_fraction": waited / seconds, "packing_efficiency": 1 - padding / tokens, "memory_gib": memory,
-        **{f"epoch/{k}": v for k, v in batch.epochs.items()},
-    }  # fmt: skip
+def account(run: Run, batch: RankBatch, result: dict[str, Any], lr: float, seconds: float, waited: float) -> dict[str, Any]:
+    """Move the run's progress on by one step and describe the step; a collective."""
+    data, progress = run.config.data, run.progress
+    documents, efficiency, squares = documents_and_efficiency(batch, data, run.world)
+    tokens = data.global_batch * data.seq_len
+    progress.step += 1
+    progress.tokens += tokens
+    progress.documents += documents
+    progress.streams.update(batch.states)
+    targets = int(result["per_task"][2].sum())
+    speed = speed_metrics(run.compute, run.world, tokens=tokens, targets=targets, squares=squares, seconds=seconds, waited=waited)
+    so_far = {"step": progress.step, "tokens": progress.tokens, "documents": progress.documents, "skipped": progress.skipped}
+    return step_metrics(batch, result, so_far, efficiency, lr, speed)
 
 
 def add_digest(metrics: dict[str, Any], batch: RankBatch, world: World) -> None:
@@ -245,7 +238,10 @@ def begin_log(run: Run) -> Tracker | None:
     tracker = Tracker(run.dir, c.tracker, name=c.run.name, settings=asdict(c), first_step=run.progress.step, steps=run.steps)
     parameters = sum(p.numel() for p in run.root.parameters())
     start = f"goes on from {run.resumed_from}" if run.resumed_from else "starts"
-    tracker.say(f"{c.run.dir} {start}: {parameters:,} parameters, {run.world.size} rank(s) on {run.world.device.type}, {run.steps} steps of {c.data.global_batch} x {c.data.seq_len} tokens")
+    tracker.say(
+        f"{c.run.dir} {start}: {parameters:,} parameters, {run.world.size} rank(s) on {run.world.device.type}, "
+        f"{run.steps} steps of {c.data.global_batch} x {c.data.seq_len} tokens"
+    )
     for line in run.changes:
         tracker.say(f"changed since the checkpoint: {line}")
     return tracker
@@ -257,7 +253,6 @@ def train(config: TrainJob, world: World) -> None:
     stop = StopSignal()
     run = Run(config, world)
     tracker = begin_log(run)
-    peak = peak_flops(world.device)
     skipped_in_a_row = 0
     try:
         before = time.perf_counter()
@@ -268,14 +263,17 @@ def train(config: TrainJob, world: World) -> None:
             result = train_step(run, batches, lr, stop.received)
             skipped_in_a_row = 0 if result["finite"] else skipped_in_a_row + 1
             run.progress.skipped += not result["finite"]
-            metrics = step_metrics(run, batch, result, lr, time.perf_counter() - before, waited, peak)
+            metrics = account(run, batch, result, lr, time.perf_counter() - before, waited)
             if config.train.batch_digest:
                 add_digest(metrics, batch, world)
             if batch.step == 0:
                 assert_dtypes(run.root, run.optimizer)
-            finish_step(run, tracker, metrics, batch.dropped)
+            finish_step(run, tracker, metrics)
             if skipped_in_a_row >= config.train.max_skipped:
-                raise ValueError(f"{skipped_in_a_row} steps in a row had a loss or gradient that was not finite (train.max_skipped); lower optimizer.lr={config.optimizer.lr}")
+                raise ValueError(
+                    f"train.max_skipped={config.train.max_skipped}: as many steps in a row had a loss or gradient that was not finite; "
+                    f"lower optimizer.lr={config.optimizer.lr}"
+                )
             if result["stop"]:
                 save(run)
                 if tracker:
@@ -290,13 +288,13 @@ def train(config: TrainJob, world: World) -> None:
         del run.root, run.optimizer  # before the process group goes (see parallel.process_group)
 
 
-def finish_step(run: Run, tracker: Tracker | None, metrics: dict[str, Any], dropped: dict[str, int]) -> None:
+def finish_step(run: Run, tracker: Tracker | None, metrics: dict[str, Any]) -> None:
     """Log, evaluate and save when it is time; the last step always does."""
     c, step = run.config, run.progress.step
     last = step == run.steps
     if tracker:
         if step % c.tracker.every == 0 or last:
-            tracker.write(metrics | {f"dropped/{k}": v for k, v in dropped.items()})
+            tracker.write(metrics)
         tracker.show(metrics)
     if c.evals.every and (step % c.evals.every == 0 or last):
         found = evaluate_now(run)

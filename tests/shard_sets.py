@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -34,7 +35,9 @@ def image_set(folder: Path, samples: int = 40, per_shard: int = 30, side: int = 
         if n % per_shard == 0:
             writers.append(ShardWriter(folder, n // per_shard))
         color, shape = COLORS[n % 3], SHAPES[n % 2]
-        asked = [("what color is the shape?", color), ("what shape is present?", shape), (f"is there a {shape}?", "yes"), ("is there a red shape?", "no")][:questions]
+        asked = [("what color is the shape?", color), ("what shape is present?", shape), (f"is there a {shape}?", "yes"), ("is there a red shape?", "no")][
+            :questions
+        ]
         info = {"width": side * 8, "height": side * 8, "source": "test", "questions": [{"question": q, "answers": [a]} for q, a in asked]}
         writers[-1].add(f"{n:06d}", info, f"a {color} {shape}, number {n}", generator.integers(0, 1024, (side, side)).astype(np.uint16))
     return finish_set(folder, writers, vq_fingerprint=fingerprint or shipped_fingerprint(), codebook_size=1024, downsampling=8)
@@ -45,14 +48,14 @@ def text_set(folder: Path, samples: int = 30, words: int = 60) -> Path:
     (folder / PARTIAL).mkdir(parents=True)
     generator = np.random.default_rng(1)
     writer = ShardWriter(folder, 0)
-    vocabulary = "the with statement wraps a block of code and raises an error when names are bound".split()
+    vocabulary = ["the", "with", "statement", "wraps", "a", "block", "of", "code", "and", "raises", "an", "error"]
     for n in range(samples):
         text = f"document {n}: " + " ".join(generator.choice(vocabulary, words))
         writer.add(f"{n:06d}", {"source": "test"}, text, None)
     return finish_set(folder, [writer])
 
 
-def mixture_overrides(root: Path, **images: int) -> list[str]:
+def mixture_overrides(root: Path, **images: Any) -> list[str]:
     """Overrides for `load("train", ...)`: a text, t2i, i2t and vqa mixture below `root`, a very small model, no W&B."""
     pictures, texts = image_set(root / "images", **images), text_set(root / "texts")
     sources = {"text": texts, "t2i": pictures, "i2t": pictures, "vqa": pictures}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -11,7 +13,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from liquid_train.attention import PACKED, DocumentPlan, rectangle_length
 from liquid_train.loss import ChunkedCrossEntropy, HeadOptions
 
-FAMILIES = {
+FAMILIES: dict[str, dict[str, Any]] = {
     "qwen2": {},
     "llama": {},
     "gemma": {"head_dim": 8},
@@ -38,11 +40,12 @@ def test_packed_equals_separate(family: str) -> None:
     together.square().mean().backward()
     apart.square().mean().backward()
     for (name, p), q in zip(packed.named_parameters(), separate.parameters(), strict=True):
-        torch.testing.assert_close(p.grad, q.grad, atol=1e-5, rtol=1e-4, msg=lambda m, name=name: f"{name}: {m}")
+        torch.testing.assert_close(p.grad, q.grad, atol=1e-5, rtol=1e-4, msg=name)
 
 
 def test_without_a_plan_it_refuses() -> None:
-    config = AutoConfig.for_model("qwen2", vocab_size=50, hidden_size=32, intermediate_size=48, num_hidden_layers=1, num_attention_heads=4, num_key_value_heads=2)
+    small = dict(vocab_size=50, hidden_size=32, intermediate_size=48, num_hidden_layers=1, num_attention_heads=4, num_key_value_heads=2)
+    config = AutoConfig.for_model("qwen2", **small)
     model = AutoModelForCausalLM.from_config(config, attn_implementation=PACKED)
     with pytest.raises(ValueError, match="document_plan"):
         model(input_ids=torch.zeros(1, 4, dtype=torch.long), use_cache=False)
@@ -85,4 +88,4 @@ def test_no_targets_at_all() -> None:
     hidden, weight = torch.randn(0, 8, requires_grad=True), torch.randn(10, 8, requires_grad=True)
     total, _, _ = ChunkedCrossEntropy.apply(hidden, weight, torch.zeros(0, dtype=torch.long), torch.zeros(0), HeadOptions(10), True)
     total.backward()
-    assert float(total) == 0 and not weight.grad.any()
+    assert total.item() == 0 and weight.grad is not None and not weight.grad.any()

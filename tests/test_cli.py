@@ -68,7 +68,16 @@ def test_a_damaged_shard_is_named(mixture: tuple[Path, list[str]], tmp_path: Pat
     assert "shard-00000.tar" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("args", [["launch"], ["run", "status"], ["run", "report", "nowhere"], ["checkpoint", "list", "nowhere"], ["generate", "checkpoint=nowhere", "prompt=x"]])
+MISTAKES = [
+    ["launch"],
+    ["run", "status"],
+    ["run", "report", "nowhere"],
+    ["checkpoint", "list", "nowhere"],
+    ["generate", "checkpoint=nowhere", "prompt=x"],
+]
+
+
+@pytest.mark.parametrize("args", MISTAKES)
 def test_other_mistakes(args: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(args) == 2
     err = capsys.readouterr().err

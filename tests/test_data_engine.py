@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from liquid_train.cli import quote
 from liquid_train.config import TASKS, TrainJob, load
 from liquid_train.data.loader import BatchLoader, RankBatch, batch_digest, micro_batches, open_sources
 from liquid_train.data.mixture import Mixture, SourceReader
@@ -26,7 +26,7 @@ Setup = tuple[TrainJob, dict[str, ShardSet], Vocabulary]
 @pytest.fixture(scope="module")
 def setup(tmp_path_factory: pytest.TempPathFactory) -> Setup:
     root = tmp_path_factory.mktemp("data")
-    config = load("train", ["experiment=quickstart", "train.steps=8", *(o if not o.startswith(("data.sources", "data.heldout", "backbone.arch")) else "++" + o for o in mixture_overrides(root))])
+    config = load("train", ["experiment=quickstart", "train.steps=8", *(quote(o) for o in mixture_overrides(root))])
     sets = open_sources(config, None)
     tokenizer = train_bpe(training_texts(config, sets), 300, root / "bpe")
     return config, sets, Vocabulary(tokenizer, 1024, len(tokenizer) + 1024)

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ from liquid_train.generate.pictures import contact_sheet, decode, encode, load_p
 from liquid_train.generate.request import read_prompts, read_request
 from tests.tiny_model import save, vq
 
-AUTO = {"vq": VQSettings("auto", "auto"), "device": "cpu"}
+AUTO: dict[str, Any] = {"vq": VQSettings("auto", "auto"), "device": "cpu"}
 
 
 @pytest.fixture(scope="module")

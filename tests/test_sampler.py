@@ -132,6 +132,7 @@ def test_captions_and_completions_equal_transformers_generate(model_and_vocabula
 
 def test_completions_with_temperature_depend_on_the_seed_alone(qwen):
     model, vocabulary = qwen
+
     def one(seeds, **options):
         return complete(model, vocabulary, ["a red", "what color is"], seeds=seeds, sampling=Sampling(1.0), max_new_tokens=8, **options)
 

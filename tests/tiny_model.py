@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import AutoConfig as HFConfig
@@ -16,12 +17,16 @@ from liquid_train.vocabulary import Vocabulary, train_bpe
 
 TEXT = ["a red circle", "a blue rectangle", DEFAULT_PROMPT, "\nwhat color is the shape? teal", "\nis there a triangle? yes no", "The caption of this image is:"]
 CODEBOOK = 1024
-ARCHITECTURES = {
+ARCHITECTURES: dict[str, dict[str, Any]] = {
     "qwen2": {"num_key_value_heads": 2},
     "llama": {"num_key_value_heads": 4},
     "gemma2": {
-        "num_key_value_heads": 2, "head_dim": 8, "query_pre_attn_scalar": 8, "sliding_window": 24,
-        "final_logit_softcapping": 2.0, "attn_logit_softcapping": 5.0,
+        "num_key_value_heads": 2,
+        "head_dim": 8,
+        "query_pre_attn_scalar": 8,
+        "sliding_window": 24,
+        "final_logit_softcapping": 2.0,
+        "attn_logit_softcapping": 5.0,
     },  # fmt: skip
 }
 
@@ -47,7 +52,7 @@ def vq() -> ImageTokenizer:
 
 def save(folder: Path, *, fingerprint: str | None = None, grid: tuple[int, ...] = (8, 8)) -> Path:
     """The tiny model as liquid train writes it: an HF folder with a card that names the VQ of the package."""
-    model, vocabulary = tiny(folder, "llama")
+    model, vocabulary = tiny(folder)
     model.save_pretrained(folder)
     settings = VQSettings()
     card = ModelCard(vocabulary.image_start, CODEBOOK, fingerprint or vq().fingerprint, settings.config, settings.checkpoint, list(grid), DEFAULT_PROMPT)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, TypedDict
 
 import torch
@@ -48,8 +48,8 @@ class MicroBatch:
     plan: DocumentPlan
 
     def to(self, device: torch.device) -> MicroBatch:
-        tensors = (t.to(device, non_blocking=True) for t in (self.input_ids, self.targets, self.position_ids, self.tasks, self.weights))
-        return MicroBatch(*tensors, plan=self.plan.to(device))
+        moved = {f.name: getattr(self, f.name).to(device) for f in fields(self)}
+        return MicroBatch(**moved)
 
 
 @dataclass

@@ -1,6 +1,6 @@
 """Pictures as files, as pixels and as codes.
 
-    file -> RGB, resized and cropped to the trained size -> pixels uint8 [N, H, W, 3] <-> VQ <-> codes [N, rows, columns]
+file -> RGB, resized and cropped to the trained size -> pixels uint8 [N, H, W, 3] <-> VQ <-> codes [N, rows, columns]
 """
 
 from __future__ import annotations

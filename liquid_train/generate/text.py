@@ -63,9 +63,7 @@ def answer(
     return _decode_all(model, vocabulary, rows, len(items), max_new_tokens, batch_size, GREEDY, newline_ends=True, progress=progress)
 
 
-def caption(
-    model: PreTrainedModel, vocabulary: Vocabulary, images: Sequence[np.ndarray], *, max_new_tokens: int = 64, batch_size: int = 32
-) -> list[str]:
+def caption(model: PreTrainedModel, vocabulary: Vocabulary, images: Sequence[np.ndarray], *, max_new_tokens: int = 64, batch_size: int = 32) -> list[str]:
     """Greedy captions of code grids [rows, columns], as documents of task i2t state them; a caption ends at eos or at a newline."""
     rows = [Row([], [prompt_ids({"codes": codes}, "i2t", vocabulary.tokenizer)], [n]) for n, codes in enumerate(images)]
     return _decode_all(model, vocabulary, rows, len(rows), max_new_tokens, batch_size, GREEDY, newline_ends=True)

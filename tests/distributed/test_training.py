@@ -115,12 +115,16 @@ def test_kill_minus_nine_loses_only_the_work_since_the_checkpoint(root: Path) ->
     assert newest >= 10
     lines = train(root, "killed", "train.steps=40", "launch.nproc=2", "checkpoint.every=5", "schedule=constant")
     assert [m["step"] for m in lines] == list(range(1, 41))
-    again = subprocess.run(command(root, "killed", "train.steps=40", "launch.nproc=2", "checkpoint.every=5", "schedule=constant"), env=ENV, capture_output=True, text=True)
+    again = subprocess.run(
+        command(root, "killed", "train.steps=40", "launch.nproc=2", "checkpoint.every=5", "schedule=constant"), env=ENV, capture_output=True, text=True
+    )
     assert again.returncode == 0 and "nothing to do" in again.stdout
 
 
 def test_sigterm_saves_and_leaves(root: Path) -> None:
-    process = subprocess.Popen(command(root, "stopped", "train.steps=4000", "launch.nproc=2", "checkpoint.every=1000"), env=ENV, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command(root, "stopped", "train.steps=4000", "launch.nproc=2", "checkpoint.every=1000"), env=ENV, stderr=subprocess.PIPE, text=True
+    )
     wait_for_step(root / "stopped", 3, process)
     process.send_signal(signal.SIGTERM)
     _, err = process.communicate(timeout=120)
@@ -148,7 +152,16 @@ def test_a_damaged_checkpoint_does_not_exist(root: Path, one_rank: list[dict]) -
 def test_one_run_folder_one_writer(root: Path) -> None:
     from liquid_train.tracker import RunLock
 
-    holder = subprocess.Popen([sys.executable, "-c", f"import pathlib, time; from liquid_train.tracker import RunLock; lock = RunLock(pathlib.Path({str(root / 'locked')!r})); print('held', flush=True); time.sleep(60)"], env=ENV, stdout=subprocess.PIPE)
+    holder = subprocess.Popen(
+        [
+            sys.executable,
+            "-c",
+            "import pathlib, sys, time; from liquid_train.tracker import RunLock; lock = RunLock(pathlib.Path(sys.argv[1])); print('held', flush=True); time.sleep(60)",
+            str(root / "locked"),
+        ],
+        env=ENV,
+        stdout=subprocess.PIPE,
+    )
     assert holder.stdout and holder.stdout.readline() == b"held\n"
     with pytest.raises(ValueError, match="another process is training there"):
         RunLock(root / "locked")

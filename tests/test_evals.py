@@ -1,0 +1,284 @@
+"""The evaluations: what counts as right, what the baselines are, what the judge sees, and what `liquid eval` writes."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import scipy.linalg
+import torch
+from PIL import Image, ImageDraw, ImageFilter
+
+from evals import t2i, vqa
+from evals.drawn_shapes import PALETTE, SHAPES, judge
+from evals.frechet import Gaussian, encoder_features, feature_name, frechet_distance
+from evals.periodic import evaluate as evaluate_periodically
+from evals.run import run
+from liquid_train.config import EvalJob, EvalsConfig, VQSettings
+from liquid_train.data.shards import ShardSet
+from tests.shard_sets import image_set, text_set
+from tests.tiny_model import save, tiny, vq
+
+# ------------------------------------------------------------------------------------------------ the judge of drawn pictures
+
+
+def drawing(color: str | None, shape: str | None, box: tuple[int, int, int, int], background=(235, 240, 250), size: int = 64) -> Image.Image:
+    """box: left, top, right, bottom, all inside the shape."""
+    image = Image.new("RGB", (size, size), background)
+    left, top, right, bottom = box
+    draw, fill = ImageDraw.Draw(image), PALETTE[str(color)]
+    if shape == "circle":
+        draw.ellipse(box, fill=fill)
+    elif shape == "rectangle":
+        draw.rectangle(box, fill=fill)
+    else:
+        draw.polygon([((left + right) / 2, top), (right, bottom), (left, bottom)], fill=fill)
+    return image
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("box", [(20, 20, 50, 50), (0, 0, 11, 11), (52, 30, 63, 41), (30, 55, 38, 63)])
+def test_the_judge_knows_shapes_of_every_size_and_place(shape, box):
+    for color in PALETTE:
+        for blur in (0.0, 0.6):
+            picture = np.asarray(drawing(color, shape, box).filter(ImageFilter.GaussianBlur(blur)))
+            verdict = judge(picture)
+            assert (verdict.color, verdict.shape) == (color, shape), (color, blur)
+
+
+def test_the_judge_does_not_see_what_is_not_there():
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    two = drawing("red", "circle", (4, 4, 20, 20))
+    two.paste(drawing("blue", "circle", (4, 4, 20, 20)).crop((0, 0, 30, 30)), (34, 34))
+    pale = Image.new("RGB", (64, 64), (240, 240, 240))
+    ImageDraw.Draw(pale).ellipse((10, 10, 40, 40), fill=(220, 225, 220))
+    for picture in (Image.new("RGB", (64, 64), "white"), noise, two, pale):
+        assert judge(np.asarray(picture)) == judge(np.zeros((64, 64, 3), np.uint8))  # nothing at all
+    long = Image.new("RGB", (64, 64), "white")
+    ImageDraw.Draw(long).ellipse((2, 28, 62, 36), fill="red")  # neither a circle nor a rectangle
+    assert judge(np.asarray(long)).color == "red" and judge(np.asarray(long)).shape != "circle"
+
+
+def test_the_judge_is_right_on_real_pictures():
+    pytest.importorskip("easy_vqa")
+    real = t2i.real_pictures()
+    first = t2i.RealPictures(real.pixels[:250], real.colors[:250], real.shapes[:250])
+    accuracy = t2i.judge_accuracy(first)
+    assert accuracy["judge_color_accuracy"] >= 0.99 and accuracy["judge_shape_accuracy"] >= 0.97
+
+
+# ------------------------------------------------------------------------------------------------ drawn pictures in numbers
+
+
+def test_scores_of_perfect_and_of_repeated_pictures():
+    def boxes(i: int) -> tuple[int, int, int, int]:
+        return 2 + 4 * i, 5 + 3 * i, 22 + 4 * i, 25 + 3 * i
+
+    perfect = np.stack([np.asarray(drawing(*t2i.named(caption), boxes(i))) for caption in t2i.CAPTIONS for i in range(3)])
+    result = t2i.score(perfect, 3)
+    assert (result["count"], result["right_color"], result["right_shape"], result["distinct_min"]) == (72, 1.0, 1.0, 3)
+    assert result["distinct_of_10"] is None  # only ten pictures a prompt can be that
+    repeated = perfect.copy()
+    repeated[1] = repeated[0] ^ 1  # invisibly different
+    repeated[3:6] = repeated[6:9]  # the second caption's are the third's
+    result = t2i.score(repeated, 3)
+    assert result["distinct_min"] == 2 and result["prompts"][0]["distinct"] == 2
+    assert result["prompts"][1]["right_color"] == 0 and result["right_shape"] == 1.0
+    assert result["right_color"] == pytest.approx(23 / 24)
+
+
+def test_frechet_distance_against_closed_forms_and_scipy():
+    one = Gaussian(np.zeros(3), np.diag([1.0, 4.0, 9.0]))
+    other = Gaussian(np.array([1.0, -2.0, 0.0]), np.diag([4.0, 4.0, 1.0]))
+    assert frechet_distance(one, other) == pytest.approx(5 + 1 + 0 + 4)  # means, then squared differences of the deviations
+    random = np.random.default_rng(0)
+    a, b = Gaussian.of(random.normal(size=(300, 20)) @ random.normal(size=(20, 20))), Gaussian.of(random.normal(1, 2, size=(200, 20)))
+    root = scipy.linalg.sqrtm(a.covariance @ b.covariance).real
+    expected = ((a.mean - b.mean) ** 2).sum() + np.trace(a.covariance + b.covariance - 2 * root)
+    assert frechet_distance(a, b) == pytest.approx(expected, rel=1e-8) == frechet_distance(b, a)
+    assert frechet_distance(a, a) == pytest.approx(0, abs=1e-9)
+    few, fewer = (Gaussian.of(random.normal(size=(n, 64))) for n in (10, 7))  # fewer pictures than features
+    assert np.isfinite(frechet_distance(few, fewer)) and frechet_distance(few, fewer) > 0
+    with pytest.raises(ValueError, match="at least 2 pictures"):
+        Gaussian.of(np.zeros((1, 3)))
+
+
+def test_features_do_not_depend_on_the_batch_and_tell_pictures_apart():
+    tokenizer = vq()
+    pixels = np.stack([np.asarray(drawing(c, "circle", (10, 10, 40, 40))) for c in ("red", "blue", "teal")])
+    features = encoder_features(tokenizer, pixels, batch_size=2)
+    assert features.shape == (3, tokenizer.encoder.conv_out.in_channels)
+    np.testing.assert_allclose(features[2:], encoder_features(tokenizer, pixels[2:]), atol=1e-4)
+    assert np.abs(features[0] - features[1]).max() > 0.01
+    assert "not Inception" in feature_name(tokenizer) and not tokenizer.encoder.conv_out._forward_pre_hooks
+
+
+# ------------------------------------------------------------------------------------------------ questions
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory) -> Path:
+    return image_set(tmp_path_factory.mktemp("sets") / "images", samples=20, per_shard=15)
+
+
+def oracle(data: vqa.QuestionSet):
+    """Answers as one who knows every picture by its codes."""
+    known = {(data.codes[q.image].tobytes(), q.text): q.answers[0] for q in data.questions}
+
+    def answer(model, vocabulary, items, **options):
+        return [f" {known.get((codes.tobytes(), question), 'no').upper()} " for codes, question in items]
+
+    return answer
+
+
+def test_accuracy_by_type_and_the_baselines(images, monkeypatch, tmp_path):
+    data = vqa.load_questions(ShardSet(images))
+    assert len(data.codes) == 20 and len(data.questions) == 60
+    monkeypatch.setattr(vqa, "answer", oracle(data))
+    vocabulary = tiny(tmp_path)[1]
+    result, examples = vqa.evaluate(None, vocabulary, data, ShardSet(images), seed=0, batch_size=8, progress=lambda *p: None)
+    assert result["accuracy"] == 1.0 and result["count"] == 60
+    assert result["by_type"] == {kind: {"count": 20, "accuracy": 1.0} for kind in ("color", "shape", "yes/no")}
+    # colours in thirds (7 red of 20), shapes in halves, "is there a SHAPE" always yes
+    assert result["blind_accuracy"] == pytest.approx((7 + 10 + 20) / 60)
+    assert result["blind_by_type"]["color"]["accuracy"] == pytest.approx(7 / 20)
+    assert result["shuffled_accuracy"] < 0.8 and result["shuffled_by_type"]["color"]["accuracy"] < 0.7
+    assert len(result["examples"]) == 12 == len(set(examples))
+    kinds = [e["type"] for e in result["examples"]]
+    assert {k: kinds.count(k) for k in kinds} == {"color": 4, "shape": 4, "yes/no": 4}
+    assert len({data.questions[n].image for n in examples}) == 12
+
+
+def test_an_answer_is_right_only_when_it_is_the_whole_answer():
+    assert vqa.is_right(" Red\n", ["red"]) and vqa.is_right("b", ["a", "b"])
+    assert not vqa.is_right("red circle", ["red"]) and not vqa.is_right("", ["red"])
+
+
+def test_blind_answers_fall_back_to_the_commonest_of_all(images):
+    unknown = vqa.Question(0, "never asked?", ("x",), "yes/no")
+    known = vqa.Question(0, "What color is the shape?", ("x",), "color")
+    assert vqa.blind_answers(ShardSet(images), [unknown, known]) == ["yes", "blue"]  # red is as common, and later in the alphabet
+
+
+def test_a_derangement_leaves_nothing_in_place():
+    for count in (2, 3, 50):
+        order = vqa.derangement(count, seed=1)
+        assert sorted(order) == list(range(count)) and all(i != n for n, i in enumerate(order))
+    assert vqa.derangement(1, seed=1) is None
+    assert vqa.derangement(50, 1) == vqa.derangement(50, 1) != vqa.derangement(50, 2)
+
+
+# ------------------------------------------------------------------------------------------------ the job
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory) -> Path:
+    return save(tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture
+def job(model, images, tmp_path) -> EvalJob:
+    settings: dict[str, Any] = {"shards": str(images), "train_shards": str(images), "images_per_prompt": 1, "max_images": 6, "device": "cpu"}
+    return EvalJob(checkpoint=str(model), output=str(tmp_path / "evals"), vq=VQSettings("auto", "auto"), **settings)
+
+
+def some_pictures() -> t2i.RealPictures:
+    pixels = [np.asarray(drawing(*t2i.named(caption), (9, 9, 40, 40))) for caption in t2i.CAPTIONS]
+    return t2i.RealPictures(np.stack(pixels), [t2i.named(c)[0] for c in t2i.CAPTIONS], [None, *(t2i.named(c)[1] for c in t2i.CAPTIONS[1:])])
+
+
+def test_eval_writes_what_the_report_reads_and_then_has_nothing_to_do(job, tmp_path, monkeypatch):
+    monkeypatch.setattr(t2i, "real_pictures", some_pictures)
+    run(job)
+    out = tmp_path / "evals"
+    answers, drawn = (json.loads((out / f"{name}.json").read_text()) for name in ("vqa", "t2i"))
+    assert answers["count"] == 18 and answers["step"] is None and {"accuracy", "by_type", "blind_accuracy", "shuffled_accuracy"} <= answers.keys()
+    for example in answers["examples"]:
+        assert {"image", "question", "answer", "truth"} <= example.keys()
+        with Image.open(out / example["image"]) as image:
+            assert image.size == (64, 64)
+    assert drawn["count"] == 24 and len(drawn["prompts"]) == 24 and drawn["judge_color_accuracy"] == drawn["judge_shape_accuracy"] == 1.0
+    assert drawn["frechet_distance"] >= 0 and "VQ encoder" in drawn["frechet_features"] and drawn["guidance"] == 3.0
+    assert (out / "drawn.png").is_file()
+
+    code = f"""
+import sys
+from liquid_train.config import EvalJob, VQSettings
+from evals.run import run
+settings = {{"shards": {job.shards!r}, "train_shards": {job.shards!r}, "images_per_prompt": 1, "max_images": 6, "batch_size": 3}}
+run(EvalJob(checkpoint={job.checkpoint!r}, output={job.output!r}, vq=VQSettings("auto", "auto"), **settings))
+assert not {{"torch", "transformers"}} & set(sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=Path(__file__).parents[1], check=False)
+    assert done.returncode == 0 and "nothing to do" in done.stdout and "shuffled" in done.stdout, done.stderr
+
+
+def test_a_run_gets_its_own_evals_folder_and_step(job, tmp_path, model):
+    checkpoint = tmp_path / "run" / "checkpoints" / "step-00000012"
+    checkpoint.mkdir(parents=True)
+    (checkpoint / "model").symlink_to(model)
+    (checkpoint / "COMMIT.json").write_text(json.dumps({"schema": 1, "step": 12, "files": {}}))
+    (tmp_path / "run" / "metrics.jsonl").write_text("")
+    run(EvalJob(**{**job.__dict__, "checkpoint": str(tmp_path / "run"), "output": None, "images_per_prompt": 0, "train_shards": None}))
+    answers = json.loads((tmp_path / "run" / "evals" / "vqa.json").read_text())
+    assert answers["step"] == 12 and "blind_accuracy" not in answers
+    assert not (tmp_path / "run" / "evals" / "t2i.json").exists()
+
+
+def test_bad_input_is_named_and_nothing_is_written(job, tmp_path):
+    texts = text_set(tmp_path / "texts", samples=3)
+    other = image_set(tmp_path / "other", samples=3, fingerprint="e" * 64)
+    for settings, message in (
+        ({"shards": str(tmp_path / "none")}, "no such folder"),
+        ({"shards": str(texts)}, "carry no questions"),
+        ({"shards": str(other)}, "codes of another VQ"),
+        ({"train_data": str(texts)}, "train_shards=.*carry no questions"),
+        ({"output": None}, "output has no value"),
+        ({"max_images": 0}, "max_images=0"),
+        ({"device": "cuda:99"}, "device=cuda:99"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            run(EvalJob(**{**job.__dict__, **settings}))
+        assert not (tmp_path / "evals").exists()
+
+
+# ------------------------------------------------------------------------------------------------ while training
+
+
+def test_periodic_evaluation_is_the_same_on_one_rank_and_on_two(images, tmp_path, monkeypatch):
+    model, vocabulary = tiny(tmp_path / "model")
+    data = vqa.load_questions(ShardSet(images), 6)
+    monkeypatch.setattr(vqa, "answer", oracle(data))
+    config = EvalsConfig(vqa_samples=6, images=5, prompts=["a red circle", "something", "a blue rectangle"], guidance=2.0)
+
+    def evaluate(where: str, rank: int, size: int) -> dict[str, float]:
+        return evaluate_periodically(
+            model, vocabulary, vq(), config, sets=str(images), grid=(2, 3), prompt=" Draw.", step=30, out_dir=tmp_path / where, rank=rank, world_size=size
+        )
+
+    single = evaluate("one", 0, 1)
+    assert single["eval/vqa_accuracy"] == single["eval/vqa_accuracy_yes_no"] == 1.0 and {"eval/right_color", "eval/right_shape"} <= single.keys()
+    about = json.loads((tmp_path / "one" / "samples" / "step-00000030.json").read_text())
+    assert about == {"step": 30, "prompts": [*config.prompts, *config.prompts[:2]], "columns": 3, "guidance": 2.0}
+    with Image.open(tmp_path / "one" / "samples" / "step-00000030.png") as image:
+        assert image.size == (3 * 26 - 2, 2 * 18 - 2)
+
+    sums: list[torch.Tensor] = []
+    monkeypatch.setattr("evals.periodic.dist.all_reduce", lambda tensor: sums.append(tensor.clone()))
+    evaluate("two", 1, 2)
+    assert not (tmp_path / "two").exists()  # rank 0 writes
+    others = iter(sums)
+    monkeypatch.setattr("evals.periodic.dist.all_reduce", lambda tensor: tensor.add_(next(others)))
+    assert evaluate("two", 0, 2) == single
+    assert (tmp_path / "two" / "samples" / "step-00000030.png").read_bytes() == (tmp_path / "one" / "samples" / "step-00000030.png").read_bytes()
+
+
+def test_periodic_evaluation_without_pictures_or_questions_measures_nothing(tmp_path):
+    model, vocabulary = tiny(tmp_path)
+    nothing = EvalsConfig(prompts=[])
+    assert evaluate_periodically(model, vocabulary, vq(), nothing, sets=None, grid=(), prompt="", step=1, out_dir=tmp_path, rank=0, world_size=1) == {}
