@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import difflib
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any
@@ -388,7 +389,7 @@ def check_eval(c: EvalJob) -> None:
     require(c.batch_size > 0, f"batch_size={c.batch_size}: must be 1 or more")
 
 
-CHECKS = {"train": check_train, "tokenize": check_tokenize, "generate": check_generate, "eval": check_eval}
+CHECKS: dict[str, Callable[[Any], None]] = {"train": check_train, "tokenize": check_tokenize, "generate": check_generate, "eval": check_eval}
 
 
 def get(config: Any, key: str) -> Any:

@@ -156,7 +156,8 @@ def test_one_run_folder_one_writer(root: Path) -> None:
         [
             sys.executable,
             "-c",
-            "import pathlib, sys, time; from liquid_train.tracker import RunLock; lock = RunLock(pathlib.Path(sys.argv[1])); print('held', flush=True); time.sleep(60)",
+            "import pathlib, sys, time; from liquid_train.tracker import RunLock\n"
+            "lock = RunLock(pathlib.Path(sys.argv[1])); print('held', flush=True); time.sleep(60)",
             str(root / "locked"),
         ],
         env=ENV,
@@ -168,3 +169,10 @@ def test_one_run_folder_one_writer(root: Path) -> None:
     holder.kill()
     holder.wait()
     RunLock(root / "locked").release()
+
+
+@pytest.mark.slow
+def test_every_rank_exits_cleanly_twenty_times(root: Path) -> None:
+    """gloo aborts at exit when sharded tensors outlive the process group: 20 runs of 2 ranks, every one with status 0."""
+    for n in range(20):
+        train(root, f"exit-{n}", "train.steps=3", "launch.nproc=2", "checkpoint.every=3")
