@@ -58,6 +58,11 @@ def round_to_grid(z: Tensor, levels: list[int]) -> Tensor:
     return z + (rounded - z).detach()
 
 
+def total_variation(z: Tensor) -> Tensor:
+    """Mean absolute difference of neighbouring latents [B, C, h, w]: where it is small, a code can be told from its neighbour."""
+    return (z.diff(dim=2).abs().mean() + z.diff(dim=3).abs().mean()) / 2
+
+
 def load_images(images: list[EasyVQAImage]) -> tuple[Tensor, Tensor]:
     """-> pixels uint8 [N, 3, 64, 64] and the caption's words as 0/1 [N, len(WORDS)] (all -1 where there is no caption)."""
     pixels = np.stack([np.asarray(Image.open(i.path).convert("RGB")) for i in images])
@@ -82,13 +87,18 @@ def psnr(model: ImageTokenizer, pixels: Tensor) -> float:
     return 10 * math.log10(255**2 / (error / len(pixels)))
 
 
-def train(levels: list[int], steps: int, batch: int, lr: float, caption_weight: float, seed: int, log: int = 100) -> ImageTokenizer:
+def train(
+    levels: list[int], steps: int, batch: int, lr: float, caption_weight: float, smoothness: float, seed: int, start: Path | None = None, log: int = 100
+) -> ImageTokenizer:
+    """Train from random weights, or from the folder `start`; prints the losses and the test PSNR now and then."""
     torch.manual_seed(seed)
     generator = torch.Generator().manual_seed(seed)
     pixels, words = load_images(load_split("train"))
     test_pixels, _ = load_images(load_split("test"))
     model = ImageTokenizer(VQConfig(DDCONFIG, math.prod(levels), len(levels)))
     model.quantize.embedding.weight.data.copy_(grid_codebook(levels))
+    if start is not None:
+        model.load_state_dict(ImageTokenizer.from_files(start / "vqgan.yaml", start / "model.safetensors").state_dict())
     model.quantize.requires_grad_(False)
     caption_head = nn.Sequential(nn.Conv2d(len(levels), 128, 1), nn.GELU(), nn.Conv2d(128, len(WORDS), 1))
     parameters = [p for p in [*model.parameters(), *caption_head.parameters()] if p.requires_grad]
@@ -106,17 +116,18 @@ def train(levels: list[int], steps: int, batch: int, lr: float, caption_weight: 
         known = words[chosen, 0] >= 0
         caption_loss = F.binary_cross_entropy_with_logits(logits[known], words[chosen][known])
         commitment = F.mse_loss(z, quantized.detach())  # keeps latents on the grid: there is no tanh in taming's encoder
-        loss = pixel_loss + caption_weight * caption_loss + 0.002 * commitment
+        loss = pixel_loss + caption_weight * caption_loss + 0.002 * commitment + smoothness * total_variation(z)
         optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
         schedule.step()
         if step % log == 0:
-            used = len(model.nearest(z.detach()).unique())
+            codes = model.nearest(z.detach())
+            used, repeated = len(codes.unique()), (codes[:, :, 1:] == codes[:, :, :-1]).float().mean().item()
             decibel = 10 * math.log10(4 / pixel_loss.item())
             print(f"step {step} of {steps}: pixels {pixel_loss.item():.5f} ({decibel:.1f} dB), captions {caption_loss.item():.4f}, "
-                  f"codes in batch {used}, {time.time() - started:.0f} s", flush=True)  # fmt: skip
+                  f"codes in batch {used}, equal to their left neighbour {repeated:.0%}, {time.time() - started:.0f} s", flush=True)  # fmt: skip
         if step % 1000 == 0:
             with torch.no_grad():
                 print(f"  test PSNR {psnr(model, test_pixels):.2f} dB", flush=True)
@@ -139,9 +150,11 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--lr", type=float, default=2e-3)
     parser.add_argument("--caption-weight", type=float, default=0.01)
+    parser.add_argument("--smoothness", type=float, default=0.0, help="weight of the latents' total variation")
+    parser.add_argument("--start", type=Path, help="a folder to go on from")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
-    model = train(args.levels, args.steps, args.batch, args.lr, args.caption_weight, args.seed)
+    model = train(args.levels, args.steps, args.batch, args.lr, args.caption_weight, args.smoothness, args.seed, args.start)
     save(model, args.output)
     loaded = ImageTokenizer.from_files(args.output / "vqgan.yaml", args.output / "model.safetensors")
     test_pixels, _ = load_images(load_split("test"))

@@ -84,11 +84,15 @@ def rows_of(parameter: Tensor) -> tuple[Tensor, int]:
     return parameter.to_local(), offset[0] if offset else 0
 
 
+@torch.no_grad()
 def materialize(model: PreTrainedModel, device: torch.device) -> None:
-    """Give the (sharded) meta model memory on `device`; its rotary tables are computed anew, since to_empty leaves them unset."""
+    """Give the (sharded) meta model memory on `device`. Weights stay unset; buffers (rotary tables, Gemma's scale of embeddings)
+    are in no checkpoint and get their values here, by transformers' own initialization."""
     model.to_empty(device=device)
     model.tie_weights()  # to_empty gives an unsharded tied head memory of its own
-    model.model.rotary_emb = type(model.model.rotary_emb)(config=model.config).to(device)
+    for module in model.modules():
+        if any(True for _ in module.buffers(recurse=False)):
+            model._init_weights(module)
 
 
 @torch.no_grad()
