@@ -34,13 +34,16 @@ class Compute:
         return cls(block_parameters(lm.model.layers), vocabulary.image_end * c.hidden_size, width, c.num_hidden_layers, peak_flops(device))
 
 
-def documents_and_efficiency(batch: RankBatch, data: DataConfig, world: World) -> tuple[int, float, int]:
-    """(documents, share of tokens that are no padding, sum of squared document lengths) of the global batch; a collective."""
+def batch_totals(batch: RankBatch, data: DataConfig, world: World) -> tuple[int, float, int, int]:
+    """Of the global batch: (documents, share of tokens that are no padding, sum of squared document lengths, damaged samples so far).
+
+    A collective.
+    """
     squares = sum(n * n for s in batch.sequences.values() for n in s.lengths)
-    counts = torch.tensor([batch.documents, batch.padding, squares], dtype=torch.float64, device=world.device)
+    counts = torch.tensor([batch.documents, batch.padding, squares, batch.damaged], dtype=torch.float64, device=world.device)
     dist.all_reduce(counts)
-    documents, padding, squares = (int(n) for n in counts.tolist())
-    return documents, 1 - padding / (data.global_batch * data.seq_len), squares
+    documents, padding, squares, damaged = (int(n) for n in counts.tolist())
+    return documents, 1 - padding / (data.global_batch * data.seq_len), squares, damaged
 
 
 def task_metrics(per_task: torch.Tensor) -> dict[str, float]:

@@ -24,7 +24,7 @@ from liquid_train.data.loader import BatchLoader, MicroBatch, RankBatch, batch_d
 from liquid_train.data.shards import ShardSet
 from liquid_train.image_tokenizer import ImageTokenizer
 from liquid_train.loss import HeadOptions, LossModule
-from liquid_train.metrics import Compute, documents_and_efficiency, speed_metrics, step_metrics
+from liquid_train.metrics import Compute, batch_totals, speed_metrics, step_metrics
 from liquid_train.optimizer import build_optimizer, learning_rate, set_learning_rate
 from liquid_train.parallel import World, assert_dtypes, parallelize, process_group, set_sync
 from liquid_train.resume import check_config, find_checkpoint
@@ -187,7 +187,10 @@ def train_step(run: Run, batches: list[MicroBatch], lr: float, stop: bool) -> di
 def account(run: Run, batch: RankBatch, result: dict[str, Any], lr: float, seconds: float, waited: float) -> dict[str, Any]:
     """Move the run's progress on by one step and describe the step; a collective."""
     data, progress = run.config.data, run.progress
-    documents, efficiency, squares = documents_and_efficiency(batch, data, run.world)
+    documents, efficiency, squares, damaged = batch_totals(batch, data, run.world)
+    samples = sum({s.path: s.num_samples for s in run.sets.values()}.values())
+    if damaged > data.max_bad * samples:  # the same on all ranks
+        raise ValueError(f"data.max_bad={data.max_bad}: {damaged} of {samples} samples are damaged ({batch.dropped}); mend the shards, or allow a larger share")
     tokens = data.global_batch * data.seq_len
     progress.step += 1
     progress.tokens += tokens

@@ -34,6 +34,7 @@ class StepPart(TypedDict):
     states: dict[int, StreamState]
     epochs: dict[str, float]
     dropped: dict[str, int]
+    damaged: int  # unreadable samples that this worker has met so far
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,7 @@ class RankBatch:
     states: dict[int, StreamState]
     epochs: dict[str, float]
     dropped: dict[str, int] = field(default_factory=dict)
+    damaged: int = 0
 
     @property
     def documents(self) -> int:
@@ -81,11 +83,14 @@ def batch_digest(digests: dict[int, bytes]) -> str:
 
 def open_sources(config: TrainJob, vq_fingerprint: str | None) -> dict[str, ShardSet]:
     """Open every source's shard set; ValueError names the source when its folder, index or VQ is not right."""
-    sets = {}
+    sets: dict[str, ShardSet] = {}
+    opened: dict[str, ShardSet] = {}  # tasks that share a folder share what was read of it
     for name, source in config.data.sources.items():
         try:
-            sets[name] = ShardSet(source.path, vq_fingerprint=vq_fingerprint)
-            sets[name].check_files()
+            if source.path not in opened:
+                opened[source.path] = ShardSet(source.path, vq_fingerprint=vq_fingerprint)
+                opened[source.path].check_files()
+            sets[name] = opened[source.path]
         except ValueError as error:
             raise ValueError(f"data.sources.{name}.path={source.path}: {error}") from error
     return sets
@@ -112,7 +117,7 @@ class StreamDataset(IterableDataset):
         own = [s for s in range(count) if s % self.world == self.rank and (s // self.world) % workers == worker]
         streams = {s: PackedStream(s, readers, data.seq_len, data.window, self.vocabulary.pad, self.states.get(s)) for s in own}
         for step in range(self.first_step, self.steps):
-            part: StepPart = {"sequences": {}, "states": {}, "epochs": {}, "dropped": {}}
+            part: StepPart = {"sequences": {}, "states": {}, "epochs": {}, "dropped": {}, "damaged": 0}
             for g in range(step * data.global_batch, (step + 1) * data.global_batch):
                 stream = streams.get(g % count)
                 if stream is not None:
@@ -120,6 +125,7 @@ class StreamDataset(IterableDataset):
             part["states"] = {s: streams[s].state for s in {g % count for g in part["sequences"]}}
             part["epochs"] = _epochs(streams, readers)
             part["dropped"] = {f"{name}: {reason}": n for name, r in readers.items() for reason, n in (r.dropped + r.shards.bad).items()}
+            part["damaged"] = sum(shards.bad.total() for shards in {id(r.shards): r.shards for r in readers.values()}.values())
             yield part
 
 
@@ -155,6 +161,7 @@ class BatchLoader:
                 batch.sequences.update(part["sequences"])
                 batch.states.update(part["states"])
                 batch.epochs.update({k: max(v, batch.epochs.get(k, 0.0)) for k, v in part["epochs"].items()})
+                batch.damaged += part["damaged"]
                 for reason, n in part["dropped"].items():
                     batch.dropped[reason] = batch.dropped.get(reason, 0) + n
             yield batch

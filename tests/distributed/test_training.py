@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from liquid_train import checkpoint
 from liquid_train.vocabulary import load_tokenizer
-from tests.shard_sets import mixture_overrides
+from tests.shard_sets import image_set, mixture_overrides
 
 TIMINGS = {"tokens_per_second", "mfu", "data_wait_fraction", "memory_gib"}
 ENV = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
@@ -176,3 +176,19 @@ def test_every_rank_exits_cleanly_twenty_times(root: Path) -> None:
     """gloo aborts at exit when sharded tensors outlive the process group: 20 runs of 2 ranks, every one with status 0."""
     for n in range(20):
         train(root, f"exit-{n}", "train.steps=3", "launch.nproc=2", "checkpoint.every=3")
+
+
+def test_damaged_samples_are_counted_and_survived(root: Path, tmp_path: Path) -> None:
+    pictures = image_set(tmp_path / "images", samples=30)
+    tar = pictures / "shard-00000.tar"
+    content = bytearray(tar.read_bytes())
+    where = content.find(b"\x93NUMPY", len(content) // 2)
+    content[where : where + 6] = b"broken"
+    tar.write_bytes(content)
+    paths = [f"data.sources.{task}.path={pictures}" for task in ("t2i", "i2t", "vqa")]
+    lines = train(root, "damaged", "train.steps=8", "launch.nproc=2", *paths)
+    assert any(lines[-1].get(f"dropped/{task}: codes do not parse") for task in ("t2i", "i2t", "vqa"))
+    done = subprocess.run(
+        command(root, "too-damaged", "train.steps=8", "launch.nproc=2", "data.max_bad=0.001", *paths), env=ENV, capture_output=True, text=True
+    )
+    assert done.returncode == 2 and "data.max_bad=0.001" in done.stderr and "Traceback" not in done.stderr

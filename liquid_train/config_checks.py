@@ -1,0 +1,95 @@
+"""Checks across keys that need neither data nor devices: one message with the key, the value and what would be right."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from liquid_train.config import TASKS, BackboneConfig, EvalJob, GenerateJob, TokenizeJob, TrainJob
+
+
+def require(condition: bool, message: str) -> None:
+    """Raise ValueError(message) unless condition holds."""
+    if not condition:
+        raise ValueError(message)
+
+
+def check_train(c: TrainJob) -> None:
+    """Checks across keys that need neither data nor devices."""
+    require(bool(c.data.sources), "data.sources is empty; choose a mixture with data=NAME or experiment=quickstart")
+    require(c.train.steps is not None or c.train.tokens is not None, "train.steps has no value; give train.steps=N or train.tokens=N")
+    for key in ("train.steps", "train.tokens", "train.micro_batch", "data.seq_len", "data.global_batch", "data.streams", "data.window",
+                "checkpoint.every", "checkpoint.keep", "tracker.every", "loss.chunk"):  # fmt: skip
+        value = get(c, key)
+        require(value is None or value > 0, f"{key}={value}: must be 1 or more")
+    require(c.data.workers >= 0, f"data.workers={c.data.workers}: must be 0 or more")
+    require(c.optimizer.lr > 0, f"optimizer.lr={c.optimizer.lr}: must be positive")
+    for group, sources in (("sources", c.data.sources), ("heldout", c.data.heldout)):
+        for name, source in sources.items():
+            key = f"data.{group}.{name}"
+            require(source.task in TASKS, f"{key}.task={source.task}: one of {', '.join(TASKS)}")
+            require(source.weight >= 0, f"{key}.weight={source.weight}: must be 0 or more")
+            require(source.questions_per_document > 0, f"{key}.questions_per_document={source.questions_per_document}: must be 1 or more")
+    require(sum(s.weight for s in c.data.sources.values()) > 0, "data.sources: every weight is 0; give one of them a positive weight")
+    for task in c.loss.weight:
+        require(task in TASKS, f"loss.weight.{task}: no such task; one of {', '.join(TASKS)}")
+    one_of(c, "parallel.precision", ("bf16", "fp32"))
+    one_of(c, "parallel.activation_checkpoint", ("none", "full"))
+    one_of(c, "loss.normalize", ("token", "document", "sqrt"))
+    one_of(c, "schedule.kind", ("cosine", "constant", "wsd"))
+    one_of(c, "tracker.wandb.mode", ("online", "offline", "disabled"))
+    one_of(c, "backbone.init", ("random", "pretrained"))
+    one_of(c, "backbone.image_init", ("mean", "normal"))
+    require(
+        c.launch.nproc == "auto" or (c.launch.nproc.isdigit() and int(c.launch.nproc) > 0), f"launch.nproc={c.launch.nproc}: a number of processes, or auto"
+    )
+    require(c.backbone.init == "random" or c.backbone.path is not None, "backbone.init=pretrained needs backbone.path=FOLDER with an HF model")
+    require(0 <= c.data.max_bad <= 1, f"data.max_bad={c.data.max_bad}: a share between 0 and 1")
+    require(0 <= c.data.unconditional <= 1, f"data.unconditional={c.data.unconditional}: a share between 0 and 1")
+    check_backbone_folder(c.backbone)
+
+
+def check_backbone_folder(backbone: BackboneConfig) -> None:
+    if backbone.path is None:
+        require("model_type" in backbone.architecture, "backbone.architecture.model_type has no value; choose backbone=tiny or give backbone.path=FOLDER")
+        return
+    folder = Path(backbone.path)
+    require((folder / "config.json").is_file(), f"backbone.path={backbone.path}: no config.json there; give a folder in Hugging Face format")
+
+
+def check_tokenize(c: TokenizeJob) -> None:
+    t = c.tokenize
+    for key in ("copies", "batch_size", "shard_size"):
+        require(getattr(t, key) > 0, f"tokenize.{key}={getattr(t, key)}: must be 1 or more")
+    require(0 <= t.max_bad <= 1, f"tokenize.max_bad={t.max_bad}: a share between 0 and 1")
+    require(t.workers is None or t.workers >= 0, f"tokenize.workers={t.workers}: must be 0 or more")
+
+
+def check_generate(c: GenerateJob) -> None:
+    one_of(c, "task", ("t2i", "i2t", "t2t"))
+    one_of(c, "precision", ("bf16", "fp32"))
+    require(c.temperature >= 0, f"temperature={c.temperature}: must be 0 (greedy) or more")
+    require(0 < c.top_p <= 1, f"top_p={c.top_p}: a share above 0 and up to 1")
+    require(c.top_k is None or c.top_k > 0, f"top_k={c.top_k}: must be 1 or more, or null for all")
+    require(c.batch_size > 0, f"batch_size={c.batch_size}: must be 1 or more")
+
+
+def check_eval(c: EvalJob) -> None:
+    require(c.images_per_prompt >= 0, f"images_per_prompt={c.images_per_prompt}: must be 0 or more")
+    require(c.batch_size > 0, f"batch_size={c.batch_size}: must be 1 or more")
+
+
+def get(config: Any, key: str) -> Any:
+    """The value of a dotted key of nested dataclasses."""
+    for part in key.split("."):
+        config = getattr(config, part)
+    return config
+
+
+def one_of(config: Any, key: str, allowed: tuple[str, ...]) -> None:
+    value = get(config, key)
+    require(value in allowed, f"{key}={value}: one of {', '.join(allowed)}")
+
+
+CHECKS: dict[str, Callable[[Any], None]] = {"train": check_train, "tokenize": check_tokenize, "generate": check_generate, "eval": check_eval}
