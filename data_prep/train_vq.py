@@ -1,4 +1,4 @@
-"""Train the small image tokenizer that ships with this package: `python -m data_prep.train_vq --output DIR`.
+"""Train the small image tokenizer that ships with this package (docs/tokenizer.md has its two commands).
 
 Finite scalar quantization (Mentzer et al. 2023, arXiv 2309.15505): every latent channel is rounded to one of a few levels
 with a straight-through gradient, so there is no codebook to collapse. The grid of all level combinations is then written
@@ -7,7 +7,8 @@ out as an ordinary codebook in taming's format.
 Two losses: squared pixel error, and a caption loss that asks the mean of a small per-code network to name the caption's
 words (bag of words, as Joulin et al. 2016, arXiv 1511.02251, do for whole images). The second one makes the codes carry
 what the picture shows, not only how each patch looks, which is what a small language model needs from them; tokenizers
-aligned with text in this spirit are VILA-U (arXiv 2409.04429) and UniTok (arXiv 2502.20321).
+aligned with text in this spirit are VILA-U (arXiv 2409.04429) and UniTok (arXiv 2502.20321). A third loss, for a second pass,
+keeps neighbouring latents alike (total variation), so that the codes of a plain background repeat.
 """
 
 from __future__ import annotations

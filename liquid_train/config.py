@@ -135,7 +135,7 @@ class EvalsConfig:
     prompts: list[str] = field(default_factory=list)
     guidance: float = 3.0
     top_k: int | None = None
-    temperature: float = 1.0
+    temperature: float = 0.8
 
 
 @dataclass
@@ -209,7 +209,7 @@ class GenerateJob:
     output: str | None = None  # a folder
     seed: int = 0
     guidance: float = 3.0
-    temperature: float = 1.0
+    temperature: float = 0.8
     top_k: int | None = None
     top_p: float = 1.0
     max_new_tokens: int = 64
@@ -231,7 +231,7 @@ class EvalJob:
     seed: int = 0
     images_per_prompt: int = 10
     guidance: float = 3.0
-    temperature: float = 1.0
+    temperature: float = 0.8
     top_k: int | None = None
     max_images: int | None = None  # only the first N images of the set
     device: str = "auto"
