@@ -237,7 +237,7 @@ def test_bad_input_is_named_and_nothing_is_written(job, tmp_path):
         ({"shards": str(tmp_path / "none")}, "no such folder"),
         ({"shards": str(texts)}, "carry no questions"),
         ({"shards": str(other)}, "codes of another VQ"),
-        ({"train_data": str(texts)}, "train_shards=.*carry no questions"),
+        ({"train_shards": str(texts)}, "train_shards=.*carry no questions"),
         ({"output": None}, "output has no value"),
         ({"max_images": 0}, "max_images=0"),
         ({"device": "cuda:99"}, "device=cuda:99"),

@@ -51,11 +51,14 @@ def images_of(tokenizer: ImageTokenizer, pixels: np.ndarray) -> torch.Tensor:
 
 
 @torch.inference_mode()
-def decode(tokenizer: ImageTokenizer, codes: np.ndarray, batch_size: int = 16) -> np.ndarray:
-    """codes [N, rows, columns] -> pixels uint8 [N, H, W, 3], clamped."""
+def decode(tokenizer: ImageTokenizer, codes: np.ndarray) -> np.ndarray:
+    """codes [N, rows, columns] -> pixels uint8 [N, H, W, 3], clamped.
+
+    One picture at a time: in a larger batch the last bit of a pixel depends on the other pictures.
+    """
     device, parts = next(tokenizer.parameters()).device, []
-    for i in range(0, len(codes), batch_size):
-        images = tokenizer.decode(torch.from_numpy(np.asarray(codes[i : i + batch_size], dtype=np.int64)).to(device))
+    for grid in codes:
+        images = tokenizer.decode(torch.from_numpy(np.asarray(grid[None], dtype=np.int64)).to(device))
         parts.append(images.float().add(1).mul(127.5).round().clamp(0, 255).byte().permute(0, 2, 3, 1).cpu().numpy())
     return np.concatenate(parts)
 
