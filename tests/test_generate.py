@@ -215,7 +215,7 @@ def test_pictures_of_another_size_are_cropped_to_their_centre_and_transparency_i
 def test_codes_survive_the_way_through_files():
     tokenizer = vq()
     codes = np.random.default_rng(0).integers(0, tokenizer.codebook_size, (3, 2, 2))
-    pixels = decode(tokenizer, codes, batch_size=2)
+    pixels = decode(tokenizer, codes)
     assert pixels.shape == (3, 16, 16, 3) and pixels.dtype == np.uint8
     np.testing.assert_array_equal(decode(tokenizer, codes[1:2]), pixels[1:2])
     assert encode(tokenizer, pixels).shape == codes.shape
