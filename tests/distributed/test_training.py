@@ -175,7 +175,8 @@ def test_one_run_folder_one_writer(root: Path) -> None:
 def test_every_rank_exits_cleanly_twenty_times(root: Path) -> None:
     """gloo aborts at exit when sharded tensors outlive the process group: 20 runs of 2 ranks, every one with status 0."""
     for n in range(20):
-        train(root, f"exit-{n}", "train.steps=3", "launch.nproc=2", "checkpoint.every=3")
+        lines = train(root, f"exit-{n}", "train.steps=3", "launch.nproc=2", "checkpoint.every=3")  # asserts exit status 0
+        assert [m["step"] for m in lines] == [1, 2, 3]
 
 
 def test_damaged_samples_are_counted_and_survived(root: Path, tmp_path: Path) -> None:
