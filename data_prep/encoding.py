@@ -1,11 +1,15 @@
-"""Batches of pictures to grids of codes, in this process or in several; the results do not depend on which.
+"""Pictures to grids of codes, in this process or in several; the results do not depend on which.
 
-A code flips about once in 50,000 when the batch or the number of threads changes. Batches are therefore cut by the caller, the
-same way for any number of processes, and every CPU encoder computes with one thread.
+    CPU   tasks of rows -> processes that read, crop and encode, one thread each
+    CUDA  tasks of rows -> processes that read and crop -> batches of one size, pinned -> the device
+
+A code flips about once in 50,000 when the batch changes. Which pictures share a batch is therefore a function of the shard and the
+batch size alone: a batch holds pictures of one task (CPU) or one shard (CUDA), in order of their rows, of one size.
 """
 
 from __future__ import annotations
 
+import ctypes
 import multiprocessing
 import os
 import signal
@@ -17,75 +21,152 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
+from data_prep.crops import Crop
 from data_prep.images import READ_ERRORS, reason
 from liquid_train.image_tokenizer import ImageTokenizer
 
 ReadImage = Callable[[], np.ndarray]
-Encoded = np.ndarray | str  # codes [rows, columns], or why there are none
-QUEUED_BATCHES = 8  # for each process: enough to keep it busy, few enough to stay small in memory
+QUEUED_TASKS = 8  # for each process: enough to keep it busy, few enough to stay small in memory
+# Pixel values as the published tokenizer scales them: in float64, rounded to float32 last.
+SCALED = torch.from_numpy((np.arange(256) / 255.0 * 2 - 1).astype(np.float32))
 
-_worker_encoder: BatchEncoder | None = None  # of an encoder process, set by _start_worker
+_worker: tuple[Crop, BatchEncoder | None] | None = None  # of a process of the pool, set by _start_worker
 
 
 @dataclass(frozen=True)
 class EncoderSettings:
+    """precision: of the network, "fp32" or "bf16"; the distances to the codebook are fp32 always."""
+
     config: Path
     checkpoint: Path
     device: str
+    precision: str
+    compile: bool
+    batch_size: int
+
+
+@dataclass(frozen=True)
+class Cropped:
+    """A picture ready for the VQ: uint8 [h, w, 3], and what its crop adds to KEY.json."""
+
+    pixels: np.ndarray
+    info: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """codes [rows, columns], and what the crop adds to KEY.json."""
+
+    codes: np.ndarray
+    info: dict[str, Any]
+
+
+@dataclass
+class Task:
+    """Rows of one shard that are handled together: an image of each, None for a row without one. last: of its shard."""
+
+    images: Sequence[ReadImage | None]
+    last: bool = False
 
 
 class BatchEncoder:
-    """The VQ's encoder on one device, in fp32. Raises ValueError when the VQ's files cannot be used."""
+    """The VQ's encoder on one device. Raises ValueError when the VQ's files cannot be used."""
 
     def __init__(self, settings: EncoderSettings) -> None:
+        self.settings = settings
         self.device = torch.device(settings.device)
-        self.model = ImageTokenizer.from_files(settings.config, settings.checkpoint, parts=("encoder",)).to(self.device)
-        self.dtype = np.uint16 if self.model.codebook_size <= 2**16 else np.uint32
+        model = ImageTokenizer.from_files(settings.config, settings.checkpoint, parts=("encoder",)).to(self.device)
+        self.model = model
+        self.code_dtype = np.uint16 if model.codebook_size <= 2**16 else np.uint32
+        self.dtype = torch.bfloat16 if settings.precision == "bf16" else torch.float32
+        # channels_last changes 2% of the codes on a CPU in fp32, and is faster everywhere else
+        exact = self.device.type == "cpu" and self.dtype == torch.float32
+        self.layout = torch.contiguous_format if exact else torch.channels_last
+        for module in (model.encoder, model.quant_conv):
+            module.to(dtype=self.dtype, memory_format=self.layout)  # type: ignore[call-overload]  # torch's stubs lack memory_format
+        self._latents = torch.compile(model.latents, dynamic=False) if settings.compile else model.latents
 
-    def __call__(self, images: Sequence[ReadImage]) -> list[Encoded]:
-        """Read and encode; pictures of one size are encoded together. An unreadable one yields its reason in place of codes."""
-        results: list[Encoded] = []
-        by_size: dict[tuple[int, ...], list[tuple[int, np.ndarray]]] = {}
-        for place, read in enumerate(images):
-            pixels = self._read(read)
-            results.append(pixels)
-            if not isinstance(pixels, str):
-                by_size.setdefault(pixels.shape, []).append((place, pixels))
-        for group in by_size.values():
-            for (place, _), codes in zip(group, self._encode(np.stack([pixels for _, pixels in group])), strict=True):
-                results[place] = codes
+    def encode(self, pixels: np.ndarray) -> Tensor:
+        """pixels uint8 [B, H, W, 3] -> codes [B, H/f, W/f] on the device; on CUDA the work may still be under way."""
+        with torch.inference_mode():
+            x = torch.from_numpy(pixels)
+            if self.device.type == "cuda":
+                x = x.pin_memory().to(self.device, non_blocking=True)
+            x = SCALED.to(self.device)[x.int()].permute(0, 3, 1, 2).contiguous(memory_format=self.layout)
+            return self.model.nearest(self._latents(x.to(self.dtype)))
+
+    def to_numpy(self, codes: Tensor) -> np.ndarray:
+        return codes.cpu().numpy().astype(self.code_dtype)
+
+
+class Batches:
+    """Pictures one after the other -> batches of one size -> codes; only pictures of batches that are not full yet are held."""
+
+    def __init__(self, encoder: BatchEncoder) -> None:
+        self.encoder = encoder
+        self._results: list[Any] = []
+        self._waiting: dict[tuple[int, ...], list[int]] = {}  # size -> places of its pictures
+        self._running: list[tuple[list[int], Tensor]] = []
+
+    def add(self, pictures: Iterable[Cropped | str | None]) -> None:
+        for picture in pictures:
+            place = len(self._results)
+            self._results.append(picture)
+            if isinstance(picture, Cropped):
+                places = self._waiting.setdefault(picture.pixels.shape, [])
+                places.append(place)
+                if len(places) == self.encoder.settings.batch_size:
+                    self._encode(self._waiting.pop(picture.pixels.shape))
+
+    def _encode(self, places: list[int]) -> None:
+        codes = self.encoder.encode(np.stack([self._results[place].pixels for place in places]))
+        self._running.append((places, codes))
+        for place in places:
+            self._results[place] = self._results[place].info  # the pixels are needed no more
+
+    def finish(self) -> list[Encoded | str | None]:
+        """Results of everything added, in order; batches that are not full are encoded now."""
+        for places in self._waiting.values():
+            self._encode(places)
+        for places, codes in self._running:
+            for place, grid in zip(places, self.encoder.to_numpy(codes), strict=True):
+                self._results[place] = Encoded(grid, self._results[place])
+        results, self._results, self._waiting, self._running = self._results, [], {}, []
         return results
 
-    def _read(self, read: ReadImage) -> Encoded:
-        try:
-            pixels = read()
-        except READ_ERRORS as error:
-            return reason(error)
-        f = self.model.downsampling
-        if pixels.shape[0] % f or pixels.shape[1] % f:
-            return f"sides not multiples of {f}"
-        return pixels
 
-    def _encode(self, pixels: np.ndarray) -> np.ndarray:
-        """pixels uint8 [B, H, W, 3] -> codes [B, H/f, W/f]."""
-        with torch.inference_mode():
-            x = torch.from_numpy(pixels).to(self.device).permute(0, 3, 1, 2).float().div(127.5).sub(1).contiguous()
-            return self.model.encode(x).cpu().numpy().astype(self.dtype)
+def prepare(read: ReadImage | None, crop: Crop) -> Cropped | str | None:
+    """Read and crop one picture; the reason in its place when it cannot be used."""
+    if read is None:
+        return None
+    try:
+        return Cropped(*crop(read()))
+    except READ_ERRORS as error:
+        return reason(error)
 
 
-def encode_batches(
-    batches: Iterable[Sequence[ReadImage]], encoder: BatchEncoder, settings: EncoderSettings, workers: int
-) -> Generator[list[Encoded], None, None]:
-    """One list of results a batch, in order. workers=0 encodes in this process with `encoder`; else so many processes do."""
-    if workers == 0:
-        with one_exact_thread():
-            yield from map(encoder, batches)
-    else:
-        yield from _encode_in_processes(batches, settings, workers)
+def encode_tasks(tasks: Iterable[Task], encoder: BatchEncoder, crop: Crop, workers: int) -> Generator[list[Encoded | str | None], None, None]:
+    """Results of the rows in order, a list for each task (CPU) or for each shard (CUDA). workers=0: all in this process."""
+    on_cpu = encoder.device.type == "cpu"
+    if on_cpu and not workers:
+        _keep_freed_memory()
+    with one_exact_thread():
+        if workers and on_cpu:
+            yield from (results for _, results in _in_processes(tasks, crop, encoder.settings, workers))
+            return
+        here = ((task, [prepare(read, crop) for read in task.images]) for task in tasks)
+        prepared = _in_processes(tasks, crop, None, workers) if workers else here
+        batches = Batches(encoder)
+        for task, pictures in prepared:
+            batches.add(pictures)
+            if on_cpu or task.last:
+                yield batches.finish()
 
 
 @contextmanager
@@ -102,16 +183,19 @@ def one_exact_thread() -> Iterator[None]:
         cudnn.allow_tf32, cudnn.deterministic, cudnn.benchmark = before
 
 
-def _encode_in_processes(batches: Iterable[Sequence[ReadImage]], settings: EncoderSettings, workers: int) -> Generator[list[Encoded], None, None]:
-    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _start_worker, (settings,))
-    waiting: deque[Future[list[Encoded]]] = deque()
+def _in_processes(tasks: Iterable[Task], crop: Crop, settings: EncoderSettings | None, workers: int) -> Iterator[tuple[Task, list[Any]]]:
+    """(task, its pictures) in order, cropped by a pool of processes; with `settings` encoded by them too."""
+    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _start_worker, (crop, settings))
+    waiting: deque[tuple[Task, Future[list[Any]]]] = deque()
     try:
-        for images in batches:
-            waiting.append(pool.submit(_encode_in_worker, images))
-            if len(waiting) >= QUEUED_BATCHES * workers:
-                yield waiting.popleft().result()
+        for task in tasks:
+            waiting.append((task, pool.submit(_work, task.images)))
+            if len(waiting) >= QUEUED_TASKS * workers:
+                done, future = waiting.popleft()
+                yield done, future.result()
         while waiting:
-            yield waiting.popleft().result()
+            done, future = waiting.popleft()
+            yield done, future.result()
     except BrokenProcessPool as error:
         raise RuntimeError("an encoder process died, perhaps for want of memory; what is finished is kept: "
                            "run the same command again, with fewer tokenize.workers") from error  # fmt: skip
@@ -119,12 +203,22 @@ def _encode_in_processes(batches: Iterable[Sequence[ReadImage]], settings: Encod
         pool.shutdown(cancel_futures=True)
 
 
-def _start_worker(settings: EncoderSettings) -> None:
-    global _worker_encoder
+def _start_worker(crop: Crop, settings: EncoderSettings | None) -> None:
+    global _worker
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the main process's to handle
     threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(1)
-    _worker_encoder = BatchEncoder(settings)
+    _keep_freed_memory()
+    _worker = crop, BatchEncoder(settings) if settings else None
+
+
+def _keep_freed_memory() -> None:
+    """Have glibc reuse large blocks instead of giving each back to the kernel, whose page faults cost a third of encoding in fp32."""
+    mmap_threshold, trim_threshold = -3, -1  # names of malloc.h
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # glibc has it, musl and macOS do not
+    if mallopt:
+        mallopt(mmap_threshold, 2**30)
+        mallopt(trim_threshold, 2**31 - 1)
 
 
 def _end_with_parent() -> None:
@@ -135,6 +229,12 @@ def _end_with_parent() -> None:
     os.kill(os.getpid(), signal.SIGTERM)
 
 
-def _encode_in_worker(images: Sequence[ReadImage]) -> list[Encoded]:
-    assert _worker_encoder is not None
-    return _worker_encoder(images)
+def _work(images: Sequence[ReadImage | None]) -> list[Any]:
+    assert _worker is not None
+    crop, encoder = _worker
+    pictures = [prepare(read, crop) for read in images]
+    if encoder is None:
+        return pictures
+    batches = Batches(encoder)
+    batches.add(pictures)
+    return batches.finish()

@@ -8,8 +8,9 @@ training text.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
 from dataclasses import dataclass
+
+from data_prep.documents import cut_paragraphs
 
 SPLITS = ("train", "test")
 MAX_CHARACTERS = 1500  # of one document
@@ -55,7 +56,7 @@ def split_documents(topics: dict[str, str], split: str, max_characters: int = MA
             kept, left_out = _new_paragraphs(topics[name], seen)
             if current == split:
                 repeated += left_out
-                documents += [TextDocument(name, i, text) for i, text in enumerate(cut("\n\n".join(kept), max_characters))]
+                documents += [TextDocument(name, i, text) for i, text in enumerate(cut_paragraphs("\n\n".join(kept), max_characters))]
     return documents, repeated
 
 
@@ -69,18 +70,3 @@ def _new_paragraphs(text: str, seen: set[str]) -> tuple[list[str], int]:
             kept.append(paragraph)
         seen.add(words)
     return kept, len(paragraphs) - len(kept)
-
-
-def cut(text: str, max_characters: int = MAX_CHARACTERS) -> Iterator[str]:
-    """Cut at paragraph borders, inside a longer paragraph at lines; only a single longer line exceeds max_characters."""
-    document = ""
-    for paragraph in text.split("\n\n"):
-        whole = len(paragraph) <= max_characters
-        for i, piece in enumerate([paragraph] if whole else paragraph.split("\n")):
-            border = "\n\n" if i == 0 else "\n"
-            if document and len(document) + len(border) + len(piece) > max_characters:
-                yield document
-                document = ""
-            document = document + border + piece if document else piece
-    if document.strip():
-        yield document

@@ -18,9 +18,10 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from liquid_train.checkpoint import model_folder, sha256_of, step_of
+from liquid_train.checkpoint import model_folder, step_of
 from liquid_train.config import EvalJob
 from liquid_train.data.shards import INDEX_NAME, ShardSet
+from liquid_train.files import sha256_of
 from liquid_train.generate.job import progress_bar
 from liquid_train.generate.manifest import aside, file_identity, is_current, model_identity, publish, text_digest
 

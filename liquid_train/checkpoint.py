@@ -6,13 +6,13 @@ is renamed to step-N. A folder without a valid COMMIT.json does not exist for an
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
 import re
 import shutil
 from pathlib import Path
 from typing import Any
+
+from liquid_train.files import sha256_of, sync, write_synced
 
 SCHEMA = 1
 COMMIT = "COMMIT.json"
@@ -83,11 +83,6 @@ def model_folder(path: str | Path) -> Path:
     raise ValueError(f"checkpoint={path}: neither a run, nor a checkpoint, nor a folder in Hugging Face format (no config.json)")
 
 
-def sha256_of(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def begin(run_dir: Path, step: int) -> Path:
     """An empty folder to write checkpoint `step` into; the remains of an earlier attempt are removed."""
     partial = run_dir / "checkpoints" / f".{checkpoint_name(step)}.partial"
@@ -117,19 +112,3 @@ def retain(run_dir: Path, keep: int) -> None:
     for old in committed(run_dir)[:-keep]:
         (old / COMMIT).unlink()
         shutil.rmtree(old)
-
-
-def write_synced(path: Path, text: str) -> None:
-    """Write a file aside, sync and rename it: readers see the old content or the new one."""
-    aside = path.with_name(f".{path.name}.partial")
-    aside.write_text(text)
-    sync(aside)
-    aside.rename(path)
-
-
-def sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

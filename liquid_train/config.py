@@ -173,14 +173,25 @@ class TrainJob:
 
 @dataclass
 class TokenizeSettings:
-    source: str = "???"  # easy_vqa or python_docs
+    source: str = "???"
     split: str = "train"  # of a source that has splits
-    input: str | None = None  # where the source's files are, for sources that read files
+    input: str | None = None  # files, a folder or a pattern, for sources that read files
+    images: str | None = None  # what paths of pictures in a list are relative to; None = the list's own folder
+    image_key: str | None = None  # where a row has its picture; None = the usual names
+    text_key: str | None = None  # where a row has its text; None = the usual names
     output: str = "???"
+    part: str | None = None  # I/N; None = the rank of torchrun, else all of it
     copies: int = 1  # 1 = the images as they are; further copies are mirrored and shifted (augmentation before tokenizing)
-    batch_size: int = 2
+    crop: str = "none"  # none, center or multiratio
+    size: int | None = None  # pixels; None = the VQ's resolution
+    sizes: list[str] | None = None  # WIDTHxHEIGHT, for multiratio; None = a list made from size
+    max_aspect: float | None = 2.0
+    max_characters: int = 20000  # of one text document
+    precision: str = "fp32"
+    batch_size: str = "auto"
+    compile: bool = False
     shard_size: int = 1024  # input rows of one shard
-    workers: int | None = None  # encoder processes; None = one a core
+    workers: int | None = None  # processes that read and, on a CPU, encode; None = one a core
     device: str = "auto"
     overwrite: bool = False
     max_bad: float = 0.05

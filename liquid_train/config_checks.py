@@ -60,8 +60,16 @@ def check_backbone_folder(backbone: BackboneConfig) -> None:
 
 def check_tokenize(c: TokenizeJob) -> None:
     t = c.tokenize
-    for key in ("copies", "batch_size", "shard_size"):
-        require(getattr(t, key) > 0, f"tokenize.{key}={getattr(t, key)}: must be 1 or more")
+    for key in ("copies", "size", "shard_size", "max_characters"):
+        value = getattr(t, key)
+        require(value is None or value > 0, f"tokenize.{key}={value}: must be 1 or more")
+    number = t.batch_size.isdigit() and int(t.batch_size) > 0
+    require(t.batch_size == "auto" or number, f"tokenize.batch_size={t.batch_size}: must be 1 or more, or auto for the fastest")
+    one_of(c, "tokenize.crop", ("none", "center", "multiratio"))
+    one_of(c, "tokenize.precision", ("bf16", "fp32"))
+    require(t.max_aspect is None or t.max_aspect >= 1, f"tokenize.max_aspect={t.max_aspect}: long side / short side, 1 or more, or null for no limit")
+    require(t.crop == "multiratio" or not t.sizes, f"tokenize.sizes: only tokenize.crop=multiratio has a list of sizes, not {t.crop}")
+    require(t.crop != "none" or t.size is None, f"tokenize.size={t.size}: tokenize.crop=none takes pictures as they are; use center or multiratio")
     require(0 <= t.max_bad <= 1, f"tokenize.max_bad={t.max_bad}: a share between 0 and 1")
     require(t.workers is None or t.workers >= 0, f"tokenize.workers={t.workers}: must be 0 or more")
 

@@ -58,6 +58,14 @@ def _under(key: str, prefixes: tuple[str, ...]) -> bool:
     return any(key == p or key.startswith(p + ".") for p in prefixes)
 
 
+def planned_steps(config: TrainJob) -> int:
+    """train.steps, or as many steps as train.tokens need (rounded up)."""
+    if config.train.steps is not None:
+        return config.train.steps
+    assert config.train.tokens is not None  # check_train
+    return -(-config.train.tokens // (config.data.global_batch * config.data.seq_len))
+
+
 def is_complete(config: TrainJob) -> bool:
     """True when the run's newest checkpoint is that of the last planned step, under this config, and its content is as recorded."""
     if config.checkpoint.resume != "auto":
@@ -66,8 +74,7 @@ def is_complete(config: TrainJob) -> bool:
     if newest is None:
         return False
     changes = check_config(newest, config)
-    steps = config.train.steps or -(-(config.train.tokens or 0) // (config.data.global_batch * config.data.seq_len))
-    return step_of(newest) >= steps and not changes and not problems(newest, hashes=True)
+    return step_of(newest) >= planned_steps(config) and not changes and not problems(newest, hashes=True)
 
 
 def check_inputs(config: TrainJob) -> None:

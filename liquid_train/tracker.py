@@ -13,8 +13,8 @@ from typing import Any, cast
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from liquid_train.checkpoint import write_synced
 from liquid_train.config import TrackerConfig
+from liquid_train.files import write_synced
 
 SECONDS_BETWEEN_LINES = 15  # plain lines where there is no terminal to draw a bar on
 

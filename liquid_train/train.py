@@ -18,16 +18,18 @@ import torch
 import torch.distributed as dist
 
 from evals.heldout import heldout_batches, heldout_loss
-from liquid_train import backbone, checkpoint, train_state
+from liquid_train import backbone, train_state
 from liquid_train.config import TASKS, TrainJob, load, package_path, to_yaml
 from liquid_train.data.loader import BatchLoader, MicroBatch, RankBatch, batch_digest, micro_batches, open_sources
+from liquid_train.data.sequences import CAPTION_LEAD
 from liquid_train.data.shards import ShardSet
+from liquid_train.files import write_synced
 from liquid_train.image_tokenizer import ImageTokenizer
 from liquid_train.loss import HeadOptions, LossModule
 from liquid_train.metrics import Compute, batch_totals, speed_metrics, step_metrics
 from liquid_train.optimizer import build_optimizer, learning_rate, set_learning_rate
 from liquid_train.parallel import World, assert_dtypes, parallelize, process_group, set_sync
-from liquid_train.resume import check_config, find_checkpoint
+from liquid_train.resume import check_config, find_checkpoint, planned_steps
 from liquid_train.tracker import RunLock, Tracker
 from liquid_train.vocabulary import Vocabulary, add_image_tokens, load_tokenizer, train_bpe
 
@@ -105,21 +107,15 @@ class Run:
         return root, optimizer
 
 
-def planned_steps(config: TrainJob) -> int:
-    """train.steps, or as many steps as train.tokens needs."""
-    if config.train.steps is not None:
-        return config.train.steps
-    assert config.train.tokens is not None
-    return -(-config.train.tokens // (config.data.global_batch * config.data.seq_len))
-
-
 def training_texts(config: TrainJob, sets: dict[str, ShardSet]) -> Iterable[str]:
-    """Texts, captions, prompts and questions of the training sources, for the tokenizer."""
-    yield from config.data.prompts
+    """Texts, captions with what stands around them, and questions of the training sources, for the tokenizer."""
     for shards in {s.path: s for s in sets.values()}.values():
         for sample in shards:
             if "text" in sample:
                 yield sample["text"]
+            if "text" in sample and "codes" in sample:  # as often as they are trained on: the merges are chosen by frequency
+                yield from config.data.prompts
+                yield CAPTION_LEAD
             for question in sample["info"].get("questions", ()):
                 yield "\n" + question["question"]
                 yield from (" " + answer for answer in question["answers"])
@@ -235,8 +231,8 @@ def begin_log(run: Run) -> Tracker | None:
     """Rank 0 writes config.yaml and environment.json and opens the log."""
     if not run.world.main:
         return None
-    checkpoint.write_synced(run.dir / "config.yaml", to_yaml(run.config))
-    checkpoint.write_synced(run.dir / "environment.json", json.dumps(environment(run.world), indent=2))
+    write_synced(run.dir / "config.yaml", to_yaml(run.config))
+    write_synced(run.dir / "environment.json", json.dumps(environment(run.world), indent=2))
     c = run.config
     tracker = Tracker(run.dir, c.tracker, name=c.run.name, settings=asdict(c), first_step=run.progress.step, steps=run.steps)
     parameters = sum(p.numel() for p in run.root.parameters())

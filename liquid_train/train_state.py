@@ -20,6 +20,7 @@ from torch.optim import Optimizer
 from liquid_train import checkpoint
 from liquid_train.backbone import ModelCard, fill_from_folder, named_full_tensors
 from liquid_train.data.packing import StreamState
+from liquid_train.files import sha256_of, write_synced
 from liquid_train.loss import LossModule
 from liquid_train.parallel import World
 from liquid_train.vocabulary import Vocabulary
@@ -51,8 +52,8 @@ def save(run_dir: Path, root: LossModule, optimizer: Optimizer, progress: Progre
     if world.main:
         write_model(partial / "model", root, tensors, card, vocabulary)
         state = {**asdict(progress), "streams": {str(k): streams[k] for k in sorted(streams)}, "world_size": world.size, "config": asdict(config)}
-        checkpoint.write_synced(partial / TRAINER, json.dumps(state))
-        checkpoint.commit(partial, progress.step, {"vq": card.vq_fingerprint, "tokenizer": checkpoint.sha256_of(partial / "model" / "tokenizer.json")})
+        write_synced(partial / TRAINER, json.dumps(state))
+        checkpoint.commit(partial, progress.step, {"vq": card.vq_fingerprint, "tokenizer": sha256_of(partial / "model" / "tokenizer.json")})
         checkpoint.retain(run_dir, keep)
     dist.barrier()
 

@@ -10,7 +10,7 @@ import tarfile
 import numpy as np
 import pytest
 
-from data_prep.writer import SetFolder, ShardWriter, to_npy
+from data_prep.writer import PARTIAL, ShardWriter, to_npy
 from liquid_train.data.shards import INDEX_KIND, ShardSet, decode_codes, group_files
 
 COUNTS = [600, 0, 300]  # samples of the shards: chunks of 256, 256, 88; none; 256, 44
@@ -22,18 +22,17 @@ def codes_of(n):
 
 
 def make_set(path, counts=COUNTS):
-    folder = SetFolder(path)
-    with folder.locked():
-        folder.begin({"recipe": {}})
-        shards, n = [], 0
-        for number, count in enumerate(counts):
-            writer = ShardWriter(path, number)
-            for _ in range(count):
-                writer.add(f"train/img-{n:05d}", {"width": 64, "height": 64, "n": n}, None if n % 10 == 9 else f"picture {n} ü", codes_of(n))
-                n += 1
-            shards.append(writer.finish())
-        index = {"__kind__": INDEX_KIND, "wids_version": 1, "name": "test", "shardlist": shards, "vq_fingerprint": "f" * 64, "codebook_size": CODEBOOK}
-        folder.complete(index)
+    (path / PARTIAL).mkdir(parents=True)
+    shards, n = [], 0
+    for number, count in enumerate(counts):
+        writer = ShardWriter(path, number)
+        for _ in range(count):
+            writer.add(f"train/img-{n:05d}", {"width": 64, "height": 64, "n": n}, None if n % 10 == 9 else f"picture {n} ü", codes_of(n))
+            n += 1
+        shards.append(writer.finish())
+    (path / PARTIAL).rmdir()
+    index = {"__kind__": INDEX_KIND, "wids_version": 1, "name": "test", "shardlist": shards, "vq_fingerprint": "f" * 64, "codebook_size": CODEBOOK}
+    (path / "index.json").write_text(json.dumps(index))
     return ShardSet(path)
 
 

@@ -16,11 +16,13 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from data_prep import easy_vqa, python_docs, tokenize
+from data_prep.documents import cut_paragraphs
 from data_prep.easy_vqa import describe
-from data_prep.images import read_rgb, read_varied, shift_room
-from data_prep.writer import file_sha256
+from data_prep.images import read_rgb
+from data_prep.varied import read_varied, shift_room
 from liquid_train.config import load
 from liquid_train.data.shards import ShardSet
+from liquid_train.files import sha256_of
 from liquid_train.image_tokenizer import ImageTokenizer, VQConfig
 
 DDCONFIG = {"attn_resolutions": [], "ch": 4, "ch_mult": [1, 1, 1, 1], "double_z": False, "dropout": 0.0, "in_channels": 3,
@@ -75,7 +77,7 @@ def run(output, vq, *overrides):
 
 
 def content(folder):
-    return {p.relative_to(folder).as_posix(): file_sha256(p) for p in sorted(folder.rglob("*")) if p.is_file()}
+    return {p.relative_to(folder).as_posix(): sha256_of(p) for p in sorted(folder.rglob("*")) if p.is_file()}
 
 
 def test_the_set_holds_what_the_encoder_says(tmp_path, vq, pictures, capsys):
@@ -177,21 +179,21 @@ def test_killed_job_goes_on_to_the_same_bytes(tmp_path, vq, pictures):
     program = textwrap.dedent("""
         import os, signal, sys
         from pathlib import Path
-        from data_prep import easy_vqa, tokenize, writer
+        from data_prep import easy_vqa, tokenize
         from liquid_train.config import load
         folder, at = Path(sys.argv[1]), int(sys.argv[2])
         easy_vqa.load_split = lambda split: [
             easy_vqa.describe(n, folder / f"{n}.png", [("what shape is present?", "rectangle")] + [("what color is the shape?", "red")] * (n % 5 != 4))
             for n in range(23)]
         moves = 0
-        move_into_place = writer.move_into_place
+        replace = os.replace
         def killed(aside, final):
             global moves
             moves += 1
             if moves == at:
                 os.kill(os.getpid(), signal.SIGKILL)
-            move_into_place(aside, final)
-        writer.move_into_place = killed
+            replace(aside, final)
+        os.replace = killed
         tokenize.run(load("tokenize", sys.argv[3:]))
     """)
     # moves into place: 1 recipe, 2 shard 0, 3 its entry, 4 shard 1, 5 its entry, 6 shard 2, 7 its entry, 8 index
@@ -280,7 +282,7 @@ def test_unusable_pictures_are_counted_with_their_keys(tmp_path, vq, pictures, c
 def test_too_many_unusable_pictures_end_the_job(tmp_path, vq, pictures):
     for picture in pictures[9:13]:
         picture.path.write_bytes(b"")
-    with pytest.raises(ValueError, match=r"tokenize.max_bad=0.1: 3 of 23 samples cannot be used \(not an image: 3\), the last train-00011"):
+    with pytest.raises(ValueError, match=r"tokenize.max_bad=0.1: 4 of 23 rows cannot be used \(not an image: 4\); mend"):
         run(tmp_path / "set", vq, "tokenize.max_bad=0.1")
     assert not (tmp_path / "set" / "index.json").exists() and [p.name for p in (tmp_path / "set").glob("*.tar")] == ["shard-00000.tar"]
     assert not list((tmp_path / "set").rglob(".partial/*.tar"))
@@ -291,10 +293,10 @@ def test_too_many_unusable_pictures_end_the_job(tmp_path, vq, pictures):
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["tokenize.source=imagenet"], "tokenize.source=imagenet: no such source; one of easy_vqa, python_docs"),
+        (["tokenize.source=imagenet"], "tokenize.source=imagenet: no such source; one of pairs, webdataset, folder, .*, easy_vqa, python_docs"),
         (["tokenize.split=valid"], "tokenize.split=valid: easy_vqa has train and test"),
         (["tokenize.input=/somewhere"], "tokenize.input=/somewhere: easy_vqa comes with a package"),
-        (["tokenize.source=python_docs", "tokenize.copies=2"], "tokenize.copies=2: python_docs has no images"),
+        (["tokenize.source=python_docs", "tokenize.copies=2"], "tokenize.copies=2: tokenize.source=python_docs does not use it"),
         (["tokenize.device=gpu"], "tokenize.device=gpu: one of auto, cpu, cuda"),
         (["tokenize.device=cuda:9"], "tokenize.device=cuda:9: this machine has"),
         (["vq.config=nowhere.yaml"], "vq.config=nowhere.yaml: no such file"),
@@ -322,11 +324,25 @@ def test_a_vq_that_does_not_fit_and_an_output_that_is_a_file(tmp_path, vq, pictu
     assert (tmp_path / "file").read_text() == "mine"
 
 
-def test_two_jobs_do_not_write_to_one_folder(tmp_path, vq, pictures):
-    from data_prep.writer import SetFolder
-
-    with SetFolder(tmp_path / "set").locked(), pytest.raises(ValueError, match="another process writes to it"):
+def test_two_jobs_do_not_make_the_same_shards(tmp_path, vq, pictures):
+    program = textwrap.dedent("""
+        import sys
+        from pathlib import Path
+        from data_prep.set_folder import SetFolder
+        folder = SetFolder(Path(sys.argv[1]))
+        with folder.opened():
+            folder.claim(range(1, 2))
+            print("claimed", flush=True)
+            sys.stdin.read()
+    """)
+    other = subprocess.Popen([sys.executable, "-c", program, str(tmp_path / "set")], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert other.stdout is not None and other.stdin is not None and other.stdout.readline() == "claimed\n"
+    with pytest.raises(ValueError, match="another process writes to it"):
         run(tmp_path / "set", vq)
+    other.stdin.close()
+    other.wait()
+    run(tmp_path / "set", vq)
+    assert len(ShardSet(tmp_path / "set")) == ROWS
 
 
 def test_test_pictures_are_not_in_the_train_set():
@@ -361,6 +377,6 @@ def test_text_sets(tmp_path):
 
 def test_cutting_loses_nothing():
     text = "\n\n".join(["head", "a" * 700, "b" * 790, "\n".join(["line " * 20] * 40), "c" * 2000, "tail"])
-    pieces = list(python_docs.cut(text))
+    pieces = list(cut_paragraphs(text, 1500))
     assert "".join("".join(pieces).split()) == "".join(text.split())
     assert [len(p) for p in pieces if len(p) > 1500] == [2000] and pieces[0].startswith("head\n\naaa")

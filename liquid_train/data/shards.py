@@ -220,8 +220,8 @@ def decode_sample(key: str, files: dict[str, bytes], codebook_size: int | None =
             sample["text"] = files["txt"].decode("utf-8")
         except UnicodeDecodeError:
             raise ValueError("text is not UTF-8") from None
-    elif "codes" not in sample:
-        raise ValueError("neither codes nor text")
+    elif "codes" not in sample and "messages" not in info:
+        raise ValueError("neither codes nor text nor messages")
     return sample
 
 

@@ -17,7 +17,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from liquid_train.checkpoint import COMMIT, sha256_of
+from liquid_train.checkpoint import COMMIT
+from liquid_train.files import sha256_of
 
 NAME = "manifest.json"
 

@@ -1,53 +1,19 @@
-"""Where samples come from: each source streams items one at a time, in an order that never changes."""
+"""Sources that come with a Python package: the quickstart's pictures (`easy_vqa`) and texts (`python_docs`)."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any, Protocol
-
-import numpy as np
+from itertools import islice
+from typing import Any
 
 from data_prep import easy_vqa, python_docs
-from data_prep.images import read_rgb, read_varied
+from data_prep.images import read_rgb
+from data_prep.sources.base import Item, refuse_unused
+from data_prep.varied import read_varied
 from liquid_train.config import TokenizeSettings
-
-
-@dataclass(frozen=True)
-class Item:
-    """One sample before tokenizing.
-
-    key: its name in the shards, without a dot. info: KEY.json; an image's width and height are added when it is encoded.
-    image: reads the pixels, uint8 [height, width, 3]; runs in an encoder process, so it must pickle; None for a text sample.
-    text: KEY.txt: the caption of an image, or the text itself. problem: why the source says this item is unusable.
-    """
-
-    key: str
-    info: dict[str, Any]
-    image: Callable[[], np.ndarray] | None = None
-    text: str | None = None
-    problem: str | None = None
-
-
-class Source(Protocol):
-    """What `liquid tokenize` needs of a source. Iterating twice gives the same items; items are made as they are asked for."""
-
-    has_images: bool
-
-    def recipe(self) -> dict[str, Any]:
-        """Everything that determines the items, as JSON; cheap, because a finished set is recognized by it."""
-        ...
-
-    def omitted(self) -> Counter[str]:
-        """What the source itself left out, by reason; counted once it was iterated over."""
-        ...
-
-    def __len__(self) -> int: ...
-
-    def __iter__(self) -> Iterator[Item]: ...
 
 
 class EasyVQASource:
@@ -61,6 +27,7 @@ class EasyVQASource:
     def __init__(self, settings: TokenizeSettings, seed: int) -> None:
         _check_split(settings, easy_vqa.SPLITS)
         _refuse_input(settings)
+        refuse_unused(settings, ("copies",))
         self.split, self.copies, self.seed = settings.split, settings.copies, seed
         try:
             self.version = version("easy-vqa")
@@ -81,13 +48,16 @@ class EasyVQASource:
     def omitted(self) -> Counter[str]:
         return Counter()
 
-    def __len__(self) -> int:
+    def inputs(self) -> list[str]:
+        return [self.split]
+
+    def count(self, name: str) -> int:
         return len(self.images) * self.copies
 
-    def __iter__(self) -> Iterator[Item]:
-        for copy in range(self.copies):
-            for image in self.images:
-                yield self._item(image, copy)
+    def read(self, name: str, start: int) -> Iterator[Item]:
+        for row in range(start, self.count(name)):
+            copy, number = divmod(row, len(self.images))
+            yield self._item(self.images[number], copy)
 
     def _item(self, image: easy_vqa.EasyVQAImage, copy: int) -> Item:
         key = f"{self.split}-{image.number:05d}"
@@ -95,9 +65,10 @@ class EasyVQASource:
         if image.captions:
             info["captions"] = [{"text": text, "weight": weight} for text, weight in image.captions]
         if copy == 0:
-            return Item(key, info, partial(read_rgb, image.path), image.caption, image.problem)
+            return Item(info, partial(read_rgb, image.path), image.caption, image.problem, key, key)
         read = partial(read_varied, image.path, self.seed, key, copy)
-        return Item(f"{key}-c{copy}", {**info, "copy": copy}, read, image.caption, image.problem)
+        key = f"{key}-c{copy}"
+        return Item({**info, "copy": copy}, read, image.caption, image.problem, key, key)
 
 
 class PythonDocsSource:
@@ -108,8 +79,7 @@ class PythonDocsSource:
     def __init__(self, settings: TokenizeSettings, seed: int) -> None:
         _check_split(settings, python_docs.SPLITS)
         _refuse_input(settings)
-        if settings.copies != 1:
-            raise ValueError(f"tokenize.copies={settings.copies}: python_docs has no images to vary; leave it at 1")
+        refuse_unused(settings, ())
         self.split = settings.split
         self.topics = python_docs.load_topics()
         self.documents, repeated = python_docs.split_documents(self.topics, self.split)
@@ -121,22 +91,16 @@ class PythonDocsSource:
     def omitted(self) -> Counter[str]:
         return self._omitted
 
-    def __len__(self) -> int:
+    def inputs(self) -> list[str]:
+        return [self.split]
+
+    def count(self, name: str) -> int:
         return len(self.documents)
 
-    def __iter__(self) -> Iterator[Item]:
-        for number, document in enumerate(self.documents):
-            yield Item(f"{self.split}-{number:05d}", {"topic": document.topic, "part": document.part}, text=document.text)
-
-
-SOURCES: dict[str, Callable[[TokenizeSettings, int], Source]] = {"easy_vqa": EasyVQASource, "python_docs": PythonDocsSource}
-
-
-def open_source(settings: TokenizeSettings, seed: int) -> Source:
-    """The source that tokenize.source names. Raises ValueError for an unknown one and for settings it cannot follow."""
-    if settings.source not in SOURCES:
-        raise ValueError(f"tokenize.source={settings.source}: no such source; one of {', '.join(SOURCES)}")
-    return SOURCES[settings.source](settings, seed)
+    def read(self, name: str, start: int) -> Iterator[Item]:
+        for number, document in enumerate(islice(self.documents, start, None), start):
+            key = f"{self.split}-{number:05d}"
+            yield Item({"topic": document.topic, "part": document.part}, text=document.text, key=key, origin=key)
 
 
 def _check_split(settings: TokenizeSettings, splits: tuple[str, ...]) -> None:

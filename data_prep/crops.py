@@ -1,0 +1,110 @@
+"""From a picture as it is to the size that the VQ gets (`tokenize.crop`).
+
+none         as it is; both sides must be multiples of the downsampling
+center       the shorter side to `size` by Lanczos, then the centre square: what the published Chameleon tokenizer does
+multiratio   the size of a list whose aspect ratio is nearest: resized to cover it by Lanczos, then the centre
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from data_prep.images import UnusableImage
+
+KINDS = ("none", "center", "multiratio")
+AREA_TOLERANCE = 0.2  # of size^2, by which a size of the list may differ
+STEPS = 8  # a default list's sides are multiples of about size / STEPS
+TOO_LONG = "aspect ratio above"  # begins the reason of a picture left out by tokenize.max_aspect
+
+Size = tuple[int, int]  # width, height
+
+
+@dataclass(frozen=True)
+class Crop:
+    """size: the square's side, or the root of the list's area, in pixels. sizes: (width, height) of multiratio's list."""
+
+    kind: str
+    downsampling: int
+    size: int
+    sizes: tuple[Size, ...] = ()
+    max_aspect: float | None = 2.0
+
+    def recipe(self) -> dict[str, Any]:
+        """What determines the pixels, as JSON."""
+        if self.kind == "none":
+            return {"kind": "none", "max_aspect": self.max_aspect}
+        sizes = {"sizes": [list(s) for s in self.sizes]} if self.kind == "multiratio" else {}
+        return {"kind": self.kind, "max_aspect": self.max_aspect, "size": self.size, **sizes}
+
+    def __call__(self, pixels: np.ndarray) -> tuple[np.ndarray, dict[str, Any]]:
+        """pixels uint8 [h, w, 3] -> those for the VQ, and what KEY.json is to say of the crop. Raises UnusableImage."""
+        height, width = pixels.shape[:2]
+        if self.max_aspect is not None and max(width, height) > self.max_aspect * min(width, height):
+            raise UnusableImage(f"{TOO_LONG} {self.max_aspect:g}")
+        if self.kind == "none":
+            if height % self.downsampling or width % self.downsampling:
+                raise UnusableImage(f"sides not multiples of {self.downsampling}")
+            return pixels, {}
+        original = {"original_width": width, "original_height": height}
+        if self.kind == "center":
+            return cover(pixels, (self.size, self.size)), original
+        return cover(pixels, self.nearest(width, height)), {**original, "multiratio": True}
+
+    def nearest(self, width: int, height: int) -> Size:
+        """The size of the list whose aspect ratio is nearest, measured by its logarithm; the first one on a tie."""
+        return min(self.sizes, key=lambda s: abs(math.log(s[0] * height / (s[1] * width))))
+
+
+def cover(pixels: np.ndarray, size: Size) -> np.ndarray:
+    """Scale by Lanczos until `size` is just covered, then cut out the centre."""
+    image = Image.fromarray(pixels)
+    scale = max(size[0] / image.width, size[1] / image.height)
+    scaled = max(size[0], round(scale * image.width)), max(size[1], round(scale * image.height))
+    image = image.resize(scaled, Image.Resampling.LANCZOS)
+    left, top = (image.width - size[0]) // 2, (image.height - size[1]) // 2
+    return np.asarray(image.crop((left, top, left + size[0], top + size[1])))
+
+
+def default_sizes(size: int, downsampling: int, max_aspect: float | None) -> tuple[Size, ...]:
+    """Sizes of about size^2 pixels from wide to tall: for 512 and 16 these are 704x384, 576x448, 512x512, 448x576, 384x704."""
+    step = max(downsampling, size // STEPS // downsampling * downsampling)
+    sizes: set[Size] = set()
+    for short in range(step, size + 1, step):
+        long = round(size * size / short / step) * step
+        near = abs(long * short / size**2 - 1) <= AREA_TOLERANCE
+        if near and long <= (max_aspect or 2.0) * short:
+            sizes |= {(long, short), (short, long)}
+    return tuple(sorted(sizes, key=lambda s: s[1] / s[0]))
+
+
+def parse_size(text: str) -> Size:
+    """ "704x384" -> (704, 384). Raises ValueError."""
+    width, _, height = text.partition("x")
+    if not (width.isdigit() and height.isdigit() and int(width) and int(height)):
+        raise ValueError(f"tokenize.sizes: {text}: a size is WIDTHxHEIGHT in pixels, for example 704x384")
+    return int(width), int(height)
+
+
+def make_crop(kind: str, size: int | None, sizes: list[str] | None, max_aspect: float | None, *, downsampling: int, resolution: int) -> Crop:
+    """The crop that tokenize.crop and its companions ask for; `resolution` is the VQ's own, the default size.
+
+    Raises ValueError for sizes that the VQ cannot take or that are far from size^2 in area.
+    """
+    side = size or resolution
+    if kind != "none" and side % downsampling:
+        raise ValueError(f"tokenize.size={side}: must be a multiple of {downsampling}, the VQ's downsampling")
+    if kind != "multiratio":
+        return Crop(kind, downsampling, side, (), max_aspect)
+    chosen = tuple(map(parse_size, sizes)) if sizes else default_sizes(side, downsampling, max_aspect)
+    for width, height in chosen:
+        if width % downsampling or height % downsampling:
+            raise ValueError(f"tokenize.sizes: {width}x{height}: both sides must be multiples of {downsampling}, the VQ's downsampling")
+        if abs(width * height / side**2 - 1) > AREA_TOLERANCE:
+            raise ValueError(f"tokenize.sizes: {width}x{height} has {width * height:,} pixels, tokenize.size={side} asks for about {side**2:,}: "
+                             f"keep within {AREA_TOLERANCE:.0%}, or change tokenize.size")  # fmt: skip
+    return Crop(kind, downsampling, side, chosen, max_aspect)

@@ -1,0 +1,91 @@
+"""The plan of a shard set: what all parts of a job have agreed on, wherever and whenever they run.
+
+Row n of the source lies in shard n // shard_size, whatever the number of parts. The plan is made once, by the part that comes first,
+and stands in OUTPUT/.partial/plan.json; in a finished set its content is in index.json.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from itertools import islice
+from typing import Any
+
+from data_prep.sources.base import Item, Source
+
+
+@dataclass(frozen=True)
+class Plan:
+    """recipe: what determines the set. inputs: (name, rows) in order. encoder: what codes can depend on besides; None for texts."""
+
+    recipe: dict[str, Any]
+    inputs: list[list[Any]]
+    encoder: dict[str, Any] | None
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> Plan | None:
+        """The plan in a plan.json or an index.json; None where it holds none."""
+        if not {"recipe", "inputs", "encoder"} <= value.keys():
+            return None
+        return cls(value["recipe"], value["inputs"], value["encoder"])
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @property
+    def rows(self) -> int:
+        return sum(rows for _, rows in self.inputs)
+
+    @property
+    def shard_size(self) -> int:
+        return int(self.recipe["shard_size"])
+
+    @property
+    def shards(self) -> int:
+        return math.ceil(self.rows / self.shard_size)
+
+    def rows_of(self, shard: int) -> int:
+        return min(self.shard_size, self.rows - shard * self.shard_size)
+
+    def read(self, source: Source, shard: int) -> Iterator[Item]:
+        """The items of one shard. Raises ValueError when the source has fewer rows than were counted."""
+        wanted = self.rows_of(shard)
+        for item in islice(self._from(source, shard * self.shard_size), wanted):
+            wanted -= 1
+            yield item
+        if wanted:
+            raise ValueError(f"the source has fewer rows than when its plan was made ({wanted} missing in shard {shard}): "
+                             "do not change the inputs while they are tokenized, or begin again with tokenize.overwrite=true")  # fmt: skip
+
+    def _from(self, source: Source, row: int) -> Iterator[Item]:
+        """All items from row number `row` on."""
+        for name, rows in self.inputs:
+            if row < rows:
+                yield from islice(source.read(name, row), rows - row)
+            row = max(0, row - rows)
+
+
+@dataclass(frozen=True)
+class Part:
+    """Part `number` of `count`, which makes a contiguous range of the shards."""
+
+    number: int
+    count: int
+
+    def shards(self, plan: Plan) -> range:
+        return range(plan.shards * self.number // self.count, plan.shards * (self.number + 1) // self.count)
+
+    def __str__(self) -> str:
+        return f"part {self.number}/{self.count}"
+
+
+def parse_part(text: str | None) -> Part:
+    """tokenize.part "I/N" with I from 0; without it the rank of torchrun, else the whole. Raises ValueError."""
+    if text is None:
+        return Part(int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1")))
+    number, slash, count = text.partition("/")
+    if not (slash and number.isdigit() and count.isdigit() and int(number) < int(count)):
+        raise ValueError(f"tokenize.part={text}: must be I/N with I from 0 to N-1, for example 0/4 (Slurm array: $SLURM_ARRAY_TASK_ID/4)")
+    return Part(int(number), int(count))

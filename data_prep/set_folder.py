@@ -1,0 +1,195 @@
+"""The output folder of `liquid tokenize`, written by any number of parts at once so that a kill costs an unfinished shard alone.
+
+    OUTPUT/.partial/plan.json           what is being made; a later run goes on only where its own recipe is the same
+    OUTPUT/.partial/shard-00003.tar     a shard being written: moved to OUTPUT when it is complete and on the disk
+    OUTPUT/.partial/shard-00002.json    the record of a finished shard: its entry of the index, what it left out, which codes it has
+    OUTPUT/.partial/lock                locked as a whole while the plan or the index is made, byte n while shard n is being made
+    OUTPUT/shard-00002.tar              a finished shard
+    OUTPUT/dropped.jsonl, index.json    written last; then .partial goes
+
+The locks are POSIX record locks: they work between machines on a shared file system and end with their process.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+from data_prep.plan import Plan
+from data_prep.writer import PARTIAL, shard_name, shard_number, to_json
+from liquid_train.data.shards import INDEX_NAME
+from liquid_train.files import sha256_of, write_synced
+
+PLAN_NAME = "plan.json"
+DROPPED_NAME = "dropped.jsonl"
+LOCK_NAME = "lock"
+PLANNING = 2**40  # the byte that stands for the plan and the index, beyond any shard's
+
+
+class SetFolder:
+    """Which set lies in a folder or is being made there, and the steps by which one becomes complete."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.partial = path / PARTIAL
+        self.reload()
+
+    def reload(self) -> None:
+        self.index = read_json(self.path / INDEX_NAME)
+        begun = self.index or read_json(self.partial / PLAN_NAME)
+        self.plan = Plan.from_json(begun) if begun else None
+
+    @property
+    def recipe(self) -> dict[str, Any] | None:
+        """The recipe of what lies here, finished or begun; None where there is nothing, {} where nobody knows."""
+        if self.plan:
+            return self.plan.recipe
+        return {} if self.index or self.shard_files() else None
+
+    def shard_files(self) -> list[Path]:
+        return sorted(self.path.glob("shard-*.tar"))
+
+    def is_intact(self, entry: dict[str, Any]) -> bool:
+        """Whether the tar of an index entry is there with the content it is to have."""
+        tar = self.path / entry["url"]
+        return tar.is_file() and tar.stat().st_size == entry["bytes"] and sha256_of(tar) == entry["sha256"]
+
+    def is_complete(self) -> bool:
+        return self.index is not None and all(self.is_intact(entry) for entry in self.index["shardlist"])
+
+    @contextmanager
+    def opened(self) -> Iterator[None]:
+        """Create the folder and hold its lock file open: claims end with this. Raises ValueError where it cannot be written to."""
+        self._lock = self._open_lock()
+        try:
+            yield
+        finally:
+            if not (self.partial / PLAN_NAME).exists():  # nothing was begun here, or all is done
+                self._remove_partial()
+            self._lock.close()
+
+    @contextmanager
+    def planning(self) -> Iterator[None]:
+        """Wait until no other part plans or completes; then what lies here is read again."""
+        fcntl.lockf(self._lock, fcntl.LOCK_EX, 1, PLANNING)
+        while not _is_at(self._lock, self.partial / LOCK_NAME):  # another part completed the set, and .partial went with it
+            self._lock.close()
+            self._lock = self._open_lock()
+            fcntl.lockf(self._lock, fcntl.LOCK_EX, 1, PLANNING)
+        try:
+            self.reload()
+            yield
+        finally:
+            fcntl.lockf(self._lock, fcntl.LOCK_UN, 1, PLANNING)
+
+    def _open_lock(self) -> IO[bytes]:
+        while True:
+            try:
+                self.partial.mkdir(parents=True, exist_ok=True)
+                return open(self.partial / LOCK_NAME, "ab")
+            except FileNotFoundError:  # removed between the two lines
+                time.sleep(0.01)
+            except OSError as error:
+                raise ValueError(f"tokenize.output={self.path}: cannot be written to: {error.strerror}; choose another folder") from error
+
+    def claim(self, shards: range) -> None:
+        """Keep others from making these shards. Raises ValueError when somebody does already."""
+        if not shards:
+            return
+        try:
+            fcntl.lockf(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB, len(shards), shards.start)
+        except OSError:
+            raise ValueError(f"tokenize.output={self.path}: another process writes to it; wait for it, or choose another folder") from None
+
+    def begin(self, plan: Plan) -> None:
+        """Inside `planning`: prepare for making the set of `plan`, also where that set is finished but damaged.
+
+        What was made by another plan is removed; an index becomes records again, so that only its damaged shards are made anew.
+        """
+        if self.plan == plan and self.index is None:
+            return
+        self.claim(range(PLANNING))  # nobody else may be at work on what goes now
+        known = self.index if self.plan == plan else None
+        records = self._records_of(known) if known else []
+        if self.plan != plan:
+            for file in [*self.shard_files(), *self.partial.glob("shard-*")]:
+                file.unlink()
+        write_synced(self.partial / PLAN_NAME, to_json(plan.to_json()))
+        for record in records:
+            self.record(record)
+        (self.path / INDEX_NAME).unlink(missing_ok=True)
+        fcntl.lockf(self._lock, fcntl.LOCK_UN, PLANNING, 0)
+        self.reload()
+
+    def _records_of(self, index: dict[str, Any]) -> list[dict[str, Any]]:
+        """Records of a finished set's intact shards; which codes they have is counted again when it is needed."""
+        left_out: dict[str, list[dict[str, Any]]] = {}
+        if (self.path / DROPPED_NAME).is_file():
+            for line in (self.path / DROPPED_NAME).read_text(encoding="utf-8").splitlines():
+                row = json.loads(line)
+                left_out.setdefault(row["shard"], []).append(row)
+        return [{"entry": e, "left_out": left_out.get(e["url"], []), "codes": None} for e in index["shardlist"] if self.is_intact(e)]
+
+    def finished(self, shards: range) -> dict[int, dict[str, Any]]:
+        """Records of those of the claimed shards that are done; the remains of the others go."""
+        done = {}
+        for number in shards:
+            record = read_json(self.partial / f"{Path(shard_name(number)).stem}.json")
+            if record and self.is_intact(record["entry"]):
+                done[number] = record
+                continue
+            for file in (self.path / shard_name(number), self.partial / shard_name(number)):
+                file.unlink(missing_ok=True)
+        return done
+
+    def recorded(self) -> dict[int, dict[str, Any]]:
+        """Records of all finished shards, whoever made them."""
+        return {shard_number(file.name): record for file in sorted(self.partial.glob("shard-*.json")) if (record := read_json(file))}
+
+    def record(self, record: dict[str, Any]) -> None:
+        """Note a finished shard, for a later run that goes on from here."""
+        write_synced(self.partial / f"{Path(record['entry']['url']).stem}.json", to_json(record))
+
+    def complete(self, index: dict[str, Any], left_out: list[dict[str, Any]]) -> None:
+        """Inside `planning`: write dropped.jsonl and index.json: from now on the set exists."""
+        if left_out:
+            write_synced(self.path / DROPPED_NAME, b"".join(to_json(row) + b"\n" for row in left_out))
+        else:
+            (self.path / DROPPED_NAME).unlink(missing_ok=True)
+        text = json.dumps(index, sort_keys=True, ensure_ascii=False, indent=1)
+        write_synced(self.path / INDEX_NAME, text)
+        self._remove_partial()
+
+    def _remove_partial(self) -> None:
+        shutil.rmtree(self.partial, ignore_errors=True)  # another part may just be opening its lock file in it
+        with contextlib.suppress(OSError):
+            self.path.rmdir()  # if it is empty: it was made for nothing
+
+
+def _is_at(file: IO[bytes], path: Path) -> bool:
+    """Whether an open file is still the one under that name."""
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except FileNotFoundError:
+        return False
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """The JSON object in a file; None where there is no file. Raises ValueError when it is something else."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except ValueError as error:
+        raise ValueError(f"{path}: not JSON ({error}); remove it, or choose another tokenize.output") from error
+    if not isinstance(value, dict):
+        raise ValueError(f"{path}: not a JSON object; remove it, or choose another tokenize.output")
+    return value

@@ -1,0 +1,198 @@
+"""Making the shards of one part, and the index once all parts are done."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing, contextmanager
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from data_prep.crops import TOO_LONG
+from data_prep.documents import cut
+from data_prep.plan import Part, Plan
+from data_prep.set_folder import SetFolder
+from data_prep.set_index import build_index, check_bad, code_counts, counted
+from data_prep.sources import Source
+from data_prep.sources.base import Item
+from data_prep.writer import ShardWriter
+from liquid_train.config import TokenizeSettings
+
+if TYPE_CHECKING:
+    from data_prep.encoding import Encoded, Task
+    from data_prep.tokenize import Encoding
+
+log = logging.getLogger(__name__)
+
+TASK_ROWS = 8  # at least, so that a process is not asked for every single row
+SHOWN = 20  # rows that are left out and named on the terminal; dropped.jsonl names all
+
+
+class SetMaker:
+    """Makes the shards that a part lacks, in order; the part that finds all of the set done completes it."""
+
+    def __init__(self, settings: TokenizeSettings, source: Source, folder: SetFolder, plan: Plan, part: Part, encoding: Encoding | None) -> None:
+        self.settings, self.source, self.folder, self.plan, self.part, self.encoding = settings, source, folder, plan, part, encoding
+        self.shards = part.shards(plan)
+        self.bad: Counter[str] = Counter()
+        self._named = 0
+        self._code_counts: np.ndarray | None = None  # of the shard being written
+        self._left_out: list[dict[str, Any]] = []
+
+    def make(self) -> None:
+        """Make what is missing. Raises ValueError past tokenize.max_bad, and for a complete set in which no sample is left."""
+        self.folder.claim(self.shards)
+        done = self.folder.finished(self.shards)
+        for record in done.values():
+            self._count_bad(record["entry"]["dropped"])
+        todo = [number for number in self.shards if number not in done]
+        rows = sum(map(self.plan.rows_of, todo))
+        if done:
+            print(f"{self.settings.output}: {len(done)} of {len(self.shards)} shards are there already")
+        started = time.perf_counter()
+        self._make_shards(todo, rows)
+        self._complete(rows / (time.perf_counter() - started) if rows else None)
+
+    def _complete(self, rate: float | None) -> None:
+        with self.folder.planning():
+            if self.folder.index is not None:  # another part came first
+                return
+            records = self.folder.recorded()
+            if len(records) < self.plan.shards:
+                print(f"{self.settings.output}: {self.part} is done; {len(records)} of {self.plan.shards} shards of the set are there"
+                      + (f", {rate:,.1f} rows/s" if rate else ""))  # fmt: skip
+                return
+            index, left_out = build_index(self.folder, self.plan, self.source, records, self.encoding)
+            check_bad(index["dropped"], self.plan.rows, self.settings.max_bad)
+            if not index["totals"]["samples"]:
+                raise ValueError(f"tokenize.source={self.settings.source}: no sample is left of {self.plan.rows} ({counted(index['dropped'])})")
+            self.folder.complete(index, left_out)
+        print_summary(str(self.settings.output), index, rate)
+
+    def _count_bad(self, dropped: dict[str, int]) -> None:
+        self.bad.update({reason: n for reason, n in dropped.items() if not reason.startswith(TOO_LONG)})
+
+    def _tasks(self, todo: list[int]) -> Iterator[tuple[int, list[Item], bool]]:
+        """(shard, items, whether they are its last) of every task; a task never crosses a shard."""
+        size = max(TASK_ROWS, 4 * self.encoding.encoder.settings.batch_size if self.encoding else 64)
+        for number in todo:
+            items = self.plan.read(self.source, number)
+            left = self.plan.rows_of(number)
+            while batch := list(islice(items, min(size, left) or None)):
+                left -= len(batch)
+                yield number, batch, not left
+
+    def _encoded(self, todo: list[int]) -> Generator[tuple[int, list[Item], list[Encoded | str | None]], None, None]:
+        """Items in order with their codes, the reason for having none, or None (texts)."""
+        if self.encoding is None:
+            for number, items, _ in self._tasks(todo):
+                yield number, items, [item.problem for item in items]
+            return
+        from data_prep.encoding import Task, encode_tasks
+
+        waiting: deque[tuple[int, Item]] = deque()
+
+        def tasks() -> Iterator[Task]:
+            for number, items, last in self._tasks(todo):
+                waiting.extend((number, item) for item in items)
+                yield Task([None if item.problem else item.image for item in items], last)
+
+        with closing(encode_tasks(tasks(), self.encoding.encoder, self.encoding.crop, self.encoding.workers)) as results:
+            for codes in results:
+                rows = [waiting.popleft() for _ in codes]
+                items = [item for _, item in rows]
+                yield rows[0][0], items, [item.problem or result for item, result in zip(items, codes, strict=True)]
+
+    def _make_shards(self, todo: list[int], rows: int) -> None:
+        writer: ShardWriter | None = None
+        left = row = 0
+        with closing(self._encoded(todo)) as batches, progress(self.settings.output, rows, self.settings.progress) as advance:
+            try:
+                for number, items, results in batches:
+                    if writer is None:
+                        writer, left, row = self._new_shard(number), self.plan.rows_of(number), number * self.plan.shard_size
+                    for item, result in zip(items, results, strict=True):
+                        self._write(writer, row, item, result)
+                        row += 1
+                    check_bad(self.bad, self.plan.rows, self.settings.max_bad)
+                    left -= len(items)
+                    if not left:
+                        self._finish_shard(writer)
+                        writer = None
+                    advance(len(items))
+            finally:
+                if writer is not None:
+                    writer.abort()
+
+    def _new_shard(self, number: int) -> ShardWriter:
+        self._code_counts = np.zeros(self.encoding.encoder.model.codebook_size, np.int64) if self.encoding else None
+        self._left_out = []
+        return ShardWriter(self.folder.path, number)
+
+    def _finish_shard(self, writer: ShardWriter) -> None:
+        codes = None if self._code_counts is None else self._code_counts.tolist()
+        left_out = self._left_out
+        self.folder.record({"entry": writer.finish(), "left_out": left_out, "codes": codes})
+
+    def _write(self, writer: ShardWriter, row: int, item: Item, result: Encoded | str | None) -> None:
+        """Append a row's sample or samples to its shard, or note why it has none."""
+        key = item.key or f"{row:09d}"
+        if isinstance(result, str):
+            self._leave_out(writer, row, item, result)
+            return
+        info = {**item.info, "source": self.settings.source}
+        if result is None:
+            pieces = list(cut(item.text, self.settings.max_characters)) if item.text is not None and not self.source.has_images else [item.text]
+            for number, piece in enumerate(pieces):
+                writer.add(key if len(pieces) == 1 else f"{key}-{number}", info, piece, None)
+            return
+        assert self.encoding is not None and self._code_counts is not None
+        f = self.encoding.crop.downsampling
+        info |= {**result.info, "width": result.codes.shape[1] * f, "height": result.codes.shape[0] * f}
+        self._code_counts += code_counts(result.codes, len(self._code_counts))
+        writer.add(key, info, item.text, result.codes)
+
+    def _leave_out(self, writer: ShardWriter, row: int, item: Item, reason: str) -> None:
+        writer.dropped[reason] += 1
+        self._count_bad({reason: 1})
+        self._left_out.append({"shard": writer.final.name, "row": row, "origin": item.origin, "reason": reason})
+        if self._named < SHOWN:
+            log.warning("%s: left out: %s", item.origin, reason)
+        elif self._named == SHOWN:
+            log.warning("further rows that are left out: see %s once the set is complete", self.folder.path / "dropped.jsonl")
+        self._named += 1
+
+
+@contextmanager
+def progress(label: str, total: int, shown: bool) -> Iterator[Callable[[int], None]]:
+    """A progress bar with rows a second and the time left; yields the function that moves it on."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    rate = TextColumn("{task.fields[rate]:,.0f}/s")
+    with Progress(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), rate, TimeRemainingColumn(), disable=not shown) as bar:
+        task = bar.add_task(label, total=total, rate=0.0)
+        started, done = time.perf_counter(), 0
+
+        def advance(count: int) -> None:
+            nonlocal done
+            done += count
+            bar.update(task, completed=done, rate=done / (time.perf_counter() - started))
+
+        yield advance
+
+
+def print_summary(path: str, index: dict[str, Any], rate: float | None) -> None:
+    """What was made, in a few lines. rate: rows a second of this process, None where all shards were there."""
+    totals, size = index["totals"], sum(shard["bytes"] for shard in index["shardlist"])
+    print(f"{path}: {totals['samples']:,} samples in {len(index['shardlist'])} shards, {size / 2**20:.1f} MiB" + (f", {rate:,.1f} rows/s" if rate else ""))
+    print(f"  dropped: {counted(index['dropped'])}; omitted by the source: {counted(index['omitted'])}")
+    if "codes" in index:
+        print(f"  {totals['questions']:,} questions; {totals['captions']:,} images with a caption, {index['no_caption']:,} without")
+        print(f"  codes used: {index['codes']['used']:,} of {index['codebook_size']:,}, perplexity {index['codes']['perplexity']:,.1f}; "
+              f"{size / max(1, totals['images']):,.0f} bytes an image")  # fmt: skip
+    else:
+        print(f"  {totals['text_characters']:,} characters of text")
