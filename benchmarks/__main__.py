@@ -1,5 +1,7 @@
 """`python -m benchmarks`: every benchmark, one after another."""
 
-from benchmarks import packed_attention
+from benchmarks import packed_attention, packing, vq_pass
 
 packed_attention.main()
+packing.main()
+vq_pass.main([])

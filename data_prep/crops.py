@@ -12,11 +12,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
-from data_prep.images import UnusableImage
+from liquid_train.images import UnusableImage, cover
 
-KINDS = ("none", "center", "multiratio")
 AREA_TOLERANCE = 0.2  # of size^2, by which a size of the list may differ
 STEPS = 8  # a default list's sides are multiples of about size / STEPS
 TOO_LONG = "aspect ratio above"  # begins the reason of a picture left out by tokenize.max_aspect
@@ -60,20 +58,10 @@ class Crop:
         return min(self.sizes, key=lambda s: abs(math.log(s[0] * height / (s[1] * width))))
 
 
-def cover(pixels: np.ndarray, size: Size) -> np.ndarray:
-    """Scale by Lanczos until `size` is just covered, then cut out the centre."""
-    image = Image.fromarray(pixels)
-    scale = max(size[0] / image.width, size[1] / image.height)
-    scaled = max(size[0], round(scale * image.width)), max(size[1], round(scale * image.height))
-    image = image.resize(scaled, Image.Resampling.LANCZOS)
-    left, top = (image.width - size[0]) // 2, (image.height - size[1]) // 2
-    return np.asarray(image.crop((left, top, left + size[0], top + size[1])))
-
-
 def default_sizes(size: int, downsampling: int, max_aspect: float | None) -> tuple[Size, ...]:
     """Sizes of about size^2 pixels from wide to tall: for 512 and 16 these are 704x384, 576x448, 512x512, 448x576, 384x704."""
     step = max(downsampling, size // STEPS // downsampling * downsampling)
-    sizes: set[Size] = set()
+    sizes = {(size, size)}
     for short in range(step, size + 1, step):
         long = round(size * size / short / step) * step
         near = abs(long * short / size**2 - 1) <= AREA_TOLERANCE

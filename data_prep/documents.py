@@ -29,7 +29,8 @@ def cut(text: str, max_characters: int) -> Iterator[str]:
         while len(document) > max_characters:
             space = document.rfind(" ", max_characters // 2, max_characters + 1)
             end = space if space > 0 else max_characters
-            yield document[:end]
+            if document[:end].strip():
+                yield document[:end]
             document = document[end:].lstrip(" ") if space > 0 else document[end:]
         if document.strip():
             yield document

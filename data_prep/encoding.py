@@ -28,13 +28,11 @@ import torch
 from torch import Tensor
 
 from data_prep.crops import Crop
-from data_prep.images import READ_ERRORS, reason
-from liquid_train.image_tokenizer import ImageTokenizer
+from liquid_train.image_tokenizer import ImageTokenizer, scale_pixels
+from liquid_train.images import READ_ERRORS, reason
 
 ReadImage = Callable[[], np.ndarray]
 QUEUED_TASKS = 8  # for each process: enough to keep it busy, few enough to stay small in memory
-# Pixel values as the published tokenizer scales them: in float64, rounded to float32 last.
-SCALED = torch.from_numpy((np.arange(256) / 255.0 * 2 - 1).astype(np.float32))
 
 _worker: tuple[Crop, BatchEncoder | None] | None = None  # of a process of the pool, set by _start_worker
 
@@ -98,8 +96,8 @@ class BatchEncoder:
             x = torch.from_numpy(pixels)
             if self.device.type == "cuda":
                 x = x.pin_memory().to(self.device, non_blocking=True)
-            x = SCALED.to(self.device)[x.int()].permute(0, 3, 1, 2).contiguous(memory_format=self.layout)
-            return self.model.nearest(self._latents(x.to(self.dtype)))
+            x = scale_pixels(x).to(self.dtype, memory_format=self.layout)
+            return self.model.nearest(self._latents(x))
 
     def to_numpy(self, codes: Tensor) -> np.ndarray:
         return codes.cpu().numpy().astype(self.code_dtype)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from itertools import islice
 from typing import Any
 
@@ -18,21 +18,42 @@ from data_prep.sources.base import Item, Source
 
 @dataclass(frozen=True)
 class Plan:
-    """recipe: what determines the set. inputs: (name, rows) in order. encoder: what codes can depend on besides; None for texts."""
+    """What a set is made of, by name as plan.json and index.json have it: enough to complete a set without its source and its VQ.
+
+    recipe: what determines the set. inputs: (name, rows) in order. encoder: what codes can depend on besides. omitted: what the source
+    leaves out by its own rules, by reason. encoder and the VQ's three are None for texts. max_bad: the share of unusable rows that is
+    allowed; it does not make another set.
+    """
 
     recipe: dict[str, Any]
     inputs: list[list[Any]]
     encoder: dict[str, Any] | None
+    omitted: dict[str, int]
+    vq_fingerprint: str | None = None
+    codebook_size: int | None = None
+    downsampling: int | None = None
+    max_bad: float | None = field(default=None, compare=False)  # None: made from an index, which does not say
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> Plan | None:
         """The plan in a plan.json or an index.json; None where it holds none."""
-        if not {"recipe", "inputs", "encoder"} <= value.keys():
+        if not {"recipe", "inputs", "encoder", "omitted"} <= value.keys():
             return None
-        return cls(value["recipe"], value["inputs"], value["encoder"])
+        return cls(**{key: value[key] for key in cls.__dataclass_fields__ if key in value})
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
+
+    def for_index(self) -> dict[str, Any]:
+        """The plan's share of index.json: a set of texts names no VQ, and what was allowed is not part of a set."""
+        of_vq = ("vq_fingerprint", "codebook_size", "downsampling")
+        return {key: value for key, value in asdict(self).items() if key != "max_bad" and not (key in of_vq and value is None)}
+
+    def differences(self, other: Plan) -> list[str]:
+        """Names of what `other` has otherwise, as in plan.json, with both values: "recipe.shard_size (8, 16)"."""
+        a, b = flatten(self.to_json()), flatten(other.to_json())
+        keys = sorted(key for key in a.keys() | b.keys() if key != "max_bad" and a.get(key) != b.get(key))
+        return [f"{key} ({_short(a.get(key))}, {_short(b.get(key))})" for key in keys]
 
     @property
     def rows(self) -> int:
@@ -65,6 +86,19 @@ class Plan:
             if row < rows:
                 yield from islice(source.read(name, row), rows - row)
             row = max(0, row - rows)
+
+
+def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested objects as one: {"recipe": {"shard_size": 8}} -> {"recipe.shard_size": 8}."""
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        flat.update(flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value})
+    return flat
+
+
+def _short(value: Any) -> str:
+    text = "nothing" if value is None else str(value)
+    return text if len(text) <= 60 else text[:12] + "..."  # a digest, or a long list
 
 
 @dataclass(frozen=True)

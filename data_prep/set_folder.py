@@ -118,7 +118,7 @@ class SetFolder:
             return
         self.claim(range(PLANNING))  # nobody else may be at work on what goes now
         known = self.index if self.plan == plan else None
-        records = self._records_of(known) if known else []
+        records = self.records_of(known) if known else []
         if self.plan != plan:
             for file in [*self.shard_files(), *self.partial.glob("shard-*")]:
                 file.unlink()
@@ -129,7 +129,7 @@ class SetFolder:
         fcntl.lockf(self._lock, fcntl.LOCK_UN, PLANNING, 0)
         self.reload()
 
-    def _records_of(self, index: dict[str, Any]) -> list[dict[str, Any]]:
+    def records_of(self, index: dict[str, Any]) -> list[dict[str, Any]]:
         """Records of a finished set's intact shards; which codes they have is counted again when it is needed."""
         left_out: dict[str, list[dict[str, Any]]] = {}
         if (self.path / DROPPED_NAME).is_file():

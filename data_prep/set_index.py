@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -11,10 +11,6 @@ from data_prep.crops import TOO_LONG
 from data_prep.plan import Plan
 from data_prep.set_folder import SetFolder
 from liquid_train.data.shards import INDEX_KIND, decode_codes, group_files
-
-if TYPE_CHECKING:
-    from data_prep.sources import Source
-    from data_prep.tokenize import Encoding
 
 Record = dict[str, Any]  # {"entry", "left_out", "codes"} of one shard
 
@@ -34,17 +30,28 @@ def counted(counts: dict[str, int]) -> str:
     return ", ".join(f"{reason}: {n:,}" for reason, n in sorted(counts.items())) or "none"
 
 
-def check_bad(dropped: dict[str, int], rows: int, limit: float) -> None:
-    """Raise ValueError when more rows than tokenize.max_bad are damaged; those left out for their aspect ratio do not count."""
+def check_bad(dropped: dict[str, int], rows: int, limit: float, flag: str = "tokenize.max_bad") -> None:
+    """Raise ValueError when a larger share of rows than `limit` is damaged; those left out for their aspect ratio do not count."""
     bad = {reason: n for reason, n in dropped.items() if not reason.startswith(TOO_LONG)}
     if sum(bad.values()) > limit * rows:
-        raise ValueError(f"tokenize.max_bad={limit}: {sum(bad.values()):,} of {rows:,} rows cannot be used ({counted(bad)}); "
+        raise ValueError(f"{flag}={limit}: {sum(bad.values()):,} of {rows:,} rows cannot be used ({counted(bad)}); "
                          "mend the source, or allow a larger share")  # fmt: skip
 
 
-def build_index(
-    folder: SetFolder, plan: Plan, source: Source, records: dict[int, Record], encoding: Encoding | None
-) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+def complete_set(folder: SetFolder, plan: Plan, records: dict[int, Record], max_bad: float, flag: str = "tokenize.max_bad") -> dict[str, Any]:
+    """Inside `folder.planning()`, with the records of all shards: write what makes the set complete, and return its index.
+
+    Raises ValueError when more rows than max_bad are damaged (`flag` is what the message calls it) and when no sample is left.
+    """
+    index, left_out = build_index(folder, plan, records)
+    check_bad(index["dropped"], plan.rows, max_bad, flag)
+    if not index["totals"]["samples"]:
+        raise ValueError(f"tokenize.source={plan.recipe['source']['name']}: no sample is left of {plan.rows} ({counted(index['dropped'])})")
+    folder.complete(index, left_out)
+    return index
+
+
+def build_index(folder: SetFolder, plan: Plan, records: dict[int, Record]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """(index.json, all rows that were left out), the same for any number of parts. Needs the records of all shards."""
     in_order = [records[number] for number in range(plan.shards)]
     totals: Counter[str] = Counter()
@@ -59,16 +66,13 @@ def build_index(
         "shardlist": [record["entry"] for record in in_order],
         "no_caption": totals.pop("no_caption", 0),  # images that serve questions only
         "dropped": dict(dropped),  # rows that could not be used, by reason; dropped.jsonl names them
-        "omitted": dict(source.omitted()),  # what the source left out by its own rules
         "totals": {"samples": 0, **totals},
-        **plan.to_json(),
+        **plan.for_index(),
     }
-    if encoding:
-        model = encoding.encoder.model
-        counts = np.zeros(model.codebook_size, np.int64)
+    if plan.codebook_size:
+        counts = np.zeros(plan.codebook_size, np.int64)
         for record in in_order:
-            counts += _codes_of(folder, record, model.codebook_size)
-        index |= {"vq_fingerprint": model.fingerprint, "codebook_size": model.codebook_size, "downsampling": model.downsampling}
+            counts += _codes_of(folder, record, plan.codebook_size)
         index["codes"] = {"used": int((counts > 0).sum()), "perplexity": round(perplexity(counts), 3)}
     return index, [row for record in in_order for row in record["left_out"]]
 

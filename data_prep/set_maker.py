@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from data_prep.crops import TOO_LONG
-from data_prep.documents import cut
 from data_prep.plan import Part, Plan
+from data_prep.samples import samples_of, task_rows
 from data_prep.set_folder import SetFolder
-from data_prep.set_index import build_index, check_bad, code_counts, counted
+from data_prep.set_index import check_bad, code_counts, complete_set, counted
 from data_prep.sources import Source
 from data_prep.sources.base import Item
 from data_prep.writer import ShardWriter
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-TASK_ROWS = 8  # at least, so that a process is not asked for every single row
 SHOWN = 20  # rows that are left out and named on the terminal; dropped.jsonl names all
 
 
@@ -66,11 +65,7 @@ class SetMaker:
                 print(f"{self.settings.output}: {self.part} is done; {len(records)} of {self.plan.shards} shards of the set are there"
                       + (f", {rate:,.1f} rows/s" if rate else ""))  # fmt: skip
                 return
-            index, left_out = build_index(self.folder, self.plan, self.source, records, self.encoding)
-            check_bad(index["dropped"], self.plan.rows, self.settings.max_bad)
-            if not index["totals"]["samples"]:
-                raise ValueError(f"tokenize.source={self.settings.source}: no sample is left of {self.plan.rows} ({counted(index['dropped'])})")
-            self.folder.complete(index, left_out)
+            index = complete_set(self.folder, self.plan, records, self.settings.max_bad)
         print_summary(str(self.settings.output), index, rate)
 
     def _count_bad(self, dropped: dict[str, int]) -> None:
@@ -78,7 +73,7 @@ class SetMaker:
 
     def _tasks(self, todo: list[int]) -> Iterator[tuple[int, list[Item], bool]]:
         """(shard, items, whether they are its last) of every task; a task never crosses a shard."""
-        size = max(TASK_ROWS, 4 * self.encoding.encoder.settings.batch_size if self.encoding else 64)
+        size = task_rows(self.encoding.encoder.settings.batch_size if self.encoding else None)
         for number in todo:
             items = self.plan.read(self.source, number)
             left = self.plan.rows_of(number)
@@ -140,21 +135,14 @@ class SetMaker:
 
     def _write(self, writer: ShardWriter, row: int, item: Item, result: Encoded | str | None) -> None:
         """Append a row's sample or samples to its shard, or note why it has none."""
-        key = item.key or f"{row:09d}"
         if isinstance(result, str):
             self._leave_out(writer, row, item, result)
             return
-        info = {**item.info, "source": self.settings.source}
-        if result is None:
-            pieces = list(cut(item.text, self.settings.max_characters)) if item.text is not None and not self.source.has_images else [item.text]
-            for number, piece in enumerate(pieces):
-                writer.add(key if len(pieces) == 1 else f"{key}-{number}", info, piece, None)
-            return
-        assert self.encoding is not None and self._code_counts is not None
-        f = self.encoding.crop.downsampling
-        info |= {**result.info, "width": result.codes.shape[1] * f, "height": result.codes.shape[0] * f}
-        self._code_counts += code_counts(result.codes, len(self._code_counts))
-        writer.add(key, info, item.text, result.codes)
+        if result is not None:
+            assert self._code_counts is not None
+            self._code_counts += code_counts(result.codes, len(self._code_counts))
+        for sample in samples_of(self.plan, row, item, result):
+            writer.add(*sample)
 
     def _leave_out(self, writer: ShardWriter, row: int, item: Item, reason: str) -> None:
         writer.dropped[reason] += 1
@@ -191,8 +179,8 @@ def print_summary(path: str, index: dict[str, Any], rate: float | None) -> None:
     print(f"{path}: {totals['samples']:,} samples in {len(index['shardlist'])} shards, {size / 2**20:.1f} MiB" + (f", {rate:,.1f} rows/s" if rate else ""))
     print(f"  dropped: {counted(index['dropped'])}; omitted by the source: {counted(index['omitted'])}")
     if "codes" in index:
-        print(f"  {totals['questions']:,} questions; {totals['captions']:,} images with a caption, {index['no_caption']:,} without")
+        print(f"  {totals['questions']:,} questions; {totals.get('captions', 0):,} images with a caption, {index['no_caption']:,} without")
         print(f"  codes used: {index['codes']['used']:,} of {index['codebook_size']:,}, perplexity {index['codes']['perplexity']:,.1f}; "
-              f"{size / max(1, totals['images']):,.0f} bytes an image")  # fmt: skip
+              f"{size / max(1, totals.get('images', 0)):,.0f} bytes an image")  # fmt: skip
     else:
         print(f"  {totals['text_characters']:,} characters of text")

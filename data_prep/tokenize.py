@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from data_prep.crops import Crop, make_crop
-from data_prep.plan import Plan, parse_part
+from data_prep.plan import Plan, flatten, parse_part
 from data_prep.set_folder import SetFolder
 from data_prep.set_maker import SetMaker
 from data_prep.sources import Source, open_source
@@ -115,7 +115,7 @@ def differences(old: dict[str, Any] | None, new: dict[str, Any]) -> list[str]:
         return []
     if not old:
         return ["its shards have no recipe"]
-    a, b = _flatten(old), _flatten(new)
+    a, b = flatten(old), flatten(new)
     unknown = {"vq.fingerprint"} if "vq.fingerprint" not in b else set()
     keys = sorted((a.keys() | b.keys()) - unknown, key=lambda key: (key != "source.name", key))
     keys = [key for key in keys if a.get(key) != b.get(key)]
@@ -129,13 +129,6 @@ def _refuse(t: TokenizeSettings, different: list[str]) -> None:
                          "give another tokenize.output, or tokenize.overwrite=true to replace it")  # fmt: skip
 
 
-def _flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        flat.update(_flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value})
-    return flat
-
-
 def _short(value: Any) -> str:
     text = "nothing" if value is None else str(value)
     return text if len(text) <= 24 else text[:12] + "..."  # a digest
@@ -147,7 +140,7 @@ def settle_plan(t: TokenizeSettings, source: Source, folder: SetFolder, encoding
     Raises ValueError where another machine's choices cannot be followed, and for a source without rows.
     """
     if folder.plan and folder.plan.recipe == recipe:
-        plan = folder.plan
+        plan = replace(folder.plan, max_bad=t.max_bad)
         if encoding is None or plan.encoder is None:
             return encoding, plan
         if t.batch_size == "auto":
@@ -163,7 +156,12 @@ def settle_plan(t: TokenizeSettings, source: Source, folder: SetFolder, encoding
 
         encoding = _with_batch(encoding, fastest_batch(encoding.encoder, encoding.crop.size, encoding.crop.size))
         print(f"{t.output}: batches of {encoding.encoder.settings.batch_size}, the fastest here")
-    plan = Plan(recipe, [[name, source.count(name)] for name in source.inputs()], encoding.identity if encoding else None)
+    inputs = [[name, source.count(name)] for name in source.inputs()]
+    plan = Plan(recipe, inputs, None, dict(source.omitted()), max_bad=t.max_bad)
+    if encoding:
+        model = encoding.encoder.model
+        of_vq: dict[str, Any] = {"vq_fingerprint": model.fingerprint, "codebook_size": model.codebook_size, "downsampling": model.downsampling}
+        plan = replace(plan, encoder=encoding.identity, **of_vq)
     if not plan.rows:
         raise ValueError(f"tokenize.input={t.input}: no rows in it; tokenize.source={t.source} found nothing to tokenize")
     return encoding, plan

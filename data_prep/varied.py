@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from data_prep.images import read_rgb
 from liquid_train.data.keyed import keyed_generator
+from liquid_train.images import read_rgb
 
 MAX_SHIFT = 8  # pixels
 

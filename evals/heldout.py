@@ -6,16 +6,15 @@ import torch
 import torch.distributed as dist
 
 from liquid_train.config import TASKS, TrainJob
-from liquid_train.data.loader import MicroBatch, collate
+from liquid_train.data.loader import MicroBatch, collate, open_set
 from liquid_train.data.mixture import Document, SourceReader
 from liquid_train.data.packing import best_fit, join, pour
-from liquid_train.data.shards import ShardSet
 from liquid_train.loss import LossModule
 from liquid_train.parallel import World, reshard
 from liquid_train.vocabulary import Vocabulary
 
 
-def heldout_batches(config: TrainJob, vocabulary: Vocabulary, world: World, vq_fingerprint: str | None) -> list[MicroBatch]:
+def heldout_batches(config: TrainJob, vocabulary: Vocabulary, world: World, vq_fingerprint: str) -> list[MicroBatch]:
     """This rank's share of the documents of data.heldout, packed; every rank gets as many micro-batches.
 
     Captions, prompts and questions are drawn once (epoch 0), and no caption is replaced by <unconditional>.
@@ -23,7 +22,7 @@ def heldout_batches(config: TrainJob, vocabulary: Vocabulary, world: World, vq_f
     documents: list[Document] = []
     for name, source in config.data.heldout.items():
         try:
-            shards = ShardSet(source.path, vq_fingerprint=vq_fingerprint)
+            shards = open_set(config, source.path, vq_fingerprint, vocabulary.codebook_size)
         except ValueError as error:
             raise ValueError(f"data.heldout.{name}.path={source.path}: {error}") from error
         reader = SourceReader(name, source, shards, vocabulary.tokenizer, config.data, 1, config.seed, unconditional=0.0)
@@ -41,12 +40,12 @@ def heldout_batches(config: TrainJob, vocabulary: Vocabulary, world: World, vq_f
 @torch.no_grad()
 def heldout_loss(root: LossModule, batches: list[MicroBatch], device: torch.device) -> dict[str, float]:
     """{"val/loss/<task>": nats per target token, "val/accuracy/<task>": share} over all ranks; a collective."""
-    sums = torch.zeros(3, len(TASKS), dtype=torch.float64, device=device)
+    sums = torch.zeros(4, len(TASKS), dtype=torch.float64, device=device)
     for batch in batches:
         sums += root(batch.to(device)).per_task
     reshard(root)
     dist.all_reduce(sums)
-    loss, correct, count = sums.cpu()
+    loss, correct, count, _ = sums.cpu()
     metrics = {}
     for i, task in enumerate(TASKS):
         if count[i]:

@@ -20,7 +20,7 @@ from rich.table import Table
 
 from liquid_train.checkpoint import model_folder, step_of
 from liquid_train.config import EvalJob
-from liquid_train.data.shards import INDEX_NAME, ShardSet
+from liquid_train.data.shards import ShardSet
 from liquid_train.files import sha256_of
 from liquid_train.generate.job import progress_bar
 from liquid_train.generate.manifest import aside, file_identity, is_current, model_identity, publish, text_digest
@@ -74,7 +74,7 @@ def inputs_of(config: EvalJob, folder: Path) -> dict[str, Any]:
     code = [p for where in (Path(__file__).parent, Path(__file__).parents[1] / "liquid_train" / "generate") for p in sorted(where.glob("*.py"))]
     return {
         "model": model_identity(folder),
-        "data": [sha256_of(Path(path) / INDEX_NAME) for path in (config.shards, config.train_shards) if path is not None],
+        "data": [ShardSet(path).digest for path in (config.shards, config.train_shards) if path is not None],
         "vq": [file_identity(Path(path)) if Path(path).is_file() else path for path in (config.vq.config, config.vq.checkpoint)],
         "code": text_digest("".join(sha256_of(p) for p in code)),
         **{key: getattr(config, key) for key in SETTINGS},

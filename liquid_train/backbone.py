@@ -184,13 +184,19 @@ def named_full_tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
 
 def load_for_inference(folder: str | Path, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> tuple[Any, Vocabulary, ModelCard]:
     """Load an HF folder that liquid train wrote: (plain transformers model in eval mode, its vocabulary, its card)."""
-    card = ModelCard.read(folder)
+    vocabulary = read_vocabulary(folder)
     model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, local_files_only=True)
-    model = model.to(device).eval().requires_grad_(False)
+    return model.to(device).eval().requires_grad_(False), vocabulary, ModelCard.read(folder)
+
+
+def read_vocabulary(folder: str | Path) -> Vocabulary:
+    """The vocabulary of an HF folder that liquid train wrote. Raises ValueError where its tokenizer was changed."""
+    card = ModelCard.read(folder)
     tokenizer = load_tokenizer(folder)
     if len(tokenizer) != card.image_start:
         raise ValueError(f"{folder}: the tokenizer has {len(tokenizer)} entries but image ids start at {card.image_start}; the tokenizer was changed")
-    return model, Vocabulary(tokenizer, card.codebook_size, model.config.vocab_size), card
+    rows = int(json.loads((Path(folder) / "config.json").read_text())["vocab_size"])
+    return Vocabulary(tokenizer, card.codebook_size, rows)
 
 
 def plain_copy(model: PreTrainedModel, tensors: dict[str, Tensor], device: torch.device) -> PreTrainedModel:

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import os
 import re
-import signal
-import subprocess
 import sys
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from liquid_train.config import JOBS, TrainJob, all_keys, load
+from liquid_train.config import JOBS, all_keys, load
 
 JOB_MODULES = {"tokenize": "data_prep.tokenize", "eval": "evals.run", "generate": "liquid_train.generate.job"}
 FREE_TEXT = ("prompt", "image", "checkpoint", "prompts", "questions", "output", "run.dir", "run.name", "vq.config", "vq.checkpoint",
@@ -23,8 +20,15 @@ USAGE = """usage: liquid <job> [key=value ...]        jobs: tokenize, train, eva
        liquid run list [FOLDER]            all runs below FOLDER (default: runs)
        liquid run status RUN               how far a run is
        liquid run report RUN               write RUN/report.html and print the summary
+       liquid run replay RUN --step N      the documents of one step's batch, with the loss and gradient of each
        liquid checkpoint list RUN          complete checkpoints of a run
        liquid checkpoint verify PATH       compare a checkpoint with its recorded sizes and hashes
+       liquid data merge OUTPUT [PART ...] join the parts of a shard set (liquid data TOOL --help lists the flags)
+       liquid data verify SET              read a whole set again, and compare some of it with its source
+       liquid data describe SET            sizes, captions, grid shapes and codebook usage
+       liquid data inspect SET [KEY]       one sample; --decode FILE.png: its picture
+       liquid data inspect KEY=VALUE ...   the first packed sequences of a training config
+       liquid data index SET               write the index.json of a folder of tars
 
 first steps: make quickstart, or
        liquid train experiment=quickstart
@@ -76,60 +80,8 @@ def run_job(name: str, rest: list[str]) -> int:
     overrides = [quote(o) for o in rest]
     config = load(name, overrides)
     if name == "train":
-        return launch(config, overrides)
+        return int(import_module("liquid_train.launcher").launch(config, overrides))
     import_module(JOB_MODULES[name]).run(config)
-    return 0
-
-
-def processes(config: TrainJob) -> int:
-    """How many ranks to start here: launch.nproc, or one a GPU, else launch.cpu_nproc."""
-    if config.launch.nproc != "auto":
-        return int(config.launch.nproc)
-    import torch
-
-    return torch.cuda.device_count() or config.launch.cpu_nproc
-
-
-def launch(config: TrainJob, overrides: list[str]) -> int:
-    """Start training: in this process, or through torchrun when several ranks are asked for."""
-    from liquid_train.resume import check_inputs, is_complete
-
-    check_inputs(config)
-    if is_complete(config):
-        print(f"{config.run.dir}: trained to the end already (its last checkpoint is complete); nothing to do")
-        return 0
-    ranks = processes(config)
-    streams = config.data.streams or config.data.global_batch
-    if ranks > streams:
-        raise ValueError(f"launch.nproc={ranks}: more data-parallel ranks than data.streams={streams}; start fewer, or raise data.streams or data.global_batch")
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-    if ranks == 1:
-        from liquid_train.train import main as train
-
-        return train(overrides)
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}", "-m", "liquid_train.train", *overrides]
-    return supervise(command)
-
-
-def supervise(command: list[str]) -> int:
-    """Run torchrun, pass signals on to it, and keep its own trace from the terminal: a rank says what was wrong itself.
-
-    torchrun's log level and the ranks' output share stderr; its lines begin with a level and date, or follow its traceback.
-    """
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, errors="replace", env={**os.environ, "TORCH_CPP_LOG_LEVEL": "ERROR"}) as process:
-        for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
-            signal.signal(number, lambda n, _: process.send_signal(signal.SIGTERM if n == signal.SIGUSR1 else n))
-        assert process.stderr is not None
-        launcher = False
-        for line in process.stderr:
-            launcher = launcher or bool(re.match(r"[EW]\d{4} .*torch/distributed/(elastic|run)", line))
-            if not launcher and not re.match(r"[EWI]\d{4} ", line):
-                sys.stderr.write(line)
-                sys.stderr.flush()
-    if process.returncode:
-        print("liquid train: a rank ended with an error (its message is above)", file=sys.stderr)
-        return 2
     return 0
 
 
@@ -137,8 +89,10 @@ def run_tool(rest: list[str]) -> int:
     from liquid_train import report
 
     parser = argparse.ArgumentParser(prog="liquid run", description="Look at runs.")
-    parser.add_argument("action", choices=("list", "status", "report"))
+    parser.add_argument("action", choices=("list", "status", "report", "replay"))
     parser.add_argument("path", nargs="?", default=None, help="a run's folder (list: a folder of runs)")
+    parser.add_argument("--step", type=int, help="replay: which step's batch to rebuild and take apart")
+    parser.add_argument("--output", help="replay: a folder for documents.jsonl and pictures.png")
     args = parser.parse_args(rest)
     if args.action == "list":
         report.list_runs(Path(args.path or "runs"))
@@ -148,6 +102,11 @@ def run_tool(rest: list[str]) -> int:
     folder = Path(args.path)
     if args.action == "status":
         report.status(folder)
+        return 0
+    if args.action == "replay":
+        if args.step is None:
+            raise ValueError(f"replay needs --step N; liquid run status {folder} tells how many there are")
+        import_module("liquid_train.replay").replay(folder, args.step, args.output)
         return 0
     if not report.report_is_current(folder):
         report.write_report(folder)
@@ -175,7 +134,11 @@ def checkpoint_tool(rest: list[str]) -> int:
     return 1 if wrong else 0
 
 
-TOOLS: dict[str, Callable[[list[str]], Any]] = {"run": run_tool, "checkpoint": checkpoint_tool}
+def data_tool(rest: list[str]) -> int:
+    return int(import_module("data_prep.data_tools").main(rest))
+
+
+TOOLS: dict[str, Callable[[list[str]], Any]] = {"run": run_tool, "checkpoint": checkpoint_tool, "data": data_tool}
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -57,7 +57,8 @@ class BackboneConfig:
 class SourceConfig:
     path: str = "???"
     task: str = "???"
-    weight: float = 1.0  # share of documents, relative to the other sources
+    weight: float = 1.0  # share of documents (or of tokens: data.weight_unit), relative to the other sources
+    max_epochs: float | None = None  # passes over it, then the other sources take over its share; None = endless
     questions_per_document: int = 1  # vqa: turns chained behind one image
     max_samples: int | None = None  # held-out sources: only the first N samples
 
@@ -73,6 +74,11 @@ class DataConfig:
     window: int = 8  # sequences that are packed together
     unconditional: float = 0.1  # share of t2i documents whose caption is replaced by <unconditional>
     prompts: list[str] = field(default_factory=lambda: [" Generate an image based on this description."])
+    weight_unit: str = "documents"  # documents or tokens: what the sources' weights are shares of
+    skip: list[str] = field(default_factory=list)  # documents that are left out: SOURCE/KEY OF THE SAMPLE
+    allow_change: bool = False  # go on from a checkpoint of other shards, another mixture, seq_len, seed, or number of streams
+    cache: str | None = None  # a folder that keeps chunks of remote shard sets; None = none
+    cache_gib: float = 20.0  # its size limit, shared by all processes of a machine
     max_bad: float = 0.05  # share of unreadable samples past which the run stops
 
 

@@ -30,8 +30,14 @@ def check_train(c: TrainJob) -> None:
             key = f"data.{group}.{name}"
             require(source.task in TASKS, f"{key}.task={source.task}: one of {', '.join(TASKS)}")
             require(source.weight >= 0, f"{key}.weight={source.weight}: must be 0 or more")
+            require(source.max_epochs is None or source.max_epochs > 0, f"{key}.max_epochs={source.max_epochs}: must be above 0, or null for no end")
             require(source.questions_per_document > 0, f"{key}.questions_per_document={source.questions_per_document}: must be 1 or more")
     require(sum(s.weight for s in c.data.sources.values()) > 0, "data.sources: every weight is 0; give one of them a positive weight")
+    require(c.data.cache_gib > 0, f"data.cache_gib={c.data.cache_gib}: must be above 0; data.cache=null for no cache")
+    one_of(c, "data.weight_unit", ("documents", "tokens"))
+    for skipped in c.data.skip:
+        named = "/" in skipped and skipped.split("/")[0] in c.data.sources
+        require(named, f"data.skip: {skipped}: not SOURCE/KEY with a source of {', '.join(c.data.sources)}")
     for task in c.loss.weight:
         require(task in TASKS, f"loss.weight.{task}: no such task; one of {', '.join(TASKS)}")
     one_of(c, "parallel.precision", ("bf16", "fp32"))

@@ -23,8 +23,15 @@ import torch.nn.functional as F
 import yaml
 from safetensors.torch import load_file
 from torch import Tensor, nn
+from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
 
 PARTS = ("encoder", "decoder")
+# Keys of ddconfig without which the tensors' shapes are not known, each with the type of its value.
+NEEDED = {"ch": int, "ch_mult": list, "num_res_blocks": int, "attn_resolutions": list, "in_channels": int, "out_ch": int, "resolution": int,
+          "z_channels": int}  # fmt: skip
+# Keys that some VQGANs have and this one follows for these values alone; a key that is in neither list changes nothing, as in taming.
+VALUES: dict[str, tuple[Any, ...]] = {"resamp_with_conv": (True, False), "tanh_out": (True, False), "attn_type": ("vanilla", "none"),
+                                      "use_linear_attn": (False,), "give_pre_end": (False,)}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -32,7 +39,8 @@ class VQConfig:
     """The architecture, as the published yaml states it.
 
     ddconfig: taming's encoder/decoder settings (ch, ch_mult, num_res_blocks, attn_resolutions, resolution, z_channels, ...);
-    `num_groups` (group norm; 32 where absent, as published) is the one key that taming does not have.
+    `num_groups` (group norm; 32 where absent, as published) is the one key that taming does not have. resamp_with_conv=false,
+    tanh_out=true and attn_type=none are followed as in the published code.
     n_embed: codebook entries. embed_dim: width of one entry.
     """
 
@@ -42,21 +50,44 @@ class VQConfig:
 
     @classmethod
     def from_yaml(cls, path: str | Path) -> VQConfig:
-        """Read `model.params` of a taming yaml; ValueError when the file or a needed key is missing."""
+        """Read `model.params` of a taming yaml; ValueError when the file or a needed key is missing, or for an unknown architecture."""
         path = Path(path)
         if not path.is_file():
             raise ValueError(f"vq.config={path}: no such file; give the VQGAN's yaml")
         try:
             params = yaml.safe_load(path.read_text())["model"]["params"]
-            return cls(dict(params["ddconfig"]), int(params["n_embed"]), int(params["embed_dim"]))
-        except (KeyError, TypeError, yaml.YAMLError) as error:
+            config = cls(dict(params["ddconfig"]), int(params["n_embed"]), int(params["embed_dim"]))
+        except (KeyError, TypeError, ValueError, yaml.YAMLError) as error:
             needs = "model.params.ddconfig, n_embed, embed_dim"
             raise ValueError(f"vq.config={path}: not a VQGAN yaml (needs {needs}): {error}") from error
+        if params.get("remap") is not None:
+            raise ValueError(f"vq.config={path}: remap={params['remap']} is not supported: codes are entries of the codebook itself")
+        check_ddconfig(config.ddconfig, f"vq.config={path}")
+        return config
 
     @property
     def downsampling(self) -> int:
         """Pixels per code along one side."""
         return int(2 ** (len(self.ddconfig["ch_mult"]) - 1))
+
+
+def check_ddconfig(dd: dict[str, Any], where: str) -> None:
+    """Raise ValueError, which begins with `where`, for a ddconfig that leaves sizes open or asks for another architecture."""
+    missing = [key for key in NEEDED if key not in dd]
+    if missing:
+        raise ValueError(f"{where}: ddconfig lacks {', '.join(missing)}; take the yaml that was published with the weights")
+    for key, kind in NEEDED.items():
+        values = dd[key] if isinstance(dd[key], list) else [dd[key]]
+        whole = all(isinstance(v, int) and not isinstance(v, bool) and v > 0 for v in values)
+        if not isinstance(dd[key], kind) or not whole or (key == "ch_mult" and not values):
+            raise ValueError(f"{where}: ddconfig.{key}={dd[key]}: must be {'a list of whole numbers' if kind is list else 'a whole number'} above 0")
+    groups = dd.get("num_groups", 32)
+    uneven = [ch for ch in (dd["ch"] * m for m in [1, *dd["ch_mult"]]) if ch % groups]
+    if uneven:
+        raise ValueError(f"{where}: {uneven[0]} channels (ddconfig.ch times ch_mult) do not divide into {groups} groups; set num_groups")
+    for key, values in VALUES.items():
+        if key in dd and dd[key] not in values:
+            raise ValueError(f"{where}: ddconfig.{key}={dd[key]} is not supported, only {' or '.join(map(str, values))}; use a VQGAN without it")
 
 
 class Codebook(nn.Module):
@@ -140,20 +171,61 @@ class ImageTokenizer(nn.Module):
         return self.decoder(self.post_quant_conv(z))
 
 
+class _InertType(type):
+    """torch fills only dicts from a checkpoint; this lets it take an Inert, which keeps nothing, for one."""
+
+    def __eq__(cls, other: object) -> bool:
+        return cls is other or other is dict
+
+    __hash__ = type.__hash__
+
+
+class Inert(metaclass=_InertType):
+    """Stands for every class and function that a checkpoint names besides those of tensors: takes everything, does nothing."""
+
+    def __new__(cls, *_: Any, **__: Any) -> Inert:
+        return super().__new__(cls)
+
+    def __init__(self, *_: Any, **__: Any) -> None: ...
+
+    def __setstate__(self, state: Any) -> None: ...
+
+    def __setitem__(self, key: Any, value: Any) -> None: ...
+
+
+def scale_pixels(pixels: Tensor) -> Tensor:
+    """uint8 [B, H, W, 3] -> fp32 [B, 3, H, W] in [-1, 1], as the published tokenizer does it: in float64, rounded to fp32 last."""
+    values = torch.arange(256, dtype=torch.float64, device=pixels.device).div(255).mul(2).sub(1).float()
+    return values[pixels.int()].permute(0, 3, 1, 2).contiguous()
+
+
 def read_state_dict(path: str | Path) -> dict[str, Tensor]:
     """Tensors of a .safetensors or of a Lightning .ckpt, without running any pickled code; the training loss's are left out."""
     path = Path(path)
     if not path.is_file():
         raise ValueError(f"vq.checkpoint={path}: no such file; give the VQGAN's .ckpt or .safetensors")
-    if path.suffix == ".safetensors":
-        state = load_file(path)
-    else:
-        try:
-            loaded = torch.load(path, map_location="cpu", weights_only=True)
-        except Exception as error:
-            raise ValueError(f"vq.checkpoint={path}: not a checkpoint that can be read safely: {error}") from error
-        state = loaded.get("state_dict", loaded)
+    try:
+        loaded = load_file(path) if path.suffix == ".safetensors" else _load_pickle(path)
+    except Exception as error:
+        raise ValueError(f"vq.checkpoint={path}: not a checkpoint that can be read safely: {error}") from error
+    state = loaded.get("state_dict", loaded) if isinstance(loaded, dict) else None
+    if not isinstance(state, dict):
+        raise ValueError(f"vq.checkpoint={path}: holds no state_dict, names with their tensors; give the VQGAN's .ckpt or .safetensors")
     return {k: v for k, v in state.items() if isinstance(v, Tensor) and not k.startswith("loss.")}
+
+
+def _load_pickle(path: Path) -> Any:
+    """What torch.save wrote, with an Inert in place of all that is no tensor, number, text, list or dict.
+
+    Training programs store their callbacks and settings beside the weights, as classes that are not installed here and that a file
+    from elsewhere could name to run code. Files of torch before 1.6 are read only where they name no such class.
+    """
+    try:
+        names = get_unsafe_globals_in_checkpoint(str(path))
+    except ValueError:  # not a zip file
+        names = []
+    with safe_globals([(Inert, name) for name in names]):
+        return torch.load(path, map_location="cpu", weights_only=True)
 
 
 def fingerprint(state: dict[str, Tensor], config: VQConfig) -> str:
@@ -206,29 +278,36 @@ class AttnBlock(nn.Module):
         return x + self.proj_out(y.transpose(2, 3).reshape(b, c, h, w))
 
 
+def _attention(channels: int, dd: dict[str, Any]) -> nn.Module:
+    return nn.Identity() if dd.get("attn_type") == "none" else AttnBlock(channels, dd)
+
+
 class Downsample(nn.Module):
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, dd: dict[str, Any]) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(channels, channels, 3, stride=2)
+        self.conv = nn.Conv2d(channels, channels, 3, stride=2) if dd.get("resamp_with_conv", True) else None
 
     def forward(self, x: Tensor) -> Tensor:
+        if self.conv is None:
+            return F.avg_pool2d(x, 2)
         return self.conv(F.pad(x, (0, 1, 0, 1)))  # taming pads right and bottom only
 
 
 class Upsample(nn.Module):
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, dd: dict[str, Any]) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+        self.conv = nn.Conv2d(channels, channels, 3, padding=1) if dd.get("resamp_with_conv", True) else None
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
+        x = F.interpolate(x, scale_factor=2.0, mode="nearest")
+        return x if self.conv is None else self.conv(x)
 
 
 class Middle(nn.Module):
     def __init__(self, channels: int, dd: dict[str, Any]) -> None:
         super().__init__()
         self.block_1 = ResnetBlock(channels, channels, dd)
-        self.attn_1 = AttnBlock(channels, dd)
+        self.attn_1 = _attention(channels, dd)
         self.block_2 = ResnetBlock(channels, channels, dd)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -241,7 +320,7 @@ class Level(nn.Module):
     def __init__(self, c_in: int, c_out: int, blocks: int, attention: bool, dd: dict[str, Any]) -> None:
         super().__init__()
         self.block = nn.ModuleList(ResnetBlock(c_in if i == 0 else c_out, c_out, dd) for i in range(blocks))
-        self.attn = nn.ModuleList(AttnBlock(c_out, dd) for _ in range(blocks if attention else 0))
+        self.attn = nn.ModuleList(_attention(c_out, dd) for _ in range(blocks if attention else 0))
 
     def forward(self, x: Tensor) -> Tensor:
         for i, block in enumerate(self.block):
@@ -265,7 +344,7 @@ class Encoder(nn.Module):
             level = Level(c_in, ch * m, dd["num_res_blocks"], resolution in dd["attn_resolutions"], dd)
             c_in = ch * m
             if i < len(mult) - 1:
-                level.downsample = Downsample(c_in)
+                level.downsample = Downsample(c_in, dd)
                 resolution //= 2
             self.down.append(level)
         self.mid = Middle(c_in, dd)
@@ -292,15 +371,17 @@ class Decoder(nn.Module):
             level = Level(c_in, ch * mult[i], dd["num_res_blocks"] + 1, resolution in dd["attn_resolutions"], dd)
             c_in = ch * mult[i]
             if i > 0:
-                level.upsample = Upsample(c_in)
+                level.upsample = Upsample(c_in, dd)
                 resolution *= 2
             levels.insert(0, level)  # taming numbers the levels from the finest
         self.up = nn.ModuleList(levels)
         self.norm_out = _norm(c_in, dd)
         self.conv_out = nn.Conv2d(c_in, dd["out_ch"], 3, padding=1)
+        self.tanh_out = dd.get("tanh_out", False)
 
     def forward(self, z: Tensor) -> Tensor:
         x = self.mid(self.conv_in(z))
         for level in reversed(self.up):
             x = level(x)
-        return self.conv_out(F.silu(self.norm_out(x)))
+        x = self.conv_out(F.silu(self.norm_out(x)))
+        return x.tanh() if self.tanh_out else x

@@ -79,7 +79,8 @@ class ChunkedCrossEntropy(torch.autograd.Function):
 
 @dataclass(frozen=True)
 class LossOutput:
-    """total: weighted sum over targets (with gradient). per_task [3, tasks]: sums of loss, of correct, and counts (no gradient)."""
+    """total: weighted sum over targets (with gradient). per_task [4, tasks]: sums of loss, of correct, counts,
+    and sums of weighted loss without z-loss (no gradient)."""
 
     total: Tensor
     per_task: Tensor
@@ -104,7 +105,7 @@ class LossModule(nn.Module):
             hidden, self.lm.get_output_embeddings().weight, targets, weights, self.options, torch.is_grad_enabled()
         )
         tasks = batch.tasks.view(-1)[chosen].long()
-        sums = torch.zeros(3, len(TASKS), device=hidden.device, dtype=torch.float64)
-        for row, values in enumerate((losses, correct, torch.ones_like(losses))):
+        sums = torch.zeros(4, len(TASKS), device=hidden.device, dtype=torch.float64)
+        for row, values in enumerate((losses, correct, torch.ones_like(losses), weights * losses)):
             sums[row].index_add_(0, tasks, values.double())
         return LossOutput(total, sums)

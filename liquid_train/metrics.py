@@ -11,7 +11,7 @@ import torch.distributed as dist
 from transformers import PreTrainedModel
 
 from liquid_train.config import TASKS, DataConfig
-from liquid_train.data.loader import RankBatch
+from liquid_train.data.loader import RankBatch, is_endless
 from liquid_train.parallel import World
 from liquid_train.scaling.flops import block_parameters, peak_flops, step_flops
 from liquid_train.vocabulary import Vocabulary
@@ -34,27 +34,61 @@ class Compute:
         return cls(block_parameters(lm.model.layers), vocabulary.image_end * c.hidden_size, width, c.num_hidden_layers, peak_flops(device))
 
 
-def batch_totals(batch: RankBatch, data: DataConfig, world: World) -> tuple[int, float, int, int]:
-    """Of the global batch: (documents, share of tokens that are no padding, sum of squared document lengths, damaged samples so far).
+@dataclass(frozen=True)
+class BatchTotals:
+    """Of the global batch. efficiency: share of tokens that are no padding; squares: sum of squared document lengths;
+    damaged: samples so far; epochs: passes over each source so far; source_documents, source_tokens: per source, of this batch."""
 
-    A collective.
-    """
+    documents: int
+    efficiency: float
+    squares: int
+    damaged: int
+    epochs: dict[str, float]
+    source_documents: dict[str, int]
+    source_tokens: dict[str, int]
+
+
+def batch_totals(batch: RankBatch, data: DataConfig, world: World) -> BatchTotals:
+    """Sum the ranks' parts of a global batch; a collective."""
     squares = sum(n * n for s in batch.sequences.values() for n in s.lengths)
-    counts = torch.tensor([batch.documents, batch.padding, squares, batch.damaged], dtype=torch.float64, device=world.device)
+    names = list(data.sources)
+    shares = [s.sources() for s in batch.sequences.values()]
+    by_source = [*(batch.epochs.get(n, 0.0) for n in names), *(sum(s.get(n, (0, 0))[i] for s in shares) for i in (0, 1) for n in names)]
+    counts = torch.tensor([batch.documents, batch.padding, squares, batch.damaged, *by_source], dtype=torch.float64, device=world.device)
     dist.all_reduce(counts)
-    documents, padding, squares, damaged = (int(n) for n in counts.tolist())
-    return documents, 1 - padding / (data.global_batch * data.seq_len), squares, damaged
+    documents, padding, squares, damaged = (int(n) for n in counts[:4].tolist())
+    epochs, source_documents, source_tokens = (dict(zip(names, row, strict=True)) for row in counts[4:].view(3, -1).tolist())
+    return BatchTotals(
+        documents, 1 - padding / (data.global_batch * data.seq_len), squares, damaged,
+        {k: round(n, 6) for k, n in epochs.items()},  # the same whatever ranks it was summed over
+        {k: int(n) for k, n in source_documents.items()}, {k: int(n) for k, n in source_tokens.items()},
+    )  # fmt: skip
+
+
+def data_ended(batch: RankBatch, data: DataConfig, world: World) -> bool:
+    """Whether no rank has a document left, from this step on; a collective where the mixture can end at all."""
+    if is_endless(data):
+        return False
+    ended = torch.tensor(int(batch.ended), device=world.device)
+    dist.all_reduce(ended, op=dist.ReduceOp.MIN)
+    return bool(ended)
+
+
+def share_metrics(documents: dict[str, int], tokens: dict[str, int]) -> dict[str, float]:
+    """Each source's share of the documents and of the tokens trained on so far."""
+    return {f"share/{unit}/{k}": n / max(1, sum(c.values())) for unit, c in (("documents", documents), ("tokens", tokens)) for k, n in c.items()}
 
 
 def task_metrics(per_task: torch.Tensor) -> dict[str, float]:
-    """per_task [3, tasks]: sums of loss, of correct, and counts -> loss, token accuracy and share of targets by task."""
-    loss, correct, count = per_task
+    """per_task [4, tasks]: sums of loss, of correct, counts, sums of weighted loss -> loss, token accuracy, share of targets and of the loss by task."""
+    loss, correct, count, weighted = per_task
     metrics = {}
     for i, task in enumerate(TASKS):
         if count[i]:
             metrics[f"loss/{task}"] = float(loss[i] / count[i])
             metrics[f"accuracy/{task}"] = float(correct[i] / count[i])
-            metrics[f"targets/{task}"] = float(count[i] / count.sum())
+            metrics[f"targets_share/{task}"] = float(count[i] / count.sum())
+            metrics[f"loss_share/{task}"] = float(weighted[i] / weighted.sum().clamp(min=1e-9))
     return metrics
 
 
@@ -73,16 +107,16 @@ def speed_metrics(compute: Compute, world: World, *, tokens: int, targets: int, 
     }
 
 
-def step_metrics(batch: RankBatch, result: dict[str, Any], progress: dict[str, int], efficiency: float, lr: float, speed: dict[str, float]) -> dict[str, Any]:
-    """One line. progress: step, tokens, documents, skipped so far; result: what train_step returned."""
+def step_metrics(batch: RankBatch, totals: BatchTotals, result: dict[str, Any], so_far: dict[str, Any], lr: float, speed: dict[str, float]) -> dict[str, Any]:
+    """One line. so_far: step, tokens, documents, skipped, shares of the sources; result: what train_step returned."""
     return {
-        **progress,
+        **so_far,
         "loss": result["loss"],
         **task_metrics(result["per_task"]),
         "lr": lr,
         "grad_norm": result["grad_norm"],
         **speed,
-        "packing_efficiency": efficiency,
-        **{f"epoch/{name}": epochs for name, epochs in batch.epochs.items()},
+        "packing_efficiency": totals.efficiency,
+        **{f"epoch/{name}": passes for name, passes in totals.epochs.items()},
         **{f"dropped/{reason}": n for reason, n in batch.dropped.items()},
     }

@@ -5,16 +5,26 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from liquid_train.checkpoint import committed, problems, step_of
-from liquid_train.config import TrainJob, package_path
+from liquid_train.config import SourceConfig, TrainJob, package_path
 from liquid_train.data.shards import ShardSet
 
-# A checkpoint trained under another value of these cannot be continued: weights, ids or the order of data would not fit.
-FIXED = ("seed", "backbone", "vq", "data.sources", "data.seq_len", "data.global_batch", "data.streams", "data.window", "data.unconditional", "data.prompts")
+if TYPE_CHECKING:  # it needs transformers
+    from liquid_train.data.packing import StreamState
+
+# A checkpoint trained under another value of these cannot be continued: weights and ids would not fit.
+FIXED = ("backbone", "vq")
+# These make the order of data: a change needs data.allow_change.
+ORDER = ("seed", "data.sources", "data.seq_len", "data.global_batch", "data.streams", "data.window", "data.unconditional", "data.prompts", "data.weight_unit")
 # These belong to the machine or the occasion, not to the run: a change is not worth a word.
-FREE = ("run", "launch", "tracker", "checkpoint", "evals", "data.workers", "data.heldout", "train.micro_batch", "train.batch_digest", "parallel")
+FREE = ("run", "launch", "tracker", "checkpoint", "evals", "data.workers", "data.heldout", "data.allow_change", "data.cache", "data.cache_gib",
+        "train.micro_batch", "train.batch_digest", "parallel")  # fmt: skip
+SHARDS = "data.sources.{}.shards"  # stands for the content of a source's shard set among the keys that changed
+SAME_POSITIONS = ("weight", "max_epochs")  # a source's keys that leave every document where it was
+
+Changes = dict[str, tuple[Any, Any]]  # dotted key -> (old, new)
 
 
 def find_checkpoint(config: TrainJob) -> Path | None:
@@ -31,27 +41,82 @@ def find_checkpoint(config: TrainJob) -> Path | None:
     return path
 
 
-def differences(old: Any, new: Any, prefix: str = "") -> dict[str, tuple[Any, Any]]:
+def differences(old: Any, new: Any, prefix: str = "") -> Changes:
     """Dotted keys whose values differ -> (old, new)."""
     if isinstance(old, dict) and isinstance(new, dict):
-        found: dict[str, tuple[Any, Any]] = {}
+        found: Changes = {}
         for key in sorted({*old, *new}):
             found |= differences(old.get(key), new.get(key), f"{prefix}.{key}" if prefix else key)
         return found
     return {} if old == new else {prefix: (old, new)}
 
 
-def check_config(checkpoint: Path, config: TrainJob) -> list[str]:
-    """Lines that tell what changed since the checkpoint; ValueError where it cannot be continued under this config."""
-    trained = json.loads((checkpoint / "trainer.json").read_text())["config"]
+def changes_since(checkpoint: Path, config: TrainJob, shards: dict[str, str]) -> Changes:
+    """What differs from what the checkpoint was trained under; `shards`: digest of each source's shard set as it is now.
+
+    A shard set that only lies elsewhere is the same. ValueError where the checkpoint cannot be continued like this.
+    """
+    trainer = json.loads((checkpoint / "trainer.json").read_text())
+    trained = filled(trainer["config"], asdict(TrainJob()))
+    trained["data"]["sources"] = {k: filled(v, asdict(SourceConfig())) for k, v in trained["data"]["sources"].items()}
     changed = {k: v for k, v in differences(trained, json.loads(json.dumps(asdict(config)))).items() if not _under(k, FREE)}
-    fatal = [f"{k}: {old} -> {new}" for k, (old, new) in changed.items() if _under(k, FIXED)]
+    for name, digest in shards.items():
+        before = trainer.get("shards", {}).get(name)  # checkpoints of older versions have none
+        if before == digest:
+            changed.pop(f"data.sources.{name}.path", None)
+        elif before is not None:
+            changed[SHARDS.format(name)] = (f"digest {before[:12]}", digest[:12])
+    fatal = [k for k in changed if _under(k, FIXED) or (_under(k, ORDER) and not config.data.allow_change)]
     if fatal:
+        remedy = "" if any(_under(k, FIXED) for k in fatal) else "; or go on with the changed data with data.allow_change=true"
         raise ValueError(
-            f"{checkpoint} was trained under another config ({'; '.join(fatal)}); "
-            "give those values back, choose another run.dir, or start over with checkpoint.resume=none"
+            f"{checkpoint} was trained under another config ({'; '.join(as_lines({k: changed[k] for k in fatal}))}); "
+            f"give those values back, choose another run.dir, or start over with checkpoint.resume=none{remedy}"
         )
-    return [f"{k}: {old} -> {new}" for k, (old, new) in changed.items()]
+    return changed
+
+
+def filled(stored: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
+    """A stored config with the defaults of keys that did not exist when it was written."""
+    both = defaults | stored
+    return {k: filled(v, defaults[k]) if isinstance(v, dict) and isinstance(defaults.get(k), dict) else v for k, v in both.items()}
+
+
+def as_lines(changes: Changes) -> list[str]:
+    return [f"{k}: {old} -> {new}" for k, (old, new) in changes.items()]
+
+
+def shard_digests(config: TrainJob) -> dict[str, str]:
+    """Digest of each source's shard set, by its index."""
+    digests = {path: ShardSet(path).digest for path in {source.path for source in config.data.sources.values()}}
+    return {name: digests[source.path] for name, source in config.data.sources.items()}
+
+
+def continued(streams: dict[int, StreamState], changes: Changes, config: TrainJob) -> tuple[dict[int, StreamState], list[str]]:
+    """The streams' states as far as they still make sense after `changes` (data.allow_change), and lines that say what was given up.
+
+    Another seed or number of streams deals every document anew: no position holds. Otherwise a source keeps its positions unless
+    its shards or the documents made of them changed, and every stream goes on at the beginning of its window at hand.
+    """
+    order = {k for k in changes if _under(k, ORDER)} - {"data.global_batch", "data.streams"}  # only their effect on the number counts
+    now = config.data.streams or config.data.global_batch
+    before = changes.get("data.streams", (config.data.streams,))[0] or changes.get("data.global_batch", (config.data.global_batch,))[0]
+    if "seed" in order or before != now:
+        return {}, [f"data: with another seed or number of streams ({before} -> {now}) no position holds: it begins from the start"]
+    if not order:
+        return streams, []
+    moved = {k.split(".")[2] for k in order if _under(k, ("data.sources",)) and k.split(".")[3:] not in [[key] for key in SAME_POSITIONS]}
+    kept = [name for name in config.data.sources if name not in moved]
+    lines = [f"data: {name} begins from the start" for name in sorted(moved & set(config.data.sources))]
+    lines.append(f"data: {', '.join(kept) or 'nothing else'} goes on; up to data.window={config.data.window} sequences of every stream are packed again")
+    return {s: _restarted(state, kept) for s, state in streams.items()}, lines
+
+
+def _restarted(state: StreamState, kept: list[str]) -> StreamState:
+    """A stream at the beginning of its window, shares counted anew, positions of the sources `kept`."""
+    positions = {name: p for name, p in state["mixture"]["positions"].items() if name in kept}
+    carry = [name for name in state["carry"] if name["source"] in kept]
+    return {"window": state["window"], "emitted": 0, "mixture": {"drawn": {}, "tokens": {}, "positions": positions}, "carry": carry}
 
 
 def _under(key: str, prefixes: tuple[str, ...]) -> bool:
@@ -73,14 +138,18 @@ def is_complete(config: TrainJob) -> bool:
     newest = find_checkpoint(config)
     if newest is None:
         return False
-    changes = check_config(newest, config)
+    changes = changes_since(newest, config, shard_digests(config))
     return step_of(newest) >= planned_steps(config) and not changes and not problems(newest, hashes=True)
 
 
 def check_inputs(config: TrainJob) -> None:
     """Everything that can be said without torch before ranks are started: shard folders, VQ files, the checkpoint to resume."""
+    checked: set[str] = set()
     for group, sources in (("sources", config.data.sources), ("heldout", config.data.heldout)):
         for name, source in sources.items():
+            if source.path in checked:
+                continue
+            checked.add(source.path)
             try:
                 ShardSet(source.path).check_files()
             except ValueError as error:
@@ -90,4 +159,4 @@ def check_inputs(config: TrainJob) -> None:
             raise ValueError(f"{key}={path}: no such file")
     found = find_checkpoint(config)
     if found:
-        check_config(found, config)
+        changes_since(found, config, shard_digests(config))

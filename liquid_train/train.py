@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import platform
@@ -9,7 +10,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -20,18 +20,19 @@ import torch.distributed as dist
 from evals.heldout import heldout_batches, heldout_loss
 from liquid_train import backbone, train_state
 from liquid_train.config import TASKS, TrainJob, load, package_path, to_yaml
-from liquid_train.data.loader import BatchLoader, MicroBatch, RankBatch, batch_digest, micro_batches, open_sources
-from liquid_train.data.sequences import CAPTION_LEAD
-from liquid_train.data.shards import ShardSet
+from liquid_train.data.loader import BatchLoader, LoaderError, MicroBatch, RankBatch, batch_digest, micro_batches, one_clear_error, open_sources
+from liquid_train.data.padding import padding_warning
 from liquid_train.files import write_synced
 from liquid_train.image_tokenizer import ImageTokenizer
+from liquid_train.launcher import STOP_FILE
 from liquid_train.loss import HeadOptions, LossModule
-from liquid_train.metrics import Compute, batch_totals, speed_metrics, step_metrics
+from liquid_train.metrics import Compute, batch_totals, data_ended, share_metrics, speed_metrics, step_metrics
 from liquid_train.optimizer import build_optimizer, learning_rate, set_learning_rate
 from liquid_train.parallel import World, assert_dtypes, parallelize, process_group, set_sync
-from liquid_train.resume import check_config, find_checkpoint, planned_steps
+from liquid_train.resume import as_lines, changes_since, continued, find_checkpoint, planned_steps
+from liquid_train.run_vocabulary import make_tokenizer, open_vocabulary
 from liquid_train.tracker import RunLock, Tracker
-from liquid_train.vocabulary import Vocabulary, add_image_tokens, load_tokenizer, train_bpe
+from liquid_train.vocabulary import Vocabulary
 
 
 class Run:
@@ -41,36 +42,37 @@ class Run:
         self.config, self.world, self.dir = config, world, Path(config.run.dir)
         self.steps = planned_steps(config)
         self.resumed_from = find_checkpoint(config)
-        self.changes = check_config(self.resumed_from, config) if self.resumed_from else []
         vq_config, vq_weights = package_path(config.vq.config), package_path(config.vq.checkpoint)
         self.image_tokenizer = ImageTokenizer.from_files(vq_config, vq_weights, parts=("decoder",))
-        self.sets = open_sources(config, self.image_tokenizer.fingerprint)
+        self.sets = open_sources(config, self.image_tokenizer.fingerprint, self.image_tokenizer.codebook_size)
+        self.progress, self.notes = self._progress()
         self.lock = RunLock(self.dir) if world.main else None
         self.vocabulary = self._vocabulary()
         self.card = self._card()
         self.heldout = heldout_batches(config, self.vocabulary, world, self.image_tokenizer.fingerprint) if config.evals.every else []
-        self.progress = train_state.Progress()
-        if self.resumed_from:
-            self.progress, _ = train_state.read_progress(self.resumed_from)
         self.loader = BatchLoader(
             config, self.sets, self.vocabulary, rank=world.rank, world=world.size, first_step=self.progress.step, steps=self.steps, states=self.progress.streams
         )
         self.root, self.optimizer = self._model()
 
+    def _progress(self) -> tuple[train_state.Progress, list[str]]:
+        """Where the run stands, and lines that say what changed since the checkpoint."""
+        shards = {name: s.digest for name, s in self.sets.items()}
+        if not self.resumed_from:
+            return train_state.Progress(shards=shards), []
+        changes = changes_since(self.resumed_from, self.config, shards)
+        progress, _ = train_state.read_progress(self.resumed_from)
+        progress.streams, given_up = continued(progress.streams, changes, self.config)
+        progress.shards = shards
+        return progress, [*(f"changed since the checkpoint: {line}" for line in as_lines(changes)), *given_up]
+
     def _vocabulary(self) -> Vocabulary:
         """Rank 0 makes the run's tokenizer once; everybody loads it."""
-        folder, settings = self.dir / "tokenizer", self.config.backbone
-        if self.resumed_from:
-            folder = self.resumed_from / "model"
-        elif self.world.main:
-            if settings.path is None:
-                train_bpe(training_texts(self.config, self.sets), settings.tokenizer_size, folder)
-            else:
-                add_image_tokens(settings.path, folder, settings.special_tokens)
+        folder = self.resumed_from / "model" if self.resumed_from else self.dir / "tokenizer"
+        if self.world.main and not self.resumed_from:
+            make_tokenizer(self.config, self.sets, folder)
         dist.barrier()
-        tokenizer = load_tokenizer(folder)
-        base_rows = backbone.model_config(settings, len(tokenizer)).vocab_size if settings.path else len(tokenizer)
-        return Vocabulary(tokenizer, self.image_tokenizer.codebook_size, base_rows + self.image_tokenizer.codebook_size)
+        return open_vocabulary(self.config, folder, self.image_tokenizer.codebook_size)
 
     def _card(self) -> backbone.ModelCard:
         grid = next((list(sample["codes"].shape) for s in self.sets.values() for sample in s if "codes" in sample), [])
@@ -107,20 +109,6 @@ class Run:
         return root, optimizer
 
 
-def training_texts(config: TrainJob, sets: dict[str, ShardSet]) -> Iterable[str]:
-    """Texts, captions with what stands around them, and questions of the training sources, for the tokenizer."""
-    for shards in {s.path: s for s in sets.values()}.values():
-        for sample in shards:
-            if "text" in sample:
-                yield sample["text"]
-            if "text" in sample and "codes" in sample:  # as often as they are trained on: the merges are chosen by frequency
-                yield from config.data.prompts
-                yield CAPTION_LEAD
-            for question in sample["info"].get("questions", ()):
-                yield "\n" + question["question"]
-                yield from (" " + answer for answer in question["answers"])
-
-
 def environment(world: World) -> dict[str, Any]:
     """Versions, devices and the commit, for environment.json."""
     from importlib.metadata import version
@@ -135,15 +123,20 @@ def environment(world: World) -> dict[str, Any]:
 
 
 class StopSignal:
-    """SIGTERM or SIGUSR1 (Slurm's warning): the step at hand is finished, then all ranks save and leave."""
+    """SIGTERM or SIGUSR1 (Slurm's warning), or the launcher's file: the step at hand is finished, then all ranks save and leave."""
 
     def __init__(self) -> None:
-        self.received = False
+        self._signalled = False
+        self._file = os.environ.get(STOP_FILE)
         for number in (signal.SIGTERM, signal.SIGUSR1):
             signal.signal(number, self._note)
 
+    @property
+    def received(self) -> bool:
+        return self._signalled or (self._file is not None and os.path.exists(self._file))
+
     def _note(self, *_: Any) -> None:
-        self.received = True
+        self._signalled = True
 
 
 def train_step(run: Run, batches: list[MicroBatch], lr: float, stop: bool) -> dict[str, Any]:
@@ -157,7 +150,7 @@ def train_step(run: Run, batches: list[MicroBatch], lr: float, stop: bool) -> di
     ).to(device)
     dist.all_reduce(share)
     total_weight, stops = share.tolist()
-    per_task = torch.zeros(3, len(TASKS), dtype=torch.float64, device=device)
+    per_task = torch.zeros(4, len(TASKS), dtype=torch.float64, device=device)
     loss_sum = torch.zeros((), dtype=torch.float64, device=device)
     for i, batch in enumerate(batches):
         set_sync(run.root, i == len(batches) - 1)
@@ -176,26 +169,31 @@ def train_step(run: Run, batches: list[MicroBatch], lr: float, stop: bool) -> di
         set_learning_rate(run.optimizer, lr)
         run.optimizer.step()
     run.optimizer.zero_grad()
-    per_task = sums[:-1].view(3, -1).cpu()
+    per_task = sums[:-1].view(4, -1).cpu()
     return {"loss": loss, "per_task": per_task, "grad_norm": float(norm), "finite": finite, "stop": stops > 0}
 
 
 def account(run: Run, batch: RankBatch, result: dict[str, Any], lr: float, seconds: float, waited: float) -> dict[str, Any]:
     """Move the run's progress on by one step and describe the step; a collective."""
     data, progress = run.config.data, run.progress
-    documents, efficiency, squares, damaged = batch_totals(batch, data, run.world)
+    totals = batch_totals(batch, data, run.world)
     samples = sum({s.path: s.num_samples for s in run.sets.values()}.values())
-    if damaged > data.max_bad * samples:  # the same on all ranks
-        raise ValueError(f"data.max_bad={data.max_bad}: {damaged} of {samples} samples are damaged ({batch.dropped}); mend the shards, or allow a larger share")
+    if totals.damaged > data.max_bad * samples:  # the same on all ranks
+        found = f"{totals.damaged} of {samples} samples are damaged ({batch.dropped})"
+        raise ValueError(f"data.max_bad={data.max_bad}: {found}; mend the shards, or allow a larger share")
     tokens = data.global_batch * data.seq_len
     progress.step += 1
     progress.tokens += tokens
-    progress.documents += documents
+    progress.documents += totals.documents
+    for name in data.sources:
+        progress.source_documents[name] = progress.source_documents.get(name, 0) + totals.source_documents[name]
+        progress.source_tokens[name] = progress.source_tokens.get(name, 0) + totals.source_tokens[name]
     progress.streams.update(batch.states)
     targets = int(result["per_task"][2].sum())
-    speed = speed_metrics(run.compute, run.world, tokens=tokens, targets=targets, squares=squares, seconds=seconds, waited=waited)
-    so_far = {"step": progress.step, "tokens": progress.tokens, "documents": progress.documents, "skipped": progress.skipped}
-    return step_metrics(batch, result, so_far, efficiency, lr, speed)
+    speed = speed_metrics(run.compute, run.world, tokens=tokens, targets=targets, squares=totals.squares, seconds=seconds, waited=waited)
+    so_far: dict[str, Any] = {"step": progress.step, "tokens": progress.tokens, "documents": progress.documents, "skipped": progress.skipped}
+    so_far |= share_metrics(progress.source_documents, progress.source_tokens)
+    return step_metrics(batch, totals, result, so_far, lr, speed)
 
 
 def add_digest(metrics: dict[str, Any], batch: RankBatch, world: World) -> None:
@@ -241,8 +239,9 @@ def begin_log(run: Run) -> Tracker | None:
         f"{c.run.dir} {start}: {parameters:,} parameters, {run.world.size} rank(s) on {run.world.device.type}, "
         f"{run.steps} steps of {c.data.global_batch} x {c.data.seq_len} tokens"
     )
-    for line in run.changes:
-        tracker.say(f"changed since the checkpoint: {line}")
+    warning = padding_warning(c, run.sets, run.vocabulary)
+    for line in [*run.notes, *([warning] if warning else [])]:
+        tracker.say(line)
     return tracker
 
 
@@ -253,9 +252,13 @@ def train(config: TrainJob, world: World) -> None:
     run = Run(config, world)
     tracker = begin_log(run)
     skipped_in_a_row = 0
+    metrics: dict[str, Any] = {}
     try:
         before = time.perf_counter()
         for batch in run.loader:
+            if data_ended(batch, config.data, world):
+                end_early(run, tracker, metrics)
+                break
             waited = time.perf_counter() - before
             batches = micro_batches(config, batch, world.size, run.vocabulary.pad)
             lr = learning_rate(batch.step, run.steps, config.optimizer.lr, config.schedule)
@@ -296,21 +299,42 @@ def finish_step(run: Run, tracker: Tracker | None, metrics: dict[str, Any]) -> N
             tracker.write(metrics)
         tracker.show(metrics)
     if c.evals.every and (step % c.evals.every == 0 or last):
-        found = evaluate_now(run)
-        if tracker:
-            tracker.write({"step": step, **found})
-            tracker.say(f"step {step}: " + ", ".join(f"{k} {v:.4g}" for k, v in found.items()))
+        log_evaluation(run, tracker)
     if step % c.checkpoint.every == 0 or last:
         save(run)
+
+
+def log_evaluation(run: Run, tracker: Tracker | None) -> None:
+    found = evaluate_now(run)
+    if tracker:
+        tracker.write({"step": run.progress.step, **found})
+        tracker.say(f"step {run.progress.step}: " + ", ".join(f"{k} {v:.4g}" for k, v in found.items()))
+
+
+def end_early(run: Run, tracker: Tracker | None, metrics: dict[str, Any]) -> None:
+    """Every source is used up: do what the last step does, as far as it was not done at this step; `metrics`: its, {} when none was made."""
+    c, step = run.config, run.progress.step
+    if tracker and metrics and step % c.tracker.every:
+        tracker.write(metrics)
+    if metrics and c.evals.every and step % c.evals.every:
+        log_evaluation(run, tracker)
+    if metrics and step % c.checkpoint.every:
+        save(run)
+    if tracker:
+        tracker.say(f"every source has been read data.sources.*.max_epochs times: training ends at step {step} of {run.steps}")
 
 
 def main(overrides: list[str]) -> int:
     """Run one rank; 0, or 2 after one line on stderr for a user's mistake."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    gc.freeze()  # collections that walk through torch's and transformers' objects cost half a second while the data is opened
     try:
         config = load("train", overrides)
-        with process_group() as world:
+        with process_group() as world, one_clear_error():
             train(config, world)
+    except LoaderError as error:  # one rank's own: the others do not know of it
+        print(f"liquid train: rank {os.environ.get('RANK', 0)}: {error}", file=sys.stderr)
+        return 2
     except ValueError as error:
         if int(os.environ.get("RANK", 0)) == 0:
             print(f"liquid train: {error}", file=sys.stderr)

@@ -30,13 +30,17 @@ TRAINER = "trainer.json"
 
 @dataclass
 class Progress:
-    """How far a run is. step: optimizer steps done; tokens, documents: trained on; streams: state of every canonical stream."""
+    """How far a run is. step: optimizer steps done; tokens, documents: trained on (also by source, without padding);
+    streams: state of every canonical stream; shards: digest of each source's shard set, which the streams' states are positions in."""
 
     step: int = 0
     tokens: int = 0
     documents: int = 0
     skipped: int = 0  # steps left out because their loss or gradient was not finite
     streams: dict[int, StreamState] = field(default_factory=dict)
+    shards: dict[str, str] = field(default_factory=dict)
+    source_documents: dict[str, int] = field(default_factory=dict)
+    source_tokens: dict[str, int] = field(default_factory=dict)
 
 
 def save(run_dir: Path, root: LossModule, optimizer: Optimizer, progress: Progress, config: Any, card: ModelCard, vocabulary: Vocabulary,
@@ -80,7 +84,9 @@ def read_progress(folder: Path) -> tuple[Progress, dict[str, Any]]:
     """(progress, config it was trained with) of a checkpoint."""
     state = json.loads((folder / TRAINER).read_text())
     streams = {int(k): v for k, v in state["streams"].items()}
-    return Progress(state["step"], state["tokens"], state["documents"], state["skipped"], streams), state["config"]
+    by_source = {k: state.get(k, {}) for k in ("source_documents", "source_tokens")}  # not in checkpoints of older versions
+    progress = Progress(state["step"], state["tokens"], state["documents"], state["skipped"], streams, state.get("shards", {}), **by_source)
+    return progress, state["config"]
 
 
 def load(folder: Path, root: LossModule, optimizer: Optimizer) -> None:

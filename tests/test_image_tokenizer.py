@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+import enum
 import json
 import math
+import os
+import sys
+import types
+from collections import Counter, defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +22,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from data_prep.easy_vqa import load_split
-from liquid_train.image_tokenizer import ImageTokenizer, VQConfig
+from liquid_train.image_tokenizer import ImageTokenizer, Inert, VQConfig, read_state_dict
 from tests.shard_sets import WEIGHTS
 
 REFERENCE = Path(__file__).resolve().parents[1].parent / "shared" / "data" / "vqgan_reference"
@@ -79,3 +87,195 @@ def test_bad_files_are_told_in_one_message(tmp_path: Path) -> None:
     model = ImageTokenizer(VQConfig.from_yaml(WEIGHTS / "vqgan.yaml"))
     with pytest.raises(ValueError, match="multiples of 8"):
         model.encode(torch.zeros(1, 3, 60, 64))
+
+
+SMALL = {"attn_resolutions": [8], "ch": 4, "ch_mult": [1, 2], "double_z": False, "dropout": 0.0, "in_channels": 3, "num_groups": 2, "num_res_blocks": 1,
+         "out_ch": 3, "resolution": 16, "z_channels": 4}  # fmt: skip
+
+
+def write_yaml(path: Path, ddconfig: dict, **params: object) -> Path:
+    path.write_text(yaml.safe_dump({"model": {"params": {"n_embed": 8, "embed_dim": 4, **params, "ddconfig": ddconfig}}}))
+    return path
+
+
+def small(seed: int = 0, **changes: object) -> ImageTokenizer:
+    torch.manual_seed(seed)
+    return ImageTokenizer(VQConfig({**SMALL, **changes}, 8, 4))
+
+
+class Callback:
+    """What a training program leaves in its checkpoint: a class that is not installed where the weights are used."""
+
+    def __init__(self) -> None:
+        self.best = torch.ones(2)
+        self.state = {"count": 3}
+
+
+class Settings(dict):  # as Lightning's AttributeDict
+    pass
+
+
+class Color(enum.Enum):
+    RED = 1
+
+
+@dataclass
+class Metadata:
+    ref_type: object = Any
+    resolver_cache: dict = field(default_factory=lambda: defaultdict(dict))
+
+
+def run_me(path: str) -> None:
+    Path(path).write_text("a checkpoint ran code")
+
+
+class Runs:
+    """An object whose pickle calls `function` on `argument` when it is loaded."""
+
+    def __init__(self, function: Callable, argument: object) -> None:
+        self.call = function, (argument,)
+
+    def __reduce__(self) -> tuple:
+        return self.call
+
+
+def hidden(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Write a checkpoint with a training program's objects, then make their classes unknown: whoever looks for them fails."""
+    program = types.ModuleType("somebodys_trainer")
+    for thing in (Callback, Settings, Color, Metadata):
+        monkeypatch.setattr(thing, "__module__", "somebodys_trainer")
+        setattr(program, thing.__name__, thing)
+    monkeypatch.setitem(sys.modules, "somebodys_trainer", program)
+    settings = Settings(lr=1e-4, color=Color.RED, scale=np.float64(0.5), nested=Settings(a=[1, Path("x")]), meta=Metadata())
+    callbacks = {Callback: {"best_model_score": torch.ones(()), "monitor": "loss"}, "other": Callback()}
+    extra = {"loss.discriminator.weight": torch.ones(3), "model_ema.decay": torch.ones(()), "quantize.used": np.ones(3)}
+    state = {"state_dict": {**small().state_dict(), **extra}, "callbacks": callbacks, "hyper_parameters": settings, "epoch": 3, "optimizer_states": [{}],
+             "counts": Counter("aab"), "range": range(3)}  # fmt: skip
+    torch.save(state, path)
+    monkeypatch.delitem(sys.modules, "somebodys_trainer")
+
+
+def test_a_training_programs_other_objects_are_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    hidden(tmp_path / "model.ckpt", monkeypatch)
+    with pytest.raises(ModuleNotFoundError):
+        torch.load(tmp_path / "model.ckpt", weights_only=False)
+    state = read_state_dict(tmp_path / "model.ckpt")
+    assert state.keys() == small().state_dict().keys() | {"model_ema.decay"}
+    assert all(torch.equal(v, state[k]) for k, v in small().state_dict().items())
+    model = ImageTokenizer.from_files(write_yaml(tmp_path / "vqgan.yaml", SMALL), tmp_path / "model.ckpt")
+    images = torch.rand(2, 3, 16, 24) * 2 - 1
+    assert torch.equal(model.encode(images), small().encode(images))
+    assert Inert not in [entry[0] if isinstance(entry, tuple) else entry for entry in torch.serialization.get_safe_globals()]  # for others
+
+
+@pytest.mark.parametrize(("name", "function"), [("function", run_me), ("touch", Path.touch), ("system", os.system), ("eval", eval), ("getattr", None)])
+@pytest.mark.parametrize("place", ["beside the weights", "among the weights"])
+def test_code_in_a_checkpoint_is_not_run(tmp_path: Path, name: str, function: Callable | None, place: str) -> None:
+    made = tmp_path / "made"
+    arguments = {"function": str(made), "touch": made, "system": f"touch {made}", "eval": f"open({str(made)!r}, 'w')"}
+    trap = Runs(function, arguments[name]) if function else Runs(getattr, Runs(run_me, str(made)))
+    weights = small().state_dict()
+    if place == "among the weights":
+        weights["trap"] = trap  # type: ignore[assignment]
+    torch.save({"state_dict": weights, "trap": trap}, tmp_path / "model.ckpt")
+    try:
+        state = read_state_dict(tmp_path / "model.ckpt")
+    except ValueError as error:
+        assert name in ("system", "touch") and "read safely" in str(error)
+    else:
+        assert state.keys() == small().state_dict().keys() and all(torch.equal(v, state[k]) for k, v in small().state_dict().items())
+    assert not made.exists()
+    if name in ("function", "system", "eval"):  # the trap is one
+        torch.load(tmp_path / "model.ckpt", weights_only=False)
+        assert made.exists()
+
+
+def test_old_files_and_files_that_hold_no_weights(tmp_path: Path) -> None:
+    torch.save({"state_dict": small().state_dict()}, tmp_path / "old.ckpt", _use_new_zipfile_serialization=False)
+    assert read_state_dict(tmp_path / "old.ckpt").keys() == small().state_dict().keys()
+    made = tmp_path / "made"
+    torch.save({"state_dict": small().state_dict(), "trap": Runs(run_me, str(made))}, tmp_path / "trap.ckpt", _use_new_zipfile_serialization=False)
+    with pytest.raises(ValueError, match="vq.checkpoint=.*trap.ckpt: not a checkpoint that can be read safely"):
+        read_state_dict(tmp_path / "trap.ckpt")
+    assert not made.exists()
+    torch.save([torch.ones(3)], tmp_path / "list.ckpt")
+    torch.save({"state_dict": Runs(run_me, str(made))}, tmp_path / "call.ckpt")
+    for name in ("list.ckpt", "call.ckpt"):
+        with pytest.raises(ValueError, match=f"vq.checkpoint=.*{name}: holds no state_dict"):
+            read_state_dict(tmp_path / name)
+    save_file(small().state_dict(), tmp_path / "model.safetensors")
+    whole = (tmp_path / "model.safetensors").read_bytes()
+    torch.save({"state_dict": small().state_dict()}, tmp_path / "model.ckpt")
+    for name, content in (("cut.safetensors", whole[:-100]), ("html.safetensors", b"<html>"), ("empty.safetensors", b""), ("empty.ckpt", b""),
+                          ("cut.ckpt", (tmp_path / "model.ckpt").read_bytes()[:3000])):  # fmt: skip
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(ValueError, match=f"vq.checkpoint=.*{name}: not a checkpoint that can be read safely"):
+            read_state_dict(tmp_path / name)
+    assert not made.exists()
+
+
+def test_plain_resampling() -> None:
+    model = small(resamp_with_conv=False, attn_type="none")
+    assert not [k for k in model.state_dict() if "sample" in k or "attn" in k]
+    x = torch.rand(1, 4, 6, 8)
+    down, up = model.encoder.down[0].downsample(x), model.decoder.up[1].upsample(x)  # type: ignore[operator]
+    assert torch.allclose(down, x.view(1, 4, 3, 2, 4, 2).mean((3, 5))) and torch.equal(up, x.repeat_interleave(2, 2).repeat_interleave(2, 3))
+    assert model.encode(torch.rand(1, 3, 16, 24)).shape == (1, 8, 12) and model.decode(torch.zeros(1, 8, 12, dtype=torch.long)).shape == (1, 3, 16, 24)
+
+
+def test_tanh_at_the_end() -> None:
+    codes = torch.arange(8).view(1, 2, 4)
+    plain, bounded = small(), small(tanh_out=True)
+    assert torch.equal(bounded.decode(codes), plain.decode(codes).tanh()) and not torch.equal(bounded.decode(codes), plain.decode(codes))
+
+
+def test_attention_of_type_none_leaves_the_rest_as_it_is() -> None:
+    vanilla, none = small(attn_type="vanilla"), small(attn_type="none")
+    assert vanilla.state_dict().keys() == small().state_dict().keys()
+    assert none.state_dict().keys() == {k for k in vanilla.state_dict() if "attn" not in k}
+    none.load_state_dict({k: v for k, v in vanilla.state_dict().items() if "attn" not in k})
+    for name, module in vanilla.named_modules():
+        if name.endswith(("attn_1.proj_out", "attn.0.proj_out", "attn.1.proj_out")):  # an attention that adds nothing
+            module.weight.data.zero_(), module.bias.data.zero_()
+    images = torch.rand(1, 3, 16, 16)
+    assert torch.equal(vanilla.latents(images), none.latents(images))
+
+
+@pytest.mark.parametrize(
+    ("changes", "params", "message"),
+    [
+        ({"attn_type": "linear"}, {}, r"ddconfig.attn_type=linear is not supported, only vanilla or none"),
+        ({"use_linear_attn": True}, {}, r"ddconfig.use_linear_attn=True is not supported, only False"),
+        ({"give_pre_end": True}, {}, r"ddconfig.give_pre_end=True is not supported"),
+        ({}, {"remap": "used.npy"}, r"remap=used.npy is not supported"),
+        ({"ch": None}, {}, r"ddconfig.ch=None: must be a whole number above 0"),
+        ({"ch": "128"}, {}, r"ddconfig.ch=128: must be a whole number above 0"),
+        ({"ch_mult": []}, {}, r"ddconfig.ch_mult=\[\]: must be a list of whole numbers above 0"),
+        ({"ch_mult": 4}, {}, r"ddconfig.ch_mult=4: must be a list of whole numbers above 0"),
+        ({"attn_resolutions": 16}, {}, r"ddconfig.attn_resolutions=16: must be a list"),
+        ({"num_groups": 32}, {}, r"4 channels \(ddconfig.ch times ch_mult\) do not divide into 32 groups"),
+        ({}, {"n_embed": "many"}, r"not a VQGAN yaml"),
+        ({}, {"embed_dim": None}, r"not a VQGAN yaml"),
+    ],
+)
+def test_another_architecture_is_refused(tmp_path: Path, changes: dict, params: dict, message: str) -> None:
+    path = write_yaml(tmp_path / "vqgan.yaml", {**SMALL, **changes}, **params)
+    with pytest.raises(ValueError, match=rf"vq.config={path}: .*{message}"):
+        VQConfig.from_yaml(path)
+
+
+def test_missing_keys_are_named(tmp_path: Path) -> None:
+    for key in ("ch", "ch_mult", "num_res_blocks", "attn_resolutions", "in_channels", "out_ch", "resolution", "z_channels"):
+        path = write_yaml(tmp_path / "vqgan.yaml", {k: v for k, v in SMALL.items() if k != key})
+        with pytest.raises(ValueError, match=f"ddconfig lacks {key}; take the yaml that was published with the weights"):
+            VQConfig.from_yaml(path)
+    path.write_text("just text")
+    with pytest.raises(ValueError, match="not a VQGAN yaml"):
+        VQConfig.from_yaml(path)
+
+
+def test_keys_that_change_nothing_are_followed(tmp_path: Path) -> None:
+    path = write_yaml(
+        tmp_path / "vqgan.yaml", {**SMALL, "resamp_with_conv": True, "use_linear_attn": False, "note": "x"}, lossconfig={"target": "x"}, remap=None
+    )
+    assert VQConfig.from_yaml(path).ddconfig["note"] == "x"

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+from copy import deepcopy
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from liquid_train.data.sequences import CAPTION_LEAD, build_sequence
+from liquid_train.data.sequences import CAPTION_LEAD, BadMessages, build_sequence
 from liquid_train.vocabulary import Vocabulary, load_tokenizer, train_bpe
 
 REFERENCE = Path(__file__).resolve().parents[1].parent / "shared" / "data" / "sequence_reference"
@@ -70,3 +71,46 @@ def test_a_caption_cannot_spell_a_special_token(vocabulary: Vocabulary) -> None:
 def test_unknown_task(vocabulary: Vocabulary) -> None:
     with pytest.raises(ValueError, match="task=speech"):
         build_sequence({"text": "x"}, "speech", vocabulary.tokenizer)
+
+
+TEMPLATE = "{% for m in messages %}<bos>{{ m['role'] }}\n{{ m['content'] | trim }}<|endoftext|>\n{% endfor %}"
+
+
+def test_chat_has_its_loss_on_what_the_assistant_says(vocabulary: Vocabulary) -> None:
+    """The template's own tokens are control tokens, those that a message spells are not; the image stands where it is named."""
+    tokenizer = deepcopy(vocabulary.tokenizer)
+    tokenizer.chat_template = TEMPLATE
+    messages = [
+        {"role": "user", "content": "look: <image> a circle <bos>?"},
+        {"role": "assistant", "content": "yes"},
+        {"role": "user", "content": "red?"},
+        {"role": "assistant", "content": " no <bos>"},
+    ]
+    sample = {"messages": messages, "codes": np.arange(6).reshape(2, 3)}
+    ids, labels = build_sequence(sample, "chat", tokenizer)
+    text = [i for i in ids if i < vocabulary.image_start]
+    turns = ["user\nlook: <boi><eoi> a circle <bos>?", "assistant\nyes", "user\nred?", "assistant\nno <bos>"]
+    assert tokenizer.decode(text) == "".join(f"<bos>{turn}<|endoftext|>\n" for turn in turns)
+    assert [i for i in ids if i >= vocabulary.image_start] == list(range(vocabulary.image_start, vocabulary.image_start + 6))
+    assert tokenizer.decode([i for i in labels if i != -100]) == "yes<|endoftext|>no <bos><|endoftext|>"
+    assert list(ids).count(tokenizer.bos_token_id) == 4 and list(ids).count(vocabulary.boi) == 1
+
+
+@pytest.mark.parametrize(
+    ("messages", "says"),
+    [
+        ([{"role": "user", "content": "no place for it"}], "0 times <image> for 1 images"),
+        ([{"role": "user"}], "not a list of role and content"),
+        ("hello", "not a list of role and content"),
+    ],
+)
+def test_messages_that_cannot_be_used(vocabulary: Vocabulary, messages: object, says: str) -> None:
+    tokenizer = deepcopy(vocabulary.tokenizer)
+    tokenizer.chat_template = TEMPLATE
+    with pytest.raises(BadMessages, match=says):
+        build_sequence({"messages": messages, "codes": np.zeros(2, int)}, "chat", tokenizer)
+
+
+def test_chat_needs_a_template(vocabulary: Vocabulary) -> None:
+    with pytest.raises(ValueError, match="task=chat: the tokenizer has no chat template"):
+        build_sequence({"messages": [{"role": "user", "content": "hello"}]}, "chat", vocabulary.tokenizer)

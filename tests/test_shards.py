@@ -156,6 +156,50 @@ def test_no_damage_to_an_npy_raises_anything_but_valueerror():
             assert decode_codes(bytes(bad[: rng.choice([len(bad), len(bad), 100, 8, 0])]), CODEBOOK).ndim == 2
 
 
+def test_no_damage_to_a_tar_raises(path):
+    """Headers of nonsense with a right checksum: what a stray write, or a stranger, may leave."""
+    shard, rng, found = (path / "shard-00000.tar").read_bytes()[:6144], random.Random(0), 0
+    for n in range(3000):
+        bad = bytearray(shard)
+        for _ in range(rng.randint(1, 4)):
+            bad[512 * (n % 12) + rng.choice([124, 130, 156, rng.randrange(512)])] = rng.choice([0, 32, 48, 49, 120, 255])
+        if n % 5 == 0:  # a size beyond all memory
+            bad[124:136] = b"\x80" + rng.randbytes(11)
+        header = bytes(bad[:148]) + b" " * 8 + bytes(bad[156:512])
+        bad[148:156] = b"%06o\0 " % sum(header)
+        found += len(group_files(bytes(bad)))
+    assert found
+
+
+def test_links_in_a_tar_are_left_out(tmp_path):
+    with tarfile.open(tmp_path / "a.tar", "w") as tar:
+        for kind in (tarfile.SYMTYPE, tarfile.LNKTYPE):
+            link = tarfile.TarInfo("a.txt")
+            link.type, link.linkname = kind, "nowhere"
+            tar.addfile(link)
+        tar.addfile(tarfile.TarInfo("b.txt"))
+    assert group_files((tmp_path / "a.tar").read_bytes()) == {"b": {"txt": b""}}
+
+
+@pytest.mark.parametrize("version", [(1, 0), (2, 0)])
+@pytest.mark.parametrize("order", ["C", "F"])
+@pytest.mark.parametrize("dtype", ["<u2", ">u2", "<u4", "u1"])
+def test_every_layout_of_codes(version, order, dtype):
+    codes, buffer = np.asarray(np.arange(24).reshape(4, 6), dtype, order=order), io.BytesIO()
+    np.lib.format.write_array(buffer, codes, version)
+    decoded = decode_codes(buffer.getvalue(), CODEBOOK)
+    assert np.array_equal(decoded, codes) and decoded.dtype == codes.dtype and decoded.flags.writeable
+    for content in (buffer.getvalue()[:-1], buffer.getvalue()[:100]):
+        with pytest.raises(ValueError, match="codes do not parse"):
+            decode_codes(content, CODEBOOK)
+
+
+@pytest.mark.parametrize("codes", [np.zeros((2, 2), np.int16), np.zeros(4, np.uint16), np.zeros((0, 4), np.uint16), np.zeros((1, 2, 2), np.uint16)])
+def test_what_is_no_grid_of_codes(codes):
+    with pytest.raises(ValueError, match="not a grid of unsigned integers"):
+        decode_codes(to_npy(codes))
+
+
 def test_pickled_arrays_are_never_loaded():
     buffer = io.BytesIO()
     np.save(buffer, np.array([[{}]], dtype=object), allow_pickle=True)

@@ -13,34 +13,19 @@ import pytest
 import torch
 import yaml
 from PIL import Image
-from safetensors.torch import save_file
 
 from data_prep import easy_vqa, python_docs, tokenize
 from data_prep.documents import cut_paragraphs
 from data_prep.easy_vqa import describe
-from data_prep.images import read_rgb
 from data_prep.varied import read_varied, shift_room
 from liquid_train.config import load
 from liquid_train.data.shards import ShardSet
 from liquid_train.files import sha256_of
-from liquid_train.image_tokenizer import ImageTokenizer, VQConfig
+from liquid_train.image_tokenizer import ImageTokenizer
+from liquid_train.images import read_rgb
+from tests.tiny_vq import CODEBOOK, make_vq
 
-DDCONFIG = {"attn_resolutions": [], "ch": 4, "ch_mult": [1, 1, 1, 1], "double_z": False, "dropout": 0.0, "in_channels": 3,
-            "num_groups": 2, "num_res_blocks": 1, "out_ch": 3, "resolution": 64, "z_channels": 4}  # fmt: skip
-CODEBOOK = 64
 ROWS = 23
-
-
-def make_vq(folder, seed=0):
-    """Overrides that name a tiny random VQ (8 pixels a code, 64 entries)."""
-    folder.mkdir()
-    torch.manual_seed(seed)
-    model = ImageTokenizer(VQConfig(DDCONFIG, CODEBOOK, 4))
-    model.quantize.embedding.weight.data.normal_()
-    params = {"ddconfig": DDCONFIG, "n_embed": CODEBOOK, "embed_dim": 4}
-    (folder / "vqgan.yaml").write_text(yaml.safe_dump({"model": {"params": params}}))
-    save_file(model.state_dict(), folder / "model.safetensors")
-    return [f"vq.config={folder / 'vqgan.yaml'}", f"vq.checkpoint={folder / 'model.safetensors'}"]
 
 
 @pytest.fixture(scope="module")

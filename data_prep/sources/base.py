@@ -9,6 +9,8 @@ its input without holding more than one item in memory, so a set may be far larg
 from __future__ import annotations
 
 import hashlib
+import os
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -21,7 +23,12 @@ from braceexpand import braceexpand
 
 from liquid_train.config import TokenizeSettings
 
-HASHED_BYTES = 64 * 2**20  # an input up to this size is known by its content, a larger one by its size and its beginning
+# Inputs are known by their sizes and their first bytes: this many of all of them together, but so many of each at least.
+HASHED_BYTES = 2**30
+HASHED_OF_EACH = 2**16
+DAMAGED = "the file is damaged from here on"
+
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 @dataclass(frozen=True)
@@ -62,7 +69,33 @@ class Source(Protocol):
     def read(self, name: str, start: int) -> Iterator[Item]: ...
 
 
-class FileSource:
+class Rows:
+    """Reading an input on from where the last reading stopped, without going through its beginning again.
+
+    A set's shards are read one after the other, and most inputs have no other way to a row than through all rows before it: from
+    the start each time, a file of n shards would be read n / 2 times.
+    """
+
+    _rest: tuple[str, int, Iterator[Item]] | None = None  # input, its next row, what is left of it
+
+    def read(self, name: str, start: int) -> Iterator[Item]:
+        rest, self._rest = self._rest, None
+        items = rest[2] if rest and rest[:2] == (name, start) else self.rows_from(name, start)
+        row = start
+        try:
+            for item in items:
+                row += 1
+                yield item
+        except GeneratorExit:
+            self._rest = name, row, items
+            raise
+
+    def rows_from(self, name: str, start: int) -> Iterator[Item]:
+        """The items of an input from row number `start` on."""
+        raise NotImplementedError
+
+
+class FileSource(Rows):
     """A source whose inputs are files; subclasses say which (`suffixes`) and how their rows are read."""
 
     has_images = True
@@ -79,7 +112,8 @@ class FileSource:
 
     def recipe(self) -> dict[str, Any]:
         options = {key: getattr(self.settings, key) for key in self.keys if getattr(self.settings, key) is not None}
-        return {"inputs": {name: identity(path) for name, path in self.files.items()}, **options}
+        hashed = max(HASHED_OF_EACH, HASHED_BYTES // len(self.files))
+        return {"inputs": {name: identity(path, hashed) for name, path in self.files.items()}, **options}
 
     def omitted(self) -> Counter[str]:
         return Counter()
@@ -88,10 +122,7 @@ class FileSource:
         return list(self.files)
 
     def count(self, name: str) -> int:
-        return sum(1 for _ in self.read(name, 0))
-
-    def read(self, name: str, start: int) -> Iterator[Item]:
-        raise NotImplementedError
+        return sum(1 for _ in self.rows_from(name, 0))
 
 
 def find_files(pattern: str, suffixes: tuple[str, ...]) -> dict[str, Path]:
@@ -99,35 +130,41 @@ def find_files(pattern: str, suffixes: tuple[str, ...]) -> dict[str, Path]:
 
     A folder stands for all files with one of the suffixes below it. Raises ValueError where something is missing or nothing is found.
     """
-    files: list[Path] = []
-    for part in braceexpand(pattern):
+    files: set[Path] = set()
+    for part in expand(pattern):
         path = Path(part).expanduser()
         if path.is_dir():
-            found = sorted(p for p in path.rglob("*") if p.name.endswith(suffixes) and p.is_file())
+            found = [p for p in path.rglob("*") if p.name.endswith(suffixes) and p.is_file()]
         else:
-            found = [path] if path.is_file() else [Path(p) for p in sorted(glob(str(path), recursive=True)) if Path(p).is_file()]
+            found = [path] if path.is_file() else [Path(p) for p in glob(str(path), recursive=True) if Path(p).is_file()]
         if not found:
             what = f"no {', '.join(suffixes)} file in that folder" if path.is_dir() else "no such file or folder"
             raise ValueError(f"tokenize.input={part}: {what}")
-        files += found
-    for file in files:
+        files |= {Path(os.path.abspath(p)) for p in found}
+    for file in sorted(files):
         if not file.name.endswith(suffixes):
             raise ValueError(f"tokenize.input={file}: this source reads {', '.join(suffixes)} files; choose another tokenize.source")
-    root = _common_folder(files)
-    return {p.absolute().relative_to(root).as_posix(): p for p in sorted(set(files))}
+    root = os.path.commonpath([p.parent for p in files])
+    return dict(sorted((readable(p.relative_to(root).as_posix()), p) for p in files))
 
 
-def _common_folder(files: list[Path]) -> Path:
-    folder = files[0].absolute().parent
-    while not all(folder in p.absolute().parents for p in files):
-        folder = folder.parent
-    return folder
+def expand(pattern: str) -> list[str]:
+    """Braces written out: a{1..2} is a1 and a2; a file whose name has braces is meant as it is."""
+    if Path(pattern).expanduser().exists():
+        return [pattern]
+    try:
+        return list(braceexpand(pattern))
+    except ValueError as error:
+        raise ValueError(f"tokenize.input={pattern}: a brace without its counterpart, and no file of that name; write {{00000..00099}}") from error
 
 
-def identity(path: Path) -> dict[str, Any]:
-    """Size and sha256 of a file, the latter of its first 64 MiB: cheap also for a large input."""
-    with open(path, "rb") as file:
-        return {"bytes": path.stat().st_size, "sha256": hashlib.sha256(file.read(HASHED_BYTES)).hexdigest()}
+def identity(path: Path, hashed: int) -> dict[str, Any]:
+    """Size of a file, and sha256 of its first `hashed` bytes."""
+    try:
+        with open(path, "rb") as file:
+            return {"bytes": path.stat().st_size, "sha256": hashlib.sha256(file.read(hashed)).hexdigest()}
+    except OSError as error:
+        raise ValueError(f"tokenize.input={path}: cannot be read: {error.strerror}") from error
 
 
 def refuse_unused(settings: TokenizeSettings, used: tuple[str, ...]) -> None:
@@ -136,3 +173,17 @@ def refuse_unused(settings: TokenizeSettings, used: tuple[str, ...]) -> None:
         value = getattr(settings, key)
         if key not in used and value != unset:
             raise ValueError(f"tokenize.{key}={value}: tokenize.source={settings.source} does not use it; leave it out")
+
+
+def readable(value: Any) -> Any:
+    """JSON without lone surrogates, which JSON can spell and UTF-8 and the tokenizers cannot: U+FFFD stands in their place."""
+    if isinstance(value, str):
+        return _SURROGATE.sub("\ufffd", value)
+    if isinstance(value, list):
+        return [readable(v) for v in value]
+    return {readable(k): readable(v) for k, v in value.items()} if isinstance(value, dict) else value
+
+
+def caption(row: dict[str, Any], keys: tuple[str, ...]) -> str | None:
+    """The first of the texts under `keys` that is not blank, without blanks around it."""
+    return next((row[key].strip() for key in keys if isinstance(row.get(key), str) and row[key].strip()), None)

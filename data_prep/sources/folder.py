@@ -11,14 +11,14 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from data_prep.images import read_rgb
-from data_prep.sources.base import Item, refuse_unused
+from data_prep.sources.base import Item, Rows, refuse_unused
 from liquid_train.config import TokenizeSettings
+from liquid_train.images import read_rgb
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff")
 
 
-class FolderSource:
+class FolderSource(Rows):
     """One input: the folder, its pictures in order of their paths. A picture without a .txt has no caption and is kept."""
 
     has_images = True
@@ -32,7 +32,7 @@ class FolderSource:
     def recipe(self) -> dict[str, Any]:
         digest = hashlib.sha256()
         for path in pictures(self.root):
-            digest.update(f"{path.relative_to(self.root).as_posix()}\0{path.stat().st_size}\0".encode())
+            digest.update(os.fsencode(f"{path.relative_to(self.root).as_posix()}\0{size(path)}\0{size(path.with_suffix('.txt'))}\0"))
         return {"names_and_sizes": digest.hexdigest()}
 
     def omitted(self) -> Counter[str]:
@@ -44,25 +44,39 @@ class FolderSource:
     def count(self, name: str) -> int:
         return sum(1 for _ in pictures(self.root))
 
-    def read(self, name: str, start: int) -> Iterator[Item]:
+    def rows_from(self, name: str, start: int) -> Iterator[Item]:
         for path in islice(pictures(self.root), start, None):
             origin = path.relative_to(self.root).as_posix()
             try:
                 text = path.with_suffix(".txt").read_text(encoding="utf-8").strip() or None
             except FileNotFoundError:
                 text = None
-            except (OSError, UnicodeDecodeError):
+            except UnicodeDecodeError:
                 yield Item({}, problem="caption is not UTF-8", origin=origin)
+                continue
+            except OSError as error:
+                yield Item({}, problem=f"unreadable caption: {error.strerror}", origin=origin)
                 continue
             yield Item({}, partial(read_rgb, path), text, origin=origin)
 
 
 def pictures(folder: Path) -> Iterator[Path]:
     """Picture files below a folder; only the names of one folder at a time are in memory."""
-    with os.scandir(folder) as entries:
-        names = sorted((entry.name, entry.is_dir()) for entry in entries)
+    try:
+        with os.scandir(folder) as entries:
+            names = sorted((entry.name, entry.is_dir()) for entry in entries)
+    except OSError as error:
+        raise ValueError(f"tokenize.input={folder}: cannot be read: {error.strerror}") from error
     for name, is_folder in names:
         if is_folder:
             yield from pictures(folder / name)
         elif name.lower().endswith(IMAGE_SUFFIXES):
             yield folder / name
+
+
+def size(path: Path) -> int:
+    """Bytes of a file; -1 where there is none, also behind a link that leads nowhere."""
+    try:
+        return path.stat().st_size
+    except OSError:
+        return -1

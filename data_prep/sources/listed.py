@@ -11,12 +11,16 @@ from typing import Any
 
 import ijson
 
-from data_prep.images import read_rgb
-from data_prep.sources.base import FileSource, Item
+from data_prep.sources.base import DAMAGED, FileSource, Item, caption, readable
+from liquid_train.config import TokenizeSettings
+from liquid_train.images import read_rgb
 
 TEXT_KEYS = ("text_prompt", "text", "caption")
 IMAGE_TOKEN = "<image>"  # where LLaVA's messages have the picture
 ROLES = {"human": "user", "gpt": "assistant", "user": "user", "assistant": "assistant", "system": "system"}
+
+BEGINNING = 4096  # bytes, in which an array shows its bracket
+BOM = b"\xef\xbb\xbf"  # which some editors put before UTF-8
 
 Row = dict[str, Any] | str  # a row, or why it is none
 
@@ -28,7 +32,12 @@ class ListSource(FileSource):
     keys: tuple[str, ...] = ("images", "image_key")
     image_key = "image_path"
 
-    def read(self, name: str, start: int) -> Iterator[Item]:
+    def __init__(self, settings: TokenizeSettings) -> None:
+        super().__init__(settings)
+        if settings.images is not None and not Path(settings.images).expanduser().is_dir():
+            raise ValueError(f"tokenize.images={settings.images}: no such folder; paths of pictures in the list are taken from there")
+
+    def rows_from(self, name: str, start: int) -> Iterator[Item]:
         path = self.files[name]
         folder = Path(self.settings.images).expanduser() if self.settings.images else path.parent
         for number, row in enumerate(islice(self.rows(path), start, None), start):
@@ -58,29 +67,30 @@ class PairsSource(ListSource):
 
     def described(self, row: dict[str, Any], image: partial, origin: str) -> Item:
         keys = (self.settings.text_key,) if self.settings.text_key else TEXT_KEYS
-        text = next((row[key] for key in keys if isinstance(row.get(key), str) and row[key].strip()), None)
-        if text is None:
-            return Item({}, problem=f"no {' or '.join(keys)}", origin=origin)
-        return Item({}, image, text.strip(), origin=origin)
+        text = caption(row, keys)
+        return Item({}, image, text, origin=origin) if text else Item({}, problem=f"no {' or '.join(keys)}", origin=origin)
 
 
 class VQASource(ListSource):
     """Pictures with questions: {"image_path", "questions": [{"question", "answers": [...]}]} a line; `question`, `answer` alone too."""
 
     def described(self, row: dict[str, Any], image: partial, origin: str) -> Item:
-        entries = row["questions"] if isinstance(row.get("questions"), list) else [row]
-        questions = [q for q in map(question, entries) if q is not None]
+        questions = answered(row["questions"] if isinstance(row.get("questions"), list) else [row])
         if not questions:
             return Item({}, problem="no question with an answer", origin=origin)
-        text = row.get("caption")
-        return Item({"questions": questions}, image, text.strip() if isinstance(text, str) and text.strip() else None, origin=origin)
+        return Item({"questions": questions}, image, caption(row, ("caption",)), origin=origin)
+
+
+def answered(entries: list[Any]) -> list[dict[str, Any]]:
+    """Those of a list's questions that have an answer, as KEY.json has them."""
+    return [q for q in map(question, entries) if q is not None]
 
 
 def question(entry: Any) -> dict[str, Any] | None:
     """One question with its answers as KEY.json has it; None where either is missing."""
     if not isinstance(entry, dict):
         return None
-    answers = entry.get("answers", entry.get("answer"))
+    answers = entry.get("answers") if entry.get("answers") is not None else entry.get("answer")
     answers = [a.get("answer") if isinstance(a, dict) else a for a in (answers if isinstance(answers, list) else [answers])]
     answers = [str(a) for a in answers if isinstance(a, (str, int, float)) and str(a).strip()]
     asked = entry.get("question")
@@ -104,7 +114,9 @@ class ChatSource(ListSource):
         if messages is None:
             return Item({}, problem="no conversation that a user begins and an assistant answers", origin=origin)
         image = row.get(self.settings.image_key or self.image_key)
-        if image is None:
+        if isinstance(image, list) and len(image) <= 1:
+            image = image[0] if image else None
+        if image is None or image == "":
             if any(IMAGE_TOKEN in m["content"] for m in messages):
                 return Item({}, problem="a conversation about a picture that it does not name", origin=origin)
             return Item({"messages": messages}, origin=origin)
@@ -146,14 +158,22 @@ def parse_row(line: bytes) -> Row:
         row = json.loads(line)
     except (ValueError, RecursionError):
         return "row is not JSON"
+    if b"\\u" in line:
+        row = readable(row)
     return row if isinstance(row, dict) else "row is not a JSON object"
 
 
 def json_array(path: Path) -> Iterator[Row]:
     """The elements of one JSON array, read as a stream; where the file breaks off, one last row says so."""
     with open(path, "rb") as file:
+        file.seek(len(BOM) if file.read(len(BOM)) == BOM else 0)
+        begin = file.tell()
+        if next(iter(file.read(BEGINNING).split()), b"[")[:1] != b"[":
+            yield "the file is not a JSON array"
+            return
+        file.seek(begin)
         try:
             for row in ijson.items(file, "item", use_float=True):
-                yield row if isinstance(row, dict) else "row is not a JSON object"
+                yield readable(row) if isinstance(row, dict) else "row is not a JSON object"
         except ijson.JSONError:
-            yield "the file is damaged from here on"
+            yield DAMAGED

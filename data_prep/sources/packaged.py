@@ -10,10 +10,10 @@ from itertools import islice
 from typing import Any
 
 from data_prep import easy_vqa, python_docs
-from data_prep.images import read_rgb
 from data_prep.sources.base import Item, refuse_unused
 from data_prep.varied import read_varied
 from liquid_train.config import TokenizeSettings
+from liquid_train.images import read_rgb
 
 
 class EasyVQASource:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from data_prep.images import read_rgb
-from data_prep.sources.base import FileSource, Item
+from data_prep.sources.base import FileSource, Item, caption
 from data_prep.sources.listed import TEXT_KEYS
 from liquid_train.config import TokenizeSettings
+from liquid_train.images import read_rgb
 
 IMAGE_COLUMNS = ("image", "img", "jpg", "png", "image_bytes")
 ROWS_AT_ONCE = 32
@@ -31,24 +32,38 @@ class ParquetSource(FileSource):
         self._parquet = parquet
 
     def count(self, name: str) -> int:
-        return int(self._open(name).metadata.num_rows)
-
-    def read(self, name: str, start: int) -> Iterator[Item]:
         file = self._open(name)
-        names = file.schema_arrow.names
-        image = _column(names, self.settings.image_key, IMAGE_COLUMNS, "image_key", self.files[name])
-        text = _column(names, self.settings.text_key, TEXT_KEYS, "text_key", self.files[name])
+        self._columns(name, file)  # a wrong name is told before anything is encoded
+        return int(file.metadata.num_rows)
+
+    def rows_from(self, name: str, start: int) -> Iterator[Item]:
+        file = self._open(name)
         first = 0
         for group in range(file.num_row_groups):
             rows = file.metadata.row_group(group).num_rows
             if first + rows > start:
-                number = first
-                for batch in file.iter_batches(ROWS_AT_ONCE, row_groups=[group], columns=[image, text]):
-                    for picture, caption in zip(batch.column(0).to_pylist(), batch.column(1).to_pylist(), strict=True):
-                        if number >= start:
-                            yield _item(picture, caption, f"{name}, row {number}")
-                        number += 1
+                yield from islice(self._group(name, file, group, first), max(0, start - first), None)
             first += rows
+
+    def _group(self, name: str, file: Any, group: int, first: int) -> Iterator[Item]:
+        """All items of a row group, whose first is row number `first`: as many as its head says, also where its data is damaged."""
+        image, text = self._columns(name, file)
+        left = file.metadata.row_group(group).num_rows
+        number = first
+        try:
+            for batch in file.iter_batches(ROWS_AT_ONCE, row_groups=[group], columns=[image, text]):
+                for picture, words in zip(batch.column(image), batch.column(text), strict=True):
+                    yield _item(picture, words, f"{name}, row {number}")
+                    number += 1
+        except (OSError, ValueError):  # pyarrow's ArrowInvalid is a ValueError
+            for row in range(number, first + left):
+                yield Item({}, problem="damaged row group", origin=f"{name}, row {row}")
+
+    def _columns(self, name: str, file: Any) -> tuple[str, str]:
+        """Names of the columns with the pictures and the captions."""
+        names = file.schema_arrow.names
+        image = _column(names, self.settings.image_key, IMAGE_COLUMNS, "image_key", self.files[name])
+        return image, _column(names, self.settings.text_key, TEXT_KEYS, "text_key", self.files[name])
 
     def _open(self, name: str) -> Any:
         try:
@@ -64,9 +79,14 @@ def _column(names: list[str], asked: str | None, usual: tuple[str, ...], key: st
     return found
 
 
-def _item(picture: Any, caption: Any, origin: str) -> Item:
-    content = picture.get("bytes") if isinstance(picture, dict) else picture
+def _item(picture: Any, words: Any, origin: str) -> Item:
+    """picture, words: pyarrow scalars."""
+    content = picture.as_py()
+    content = content.get("bytes") if isinstance(content, dict) else content
     if not isinstance(content, bytes):
         return Item({}, problem="no picture", origin=origin)
-    text = caption.strip() if isinstance(caption, str) else None
-    return Item({}, partial(read_rgb, content), text or None, origin=origin)
+    try:
+        text = caption({"text": words.as_py()}, ("text",))
+    except UnicodeDecodeError:
+        return Item({}, problem="caption is not UTF-8", origin=origin)
+    return Item({}, partial(read_rgb, content), text, origin=origin)

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import json
+import math
 import tarfile
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from data_prep.images import read_rgb
-from data_prep.sources.base import FileSource, Item
-from data_prep.sources.listed import TEXT_KEYS
+from data_prep.sources.base import FileSource, Item, caption, readable
+from data_prep.sources.listed import TEXT_KEYS, answered
+from liquid_train.config import TokenizeSettings
+from liquid_train.images import read_rgb
 
 IMAGE_SUFFIXES = ("png", "jpg", "jpeg", "webp")
 DAMAGED = "the tar is damaged from here on"
+# What tarfile raises for a damaged header: its numbers can ask for any amount of memory.
+TAR_ERRORS = (tarfile.TarError, OSError, EOFError, ValueError, OverflowError, MemoryError)
 
 Files = dict[str, bytes]  # extension -> content of one sample
 
@@ -25,12 +29,16 @@ class WebdatasetSource(FileSource):
     suffixes = (".tar",)
     keys = ("text_key",)
 
+    def __init__(self, settings: TokenizeSettings) -> None:
+        super().__init__(settings)
+        self.text_keys = (settings.text_key,) if settings.text_key else TEXT_KEYS
+
     def count(self, name: str) -> int:
         return sum(1 for _ in samples(self.files[name], 0, None))
 
-    def read(self, name: str, start: int) -> Iterator[Item]:
+    def rows_from(self, name: str, start: int) -> Iterator[Item]:
         for key, files in samples(self.files[name], start, b""):
-            origin = f"{name}, {key}"
+            origin = readable(f"{name}, {key}")
             yield Item({}, problem=DAMAGED, origin=name) if files is None else self._item(files, origin)
 
     def _item(self, files: Files, origin: str) -> Item:
@@ -38,58 +46,88 @@ class WebdatasetSource(FileSource):
         if extension is None:
             return Item({}, problem="no picture", origin=origin)
         try:
-            info = json.loads(files.get("json", b"{}"))
-            text = files["txt"].decode("utf-8").strip() if "txt" in files else None
+            info = readable(json.loads(files.get("json", b"{}")))
+            text = files["txt"].decode("utf-8-sig").strip() if "txt" in files else None
         except UnicodeDecodeError:
             return Item({}, problem="caption is not UTF-8", origin=origin)
-        except ValueError:
+        except (ValueError, RecursionError):
             return Item({}, problem="json does not parse", origin=origin)
         info = info if isinstance(info, dict) else {}
-        keys = (self.settings.text_key,) if self.settings.text_key else TEXT_KEYS
-        if text is None or self.settings.text_key:
-            text = next((info[k].strip() for k in keys if isinstance(info.get(k), str)), text)
-        kept: dict[str, Any] = {k: info[k] for k in ("questions", "captions") if isinstance(info.get(k), list)}
-        return Item(kept, partial(read_rgb, files[extension]), text or None, origin=origin)
+        if not text or self.settings.text_key:
+            text = caption(info, self.text_keys) or text
+        kept: dict[str, Any] = {"questions": answered(_list(info, "questions")), "captions": weighted(_list(info, "captions"))}
+        return Item({k: v for k, v in kept.items() if v}, partial(read_rgb, files[extension]), text or None, origin=origin)
+
+
+def _list(info: dict[str, Any], key: str) -> list[Any]:
+    value = info.get(key)
+    return value if isinstance(value, list) else []
+
+
+def weighted(captions: list[Any]) -> list[dict[str, Any]]:
+    """Those of a sample's `captions` that can be drawn: {"text", "weight"}, with a weight above 0."""
+    kept = []
+    for entry in captions:
+        entry = {"text": entry} if isinstance(entry, str) else entry
+        text, weight = (caption(entry, ("text",)), entry.get("weight", 1.0)) if isinstance(entry, dict) else (None, None)
+        if text and isinstance(weight, (int, float)) and 0 < weight < math.inf:
+            kept.append({"text": text, "weight": weight})
+    return kept
 
 
 def samples(path: Path, start: int, content: bytes | None) -> Iterator[tuple[str, Files | None]]:
     """(key, files) of the samples from number `start` on. content=None: names only, nothing is read but the headers.
 
-    A tar that breaks off or is damaged yields a last ("", None) for what cannot be read.
+    A tar that breaks off or is damaged yields a last ("", None): for the sample in which it breaks and for all behind it.
     """
     number, current, files = 0, None, Files()
-    damaged = False
+    usual: set[str] | None = None  # extensions of the sample before
+    damaged = True
     try:
         with tarfile.open(path, "r:") as tar:
-            for member in headers(tar):
-                folder, slash, base = member.name.rpartition("/")
-                stem, _, extension = base.partition(".")
-                key = folder + slash + stem  # webdataset: the key ends at the first dot of the base name
+            for key, extension, member in headers(tar):
                 if current is not None and key != current:
                     if number >= start:
                         yield current, files
-                    number, files = number + 1, {}
+                    number, usual, files = number + 1, set(files), {}
                 current = key
+                if member is None:
+                    files = {}
+                    raise EOFError("the tar breaks off in this file")
                 wanted = content is not None and number >= start
-                files[extension.lower()] = _content(tar, member) if wanted else b""
-    except (tarfile.TarError, OSError, EOFError):
-        damaged = True
-    if current is not None and number >= start:
-        yield current, files
-    number += current is not None
+                files[extension] = _content(tar, member) if wanted else b""
+        damaged = False
+    except TAR_ERRORS:
+        if usual is not None and usual != set(files):  # more of its files may lie behind the damage
+            files = {}
+    if files:
+        if number >= start:
+            assert current is not None
+            yield current, files
+        number += 1
     if damaged and number >= start:
         yield "", None
 
 
-def headers(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
-    """Regular files of a tar one after the other, without the list of all of them that tarfile keeps."""
+def headers(tar: tarfile.TarFile) -> Iterator[tuple[str, str, tarfile.TarInfo | None]]:
+    """(key, extension, header) of the files of a tar one after the other; None in place of a header whose file breaks off.
+
+    As in webdataset, the key ends at the first dot of the base name; a file without a key or an extension is of no sample.
+    Raises one of TAR_ERRORS for a header that is damaged and for a tar without an end.
+    """
     size = Path(str(tar.name)).stat().st_size
     while (member := tar.next()) is not None:
-        tar.members = []  # type: ignore[attr-defined]  # not in the stubs
-        if member.isreg():
-            if member.offset_data + member.size > size:
-                raise EOFError("the tar breaks off")
-            yield member
+        tar.members = []  # type: ignore[attr-defined]  # not in the stubs; tarfile would keep every header
+        folder, slash, base = member.name.rpartition("/")
+        stem, _, extension = base.partition(".")
+        if not member.isreg() or member.issparse() or not (stem and extension):
+            continue
+        cut = member.offset_data + member.size > size
+        yield folder + slash + stem, extension.lower(), None if cut else member
+    assert tar.fileobj is not None
+    tar.fileobj.seek(tar.offset)
+    if tar.fileobj.read(tarfile.BLOCKSIZE) != tarfile.NUL * tarfile.BLOCKSIZE:  # tarfile takes any other block for the end, too
+        raise tarfile.ReadError("a damaged header, or no end")
 
 
 def _content(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import gzip
 import io
+import zlib
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
+from typing import IO, Any
 
 import zstandard
 
-from data_prep.sources.base import FileSource, Item
+from data_prep.sources.base import DAMAGED, FileSource, Item
 from data_prep.sources.listed import parse_row
 
-DAMAGED = "the file is damaged from here on"
+BLOCK = 2**16  # compressed bytes that are read at once
+MAX_WINDOW = 2**31  # bytes: what zstd's --long=31 needs
 
 
 class TextSource(FileSource):
@@ -23,7 +26,7 @@ class TextSource(FileSource):
     suffixes = (".jsonl", ".jsonl.gz", ".jsonl.zst", ".json.gz", ".json.zst")
     keys = ("text_key",)
 
-    def read(self, name: str, start: int) -> Iterator[Item]:
+    def rows_from(self, name: str, start: int) -> Iterator[Item]:
         key = self.settings.text_key or "text"
         for number, line in enumerate(islice(lines(self.files[name]), start, None), start):
             origin = f"{name}, row {number}"
@@ -37,16 +40,52 @@ class TextSource(FileSource):
 
 
 def lines(path: Path) -> Iterator[bytes | None]:
-    """Lines that are not blank; a last None where the compressed stream breaks."""
+    """Lines that are not blank; a last None where the file cannot be read on, or breaks off inside its compressed stream."""
     try:
         with open(path, "rb") as file:
-            stream: io.IOBase | gzip.GzipFile = file
+            stream: Any = file
             if path.suffix == ".gz":
                 stream = gzip.GzipFile(fileobj=file)
             elif path.suffix == ".zst":
-                stream = io.BufferedReader(zstandard.ZstdDecompressor().stream_reader(file, read_across_frames=True))
+                stream = io.BufferedReader(ZstdReader(file))
             for line in stream:
                 if line.strip():
                     yield line
-    except (EOFError, OSError, zstandard.ZstdError):
+    except (EOFError, OSError, zlib.error, zstandard.ZstdError):
         yield None
+
+
+class ZstdReader(io.RawIOBase):
+    """The content of a .zst of one or more frames. (zstandard's own reader takes a file that breaks off for one that ends.)"""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self.blocks = unpacked(file)
+        self.block = memoryview(b"")
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        while not self.block:
+            block = next(self.blocks, None)
+            if block is None:
+                return 0
+            self.block = memoryview(block)
+        taken = min(len(buffer), len(self.block))
+        buffer[:taken] = self.block[:taken]
+        self.block = self.block[taken:]
+        return taken
+
+
+def unpacked(file: IO[bytes]) -> Iterator[bytes]:
+    """Blocks of a .zst's content. Raises EOFError where it breaks off inside a frame."""
+    decompressor = zstandard.ZstdDecompressor(max_window_size=MAX_WINDOW)
+    frame = decompressor.decompressobj()
+    while block := file.read(BLOCK):
+        while block:
+            if frame.eof:
+                frame = decompressor.decompressobj()
+            yield frame.decompress(block)
+            block = frame.unused_data if frame.eof else b""
+    if not frame.eof:
+        raise EOFError("a frame of the .zst breaks off")

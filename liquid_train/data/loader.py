@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections import Counter
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from typing import Any, TypedDict
 
@@ -19,7 +21,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from liquid_train.attention import DocumentPlan
-from liquid_train.config import TASKS, TrainJob
+from liquid_train.config import TASKS, DataConfig, TrainJob
+from liquid_train.data.chunk_cache import ChunkCache
 from liquid_train.data.mixture import SourceReader
 from liquid_train.data.packing import PackedStream, Sequence, StreamState
 from liquid_train.data.sequences import IGNORED
@@ -32,9 +35,14 @@ class StepPart(TypedDict):
 
     sequences: dict[int, Sequence]
     states: dict[int, StreamState]
-    epochs: dict[str, float]
+    epochs: dict[str, float]  # passes over each source that the worker's streams have made so far, together
     dropped: dict[str, int]
     damaged: int  # unreadable samples that this worker has met so far
+    ended: bool  # none of its streams had a document left for this step
+
+
+class LoaderError(RuntimeError):
+    """What went wrong in this rank's loader, in one line: a worker that died, or the message of what it raised."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +71,7 @@ class RankBatch:
     epochs: dict[str, float]
     dropped: dict[str, int] = field(default_factory=dict)
     damaged: int = 0
+    ended: bool = True  # every source is used up: the rank's streams, this step's and all others, have nothing left
 
     @property
     def documents(self) -> int:
@@ -81,19 +90,41 @@ def batch_digest(digests: dict[int, bytes]) -> str:
     return hashlib.sha256(b"".join(digests[g] for g in sorted(digests))).hexdigest()
 
 
-def open_sources(config: TrainJob, vq_fingerprint: str | None) -> dict[str, ShardSet]:
+def open_set(config: TrainJob, path: str, vq_fingerprint: str | None, codebook_size: int | None) -> ShardSet:
+    """One shard set for training or evaluation. Raises ValueError when its folder, index or VQ is not right."""
+    data = config.data
+    cache = ChunkCache(data.cache, data.cache_gib) if data.cache else None
+    return ShardSet(path, vq_fingerprint=vq_fingerprint, codebook_size=codebook_size, cache=cache)
+
+
+def open_sources(config: TrainJob, vq_fingerprint: str | None, codebook_size: int | None = None) -> dict[str, ShardSet]:
     """Open every source's shard set; ValueError names the source when its folder, index or VQ is not right."""
     sets: dict[str, ShardSet] = {}
     opened: dict[str, ShardSet] = {}  # tasks that share a folder share what was read of it
     for name, source in config.data.sources.items():
         try:
             if source.path not in opened:
-                opened[source.path] = ShardSet(source.path, vq_fingerprint=vq_fingerprint)
+                opened[source.path] = open_set(config, source.path, vq_fingerprint, codebook_size)
                 opened[source.path].check_files()
             sets[name] = opened[source.path]
         except ValueError as error:
             raise ValueError(f"data.sources.{name}.path={source.path}: {error}") from error
     return sets
+
+
+def source_readers(config: TrainJob, sets: dict[str, ShardSet], vocabulary: Vocabulary) -> dict[str, SourceReader]:
+    """A reader of every source that has a weight."""
+    data = config.data
+    return {
+        name: SourceReader(name, source, sets[name], vocabulary.tokenizer, data, data.streams or data.global_batch, config.seed)
+        for name, source in data.sources.items()
+        if source.weight > 0
+    }
+
+
+def is_endless(data: DataConfig) -> bool:
+    """Whether some source is read again and again."""
+    return any(s.weight > 0 and s.max_epochs is None for s in data.sources.values())
 
 
 class StreamDataset(IterableDataset):
@@ -107,17 +138,14 @@ class StreamDataset(IterableDataset):
     def __iter__(self) -> Iterator[StepPart]:
         info = get_worker_info()
         worker, workers = (info.id, info.num_workers) if info else (0, 1)
-        data, seed = self.config.data, self.config.seed
-        count = data.streams or data.global_batch
-        readers = {
-            name: SourceReader(name, source, self.sets[name], self.vocabulary.tokenizer, data, count, seed)
-            for name, source in data.sources.items()
-            if source.weight > 0
-        }
+        data = self.config.data
+        count, endless = data.streams or data.global_batch, is_endless(data)
+        readers = source_readers(self.config, self.sets, self.vocabulary)
         own = [s for s in range(count) if s % self.world == self.rank and (s // self.world) % workers == worker]
         streams = {s: PackedStream(s, readers, data.seq_len, data.window, self.vocabulary.pad, self.states.get(s)) for s in own}
         for step in range(self.first_step, self.steps):
-            part: StepPart = {"sequences": {}, "states": {}, "epochs": {}, "dropped": {}, "damaged": 0}
+            ended = not endless and not any(stream.has_more() for stream in streams.values())
+            part: StepPart = {"sequences": {}, "states": {}, "epochs": {}, "dropped": {}, "damaged": 0, "ended": ended}
             for g in range(step * data.global_batch, (step + 1) * data.global_batch):
                 stream = streams.get(g % count)
                 if stream is not None:
@@ -130,12 +158,34 @@ class StreamDataset(IterableDataset):
 
 
 def _epochs(streams: dict[int, PackedStream], readers: dict[str, SourceReader]) -> dict[str, float]:
-    """Passes over each source so far, by the furthest stream."""
-    if not streams:
-        return {}
-    return {
-        name: max((s + stream.mixture.positions[name][0] * reader.streams) / reader.items for s, stream in streams.items()) for name, reader in readers.items()
-    }
+    """Passes over each source up to the streams' windows at hand: items read by all of them / items of the source.
+
+    An item that is being read counts by its samples, as if each made one document.
+    """
+    passes = {}
+    positions = [stream.state["mixture"]["positions"] for stream in streams.values()]
+    for name, reader in readers.items():
+        samples = reader.shards.num_samples / reader.items
+        passes[name] = sum(p[name][0] + min(1.0, p[name][1] / samples) for p in positions) / reader.items
+    return passes
+
+
+@contextmanager
+def one_clear_error() -> Iterator[None]:
+    """Turn what torch says of a worker's death, or of an exception in it, into a LoaderError.
+
+    torch learns of a death by a signal, so the exception can appear anywhere in the training loop: it is wrapped as a whole.
+    """
+    try:
+        yield
+    except (RuntimeError, ValueError) as error:
+        said = [str(e).strip() for e in (error.__cause__, error) if "DataLoader worker" in str(e)]  # the cause names the signal
+        if isinstance(error, LoaderError) or not said:
+            raise
+        if "Original Traceback" in said[0]:  # the worker itself could say what was wrong
+            raise LoaderError(said[0].splitlines()[-1].removeprefix("ValueError: ")) from error
+        remedy = "often it ran out of memory (see the kernel's log): lower data.workers or data.window; data.workers=0 shows an error of its own"
+        raise LoaderError(f"a data loader's process died: {said[0].split('. ')[0].removesuffix('.')}; {remedy}") from error
 
 
 class BatchLoader:
@@ -152,19 +202,27 @@ class BatchLoader:
         self.workers = min(config.data.workers, own)
 
     def __iter__(self) -> Iterator[RankBatch]:
-        loader = DataLoader(self.dataset, batch_size=None, num_workers=self.workers, prefetch_factor=4 if self.workers else None)
+        loader = DataLoader(self.dataset, batch_size=None, num_workers=self.workers, prefetch_factor=4 if self.workers else None, collate_fn=_as_it_is)
         parts = iter(loader)
         for step in range(self.first_step, self.steps):
             batch = RankBatch(step, {}, {}, {})
+            epochs, dropped = Counter[str](), Counter[str]()
             for _ in range(max(1, self.workers)):  # the loader takes its workers in turn: one part of each makes a step
-                part: dict[str, Any] = next(parts)
+                with one_clear_error():
+                    part: StepPart = next(parts)
                 batch.sequences.update(part["sequences"])
                 batch.states.update(part["states"])
-                batch.epochs.update({k: max(v, batch.epochs.get(k, 0.0)) for k, v in part["epochs"].items()})
                 batch.damaged += part["damaged"]
-                for reason, n in part["dropped"].items():
-                    batch.dropped[reason] = batch.dropped.get(reason, 0) + n
+                batch.ended &= part["ended"]
+                epochs.update(part["epochs"])  # type: ignore[arg-type]  # a Counter adds any numbers
+                dropped.update(part["dropped"])
+            batch.epochs, batch.dropped = dict(epochs), dict(dropped)
             yield batch
+
+
+def _as_it_is(part: Any) -> Any:
+    """In place of torch's conversion, which walks through every state of every stream."""
+    return part
 
 
 def micro_batches(config: TrainJob, batch: RankBatch, world: int, pad: int) -> list[MicroBatch]:

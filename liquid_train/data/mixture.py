@@ -1,15 +1,18 @@
-"""One stream's endless row of documents: sources permuted per epoch, dealt to streams, mixed by weight.
+"""One stream's row of documents: sources permuted per epoch, dealt to streams, mixed by weight.
 
     shard set --permute by (seed, source, epoch)--> items --stream s takes s, s+S, ...--> samples --> documents
-    sources   --largest deficit of documents drawn against weight------------------------------> the stream's row
+    sources   --largest deficit of documents (or tokens) drawn against weight-------------------> the stream's row
 
 An item is a chunk of 256 samples, or one sample where a source has fewer than 4 chunks a stream. All random choices are
 keyed by (seed, source, epoch, sample), so a document is named by its position alone: (source, item ordinal, offset).
+The row is endless, or ends when every source has been read `max_epochs` times: item i of the concatenated epochs exists
+while i < max_epochs * items, whichever stream it is dealt to, so all streams together make exactly that many passes.
 """
 
 from __future__ import annotations
 
-from collections import Counter, OrderedDict
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, TypedDict
@@ -19,17 +22,20 @@ from transformers import PreTrainedTokenizerBase
 
 from liquid_train.config import TASKS, DataConfig, SourceConfig
 from liquid_train.data.keyed import keyed_generator
-from liquid_train.data.sequences import build_sequence
+from liquid_train.data.sequences import BadMessages, build_sequence, check_chat_template
 from liquid_train.data.shards import Sample, ShardSet
 from liquid_train.vocabulary import check_codes
 
 MIN_CHUNKS_PER_STREAM = 4
 
+Plan = tuple[Sample, Any]  # a sample, and for vqa the turns of the document that is made of it
+
 
 class MixtureState(TypedDict):
-    """Where a stream stands. drawn: documents per source; positions: per source [item ordinal, offset in the item]."""
+    """Where a stream stands. drawn, tokens: documents and their tokens per source; positions: per source [item ordinal, offset in the item]."""
 
     drawn: dict[str, int]
+    tokens: dict[str, int]
     positions: dict[str, list[int]]
 
 
@@ -68,18 +74,24 @@ class Document:
 
 
 class SourceReader:
-    """One shard set under one task: any stream's item k, as documents. Shared by all streams of a process."""
+    """One shard set under one task: any stream's item k, as documents. Shared by all streams of a process.
+
+    dropped: what was left out, by reason. Raises ValueError for a chat source when the tokenizer has no chat template.
+    """
 
     def __init__(self, name: str, config: SourceConfig, shards: ShardSet, tokenizer: PreTrainedTokenizerBase, data: DataConfig, streams: int, seed: int,
                  unconditional: float | None = None) -> None:  # fmt: skip
         self.unconditional = data.unconditional if unconditional is None else unconditional
         self.name, self.config, self.shards, self.tokenizer, self.data = name, config, shards, tokenizer, data
-        self.streams, self.seed = streams, seed
+        self.task, self.streams, self.seed = TASKS.index(config.task), streams, seed
         self.by_chunk = len(shards.chunks) >= MIN_CHUNKS_PER_STREAM * streams
         self.items = len(shards.chunks) if self.by_chunk else shards.num_samples
+        self.skip = {key for source, _, key in (s.partition("/") for s in data.skip) if source == name}
         self.dropped: Counter[str] = Counter()
-        self._cache: OrderedDict[tuple[int, int], list[tuple[Sample, Any]]] = OrderedDict()
+        self._current: dict[int, tuple[int, list[Plan]]] = {}  # stream -> its item at hand: as much memory as there are streams here
         self._permutation = lru_cache(maxsize=2)(lambda epoch: keyed_generator(seed, name, epoch, "items").permutation(self.items))
+        if config.task == "chat":
+            check_chat_template(tokenizer)
 
     def first(self, samples: int) -> list[Document]:
         """All documents of the first `samples` samples in the shards' order of epoch 0; for held-out sets (one stream)."""
@@ -100,16 +112,20 @@ class SourceReader:
     def epoch_of(self, stream: int, ordinal: int) -> int:
         return (stream + ordinal * self.streams) // self.items
 
-    def plans(self, stream: int, ordinal: int) -> list[tuple[Sample, Any]]:
-        """(sample, turns or None) of every document of the stream's item `ordinal`; cached for the streams at hand."""
-        key = (stream, ordinal)
-        if key not in self._cache:
-            self._cache[key] = self._plan_item(*divmod(stream + ordinal * self.streams, self.items))
-            if len(self._cache) > 4 * self.streams + 8:
-                self._cache.popitem(last=False)
-        return self._cache[key]
+    def used_up(self, stream: int, ordinal: int) -> bool:
+        """Whether the stream's item `ordinal` lies behind the last pass."""
+        passes = self.config.max_epochs
+        return passes is not None and stream + ordinal * self.streams >= round(passes * self.items)
 
-    def _plan_item(self, epoch: int, index: int) -> list[tuple[Sample, Any]]:
+    def plans(self, stream: int, ordinal: int) -> list[Plan]:
+        """(sample, turns or None) of every document of the stream's item `ordinal`; the last one that was asked for is kept."""
+        at_hand = self._current.get(stream)
+        if at_hand is None or at_hand[0] != ordinal:
+            at_hand = (ordinal, self._plan_item(*divmod(stream + ordinal * self.streams, self.items)))
+            self._current[stream] = at_hand
+        return at_hand[1]
+
+    def _plan_item(self, epoch: int, index: int) -> list[Plan]:
         item = int(self._permutation(epoch)[index])
         if self.by_chunk:
             samples = self.shards.read_chunk(item)
@@ -118,9 +134,10 @@ class SourceReader:
         sample = self.shards.sample(item)
         return [] if sample is None else self._plan_sample(sample, epoch)
 
-    def _plan_sample(self, sample: Sample, epoch: int) -> list[tuple[Sample, Any]]:
-        if self.config.task != "vqa":
-            usable = "text" in sample and (self.config.task == "text" or "codes" in sample)
+    def _plan_sample(self, sample: Sample, epoch: int) -> list[Plan]:
+        task = self.config.task
+        if task != "vqa":
+            usable = "messages" in sample["info"] if task == "chat" else "text" in sample and (task == "text" or "codes" in sample)
             return [(sample, None)] if usable else []
         turns = [(q["question"], q["answers"]) for q in sample["info"].get("questions", ())]
         if "codes" not in sample or not turns:
@@ -133,8 +150,7 @@ class SourceReader:
     def document(self, stream: int, name: DocumentName) -> Document | None:
         """Build one document; None (and counted) when an image document cannot fit seq_len even with a shorter caption."""
         sample, turns = self.plans(stream, name["ordinal"])[name["offset"]]
-        epoch = self.epoch_of(stream, name["ordinal"])
-        generator = keyed_generator(self.seed, self.name, epoch, sample["key"])
+        generator = keyed_generator(self.seed, self.name, self.epoch_of(stream, name["ordinal"]), sample["key"])
         fields: dict[str, Any] = {**sample.get("info", {}), **sample}
         if "codes" in sample:
             check_codes(sample["codes"], self.shards.codebook_size or 0, f"{self.shards.path}, sample {sample['key']}")
@@ -142,21 +158,25 @@ class SourceReader:
             fields["turns"] = turns
         elif "text" in sample:
             fields["text"] = draw_caption(fields, generator)
-        prompts = self.data.prompts
+        prompts, task = self.data.prompts, self.config.task
         prompt = prompts[int(generator.integers(len(prompts)))]
-        unconditional = self.config.task == "t2i" and generator.random() < self.unconditional
-        ids, labels = build_sequence(fields, self.config.task, self.tokenizer, prompt=prompt, unconditional=bool(unconditional))
-        if self.config.task != "text" and len(ids) > self.data.seq_len and "text" in fields and not turns:
+        unconditional = task == "t2i" and bool(generator.random() < self.unconditional)
+        try:
+            ids, labels = build_sequence(fields, task, self.tokenizer, prompt=prompt, unconditional=unconditional)
+        except BadMessages as error:
+            self.dropped[str(error)] += 1
+            return None
+        if task in ("t2i", "i2t") and len(ids) > self.data.seq_len:
             excess = len(ids) - self.data.seq_len
             words = self.tokenizer.encode(fields["text"], add_special_tokens=False, split_special_tokens=True)
             fields["text"] = self.tokenizer.decode(words[: max(0, len(words) - excess - 2)])
             self.dropped["caption shortened"] += 1
-            ids, labels = build_sequence(fields, self.config.task, self.tokenizer, prompt=prompt, unconditional=bool(unconditional))
-        if self.config.task != "text" and len(ids) > self.data.seq_len:
+            ids, labels = build_sequence(fields, task, self.tokenizer, prompt=prompt, unconditional=unconditional)
+        if task != "text" and len(ids) > self.data.seq_len:
             self.dropped["longer than seq_len"] += 1
             return None
         start = name["start"]
-        return Document(name, sample["key"], TASKS.index(self.config.task), ids[start:], labels[start:])
+        return Document(name, sample["key"], self.task, ids[start:], labels[start:])
 
 
 def draw_caption(fields: dict[str, Any], generator: np.random.Generator) -> str:
@@ -173,37 +193,59 @@ class Mixture:
 
     def __init__(self, stream: int, readers: dict[str, SourceReader], state: MixtureState | None = None) -> None:
         self.stream, self.readers = stream, readers
-        total = sum(r.config.weight for r in readers.values())
-        self.shares = {name: r.config.weight / total for name, r in readers.items() if r.config.weight > 0}
-        self.drawn = {name: 0 for name in self.shares} | dict(state["drawn"] if state else {})
-        self.positions = {name: [0, 0] for name in self.shares} | {k: list(v) for k, v in (state["positions"] if state else {}).items()}
+        self.weights = {name: r.config.weight for name, r in readers.items() if r.config.weight > 0}
+        self.by_tokens = any(r.data.weight_unit == "tokens" for r in readers.values())
+        old: dict[str, Any] = dict(state) if state else {}
+        self.drawn = {name: 0 for name in self.weights} | old.get("drawn", {})
+        self.tokens = {name: 0 for name in self.weights} | old.get("tokens", {})  # states of before the unit `tokens` have none
+        self.positions = {name: [0, 0] for name in self.weights} | {k: list(v) for k, v in old.get("positions", {}).items()}
+        self._barren = {name: 0 for name in self.weights}  # items since the last document
 
     @property
     def state(self) -> MixtureState:
-        return {"drawn": dict(self.drawn), "positions": {k: list(v) for k, v in self.positions.items()}}
+        return {"drawn": dict(self.drawn), "tokens": dict(self.tokens), "positions": {k: list(v) for k, v in self.positions.items()}}
 
-    def next(self) -> Document:
-        """The next document of the source that is furthest behind its share."""
-        while True:
-            count = sum(self.drawn.values()) + 1
-            name = max(self.shares, key=lambda n: self.shares[n] * count - self.drawn[n])
-            self.drawn[name] += 1
-            document = self.rebuild(self._advance(name))
+    def next(self) -> Document | None:
+        """The next document of the source that is furthest behind its share; None when every source is used up."""
+        while (source := self._choose()) is not None:
+            name = self._advance(source)
+            if name is None:
+                continue  # it was the last item: the others share from here on
+            self.drawn[source] += 1
+            document = self.readers[source].document(self.stream, name)
             if document is not None:
+                self.tokens[source] += len(document)
+                self._barren[source] = 0
                 return document
+        return None
 
-    def rebuild(self, name: DocumentName) -> Document | None:
-        return self.readers[name["source"]].document(self.stream, name)
+    def rebuild(self, names: Iterable[DocumentName]) -> list[Document]:
+        """Documents of the row again, in the order of their names; without those that seq_len leaves no place for."""
+        names = list(names)
+        order = sorted(range(len(names)), key=lambda i: (names[i]["source"], names[i]["ordinal"]))  # every item is read once
+        built = {i: self.readers[names[i]["source"]].document(self.stream, names[i]) for i in order}
+        return [document for i in range(len(names)) if (document := built[i]) is not None]
 
-    def _advance(self, source: str) -> DocumentName:
-        """Name of the source's next document; moves over used-up and empty items."""
+    def _choose(self) -> str | None:
+        left = [n for n in self.weights if not self.readers[n].used_up(self.stream, self.positions[n][0])]
+        if not left:
+            return None
+        counts = self.tokens if self.by_tokens else self.drawn
+        total, count = sum(self.weights[n] for n in left), sum(counts[n] for n in left) + 1
+        return max(left, key=lambda n: self.weights[n] / total * count - counts[n])
+
+    def _advance(self, source: str) -> DocumentName | None:
+        """Name of the source's next document, None behind its last; moves over used-up and empty items."""
         reader, position = self.readers[source], self.positions[source]
-        tried = 0
-        while position[1] >= len(reader.plans(self.stream, position[0])):
+        while not reader.used_up(self.stream, position[0]):
+            if position[1] < len(reader.plans(self.stream, position[0])):
+                position[1] += 1
+                return {"source": source, "ordinal": position[0], "offset": position[1] - 1, "start": 0}
             position[0], position[1] = position[0] + 1, 0
-            tried += 1
-            if tried > reader.items + 1:
-                raise ValueError(f"data.sources.{source}.path={reader.config.path}: no sample there can serve task {reader.config.task}")
-        name: DocumentName = {"source": source, "ordinal": position[0], "offset": position[1], "start": 0}
-        position[1] += 1
-        return name
+            self._barren[source] += 1
+            if self._barren[source] > reader.items + 1:
+                raise ValueError(
+                    f"data.sources.{source}.path={reader.config.path}: no sample there can serve task {reader.config.task} "
+                    f"within data.seq_len={reader.data.seq_len} ({dict(reader.dropped)})"
+                )
+        return None

@@ -3,6 +3,7 @@
 A window gathers documents for `window` sequences, places image documents first (longest first, into the fullest sequence
 that still has room), then pours text into what is left, cutting it where a sequence is full. What did not fit is carried, by
 name, into the next window. A stream's state is the state at its window's start and how many of its sequences were emitted.
+A document that data.skip names leaves a hole: nothing else moves, so the order of all others does not depend on data.skip.
 """
 
 from __future__ import annotations
@@ -37,8 +38,13 @@ class Sequence:
     positions: np.ndarray  # restart at every document
     tasks: np.ndarray  # int8, index into config.TASKS; -1 in padding
     lengths: list[int]  # of the documents in order; the padding, if any, is the last entry
-    documents: int
+    names: list[str]  # "source/sample key" of the documents in order
+    starts: list[int]  # their first tokens' places in the sample's document: 0 but for the rest of a text that was split
     padding: int
+
+    @property
+    def documents(self) -> int:
+        return len(self.names)
 
     def digest(self) -> bytes:
         """sha256 over ids, labels and positions as little-endian int64."""
@@ -46,6 +52,15 @@ class Sequence:
         for array in (self.ids, self.labels, self.positions):
             digest.update(array.astype("<i8").tobytes())
         return digest.digest()
+
+    def sources(self) -> dict[str, tuple[int, int]]:
+        """Source -> (documents that begin here, tokens): over all sequences of an epoch every document counts once."""
+        found: dict[str, tuple[int, int]] = {}
+        for name, start, length in zip(self.names, self.starts, self.lengths, strict=False):  # the padding's length has no name
+            source = name.partition("/")[0]
+            documents, tokens = found.get(source, (0, 0))
+            found[source] = (documents + (start == 0), tokens + length)
+        return found
 
 
 def join(documents: list[Document], seq_len: int, pad: int) -> Sequence:
@@ -62,7 +77,8 @@ def join(documents: list[Document], seq_len: int, pad: int) -> Sequence:
         positions=np.concatenate([np.arange(n) for n in lengths]),
         tasks=np.concatenate([*(np.full(len(d), d.task) for d in documents), np.full(padding, -1)]).astype(np.int8),
         lengths=lengths,
-        documents=len(documents),
+        names=[f"{d.name['source']}/{d.key}" for d in documents],
+        starts=[d.name["start"] for d in documents],
         padding=padding,
     )
 
@@ -99,7 +115,10 @@ def pour(texts: list[Document], placed: list[list[Document]], seq_len: int) -> l
 
 
 class PackedStream:
-    """One canonical stream: an endless row of packed sequences, resumable between any two of them."""
+    """One canonical stream: a row of packed sequences, resumable between any two of them.
+
+    It ends when every source is used up (SourceConfig.max_epochs); from then on `next` gives sequences without a document.
+    """
 
     def __init__(self, stream: int, readers: dict[str, SourceReader], seq_len: int, window: int, pad: int, state: StreamState | None = None) -> None:
         self.seq_len, self.window_size, self.pad = seq_len, window, pad
@@ -107,9 +126,10 @@ class PackedStream:
         self.window = state["window"] if state else 0
         self.emitted = state["emitted"] if state else 0
         self.carry: list[DocumentName] = list(state["carry"]) if state else []
+        self.buffered = 0  # documents that the window at hand was made from
         self._start: StreamState | None = None
-        self._sequences: list[Sequence] = []
-        self._next_carry: list[DocumentName] = []
+        self._placed: list[list[Document]] = []  # of each sequence of the window
+        self._left: list[Document] | None = None  # documents of `carry`; None after a resume, they are built again then
 
     @property
     def state(self) -> StreamState:
@@ -118,29 +138,47 @@ class PackedStream:
             return {"window": self.window, "emitted": self.emitted, "mixture": self.mixture.state, "carry": list(self.carry)}
         return {**self._start, "emitted": self.emitted}
 
-    def next(self) -> Sequence:
+    def has_more(self) -> bool:
+        """Whether `next` has a document to give; packs the next window to find out."""
         if self._start is None:  # new, or resumed in the middle of a window
-            self._begin_window()
-        while self.emitted == len(self._sequences):
-            self.window, self.emitted, self.carry = self.window + 1, 0, self._next_carry
-            self._begin_window()
-        sequence = self._sequences[self.emitted]
-        self.emitted += 1
-        return sequence
+            self._pack_window()
+        if self._placed and self.emitted == len(self._placed):
+            self.window, self.emitted = self.window + 1, 0
+            self._pack_window()
+        return self.emitted < len(self._placed)
 
-    def _begin_window(self) -> None:
-        self._start = {"window": self.window, "emitted": 0, "mixture": self.mixture.state, "carry": list(self.carry)}
-        self._pack_window()
+    def next(self) -> Sequence:
+        if not self.has_more():
+            return join([], self.seq_len, self.pad)
+        self.emitted += 1
+        return join(self._without_skipped(self._placed[self.emitted - 1]), self.seq_len, self.pad)
 
     def _pack_window(self) -> None:
-        documents = [d for d in (self.mixture.rebuild(name) for name in self.carry) if d is not None]
+        self._start = {"window": self.window, "emitted": 0, "mixture": self.mixture.state, "carry": list(self.carry)}
+        documents = self.mixture.rebuild(self.carry) if self._left is None else self._left
         tokens = sum(len(d) for d in documents)
-        while tokens < (self.window_size + 1) * self.seq_len:  # one sequence's worth more than fits, to choose from
-            documents.append(self.mixture.next())
-            tokens += len(documents[-1])
+        sequences = min(self.window_size, 2**self.window)  # the first windows are small: training is not to wait for eight full ones
+        while tokens < (sequences + 1) * self.seq_len:  # one sequence's worth more than fits, to choose from
+            document = self.mixture.next()
+            if document is None:
+                break
+            documents.append(document)
+            tokens += len(document)
+        self.buffered = len(documents)
         whole = [d for d in documents if not d.splittable]
         texts = [d for d in documents if d.splittable]
-        placed, left = best_fit(whole, self.window_size, self.seq_len)
+        placed, left = best_fit(whole, sequences, self.seq_len)
         rest = pour(texts, placed, self.seq_len)
-        self._sequences = [join(p, self.seq_len, self.pad) for p in placed]
-        self._next_carry = [d.name for d in (*left, *rest)]
+        self._placed = [p for p in placed if p]  # at the end of a row there may be fewer documents than sequences
+        self._left = [*left, *rest]
+        self.carry = [d.name for d in self._left]
+
+    def _without_skipped(self, documents: list[Document]) -> list[Document]:
+        kept = []
+        for document in documents:
+            reader = self.mixture.readers[document.name["source"]]
+            if document.key in reader.skip:
+                reader.dropped["named in data.skip"] += document.name["start"] == 0
+            else:
+                kept.append(document)
+        return kept

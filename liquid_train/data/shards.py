@@ -1,7 +1,7 @@
 """Reading a shard set: plain webdataset tars and the index.json that lies beside them (DESIGN section 4).
 
-The index cuts every tar into chunks of 256 samples with their byte offsets. A chunk is read with one seek and one read, so any
-sample is within reach without scanning, from as many processes as like to: a ShardSet keeps no file open and pickles.
+The index cuts every tar into chunks of 256 samples with their byte offsets. A chunk is read as one range of bytes, from a folder or
+a URL, so any sample is within reach without scanning, from as many processes as like to: a ShardSet keeps no file open and pickles.
 """
 
 from __future__ import annotations
@@ -16,10 +16,14 @@ from bisect import bisect_right
 from collections import Counter, OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypedDict
 
 import numpy as np
+
+from liquid_train.data.chunk_cache import ChunkCache
+from liquid_train.data.storage import Folder, open_folder
 
 log = logging.getLogger(__name__)
 
@@ -28,6 +32,8 @@ INDEX_KIND = "wids-shard-index-v1"
 CACHED_CHUNKS = 128  # 32,768 samples: a small set, dealt sample by sample, is read once
 # What numpy raises for a damaged npy: its header is Python source, and a wrong shape in it can ask for any amount of memory.
 NPY_ERRORS = (ValueError, TypeError, OSError, EOFError, SyntaxError, tokenize.TokenError, OverflowError, MemoryError)
+# What tarfile raises for a damaged header: its numbers can be of any size, and long names nest.
+TAR_ERRORS = (tarfile.TarError, EOFError, ValueError, OverflowError, RecursionError)
 
 
 class Sample(TypedDict, total=False):
@@ -39,7 +45,7 @@ class Sample(TypedDict, total=False):
     info: dict[str, Any]  # KEY.json
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)  # not frozen: a set has hundreds of thousands of them, and they are made in a third of the time
 class Chunk:
     """Consecutive samples of one shard: `count` of them from sample number `first` of the whole set, at byte `offset` of the tar."""
 
@@ -50,16 +56,19 @@ class Chunk:
 
 
 class ShardSet:
-    """A folder of shards, opened by its index.
+    """A folder of shards, opened by its index. `path` may be a URL of fsspec's; chunks read from one are kept in `cache`, if given.
 
     num_samples, chunks: over all shards, in order. digest: sha256 over the shards' own. fingerprint, codebook_size: of the VQ that
     made the codes; None for a set of texts. bad: damaged samples met so far, by reason, each counted once.
+    A folder of tars without index gets one first (build_index.py); its codes are taken to be of the VQ that is asked for.
     Raises ValueError when there is no such folder or index, or when the codes are not of the VQ that is asked for.
     """
 
-    def __init__(self, path: str | Path, *, vq_fingerprint: str | None = None, codebook_size: int | None = None) -> None:
-        self.path = Path(path)
-        self.index = read_index(self.path)
+    def __init__(self, path: str | Path, *, vq_fingerprint: str | None = None, codebook_size: int | None = None, cache: ChunkCache | None = None) -> None:
+        self._folder = open_folder(path)
+        self._chunk_cache = cache if self._folder.remote else None
+        self.path = self._folder.path
+        self.index = read_index(self._folder)
         self.name: str = self.index["name"]
         self.shards: list[dict[str, Any]] = self.index["shardlist"]
         self.fingerprint: str | None = self.index.get("vq_fingerprint")
@@ -74,22 +83,45 @@ class ShardSet:
         self._check_vq(vq_fingerprint, codebook_size)
 
     def _check_vq(self, fingerprint: str | None, codebook_size: int | None) -> None:
-        if self.fingerprint is None:
-            return
         remedy = "tokenize the images again with `liquid tokenize` and that VQ, or give the VQ that made these codes (vq.config, vq.checkpoint)"
+        if self.fingerprint is None:
+            self._check_unknown_vq(fingerprint, codebook_size, remedy)
+            return
         if fingerprint and fingerprint != self.fingerprint:
             raise ValueError(f"{self.path}: codes of another VQ: fingerprint {self.fingerprint[:16]} here, {fingerprint[:16]} asked for; {remedy}")
         if codebook_size and codebook_size != self.codebook_size:
             raise ValueError(f"{self.path}: codes of a codebook of {self.codebook_size}, {codebook_size} asked for; {remedy}")
 
+    def _check_unknown_vq(self, fingerprint: str | None, codebook_size: int | None, remedy: str) -> None:
+        """For an index that was made from the tars: their codes pass where they are in range."""
+        highest = self.index.get("max_code")
+        if highest is None:
+            return
+        self.codebook_size = codebook_size
+        if codebook_size and highest >= codebook_size:
+            raise ValueError(f"{self.path}: codes up to {highest}, beyond the codebook of {codebook_size} that is asked for; {remedy}")
+        if fingerprint or codebook_size:
+            log.warning("%s: %s was made from the tars and names no VQ: that the codes (up to %d) are of this one cannot be checked",
+                        self.path, INDEX_NAME, highest)  # fmt: skip
+
     def check_files(self) -> None:
-        """Raise ValueError naming the first tar that the index lists and that is missing or has another size."""
-        for shard in self.shards:
-            tar = self.path / shard["url"]
-            if not tar.is_file():
-                raise ValueError(f"{tar}: missing, though {INDEX_NAME} lists it; copy the whole folder, or run `liquid tokenize` again to make it")
-            if tar.stat().st_size != shard["bytes"]:
-                raise ValueError(f"{tar}: {tar.stat().st_size:,} bytes, {INDEX_NAME} says {shard['bytes']:,}; run `liquid tokenize` again to repair it")
+        """Raise ValueError naming the first tar that the index lists and that is missing or has another size.
+
+        Over http, where folders cannot be listed, 64 tars stand for a larger set; and the server has to send ranges of bytes.
+        """
+        try:
+            sizes = self._folder.sizes([shard["url"] for shard in self.shards])
+            for shard in self.shards:
+                tar = f"{self.path}/{shard['url']}"
+                if shard["url"] not in sizes:
+                    raise ValueError(f"{tar}: missing, though {INDEX_NAME} lists it; copy the whole folder, or run `liquid tokenize` again to make it")
+                size = sizes[shard["url"]]
+                if size is not None and size != shard["bytes"]:
+                    raise ValueError(f"{tar}: {size:,} bytes, {INDEX_NAME} says {shard['bytes']:,}; run `liquid tokenize` again to repair it")
+            if self._folder.remote and self.shards:
+                self._folder.read(self.shards[0]["url"], 0, tarfile.BLOCKSIZE)
+        except OSError as error:
+            raise ValueError(f"{self.path}: its tars cannot be read: {error}") from error
 
     def read_chunk(self, i: int) -> list[Sample]:
         """The samples of chunk `i` in order, without the damaged ones, which are logged and counted in `bad`."""
@@ -118,7 +150,7 @@ class ShardSet:
         if i not in self._counted:  # a second epoch meets the same damage: it is not new
             self._counted.add(i)
             for which, reason, count in damage:
-                log.warning("%s, %s: left out: %s", self.path / self.shards[self.chunks[i].shard]["url"], which, reason)
+                log.warning("%s, %s: left out: %s", f"{self.path}/{self.shards[self.chunks[i].shard]['url']}", which, reason)
                 self.bad[reason] += count
         self._cache[i] = places
         if len(self._cache) > CACHED_CHUNKS:
@@ -150,29 +182,45 @@ class ShardSet:
         return places + [None] * lost, damage
 
     def _chunk_bytes(self, i: int) -> bytes:
+        """The chunk's part of its tar, shorter where the tar ends early. Raises OSError."""
         chunk, shard = self.chunks[i], self.shards[self.chunks[i].shard]
         last = i + 1 == len(self.chunks) or self.chunks[i + 1].shard != chunk.shard
         end = shard["bytes"] if last else self.chunks[i + 1].offset
-        with open(self.path / shard["url"], "rb") as file:
-            file.seek(chunk.offset)
-            return file.read(end - chunk.offset)
+        key = f"{shard['sha256']}-{chunk.offset}"
+        content = self._chunk_cache.get(key, end - chunk.offset) if self._chunk_cache else None
+        if content is None:
+            content = self._folder.read(shard["url"], chunk.offset, end)
+            if self._chunk_cache and len(content) == end - chunk.offset:
+                self._chunk_cache.put(key, content)
+        return content
 
 
-def read_index(path: Path) -> dict[str, Any]:
-    """The index.json of a shard folder. Raises ValueError when the folder or the file is missing or not what it should be."""
-    if not path.is_dir():
+def read_index(folder: Folder) -> dict[str, Any]:
+    """The index.json of a shard folder, made first where tars lie there without one.
+
+    Raises ValueError when there is no folder, nothing to make an index of, or when the file is not what it should be.
+    """
+    path = folder.path
+    file = f"{path}/{INDEX_NAME}"
+    if not folder.exists():
         raise ValueError(f"{path}: no such folder; `liquid tokenize tokenize.output={path} ...` makes a shard set")
-    file = path / INDEX_NAME
-    if not file.is_file():
-        raise ValueError(f"{path}: no {INDEX_NAME} there: not a shard set, or not finished; run `liquid tokenize` again to finish it")
     try:
-        index = json.loads(file.read_text(encoding="utf-8"))
+        index = json.loads(folder.read(INDEX_NAME))
+    except FileNotFoundError:
+        from liquid_train.data.build_index import missing_index  # which reads tars with the functions below
+
+        index = missing_index(folder)
+    except OSError as error:
+        raise ValueError(f"{file}: cannot be read: {error.strerror or error}") from error
+    except ValueError as error:
+        raise ValueError(f"{file}: not a shard index: {type(error).__name__}: {error}") from error
+    try:
         good = index["__kind__"] == INDEX_KIND and all({"url", "nsamples", "bytes", "sha256", "chunks"} <= set(s) for s in index["shardlist"])
     except (ValueError, TypeError, KeyError) as error:
         raise ValueError(f"{file}: not a shard index: {type(error).__name__}: {error}") from error
     if not good:
         raise ValueError(f"{file}: not an index of {INDEX_KIND} with bytes, sha256 and chunks of every shard; `liquid tokenize` writes such a one")
-    return {"name": path.name, **index}
+    return {"name": str(path).rpartition("/")[2], **index}
 
 
 def _chunks(shards: list[dict[str, Any]]) -> list[Chunk]:
@@ -183,21 +231,27 @@ def _chunks(shards: list[dict[str, Any]]) -> list[Chunk]:
     return chunks
 
 
-def group_files(data: bytes) -> dict[str, dict[str, bytes]]:
-    """Bytes of a tar, or of a part of one -> {key: {extension: content}} in order; what cannot be read is left out.
+def split_name(name: str) -> tuple[str, str]:
+    """A tar member's name -> (key, extension): as webdataset has it, the key ends at the first dot behind the last slash."""
+    folder, slash, base = name.rpartition("/")
+    stem, _, extension = base.partition(".")
+    return folder + slash + stem, extension
 
-    As webdataset has it, a name's key ends at the first dot behind the last slash.
-    """
+
+def group_files(data: bytes) -> dict[str, dict[str, bytes]]:
+    """Bytes of a tar, or of a part of one -> {key: {extension: content}} in order; what cannot be read is left out."""
     groups: dict[str, dict[str, bytes]] = {}
     try:
         with tarfile.open(fileobj=io.BytesIO(data), mode="r:", ignore_zeros=True) as tar:  # ignore_zeros: goes on behind a damaged header
             for member in tar:
-                folder, slash, base = member.name.rpartition("/")
-                stem, _, extension = base.partition(".")
-                content = tar.extractfile(member)
-                if content is not None:
-                    groups.setdefault(folder + slash + stem, {})[extension] = content.read()
-    except (tarfile.TarError, EOFError) as error:
+                if not member.isreg() or member.issparse():  # a link may lead anywhere
+                    continue
+                content = data[member.offset_data : member.offset_data + member.size]  # extractfile's file object takes as long as all else
+                if len(content) < member.size:
+                    break
+                key, extension = split_name(member.name)
+                groups.setdefault(key, {})[extension] = content
+    except TAR_ERRORS as error:
         log.debug("the tar ends early: %s", error)
     return groups
 
@@ -230,7 +284,12 @@ def decode_codes(content: bytes | None, codebook_size: int | None = None) -> np.
     if content is None:
         raise ValueError("no codes")
     try:
-        codes = np.lib.format.read_array(io.BytesIO(content), allow_pickle=False)
+        start = 10 + int.from_bytes(content[8:10], "little")
+        layout = codes_layout(content[:start])
+        if layout:
+            codes = np.frombuffer(content, layout[0], layout[1] * layout[2], start).reshape(layout[1:]).copy()
+        else:
+            codes = np.lib.format.read_array(io.BytesIO(content), allow_pickle=False)
     except NPY_ERRORS:
         raise ValueError("codes do not parse") from None
     if codes.dtype.kind != "u" or codes.ndim != 2 or not codes.size:
@@ -238,3 +297,19 @@ def decode_codes(content: bytes | None, codebook_size: int | None = None) -> np.
     if codebook_size is not None and int(codes.max()) >= codebook_size:
         raise ValueError("code beyond the codebook")
     return codes
+
+
+@lru_cache(maxsize=256)
+def codes_layout(header: bytes) -> tuple[np.dtype[Any], int, int] | None:
+    """(dtype, rows, columns) by the header of an npy of version 1; None where that is not the plain layout of codes.
+
+    A header is Python source, which takes longer to parse than all codes; images of a size share one. Raises what numpy raises (NPY_ERRORS).
+    """
+    if header[:8] != np.lib.format.magic(1, 0):
+        return None
+    file = io.BytesIO(header)
+    file.seek(8)
+    shape, by_column, dtype = np.lib.format.read_array_header_1_0(file)
+    if by_column or dtype.kind != "u" or len(shape) != 2 or min(shape) < 1:
+        return None
+    return dtype, *shape

@@ -81,9 +81,10 @@ def answer_questions(config: GenerateJob, request: Request, session: Session) ->
 
     Raises ValueError when none can be read.
     """
-    from liquid_train.generate.pictures import READ_ERRORS, encode, load_picture
+    from liquid_train.generate.pictures import encode, load_picture
     from liquid_train.generate.session import open_vq
     from liquid_train.generate.text import answer
+    from liquid_train.images import READ_ERRORS
 
     assert request.output is not None
     tokenizer = open_vq(session, config.vq, parts=("encoder",))
@@ -120,9 +121,10 @@ def answer_questions(config: GenerateJob, request: Request, session: Session) ->
 
 def describe_picture(config: GenerateJob, request: Request, session: Session) -> None:
     """Print the answer to one question about one picture, or its caption without a question."""
-    from liquid_train.generate.pictures import READ_ERRORS, encode, load_picture
+    from liquid_train.generate.pictures import encode, load_picture
     from liquid_train.generate.session import open_vq
     from liquid_train.generate.text import answer, caption
+    from liquid_train.images import READ_ERRORS
 
     assert request.image is not None
     tokenizer = open_vq(session, config.vq, parts=("encoder",))

@@ -5,36 +5,26 @@ file -> RGB, resized and cropped to the trained size -> pixels uint8 [N, H, W, 3
 
 from __future__ import annotations
 
-import struct
-import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 
-from liquid_train.image_tokenizer import ImageTokenizer
+from liquid_train.image_tokenizer import ImageTokenizer, scale_pixels
+from liquid_train.images import cover, read_rgb
 
-# What Pillow raises for a file it cannot read.
-READ_ERRORS = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)
 CPU_BATCH = 2  # a CPU encodes fastest in small batches
 
 
 def load_picture(path: Path, width: int, height: int) -> np.ndarray:
-    """A picture file -> RGB uint8 [height, width, 3]; another size is scaled to cover it and cropped to its centre.
+    """A picture file -> RGB uint8 [height, width, 3], read and cropped as `liquid tokenize` does (tokenize.crop=center).
 
-    Transparent parts become white; a camera's turn is undone. Raises one of READ_ERRORS when the file is missing or broken.
+    Raises one of images.READ_ERRORS when the file is missing or broken.
     """
-    with Image.open(path) as file:
-        image = ImageOps.exif_transpose(file)
-        if "A" in image.getbands() or "transparency" in image.info:
-            image = image.convert("RGBA")
-            image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-        image = image.convert("RGB")
-    if image.size != (width, height):
-        image = ImageOps.fit(image, (width, height), Image.Resampling.LANCZOS)
-    return np.array(image)  # a writable copy
+    pixels = read_rgb(path)
+    return pixels if pixels.shape[:2] == (height, width) else cover(pixels, (width, height))
 
 
 @torch.inference_mode()
@@ -47,7 +37,7 @@ def encode(tokenizer: ImageTokenizer, pixels: np.ndarray, batch_size: int = CPU_
 def images_of(tokenizer: ImageTokenizer, pixels: np.ndarray) -> torch.Tensor:
     """pixels uint8 [N, H, W, 3] -> what the VQ takes: fp32 [N, 3, H, W] in [-1, 1], on its device."""
     device = next(tokenizer.parameters()).device
-    return torch.from_numpy(np.ascontiguousarray(pixels)).to(device).permute(0, 3, 1, 2).float().div(127.5).sub(1).contiguous()
+    return scale_pixels(torch.from_numpy(np.array(pixels)).to(device))
 
 
 @torch.inference_mode()

@@ -121,15 +121,20 @@ def test_kill_minus_nine_loses_only_the_work_since_the_checkpoint(root: Path) ->
     assert again.returncode == 0 and "nothing to do" in again.stdout
 
 
-def test_sigterm_saves_and_leaves(root: Path) -> None:
-    process = subprocess.Popen(
-        command(root, "stopped", "train.steps=4000", "launch.nproc=2", "checkpoint.every=1000"), env=ENV, stderr=subprocess.PIPE, text=True
-    )
-    wait_for_step(root / "stopped", 3, process)
-    process.send_signal(signal.SIGTERM)
+@pytest.mark.parametrize("whole_group", [False, True])  # a job scheduler signals torchrun and the ranks beside the command
+def test_sigterm_saves_and_leaves(root: Path, whole_group: bool) -> None:
+    name = f"stopped-{whole_group}"
+    overrides = ["train.steps=4000", "launch.nproc=2", "checkpoint.every=1000"]
+    process = subprocess.Popen(command(root, name, *overrides), env=ENV, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    wait_for_step(root / name, 3, process)
+    if whole_group:
+        os.killpg(process.pid, signal.SIGTERM)
+        subprocess.run(["pkill", "-TERM", "-f", f"liquid_train.train.*{root / name}"], check=False)
+    else:
+        process.send_signal(signal.SIGTERM)
     _, err = process.communicate(timeout=120)
-    saved = checkpoint.committed(root / "stopped")
-    assert saved and checkpoint.step_of(saved[-1]) == metrics(root / "stopped")[-1]["step"], err
+    saved = checkpoint.committed(root / name)
+    assert process.returncode == 0 and saved and checkpoint.step_of(saved[-1]) == metrics(root / name)[-1]["step"], err
 
 
 def test_another_config_is_refused_and_says_why(root: Path, one_rank: list[dict]) -> None:

@@ -1,0 +1,228 @@
+"""Whether a set holds what its index says: every tar, every sample, every total. Needs neither the source nor the VQ."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from data_prep.set_folder import DROPPED_NAME
+from data_prep.set_index import code_counts, perplexity
+from data_prep.set_stream import Files, chunk_files, chunk_spans, shard_files
+from data_prep.writer import shard_name
+from liquid_train.data.shards import INDEX_NAME, Sample, decode_sample
+from liquid_train.files import sha256_of
+
+SHOWN = 20  # problems of one kind that are listed; the others are counted
+BLOCK = 512  # bytes: every member of a tar begins at a multiple
+
+
+class Problems:
+    """What is wrong, by kind, in the order of finding; the first SHOWN of a kind are kept."""
+
+    def __init__(self) -> None:
+        self.counts: Counter[str] = Counter()
+        self._lines: dict[str, list[str]] = {}
+
+    def add(self, kind: str, line: str) -> None:
+        self.counts[kind] += 1
+        if self.counts[kind] <= SHOWN:
+            self._lines.setdefault(kind, []).append(line)
+
+    def __len__(self) -> int:
+        return self.counts.total()
+
+    def lines(self) -> Iterator[str]:
+        for kind, lines in self._lines.items():
+            yield from lines
+            if self.counts[kind] > SHOWN:
+                yield f"and {self.counts[kind] - SHOWN:,} more: {kind}"
+
+
+def index_faults(index: dict[str, Any]) -> list[str]:
+    """What makes an index.json unusable for checking its shards."""
+    faults = []
+    for key, kind in (("recipe", dict), ("inputs", list), ("totals", dict), ("dropped", dict), ("codes", dict), ("vq_fingerprint", str),
+                      ("codebook_size", int), ("downsampling", int), ("max_code", int)):  # fmt: skip
+        if key in index and not isinstance(index[key], kind):
+            faults.append(f"{INDEX_NAME}: {key} is not what it should be: {str(index[key])[:40]}")
+    for number, entry in enumerate(index["shardlist"]):
+        url = entry["url"]
+        if not isinstance(url, str) or Path(url).name != url:
+            faults.append(f"{INDEX_NAME}: shard {number}: url {url!r} is not a file name in the folder")
+        elif not all(isinstance(entry[key], int) and entry[key] >= 0 for key in ("nsamples", "bytes")):
+            faults.append(f"{INDEX_NAME}: {url}: nsamples and bytes are not numbers")
+        elif not all(isinstance(entry.get(key, {}), dict) for key in ("totals", "dropped")):
+            faults.append(f"{INDEX_NAME}: {url}: totals and dropped are not counts by name")
+        elif not isinstance(entry["chunks"], list) or not all(
+            isinstance(c, list) and len(c) == 3 and all(isinstance(n, int) for n in c) for c in entry["chunks"]
+        ):
+            faults.append(f"{INDEX_NAME}: {url}: chunks are not lists of first sample, samples and byte offset")
+    return faults
+
+
+def chunks_fit(entry: dict[str, Any]) -> bool:
+    """Whether a shard's chunk table is without gaps, in order and inside the tar."""
+    expected, last = 0, -1
+    for first, count, offset in entry["chunks"]:
+        if first != expected or count < 1 or offset % BLOCK or not last < offset < max(1, entry["bytes"]):
+            return False
+        expected, last = first + count, offset
+    return expected == entry["nsamples"] and (not entry["chunks"] or entry["chunks"][0][2] == 0)
+
+
+class SetCheck:
+    """One pass over a set; `run` lists what is wrong in `problems` and calls advance(samples) as it goes."""
+
+    def __init__(self, path: Path, index: dict[str, Any], problems: Problems) -> None:
+        self.path, self.index, self.problems = path, index, problems
+        self.codebook_size: int | None = index.get("codebook_size", index["max_code"] + 1 if "max_code" in index else None)
+        self.downsampling: int | None = index.get("downsampling")
+        self.totals: Counter[str] = Counter()
+        self.counts = np.zeros(self.codebook_size or 0, np.int64)  # of every code
+        self._keys: list[tuple[dict[str, Any], np.ndarray]] = []  # (entry, hashes): 8 bytes a key
+        self._without_vq = False
+
+    def run(self, advance: Callable[[int], None]) -> None:
+        for number, entry in enumerate(self.index["shardlist"]):
+            if "recipe" in self.index and entry["url"] != shard_name(number):
+                self.problems.add("order of shards", f"{INDEX_NAME}: {entry['url']} stands where {shard_name(number)} belongs")
+            before = len(self.problems)
+            if self._tar_is_readable(entry):
+                totals = self._samples(entry, advance)
+                if len(self.problems) == before:
+                    self._compare(entry["url"], entry.get("totals", {}), totals)
+                self.totals.update(totals)
+            else:
+                advance(entry["nsamples"])
+        self._unique_keys()
+        if not self.problems:
+            self._set_totals()
+        self._dropped()
+
+    def _tar_is_readable(self, entry: dict[str, Any]) -> bool:
+        tar = self.path / entry["url"]
+        if not tar.is_file():
+            self.problems.add("missing tars", f"{entry['url']}: missing")
+            return False
+        try:
+            if (size := tar.stat().st_size) != entry["bytes"]:
+                self.problems.add("sizes", f"{entry['url']}: {size:,} bytes, {INDEX_NAME} says {entry['bytes']:,}")
+            elif sha256_of(tar) != entry["sha256"]:
+                self.problems.add("sha256", f"{entry['url']}: content changed: its sha256 is not the one in {INDEX_NAME}")
+        except OSError as error:
+            self.problems.add("unreadable tars", f"{entry['url']}: cannot be read: {error.strerror}")
+            return False
+        return True
+
+    def _samples(self, entry: dict[str, Any], advance: Callable[[int], None]) -> Counter[str]:
+        """Check every sample of a shard; their totals as the writer counts them."""
+        url, totals, hashes = entry["url"], Counter[str](), []
+        expected = [(count, span) for (_, count, _), span in zip(entry["chunks"], chunk_spans(entry), strict=True)]
+        if not chunks_fit(entry):
+            self.problems.add("chunk tables", f"{url}: the chunks in {INDEX_NAME} do not cover its {entry['nsamples']:,} samples in order")
+            expected = [(entry["nsamples"], (0, entry["bytes"]))]
+        for number, ((count, _), group) in enumerate(zip(expected, chunk_files(self.path / url, [span for _, span in expected]), strict=True)):
+            if len(group) != count:
+                self.problems.add("sample counts", f"{url}: {len(group):,} samples in chunk {number}, {INDEX_NAME} says {count:,}")
+            for key, files in group.items():
+                hashes.append(hash_of(key))
+                self._sample(url, key, files, totals)
+            advance(count)
+        self._keys.append((entry, np.array(hashes, np.uint64)))
+        return totals
+
+    def _sample(self, url: str, key: str, files: Files, totals: Counter[str]) -> None:
+        try:
+            sample = decode_sample(key, files, self.codebook_size)
+        except ValueError as error:
+            self.problems.add(f"samples: {error}", f"{url}, {key}: {error}")
+            return
+        text, info = sample.get("text"), sample["info"]
+        if "codes" in sample:
+            totals.update(images=1, image_codes=sample["codes"].size, captions=text is not None, no_caption=text is None)
+            self._grid(url, sample)
+        totals.update(samples=1, text_characters=len(text or ""), questions=_length(info, "questions"), messages=_length(info, "messages"))
+
+    def _grid(self, url: str, sample: Sample) -> None:
+        codes, info = sample["codes"], sample["info"]
+        if "max_code" in self.index:  # made by others: what VQ it is, nobody knows
+            return
+        if not self.codebook_size or not self.downsampling or "vq_fingerprint" not in self.index:
+            if not self._without_vq:
+                self.problems.add("VQ", f"{INDEX_NAME}: says no vq_fingerprint, codebook_size or downsampling, though {url} has codes")
+            self._without_vq = True
+            return
+        self.counts += code_counts(codes.astype(np.int64), self.codebook_size)
+        size = codes.shape[1] * self.downsampling, codes.shape[0] * self.downsampling
+        if (info.get("width"), info.get("height")) != size:
+            self.problems.add("grid shapes", f"{url}, {sample['key']}: a grid of {codes.shape[0]}x{codes.shape[1]} codes is {size[0]}x{size[1]} pixels, "
+                                             f"its json says {info.get('width')}x{info.get('height')}")  # fmt: skip
+
+    def _compare(self, where: str, recorded: dict[str, Any], found: dict[str, Any]) -> None:
+        for name, value in sorted(recorded.items()):
+            if found.get(name, 0) != value:
+                self.problems.add("totals", f"{where}: {found.get(name, 0)} {name}, {INDEX_NAME} says {value}")
+
+    def _unique_keys(self) -> None:
+        """Name the keys that occur twice; only the shards that may hold one are read again."""
+        everything = np.concatenate([np.zeros(0, np.uint64), *(hashes for _, hashes in self._keys)])
+        values, counts = np.unique(everything, return_counts=True)
+        repeated = values[counts > 1]
+        seen: dict[str, str] = {}
+        for entry, hashes in self._keys:
+            if not np.isin(hashes, repeated).any():
+                continue
+            for key, _ in shard_files(self.path, entry):
+                if hash_of(key) not in repeated:
+                    continue
+                if key in seen:
+                    self.problems.add("repeated keys", f"{entry['url']}, {key}: the same key as in {seen[key]}")
+                seen[key] = entry["url"]
+
+    def _set_totals(self) -> None:
+        index = self.index
+        self._compare(INDEX_NAME, index.get("totals", {}), self.totals)
+        self._compare(INDEX_NAME, {"no_caption": index["no_caption"]} if "no_caption" in index else {}, self.totals)
+        dropped = sum((Counter(entry.get("dropped", {})) for entry in index["shardlist"]), Counter[str]())
+        self._compare(INDEX_NAME, index.get("dropped", {}), dropped)
+        if "codes" in index:
+            self._compare(INDEX_NAME, index["codes"], {"used": int((self.counts > 0).sum()), "perplexity": round(perplexity(self.counts), 3)})
+        rows = sum(count for _, count in index.get("inputs", []))
+        if index.get("encoder") and "inputs" in index and self.totals["samples"] + dropped.total() != rows:
+            self.problems.add("totals", f"{INDEX_NAME}: {rows:,} rows, but {self.totals['samples']:,} samples and {dropped.total():,} dropped")
+
+    def _dropped(self) -> None:
+        """dropped.jsonl names as many rows, by reason, as the index counts."""
+        recorded = Counter(self.index.get("dropped", {}))
+        if not recorded:
+            return
+        try:
+            found = Counter(row["reason"] for row in dropped_rows(self.path))
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            self.problems.add("dropped rows", f"{DROPPED_NAME}: cannot be read, though {recorded.total():,} rows were dropped: {type(error).__name__}")
+            return
+        for reason in sorted(recorded | found):
+            if recorded[reason] != found[reason]:
+                self.problems.add("dropped rows", f"{DROPPED_NAME}: {found[reason]:,} rows for {reason!r}, {INDEX_NAME} says {recorded[reason]:,}")
+
+
+def dropped_rows(path: Path) -> Iterator[dict[str, Any]]:
+    """The rows of dropped.jsonl: {"shard", "row", "origin", "reason"}. Raises ValueError and OSError."""
+    with open(path / DROPPED_NAME, encoding="utf-8") as file:
+        for line in file:
+            yield json.loads(line)
+
+
+def hash_of(key: str) -> int:
+    return int.from_bytes(hashlib.blake2b(key.encode("utf-8", "surrogateescape"), digest_size=8).digest())
+
+
+def _length(info: dict[str, Any], name: str) -> int:
+    value = info.get(name, ())
+    return len(value) if isinstance(value, list) else 0

@@ -1,0 +1,83 @@
+"""`liquid data inspect`: one sample of a set in readable form."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from data_prep.set_stream import open_index, shard_files
+from data_prep.set_vq import VQFiles, open_vq
+from liquid_train.data.shards import Sample, ShardSet
+
+
+def inspect(path: Path, which: str, decode_to: Path | None, vq: VQFiles) -> None:
+    """Print a sample, given by its key or its number, and write its decoded picture. Raises ValueError where there is none."""
+    open_index(path)  # what a ShardSet would make where it is missing
+    shards = ShardSet(path)
+    number = find(shards, path, which)
+    sample = shards.sample(number)
+    if sample is None:
+        raise ValueError(f"{path}: sample {number} is damaged ({', '.join(shards.bad)}); `liquid data verify {path}` lists all that are")
+    shard = shards.shards[next(chunk.shard for chunk in reversed(shards.chunks) if chunk.first <= number)]
+    if decode_to is not None and "codes" not in sample:
+        raise ValueError(f"--decode: sample {sample['key']} has no codes, it is a text")
+    print(f"{sample['key']}  (sample {number:,} of {len(shards):,}, in {shard['url']})")
+    print("\n".join(lines(sample)))
+    if decode_to is not None:
+        from liquid_train.generate.pictures import decode, save_png
+
+        model = open_vq(path, shards.index, vq, parts=("decoder",))
+        decode_to.parent.mkdir(parents=True, exist_ok=True)
+        save_png(decode_to, decode(model, sample["codes"][None])[0])
+        print(f"\n{decode_to}: written")
+
+
+def find(shards: ShardSet, path: Path, which: str) -> int:
+    """The number of a sample. Digits are a number, unless a zero stands before them, as in keys, or the set is not that long."""
+    numeric = which.isdecimal() and str(int(which)) == which
+    if numeric and int(which) < len(shards):
+        return int(which)
+    start = 0
+    for entry in shards.shards:
+        try:
+            for offset, (key, _) in enumerate(shard_files(path, entry)):
+                if key == which:
+                    return start + offset
+        except OSError as error:
+            raise ValueError(f"{path / entry['url']}: cannot be read: {error.strerror}; `liquid data verify` says what is wrong") from error
+        start += entry["nsamples"]
+    known = f"numbers go from 0 to {len(shards) - 1:,}" if len(shards) else "the set is empty"
+    raise ValueError(f"{path}: no sample {which}: {known}" + ("" if numeric else ", and no key is called so"))
+
+
+def lines(sample: Sample) -> list[str]:
+    """Everything a sample holds, its caption first, its codes last."""
+    info: dict[str, Any] = sample["info"]
+    found = []
+    if "text" in sample:
+        found += ["", "caption" if "codes" in sample else "text", *_indented(sample["text"])]
+    if info.get("captions"):
+        found += ["", "further wordings (weight)", *(f"  {caption['text']} ({caption['weight']:g})" for caption in info["captions"])]
+    if info.get("questions"):
+        found += ["", "questions", *(f"  {q['question']}  {' | '.join(map(str, q['answers']))}" for q in info["questions"])]
+    if info.get("messages"):
+        found += ["", "messages"]
+        for message in info["messages"]:
+            found += [f"  {message['role']}:", *(f"  {line}" for line in _indented(message["content"]))]
+    rest = {key: value for key, value in sorted(info.items()) if key not in ("captions", "questions", "messages")}
+    found += ["", "json", *(f"  {key}: {value}" for key, value in rest.items())]
+    if "codes" in sample:
+        found += ["", f"codes, {sample['codes'].shape[0]} rows of {sample['codes'].shape[1]}, {sample['codes'].dtype}", *grid(sample["codes"])]
+    return found
+
+
+def grid(codes: np.ndarray) -> list[str]:
+    """A grid of codes as lines of numbers in columns."""
+    width = len(str(codes.max()))
+    return ["  " + " ".join(f"{code:>{width}}" for code in row) for row in codes]
+
+
+def _indented(text: str) -> list[str]:
+    return [f"  {line}" for line in text.splitlines()]

@@ -1,0 +1,214 @@
+"""The index.json of a folder of tars that has none, made by reading every tar once from end to end.
+
+    tars --headers and content--> samples: offset of the first file, key --256 each--> chunks --+ bytes, sha256--> index
+
+Such an index says nothing of the VQ behind the codes: instead of vq_fingerprint and codebook_size it has `max_code`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import logging
+import os
+import tarfile
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from liquid_train.data.shards import INDEX_KIND, INDEX_NAME, TAR_ERRORS, decode_sample, split_name
+from liquid_train.data.storage import Folder, LocalFolder, open_folder
+
+log = logging.getLogger(__name__)
+
+CHUNK_SAMPLES = 256
+PIECE_BYTES = 8 * 2**20  # one read of a tar
+PARTIAL = ".partial"  # there while `liquid tokenize` is not finished with a folder
+
+
+def build_index(path: str | Path) -> dict[str, Any]:
+    """Write index.json beside the tars at a path or URL that lack one, and return it.
+
+    Raises ValueError when there is an index already, when nothing there can be trained on, or when the place cannot be written to.
+    """
+    folder = open_folder(path)
+    with _alone(folder):
+        if _has_index(folder):
+            raise ValueError(f"{path}: has an {INDEX_NAME}; remove that first to have it made anew (a VQ's fingerprint in it is lost then)")
+        index = read_tars(folder)
+        try:
+            folder.write(INDEX_NAME, to_text(index))
+        except OSError as error:
+            raise ValueError(f"{path}: cannot be written to ({error.strerror}); index a copy that can be, and put its {INDEX_NAME} beside the tars") from error
+    return index
+
+
+def missing_index(folder: Folder) -> dict[str, Any]:
+    """The index of a folder without one, with a warning. It is kept beside the tars of a local folder that can be written to.
+
+    Processes of one machine build one after the other, and the later ones find the index. Raises ValueError as build_index.
+    """
+    with _alone(folder):
+        if _has_index(folder):
+            return json.loads(folder.read(INDEX_NAME))
+        start, path = time.monotonic(), folder.path
+        index = read_tars(folder)
+        kept = f"it is made again at every start: `liquid data index {path}` keeps it"
+        if not folder.remote:
+            try:
+                folder.write(INDEX_NAME, to_text(index))
+                kept = "it is kept there now"
+            except OSError as error:
+                kept = f"it could not be kept there ({error.strerror}); {kept} once that folder can be written to"
+        log.warning("%s: %s of %d tars was made in %.1f s; %s", path, INDEX_NAME, len(index["shardlist"]), time.monotonic() - start, kept)
+    return index
+
+
+def to_text(index: dict[str, Any]) -> bytes:
+    return json.dumps(index, sort_keys=True, ensure_ascii=False, indent=1).encode()
+
+
+def read_tars(folder: Folder) -> dict[str, Any]:
+    """The index of all tars of a folder; the same for the same tars. Raises ValueError when no sample in them can be used."""
+    tars, path = folder.tars(), folder.path
+    if not tars:
+        raise ValueError(f"{path}: no {INDEX_NAME} there, and no tars: not a shard set; `liquid tokenize` makes one")
+    content = Content()
+    try:
+        sizes = folder.sizes(tars)
+        log.warning("%s: no %s there: it is made now, %d tars are read once (%.1f GiB)", path, INDEX_NAME, len(tars), sum(filter(None, sizes.values())) / 2**30)
+        shards = [_read_tar(folder, name, sizes.get(name), content) for name in tars]
+    except OSError as error:
+        raise ValueError(f"{path}: no {INDEX_NAME} there, and its tars cannot be read: {error}") from error
+    except ValueError as error:
+        raise ValueError(f"{path}: no {INDEX_NAME} there, and none can be made: {error}") from error
+    if not content.images + content.texts:
+        why = ", ".join(f"{reason}: {n:,}" for reason, n in content.bad.most_common(3)) or "they are empty"
+        raise ValueError(f"{path}: no sample in its {len(tars)} tars has codes or text that can be used ({why}); `liquid tokenize` makes such tars")
+    if content.bad:
+        log.warning("%s: samples that cannot be used: %s", path, dict(content.bad))
+    images = {"max_code": content.max_code} if content.images else {}
+    totals = {"samples": sum(s["nsamples"] for s in shards), "images": content.images, "texts": content.texts}
+    return {"__kind__": INDEX_KIND, "wids_version": 1, "name": str(path).rpartition("/")[2], "shardlist": shards, "totals": totals, **images}
+
+
+@dataclass
+class Content:
+    """What the samples hold: images with codes, texts without, and why others cannot be used."""
+
+    images: int = 0
+    texts: int = 0
+    max_code: int = 0
+    bad: Counter[str] = field(default_factory=Counter)
+
+    def add(self, key: str, files: dict[str, bytes]) -> None:
+        try:
+            sample = decode_sample(key, files)
+        except ValueError as error:
+            self.bad[str(error)] += 1
+            return
+        if "codes" in sample:
+            self.images += 1
+            self.max_code = max(self.max_code, int(sample["codes"].max()))
+        else:
+            self.texts += 1
+
+
+class HashedFile:
+    """A file of a folder as a stream that is read once, in pieces, and hashed on the way: what tarfile's stream mode asks for."""
+
+    def __init__(self, folder: Folder, name: str, size: int) -> None:
+        self.folder, self.name, self.size = folder, name, size
+        self.sha256 = hashlib.sha256()
+        self._position = 0  # of the next piece
+        self._rest = memoryview(b"")  # of the piece at hand
+
+    def read(self, count: int) -> bytes:
+        if not self._rest and self._position < self.size:
+            piece = self.folder.read(self.name, self._position, min(self.size, self._position + PIECE_BYTES))
+            if not piece:
+                raise ValueError(f"{self.name} became shorter while it was read")
+            self._position += len(piece)
+            self.sha256.update(piece)
+            self._rest = memoryview(piece)
+        part, self._rest = self._rest[:count], self._rest[count:]
+        return bytes(part)
+
+
+def _read_tar(folder: Folder, name: str, size: int | None, content: Content) -> dict[str, Any]:
+    """A tar's entry of the index. What is damaged is left to the reader of the chunks. ValueError: size unknown; files of a sample apart."""
+    if size is None:
+        raise ValueError(f"{name}: its size is not told by the server")
+    file = HashedFile(folder, name, size)
+    chunks: list[list[int]] = []
+    samples = 0
+    for offset, key, files in _samples(file, name):
+        if samples % CHUNK_SAMPLES == 0:
+            chunks.append([samples, 0, offset])
+        chunks[-1][1] += 1
+        samples += 1
+        content.add(key, files)
+    while file.read(PIECE_BYTES):
+        pass  # what follows the last sample belongs to the hash
+    return {"url": name, "nsamples": samples, "bytes": size, "sha256": file.sha256.hexdigest(), "chunks": chunks}
+
+
+def _samples(file: HashedFile, name: str) -> Iterator[tuple[int, str, dict[str, bytes]]]:
+    """(byte offset, key, files) of every sample of a tar."""
+    seen: set[str] = set()
+    offset, key, files = 0, None, dict[str, bytes]()
+    for at, member_name, data in _members(file):
+        member_key, extension = split_name(member_name)
+        if member_key != key:
+            if key is not None:
+                yield offset, key, files
+            if member_key in seen:
+                raise ValueError(f"{name}: the files of sample {member_key} do not follow one another; pack the tar again with `tar --sort=name`")
+            seen.add(member_key)
+            offset, key, files = at, member_key, {}
+        files[extension] = data
+    if key is not None:
+        yield offset, key, files
+
+
+def _members(file: HashedFile) -> Iterator[tuple[int, str, bytes]]:
+    """(byte offset of the header, name, content) of every plain file, as far as the tar can be read."""
+    try:
+        with tarfile.open(fileobj=file, mode="r|", ignore_zeros=True) as tar:  # type: ignore[call-overload]  # a stream needs no more than read
+            while (member := tar.next()) is not None:
+                tar.members = []  # tarfile would keep every header
+                content = tar.extractfile(member) if member.isreg() else None
+                if content is not None:
+                    yield member.offset, member.name, content.read()
+    except TAR_ERRORS as error:
+        log.warning("%s: the tar ends early: %s", file.name, error)
+
+
+def _has_index(folder: Folder) -> bool:
+    return INDEX_NAME in folder.sizes([INDEX_NAME])
+
+
+@contextmanager
+def _alone(folder: Folder) -> Iterator[None]:
+    """Let one process of this machine at a time build: the lock is on the folder itself and leaves nothing behind."""
+    if not isinstance(folder, LocalFolder):
+        yield
+        return
+    if (folder.path / PARTIAL).is_dir():
+        raise ValueError(f"{folder.path}: no {INDEX_NAME} there: not finished; run `liquid tokenize` again to finish it")
+    try:
+        descriptor = os.open(folder.path, os.O_RDONLY)
+    except OSError as error:
+        raise ValueError(f"{folder.path}: cannot be read: {error.strerror}; `liquid tokenize` makes a shard set") from error
+    try:
+        with contextlib.suppress(OSError):  # some network file systems lock no folders: then both build, and write the same
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)

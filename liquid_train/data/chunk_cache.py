@@ -1,0 +1,153 @@
+"""A folder of chunks that were read from far away, kept below a size; those unused for longest go first.
+
+    FOLDER/usage              bytes that are kept, in digits; locked while a process changes them
+    FOLDER/ab/ab12....chunk   a chunk and 4 bytes of CRC-32; its modification time is its last use
+    FOLDER/ab/....aside       a chunk that is being written: made with its full size, so that it counts; renamed when it is complete
+
+All workers and ranks of a machine share the folder. The bytes in `usage` are reserved before they are written: a process that is
+killed leaves it too high, never too low, and the next look at the folder mends it. (No stock package fits: fsspec's caching
+file systems have no size limit, and diskcache unpickles what it finds.)
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import logging
+import os
+import tempfile
+import time
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+log = logging.getLogger(__name__)
+
+CHECK_BYTES = 4
+KEPT = 0.9  # share of the limit that is left when chunks have to go: the folder is looked through once per tenth of it
+ABANDONED_SECONDS = 600  # a file aside that is older has no writer any more
+
+
+class ChunkCache:
+    """Chunks by key in `folder`, at most `gib` GiB. Holds no open file and pickles.
+
+    Raises ValueError when the limit is not positive or the folder cannot be written to.
+    """
+
+    def __init__(self, folder: str | Path, gib: float) -> None:
+        self.folder = Path(folder).absolute()
+        self.limit = int(gib * 2**30)
+        self._warned = False
+        if self.limit <= 0:
+            raise ValueError(f"data.cache_gib={gib}: the size of the cache in GiB, more than 0; data.cache=null turns the cache off")
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with self._usage():
+                pass
+        except OSError as error:
+            raise ValueError(f"data.cache={folder}: cannot be written to: {error.strerror}; choose another folder, or null for none") from error
+
+    def get(self, key: str, length: int) -> bytes | None:
+        """The chunk, if it is here with this length and undamaged; else None."""
+        path = self._path(key)
+        try:
+            content = path.read_bytes()
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            self._warn(error)
+            return None
+        chunk = content[:-CHECK_BYTES]
+        with contextlib.suppress(OSError):  # another process may remove it now
+            if len(chunk) != length or _check(chunk) != content[-CHECK_BYTES:]:
+                log.warning("%s: damaged, read again from its source", path)
+                path.unlink()
+                return None
+            os.utime(path)
+        return chunk
+
+    def put(self, key: str, chunk: bytes) -> None:
+        """Keep a chunk, where there is room for it. A cache that cannot be written to is reported once; reading goes on without it."""
+        path, size = self._path(key), len(chunk) + CHECK_BYTES
+        if size > self.limit * KEPT or path.exists():
+            return
+        aside = None
+        try:
+            path.parent.mkdir(exist_ok=True)
+            aside = self._reserve(path, size)
+            if aside is None:
+                return
+            with open(aside, "r+b") as file:  # keeps its size: others may add up the folder now
+                file.write(chunk + _check(chunk))
+            with self._usage():  # a file that is renamed while the folder is looked through would not count
+                os.replace(aside, path)
+        except OSError as error:
+            self._warn(error)
+            if aside is not None:
+                aside.unlink(missing_ok=True)
+
+    def _reserve(self, path: Path, size: int) -> Path | None:
+        """A file of `size` bytes beside `path`; older chunks go where that is needed for the limit. None where what others write fills it."""
+        with self._usage() as usage:
+            digits = os.pread(usage, 20, 0)
+            used = int(digits) if digits.isdigit() else None
+            if used is None or used + size > self.limit:
+                used = self._shrink(int(self.limit * KEPT) - size)
+                if used + size > self.limit:
+                    return None
+            descriptor, aside = tempfile.mkstemp(suffix=".aside", dir=path.parent)
+            try:
+                os.truncate(descriptor, size)
+            finally:
+                os.close(descriptor)
+            os.pwrite(usage, f"{used + size:020}".encode(), 0)
+        return Path(aside)
+
+    def _shrink(self, target: int) -> int:
+        """Remove chunks, the longest unused first, until the folder has `target` bytes at most; returns what it has."""
+        files: list[tuple[int, int, str]] = []  # last use in ns, bytes, path
+        total = 0
+        for folder in [entry for entry in os.scandir(self.folder) if entry.is_dir()]:
+            for entry in os.scandir(folder):
+                kind = os.path.splitext(entry.name)[1]
+                if kind not in (".chunk", ".aside"):
+                    continue
+                with contextlib.suppress(FileNotFoundError):  # its reader found it damaged
+                    status = entry.stat()
+                    total += status.st_size
+                    if kind == ".chunk":
+                        files.append((status.st_mtime_ns, status.st_size, entry.path))
+                    elif status.st_mtime < time.time() - ABANDONED_SECONDS:
+                        files.append((0, status.st_size, entry.path))
+        for _, size, name in sorted(files):
+            if total <= target:
+                break
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(name)
+            total -= size
+        return total
+
+    @contextmanager
+    def _usage(self) -> Iterator[int]:
+        """The file `usage`, locked; the lock ends with its process."""
+        descriptor = os.open(self.folder / "usage", os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            yield descriptor
+        finally:
+            os.close(descriptor)
+
+    def _path(self, key: str) -> Path:
+        name = hashlib.blake2b(key.encode(), digest_size=20).hexdigest()  # keys come out of index files: never a path of theirs
+        return self.folder / name[:2] / f"{name}.chunk"
+
+    def _warn(self, error: OSError) -> None:
+        if not self._warned:
+            log.warning("data.cache=%s: %s; chunks are not kept", self.folder, error.strerror)
+            self._warned = True
+
+
+def _check(chunk: bytes) -> bytes:
+    return zlib.crc32(chunk).to_bytes(CHECK_BYTES, "little")

@@ -1,0 +1,182 @@
+"""A folder behind an fsspec URL, read by byte ranges from as many processes as like to.
+
+Credentials and endpoints come from where fsspec's packages take them: the environment (AWS_PROFILE, GOOGLE_APPLICATION_CREDENTIALS,
+FSSPEC_S3_ENDPOINT_URL, FSSPEC_S3_ANON=true) and ~/.config/fsspec.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import random
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
+
+from fsspec.asyn import AsyncFileSystem
+from fsspec.core import url_to_fs
+
+from liquid_train.data.storage import THREADS
+
+log = logging.getLogger(__name__)
+
+PACKAGES = {"s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "http": "aiohttp", "https": "aiohttp", "az": "adlfs", "abfs": "adlfs"}
+ATTEMPTS = 4
+BACKOFF_SECONDS = 0.5  # before the second attempt, doubled before every further one
+TIMEOUT_SECONDS = 120  # of one request: a connection that hangs is an error like others
+SPOT_CHECKS = 64  # files whose size is asked for one by one where a folder cannot be listed
+MISSING = -1  # the size of a file that is not there
+NOT_IMPLEMENTED = 501  # HTTP status
+TRANSIENT_STATUS = (408, 425, 429)  # HTTP statuses below 500 that are worth another attempt
+T = TypeVar("T")
+
+
+class RemoteFolder:
+    """The files below a URL. A process opens its own connections at its first request; none of them is pickled or inherited.
+
+    Raises ValueError when the URL's kind is unknown or needs a package that is not installed.
+    """
+
+    remote = True
+
+    def __init__(self, url: str) -> None:
+        self.url = url.rstrip("/")
+        self._opened: tuple[int, Any, str] | None = None  # process id, file system, path of the folder there
+        self._connect()
+
+    @property
+    def path(self) -> str:
+        return self.url
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"url": self.url, "_opened": None}
+
+    def _connect(self) -> tuple[Any, str]:
+        """(file system, the folder's path there) of this process: a forked child must not use its parent's event loop and sockets."""
+        if self._opened is None or self._opened[0] != os.getpid():
+            # a byte range of a compressed answer would be a range of something else
+            options = {"headers": {"Accept-Encoding": "identity"}} if self.url.startswith(("http://", "https://")) else {}
+            try:
+                system, root = url_to_fs(self.url, **options)
+            except ImportError as error:
+                kind = self.url.partition("://")[0].rpartition("::")[2]
+                package = PACKAGES.get(kind)
+                raise ValueError(f"{self.url}: {error}; " + (f"pip install {package}" if package else f"install what fsspec needs for {kind}://")) from error
+            except ValueError as error:
+                raise ValueError(f"{self.url}: {error}; give a folder's path, or a URL like s3://bucket/set, gs://bucket/set, https://host/set") from error
+            self._opened = (os.getpid(), system, root.rstrip("/"))
+        return self._opened[1:]
+
+    def exists(self) -> bool:
+        return True  # object stores have no folders: index.json is there or not
+
+    def read(self, name: str, start: int = 0, end: int | None = None) -> bytes:
+        """As Folder.read. Raises ValueError when the server sends more than the range it was asked for."""
+        if end is not None and end <= start:
+            return b""
+        content: bytes = self._request(name, "cat_file", **({"start": start, "end": end} if end is not None else {}))
+        if end is not None and len(content) > end - start:
+            raise ValueError(f"{self.url}: the server ignores byte ranges and sends whole files; serve the set from one that has them (nginx, Apache, "
+                             "any object store), or copy it here")  # fmt: skip
+        return content
+
+    def sizes(self, names: list[str]) -> dict[str, int | None]:
+        """As Folder.sizes: by listing the folder once, else (http, or no right to list) of up to 64 files spread over all."""
+        if not self._is_http():
+            try:
+                return self._listed_sizes(names)
+            except PermissionError:
+                log.info("%s: may not be listed: the sizes of %d files are checked", self.url, SPOT_CHECKS)
+        spots = names
+        if len(names) > SPOT_CHECKS:
+            spots = [names[i * (len(names) - 1) // (SPOT_CHECKS - 1)] for i in range(SPOT_CHECKS)]
+        with ThreadPoolExecutor(THREADS) as pool:
+            known = dict(zip(spots, pool.map(self._size, spots), strict=True))
+        return {name: known.get(name) for name in names if known.get(name) != MISSING}
+
+    def _size(self, name: str) -> int | None:
+        try:
+            return self._request(name, "info")["size"]
+        except FileNotFoundError:
+            return MISSING
+
+    def _listed_sizes(self, names: list[str]) -> dict[str, int | None]:
+        found: dict[str, int | None] = {}
+        for folder in {name.rpartition("/")[0] for name in names}:
+            prefix = f"{folder}/" if folder else ""
+            for entry in self._list(folder):
+                if entry["type"] == "file":
+                    found[prefix + entry["name"].rpartition("/")[2]] = entry["size"]
+        return {name: found[name] for name in names if name in found}
+
+    def tars(self) -> list[str]:
+        return sorted({name for entry in self._list("") if (name := entry["name"].rpartition("/")[2]).endswith(".tar")})
+
+    def write(self, name: str, content: bytes) -> None:
+        try:
+            self._request(name, "pipe_file", content)
+        except NotImplementedError:
+            raise OSError(errno.EROFS, f"nothing can be written to {self.url.partition('://')[0]}://") from None
+
+    def _list(self, folder: str) -> list[dict[str, Any]]:
+        self._connect()[0].invalidate_cache()
+        try:
+            return self._request(folder, "ls", detail=True)
+        except FileNotFoundError:
+            return []
+
+    def _is_http(self) -> bool:
+        kinds = self._connect()[0].protocol
+        return "http" in ([kinds] if isinstance(kinds, str) else kinds)
+
+    def _request(self, name: str, method: str, *arguments: Any, **options: Any) -> Any:
+        """Call the file system's method for a file; what may pass is tried again. Raises OSError with a short reason in `strerror`."""
+        system, root = self._connect()
+        if isinstance(system, AsyncFileSystem):
+            options["timeout"] = TIMEOUT_SECONDS
+        path = f"{root}/{name}" if name else root
+        return retried(f"{self.url}/{name}", lambda: getattr(system, method)(path, *arguments, **options))
+
+
+def retried(what: str, action: Callable[[], T]) -> T:
+    """The action's result. Errors of the network are tried again with growing pauses, then raised as OSError."""
+    for attempt in range(ATTEMPTS):
+        try:
+            return action()
+        except (TypeError, AttributeError, NotImplementedError, AssertionError):
+            raise  # no fault of the network
+        except Exception as raised:  # every package has exceptions of its own, and many of them are no OSError
+            error = origin(raised)
+            if is_final(error) or attempt == ATTEMPTS - 1:
+                raise as_oserror(error, what) from raised
+            log.info("%s: %s: %s; trying again", what, type(error).__name__, error)
+            time.sleep(BACKOFF_SECONDS * 2**attempt * random.uniform(0.5, 1.5))
+    raise AssertionError("unreachable")
+
+
+def origin(error: Exception) -> Exception:
+    """fsspec's http calls every failed question for a size FileNotFoundError, also where the server was out of reach: the cause tells."""
+    cause = error.__cause__
+    told = isinstance(cause, TimeoutError) or type(cause).__module__.startswith("aiohttp")
+    return cause if isinstance(error, FileNotFoundError) and isinstance(cause, Exception) and told else error
+
+
+def is_final(error: Exception) -> bool:
+    """Whether another attempt would end the same: the file is not there, or may not be read."""
+    status = getattr(error, "status", None)
+    if isinstance(status, int):
+        return status == NOT_IMPLEMENTED or 400 <= status < 500 and status not in TRANSIENT_STATUS
+    return isinstance(error, (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError))
+
+
+def as_oserror(error: Exception, what: str) -> OSError:
+    """The error with a reason that is the same for all files: damage is counted by reason."""
+    status = getattr(error, "status", None)
+    if isinstance(error, FileNotFoundError) or status in (404, 410):
+        return FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), what)
+    if isinstance(error, PermissionError) or status in (401, 403):
+        return PermissionError(errno.EACCES, os.strerror(errno.EACCES), what)
+    log.warning("%s: %s: %s", what, type(error).__name__, error)
+    return OSError(errno.EIO, f"HTTP {status}" if isinstance(status, int) else type(error).__name__, what)

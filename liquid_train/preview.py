@@ -1,0 +1,56 @@
+"""`liquid data inspect KEY=VALUE ...`: the first packed sequences of a training config, as the model would see them."""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+
+from liquid_train.config import TrainJob, package_path
+from liquid_train.data.loader import BatchLoader, open_sources
+from liquid_train.data.readable import ReadableDocument, documents
+from liquid_train.generate.pictures import contact_sheet, decode, save_png
+from liquid_train.image_tokenizer import ImageTokenizer
+from liquid_train.run_vocabulary import make_tokenizer, open_vocabulary
+
+COLUMNS = 8  # of the strip of pictures
+
+
+def preview(config: TrainJob, count: int, pictures: str | Path | None = None) -> None:
+    """Print the first `count` sequences of the data order; with `pictures`, write a PNG of the images in them, in order.
+
+    Raises ValueError where a source cannot be read.
+    """
+    parts = ("decoder",) if pictures else ()
+    vq = ImageTokenizer.from_files(package_path(config.vq.config), package_path(config.vq.checkpoint), parts=parts)
+    sets = open_sources(config, vq.fingerprint, vq.codebook_size)
+    with tempfile.TemporaryDirectory() as folder:
+        make_tokenizer(config, sets, Path(folder))
+        vocabulary = open_vocabulary(config, Path(folder), vq.codebook_size)
+    alone = replace(config, data=replace(config.data, workers=0))
+    steps = -(-count // config.data.global_batch)
+    console = Console(highlight=False)
+    grids: list[np.ndarray] = []
+    for batch in BatchLoader(alone, sets, vocabulary, rank=0, world=1, first_step=0, steps=steps):
+        for number in sorted(batch.sequences):
+            if number >= count:
+                break
+            sequence = batch.sequences[number]
+            console.print(f"sequence {number} (step {batch.step + 1}): {sequence.documents} documents, {sequence.padding} of {len(sequence.ids)} tokens empty")
+            for document in documents(sequence, vocabulary):
+                console.print(line(document), markup=False)
+                codes = document.codes()
+                grids += [] if codes is None else [codes]
+    if pictures and grids:
+        same = [grid for grid in grids if grid.shape == grids[0].shape]
+        save_png(Path(pictures), contact_sheet(list(decode(vq, np.stack(same))), COLUMNS))
+        print(f"{pictures}: {len(same)} pictures")
+
+
+def line(document: ReadableDocument) -> str:
+    """One document: where it begins, what it is, and its text with what is learned between » and «."""
+    where = f"  {document.first:>6} {document.task:4} {document.name}: {document.tokens} tokens, {document.targets} targets"
+    return f"{where}\n         {document.text()!r}"

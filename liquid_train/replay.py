@@ -1,0 +1,176 @@
+"""`liquid run replay RUN --step N`: the global batch of one step again, document by document, with the loss and gradient of each.
+
+The batch is rebuilt exactly: from the newest checkpoint before that step, or from the first step. The weights are those of that
+checkpoint too (the step's own, where the checkpoint lies just before it), or of the oldest one where none is earlier.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from omegaconf import OmegaConf
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+from liquid_train import backbone
+from liquid_train.attention import DocumentPlan
+from liquid_train.checkpoint import committed, step_of
+from liquid_train.config import TASKS, TrainJob, package_path, typed
+from liquid_train.data.loader import BatchLoader, MicroBatch, RankBatch, batch_digest, open_sources
+from liquid_train.data.packing import Sequence
+from liquid_train.data.readable import ReadableDocument, documents
+from liquid_train.data.sequences import IGNORED
+from liquid_train.files import write_synced
+from liquid_train.generate.pictures import contact_sheet, decode, save_png
+from liquid_train.image_tokenizer import ImageTokenizer
+from liquid_train.loss import HeadOptions, LossModule
+from liquid_train.run_folder import json_lines
+from liquid_train.train_state import read_progress
+from liquid_train.vocabulary import Vocabulary
+
+COLUMNS = 8  # of the sheet of pictures
+
+
+@dataclass(frozen=True)
+class ReplayedDocument:
+    """sequence: its place in the global batch. loss: nats a target, unweighted. grad_norm: of that loss, over all weights."""
+
+    sequence: int
+    name: str
+    task: str
+    tokens: int
+    targets: int
+    loss: float
+    grad_norm: float
+    text: str
+
+
+def replay(run_dir: str | Path, step: int, output: str | Path | None = None) -> list[ReplayedDocument]:
+    """Print the documents of a step, those of the largest gradient first; with `output`, also documents.jsonl and pictures.png there.
+
+    Raises ValueError when the folder is no run, the step was not trained, or no checkpoint is left.
+    """
+    run_dir = Path(run_dir)
+    config = read_config(run_dir)
+    kept = committed(run_dir)
+    if not kept:
+        raise ValueError(f"{run_dir}: no complete checkpoint there; replay needs one for its tokenizer and weights")
+    newest = step_of(kept[-1])
+    if not 1 <= step <= newest:
+        raise ValueError(f"--step {step}: the run has the steps 1 to {newest}")
+    earlier = [c for c in kept if step_of(c) < step]
+    weights = earlier[-1] if earlier else kept[0]
+    vocabulary = backbone.read_vocabulary(weights / "model")
+    batch = rebuild(config, vocabulary, step, earlier[-1] if earlier else None)
+    check_digest(run_dir, step, batch)
+    print(f"weights of step {step_of(weights)}" + ("" if step_of(weights) == step - 1 else f", the nearest that is kept; step {step} had those of {step - 1}"))
+    root = open_model(config, weights / "model", vocabulary)
+    found, pictures = [], []
+    for number in track(sorted(batch.sequences), description="documents", disable=len(batch.sequences) < 2):
+        for document, part in parts(batch.sequences[number], vocabulary):
+            loss, norm = loss_and_gradient(root, part)
+            found.append(ReplayedDocument(number, document.name, document.task, document.tokens, document.targets, loss, norm, document.text()))
+            pictures.append(document.codes())
+    found.sort(key=lambda d: -d.grad_norm)
+    print_table(found)
+    if output:
+        write_output(Path(output), found, [p for p in pictures if p is not None], config)
+    return found
+
+
+def read_config(run_dir: Path) -> TrainJob:
+    """The config that a run was trained with. Raises ValueError where there is none."""
+    file = run_dir / "config.yaml"
+    if not file.is_file():
+        raise ValueError(f"{run_dir}: no config.yaml there; give the folder of a run")
+    config: TrainJob = typed(TrainJob, OmegaConf.load(file))
+    return config
+
+
+def rebuild(config: TrainJob, vocabulary: Vocabulary, step: int, checkpoint: Path | None) -> RankBatch:
+    """The whole global batch of 1-based `step`, from a checkpoint before it or from the first step."""
+    vq = ImageTokenizer.from_files(package_path(config.vq.config), package_path(config.vq.checkpoint), parts=())
+    sets = open_sources(config, vq.fingerprint, vq.codebook_size)
+    progress = read_progress(checkpoint)[0] if checkpoint else None
+    first, states = (progress.step, progress.streams) if progress else (0, {})
+    alone = replace(config, data=replace(config.data, workers=0))
+    loader = BatchLoader(alone, sets, vocabulary, rank=0, world=1, first_step=first, steps=step, states=states)
+    batch = None
+    for batch in track(loader, total=step - first, description="rebuilding", disable=step - first < 50):  # noqa: B007
+        pass
+    assert batch is not None and batch.step == step - 1
+    return batch
+
+
+def check_digest(run_dir: Path, step: int, batch: RankBatch) -> None:
+    """Compare with the digest in metrics.jsonl, where train.batch_digest wrote one. Raises ValueError when they differ."""
+    logged = next((line.get("batch_digest") for line in json_lines(run_dir / "metrics.jsonl") if line and line.get("step") == step and "loss" in line), None)
+    if logged is None:
+        print(f"step {step} rebuilt (train.batch_digest=true would have logged a digest to compare it with)")
+    elif logged == batch_digest(batch.digests()):
+        print(f"step {step} rebuilt; its digest is the one that was logged")
+    else:
+        raise ValueError(f"step {step}: the rebuilt batch is not the one that was trained on (another digest): the shards or the program have changed since")
+
+
+def open_model(config: TrainJob, folder: Path, vocabulary: Vocabulary) -> LossModule:
+    """The trained weights under the training loss, on this machine's first device, fp32."""
+    settings = replace(config.backbone, path=str(folder))
+    hf_config = backbone.model_config(settings, vocabulary.text_size)
+    softcap = getattr(hf_config, "final_logit_softcapping", None)
+    lm = backbone.build(hf_config, vocabulary)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    backbone.materialize(lm, device)
+    backbone.fill_from_folder(lm, folder)
+    return LossModule(lm, HeadOptions(vocabulary.image_end, config.loss.chunk, softcap, 0.0))
+
+
+def parts(sequence: Sequence, vocabulary: Vocabulary) -> Iterator[tuple[ReadableDocument, MicroBatch]]:
+    """Every document of a sequence, in words and as a batch of its own."""
+    for document in documents(sequence, vocabulary):
+        part = slice(document.first, document.first + document.tokens)
+        targets = torch.full((1, document.tokens), IGNORED, dtype=torch.int64)
+        targets[0, :-1] = torch.from_numpy(sequence.labels[part][1:])
+        tasks = torch.where(targets == IGNORED, -1, TASKS.index(document.task)).to(torch.int8)
+        ids, positions = (torch.from_numpy(array[part])[None] for array in (sequence.ids, sequence.positions))
+        plan = DocumentPlan.from_lengths([document.tokens])
+        yield document, MicroBatch(ids, targets, positions, tasks, (targets != IGNORED).float(), plan)
+
+
+def loss_and_gradient(root: LossModule, batch: MicroBatch) -> tuple[float, float]:
+    """(mean loss over the targets, norm of its gradient); zeros for a document without a target."""
+    count = float(batch.weights.sum())
+    if not count:
+        return 0.0, 0.0
+    root.zero_grad(set_to_none=True)
+    output = root(batch.to(next(root.parameters()).device))
+    (output.total / count).backward()
+    norm = torch.nn.utils.get_total_norm([p.grad for p in root.parameters() if p.grad is not None])
+    return float(output.total) / count, float(norm)
+
+
+def print_table(found: list[ReplayedDocument]) -> None:
+    table = Table("sequence", "document", "task", "tokens", "targets", "loss", "gradient", "text, »learned«")
+    for d in found:
+        text = d.text if len(d.text) <= 160 else d.text[:100] + " ... " + d.text[-50:]
+        values = (str(d.sequence), d.name, d.task, str(d.tokens), str(d.targets), f"{d.loss:.3f}", f"{d.grad_norm:.3f}", json.dumps(text, ensure_ascii=False))
+        table.add_row(*(v.replace("[", r"\[") for v in values))
+    Console().print(table)
+
+
+def write_output(folder: Path, found: list[ReplayedDocument], grids: list[np.ndarray], config: TrainJob) -> None:
+    """documents.jsonl, and pictures.png with the pictures of one grid shape in the batch's order."""
+    folder.mkdir(parents=True, exist_ok=True)
+    write_synced(folder / "documents.jsonl", "".join(json.dumps(asdict(d), ensure_ascii=False) + "\n" for d in found))
+    if not grids:
+        return
+    vq = ImageTokenizer.from_files(package_path(config.vq.config), package_path(config.vq.checkpoint), parts=("decoder",))
+    same = [grid for grid in grids if grid.shape == grids[0].shape]
+    save_png(folder / "pictures.png", contact_sheet(list(decode(vq, np.stack(same))), COLUMNS))
+    print(f"{folder}: documents.jsonl, pictures.png ({len(same)} pictures)")

@@ -1,0 +1,42 @@
+"""The tokenizer of a run: trained on its texts, or a backbone's with the image tokens put in; and the vocabulary made of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from liquid_train.backbone import model_config
+from liquid_train.config import TrainJob
+from liquid_train.data.sequences import CAPTION_LEAD
+from liquid_train.data.shards import ShardSet
+from liquid_train.vocabulary import Vocabulary, add_image_tokens, load_tokenizer, train_bpe
+
+
+def make_tokenizer(config: TrainJob, sets: dict[str, ShardSet], folder: Path) -> None:
+    """Write the run's tokenizer to `folder`, in Hugging Face format."""
+    settings = config.backbone
+    if settings.path is None:
+        train_bpe(training_texts(config, sets), settings.tokenizer_size, folder)
+    else:
+        add_image_tokens(settings.path, folder, settings.special_tokens)
+
+
+def open_vocabulary(config: TrainJob, folder: Path, codebook_size: int) -> Vocabulary:
+    """The vocabulary of the tokenizer in `folder`: rows for the backbone's own ids, then for the codes."""
+    tokenizer = load_tokenizer(folder)
+    rows = model_config(config.backbone, len(tokenizer)).vocab_size if config.backbone.path else len(tokenizer)
+    return Vocabulary(tokenizer, codebook_size, rows + codebook_size)
+
+
+def training_texts(config: TrainJob, sets: dict[str, ShardSet]) -> Iterable[str]:
+    """Texts, captions with what stands around them, and questions of the training sources, for the tokenizer."""
+    for shards in {s.path: s for s in sets.values()}.values():
+        for sample in shards:
+            if "text" in sample:
+                yield sample["text"]
+            if "text" in sample and "codes" in sample:  # as often as they are trained on: the merges are chosen by frequency
+                yield from config.data.prompts
+                yield CAPTION_LEAD
+            for question in sample["info"].get("questions", ()):
+                yield "\n" + question["question"]
+                yield from (" " + answer for answer in question["answers"])
