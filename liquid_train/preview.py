@@ -7,7 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from rich.console import Console
 
 from liquid_train.config import TrainJob, package_path
 from liquid_train.data.loader import BatchLoader, open_sources
@@ -32,16 +31,15 @@ def preview(config: TrainJob, count: int, pictures: str | Path | None = None) ->
         vocabulary = open_vocabulary(config, Path(folder), vq.codebook_size)
     alone = replace(config, data=replace(config.data, workers=0))
     steps = -(-count // config.data.global_batch)
-    console = Console(highlight=False)
     grids: list[np.ndarray] = []
     for batch in BatchLoader(alone, sets, vocabulary, rank=0, world=1, first_step=0, steps=steps):
         for number in sorted(batch.sequences):
             if number >= count:
                 break
             sequence = batch.sequences[number]
-            console.print(f"sequence {number} (step {batch.step + 1}): {sequence.documents} documents, {sequence.padding} of {len(sequence.ids)} tokens empty")
+            print(f"sequence {number} (step {batch.step + 1}): {sequence.documents} documents, {sequence.padding} of {len(sequence.ids)} tokens empty")
             for document in documents(sequence, vocabulary):
-                console.print(line(document), markup=False)
+                print(line(document))
                 codes = document.codes()
                 grids += [] if codes is None else [codes]
     if pictures and grids:

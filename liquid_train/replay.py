@@ -14,9 +14,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from omegaconf import OmegaConf
-from rich.console import Console
 from rich.progress import track
-from rich.table import Table
 
 from liquid_train import backbone
 from liquid_train.attention import DocumentPlan
@@ -152,16 +150,15 @@ def loss_and_gradient(root: LossModule, batch: MicroBatch) -> tuple[float, float
     output = root(batch.to(next(root.parameters()).device))
     (output.total / count).backward()
     norm = torch.nn.utils.get_total_norm([p.grad for p in root.parameters() if p.grad is not None])
-    return float(output.total) / count, float(norm)
+    return float(output.total.detach()) / count, float(norm)
 
 
 def print_table(found: list[ReplayedDocument]) -> None:
-    table = Table("sequence", "document", "task", "tokens", "targets", "loss", "gradient", "text, »learned«")
+    """One line a document, so that grep and sort work on it."""
+    print(f"{'gradient':>8} {'loss':>7} {'tokens':>6} {'targets':>7} {'sequence':>8}  document; text, with what is learned between » and «")
     for d in found:
         text = d.text if len(d.text) <= 160 else d.text[:100] + " ... " + d.text[-50:]
-        values = (str(d.sequence), d.name, d.task, str(d.tokens), str(d.targets), f"{d.loss:.3f}", f"{d.grad_norm:.3f}", json.dumps(text, ensure_ascii=False))
-        table.add_row(*(v.replace("[", r"\[") for v in values))
-    Console().print(table)
+        print(f"{d.grad_norm:8.3f} {d.loss:7.3f} {d.tokens:6} {d.targets:7} {d.sequence:8}  {d.name}; {text!r}")
 
 
 def write_output(folder: Path, found: list[ReplayedDocument], grids: list[np.ndarray], config: TrainJob) -> None:

@@ -60,6 +60,32 @@ def test_two_ranks_equal_one(root: Path, one_rank: list[dict]) -> None:
         assert {k for k in a if k.startswith("loss/")} == {k for k in b if k.startswith("loss/")}
 
 
+def test_replay_rebuilds_a_step_document_by_document(root: Path, one_rank: list[dict], tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    from liquid_train.cli import main
+
+    assert main(["run", "replay", str(root / "one"), "--step", "11", "--output", str(tmp_path)]) == 0  # step 10 was saved: the very weights
+    assert "its digest is the one that was logged" in capsys.readouterr().out
+    found = [json.loads(line) for line in (tmp_path / "documents.jsonl").read_text().splitlines()]
+    assert [d["grad_norm"] for d in found] == sorted((d["grad_norm"] for d in found), reverse=True)
+    assert "t2i" in {d["task"] for d in found}
+    for task in {d["task"] for d in found if d["targets"]}:
+        of_task = [d for d in found if d["task"] == task]
+        mean = sum(d["loss"] * d["targets"] for d in of_task) / sum(d["targets"] for d in of_task)
+        assert mean == pytest.approx(one_rank[10][f"loss/{task}"], abs=1e-3)
+    assert (tmp_path / "pictures.png").is_file()
+    assert main(["run", "replay", str(root / "one"), "--step", "99"]) == 2
+    assert "--step 99: the run has the steps 1 to 20" in capsys.readouterr().err
+
+
+def test_the_first_sequences_of_a_config_can_be_read(root: Path, capsys: pytest.CaptureFixture, tmp_path: Path) -> None:
+    from liquid_train.cli import main
+
+    overrides = ["experiment=quickstart", *shared(root)]
+    assert main(["data", "inspect", *overrides, "--sequences", "2", "--pictures", str(tmp_path / "strip.png")]) == 0
+    out = capsys.readouterr().out
+    assert "sequence 1 (step 1)" in out and "<64 codes>" in out and "t2i/" in out and (tmp_path / "strip.png").is_file()
+
+
 def test_first_loss_is_that_of_a_uniform_guess(one_rank: list[dict]) -> None:
     rows = 300 + 1024
     assert one_rank[0]["loss"] == pytest.approx(torch.tensor(float(rows)).log().item(), abs=0.1)
