@@ -14,9 +14,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from liquid_train.config import TASKS
+from liquid_train.config import TASKS, LossConfig
 from liquid_train.data.loader import MicroBatch
 from liquid_train.data.sequences import IGNORED
+from liquid_train.vocabulary import Vocabulary
 
 
 @dataclass(frozen=True)
@@ -93,6 +94,12 @@ class LossModule(nn.Module):
         super().__init__()
         self.lm = lm
         self.options = options
+
+    @classmethod
+    def of(cls, lm: PreTrainedModel, vocabulary: Vocabulary, config: LossConfig) -> LossModule:
+        """The loss of a backbone as `config` has it, with the backbone's own soft-capping (Gemma-2)."""
+        softcap = getattr(lm.config, "final_logit_softcapping", None)
+        return cls(lm, HeadOptions(vocabulary.image_end, config.chunk, softcap, config.z_loss))
 
     def forward(self, batch: MicroBatch) -> LossOutput:
         hidden = self.lm.model(

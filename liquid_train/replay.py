@@ -27,7 +27,7 @@ from liquid_train.data.sequences import IGNORED
 from liquid_train.files import write_synced
 from liquid_train.generate.pictures import contact_sheet, decode, save_png
 from liquid_train.image_tokenizer import ImageTokenizer
-from liquid_train.loss import HeadOptions, LossModule
+from liquid_train.loss import LossModule
 from liquid_train.run_folder import json_lines
 from liquid_train.train_state import read_progress
 from liquid_train.vocabulary import Vocabulary
@@ -121,12 +121,11 @@ def open_model(config: TrainJob, folder: Path, vocabulary: Vocabulary) -> LossMo
     """The trained weights under the training loss, on this machine's first device, fp32."""
     settings = replace(config.backbone, path=str(folder))
     hf_config = backbone.model_config(settings, vocabulary.text_size)
-    softcap = getattr(hf_config, "final_logit_softcapping", None)
     lm = backbone.build(hf_config, vocabulary)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     backbone.materialize(lm, device)
     backbone.fill_from_folder(lm, folder)
-    return LossModule(lm, HeadOptions(vocabulary.image_end, config.loss.chunk, softcap, 0.0))
+    return LossModule.of(lm, vocabulary, replace(config.loss, z_loss=0.0))
 
 
 def parts(sequence: Sequence, vocabulary: Vocabulary) -> Iterator[tuple[ReadableDocument, MicroBatch]]:

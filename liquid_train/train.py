@@ -25,7 +25,7 @@ from liquid_train.data.padding import padding_warning
 from liquid_train.files import write_synced
 from liquid_train.image_tokenizer import ImageTokenizer
 from liquid_train.launcher import STOP_FILE
-from liquid_train.loss import HeadOptions, LossModule
+from liquid_train.loss import LossModule
 from liquid_train.metrics import Compute, batch_totals, data_ended, share_metrics, speed_metrics, step_metrics
 from liquid_train.optimizer import build_optimizer, learning_rate, set_learning_rate
 from liquid_train.parallel import World, assert_dtypes, parallelize, process_group, set_sync
@@ -92,8 +92,7 @@ class Run:
         hf_config = backbone.model_config(settings, self.vocabulary.text_size)
         old_rows = hf_config.vocab_size
         lm = backbone.build(hf_config, self.vocabulary)
-        softcap = getattr(hf_config, "final_logit_softcapping", None)
-        root = LossModule(lm, HeadOptions(self.vocabulary.image_end, c.loss.chunk, softcap, c.loss.z_loss))
+        root = LossModule.of(lm, self.vocabulary, c.loss)
         self.compute = Compute.of(lm, self.vocabulary, self.world.device)
         parallelize(root, c.parallel, self.world)
         backbone.materialize(lm, self.world.device)

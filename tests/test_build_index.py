@@ -19,17 +19,10 @@ from liquid_train.data import storage
 from liquid_train.data.build_index import build_index
 from liquid_train.data.shards import ShardSet
 from tests.range_server import RangeServer
-from tests.test_shards import CODEBOOK, make_set, member_offset, overwrite
+from tests.test_shards import CODEBOOK, member_offset, overwrite
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARD_KEYS = ("url", "nsamples", "bytes", "sha256", "chunks")
-
-
-@pytest.fixture(scope="module")
-def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("sets") / "set"
-    make_set(path)
-    return path
 
 
 @pytest.fixture

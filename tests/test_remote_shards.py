@@ -23,17 +23,10 @@ from liquid_train.data import remote
 from liquid_train.data.chunk_cache import ChunkCache
 from liquid_train.data.shards import Sample, ShardSet
 from tests.range_server import RangeServer
-from tests.test_shards import make_set, member_offset
+from tests.test_shards import member_offset
 
 pytest.importorskip("aiohttp", reason="fsspec reads http with aiohttp: pip install aiohttp")
 ROOT = Path(__file__).resolve().parents[1]
-
-
-@pytest.fixture(scope="module")
-def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("sets") / "set"
-    make_set(path)
-    return path
 
 
 @pytest.fixture

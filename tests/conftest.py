@@ -1,0 +1,17 @@
+"""Fixtures that several files of tests share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.test_shards import make_set
+
+
+@pytest.fixture(scope="module")
+def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A local shard set of three tars; tests copy it before they change anything."""
+    path = tmp_path_factory.mktemp("sets") / "set"
+    make_set(path)
+    return path
