@@ -26,7 +26,7 @@ $(STAMP): pyproject.toml constraints.txt
 quickstart: $(STAMP)  ## tokenize, train, evaluate, draw and report: about ten minutes on two cores
 	EXPERIMENT=quickstart launch/quickstart.sh
 
-quickstart-long: $(STAMP)  ## the same with three times the training: about half an hour on two cores
+quickstart-long: $(STAMP)  ## the same with six times the training: one to two hours on two cores
 	EXPERIMENT=quickstart_long launch/quickstart.sh
 
 test: lint  ## ruff, mypy and the tests

@@ -19,6 +19,7 @@ from torch.optim import Optimizer
 
 from liquid_train import checkpoint
 from liquid_train.backbone import ModelCard, fill_from_folder, named_full_tensors
+from liquid_train.data.loader import owner
 from liquid_train.data.packing import StreamState
 from liquid_train.files import sha256_of, write_synced
 from liquid_train.loss import LossModule
@@ -45,7 +46,7 @@ class Progress:
 
 def save(run_dir: Path, root: LossModule, optimizer: Optimizer, progress: Progress, config: Any, card: ModelCard, vocabulary: Vocabulary,
          world: World, keep: int) -> None:  # fmt: skip
-    """Write and commit a checkpoint; a collective of all ranks. progress.streams may be this rank's streams only."""
+    """Write and commit a checkpoint; a collective of all ranks. Of progress.streams each gives the streams it owns."""
     partial = run_dir / "checkpoints" / f".{checkpoint.checkpoint_name(progress.step)}.partial"
     if world.main:
         checkpoint.begin(run_dir, progress.step)
@@ -74,9 +75,10 @@ def write_model(folder: Path, root: LossModule, tensors: dict[str, Any], card: M
     card.write(folder)
 
 
-def _gather_streams(own: dict[int, StreamState], world: World) -> dict[int, StreamState]:
+def _gather_streams(states: dict[int, StreamState], world: World) -> dict[int, StreamState]:
+    """Every stream's state from the rank that it belongs to: a resumed rank also holds the others', as they were then."""
     parts: list[dict[int, StreamState] | None] = [None] * world.size
-    dist.all_gather_object(parts, own)
+    dist.all_gather_object(parts, {s: state for s, state in states.items() if owner(s, world.size) == world.rank})
     return {k: v for part in parts if part for k, v in part.items()}
 
 

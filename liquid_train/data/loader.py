@@ -127,6 +127,11 @@ def is_endless(data: DataConfig) -> bool:
     return any(s.weight > 0 and s.max_epochs is None for s in data.sources.values())
 
 
+def owner(stream: int, world: int) -> int:
+    """The rank that a canonical stream belongs to."""
+    return stream % world
+
+
 class StreamDataset(IterableDataset):
     """A rank's streams, one StepPart after another; every worker serves its own share of the streams."""
 
@@ -141,7 +146,7 @@ class StreamDataset(IterableDataset):
         data = self.config.data
         count, endless = data.streams or data.global_batch, is_endless(data)
         readers = source_readers(self.config, self.sets, self.vocabulary)
-        own = [s for s in range(count) if s % self.world == self.rank and (s // self.world) % workers == worker]
+        own = [s for s in range(count) if owner(s, self.world) == self.rank and (s // self.world) % workers == worker]
         streams = {s: PackedStream(s, readers, data.seq_len, data.window, self.vocabulary.pad, self.states.get(s)) for s in own}
         for step in range(self.first_step, self.steps):
             ended = not endless and not any(stream.has_more() for stream in streams.values())
@@ -198,7 +203,7 @@ class BatchLoader:
             raise ValueError(f"data.streams={count}: fewer than the {world} data-parallel ranks; raise data.streams or data.global_batch, or start fewer ranks")
         self.config, self.steps, self.first_step = config, steps, first_step
         self.dataset = StreamDataset(config, sets, vocabulary, rank, world, first_step, steps, dict(states or {}))
-        own = len([s for s in range(count) if s % world == rank])
+        own = sum(owner(s, world) == rank for s in range(count))
         self.workers = min(config.data.workers, own)
 
     def __iter__(self) -> Iterator[RankBatch]:
@@ -231,7 +236,7 @@ def micro_batches(config: TrainJob, batch: RankBatch, world: int, pad: int) -> l
     count = config.data.streams or config.data.global_batch
     per_rank = [0] * world
     for g in range(batch.step * config.data.global_batch, (batch.step + 1) * config.data.global_batch):
-        per_rank[g % count % world] += 1
+        per_rank[owner(g % count, world)] += 1
     needed = math.ceil(max(per_rank) / size)
     size = min(size, max(per_rank))
     sequences = [batch.sequences[g] for g in sorted(batch.sequences)]

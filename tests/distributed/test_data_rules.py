@@ -2,37 +2,26 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
 
-from tests.shard_sets import image_set, mixture_overrides
+from tests.distributed.running import attempt, make_data, metrics, start, wait_for_step
+from tests.shard_sets import image_set
 
-ENV = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
 SOURCES = ("text", "t2i", "i2t", "vqa")
 
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("rules")
-    (folder / "overrides.json").write_text(json.dumps(mixture_overrides(folder)))
-    return folder
+    return make_data(tmp_path_factory.mktemp("rules"))
 
 
-def command(root: Path, run: str, *overrides: str) -> list[str]:
-    shared = json.loads((root / "overrides.json").read_text())
-    return [sys.executable, "-m", "liquid_train.cli", "train", "experiment=quickstart", *shared, "evals.every=0", f"run.dir={root / run}", *overrides]
-
-
-def train(root: Path, run: str, *overrides: str) -> tuple[subprocess.CompletedProcess, list[dict]]:
-    done = subprocess.run(command(root, run, *overrides), env=ENV, capture_output=True, text=True, timeout=280)
-    return done, [json.loads(line) for line in (root / run / "metrics.jsonl").read_text().splitlines()]
+def trained(root: Path, run: str, *overrides: str) -> tuple[subprocess.CompletedProcess[str], list[dict]]:
+    return attempt(root, run, *overrides), metrics(root / run)
 
 
 def test_training_ends_when_every_source_is_used_up(root: Path) -> None:
@@ -41,7 +30,7 @@ def test_training_ends_when_every_source_is_used_up(root: Path) -> None:
     lines = {}
     for ranks in (1, 2):
         run, options = f"ends-{ranks}", (f"launch.nproc={ranks}", "train.steps=500", "checkpoint.every=1000", "train.batch_digest=true", *passes)
-        done, lines[ranks] = train(root, run, *options)
+        done, lines[ranks] = trained(root, run, *options)
         assert done.returncode == 0 and f"training ends at step {len(lines[ranks])} of 500" in done.stderr
         assert (root / run / "checkpoints" / f"step-{len(lines[ranks]):08d}" / "COMMIT.json").exists()
     exact = {"documents", "tokens", "batch_digest", "packing_efficiency"}
@@ -55,28 +44,28 @@ def test_training_ends_when_every_source_is_used_up(root: Path) -> None:
     assert {f"share/documents/{k}": n / 150 for k, n in documents.items()} == pytest.approx({k: v for k, v in last.items() if k.startswith("share/documents")})
     assert last["documents"] >= 300 and last["share/documents/text"] == pytest.approx(texts / 150)
     before = len(lines[1])
-    done, again = train(root, "ends-1", *options[1:], "launch.nproc=1")
+    done, again = trained(root, "ends-1", *options[1:], "launch.nproc=1")
     assert done.returncode == 0 and len(again) == before and f"training ends at step {before}" in done.stderr
 
 
 def test_changed_data_is_refused_or_gone_on_with(root: Path, tmp_path: Path) -> None:
     run = ("launch.nproc=1", "schedule=constant")
-    done, _ = train(root, "changed", "train.steps=6", *run)
+    done, _ = trained(root, "changed", "train.steps=6", *run)
     assert done.returncode == 0, done.stderr
     other = [f"data.sources.t2i.path={image_set(tmp_path / 'other', samples=50)}", "data.seq_len=320"]
-    refused, _ = train(root, "changed", "train.steps=9", *run, *other)
+    refused, _ = trained(root, "changed", "train.steps=9", *run, *other)
     assert refused.returncode == 2 and "data.sources.t2i.shards: digest" in refused.stderr and "data.allow_change=true" in refused.stderr
-    done, lines = train(root, "changed", "train.steps=9", *run, *other, "data.allow_change=true")
+    done, lines = trained(root, "changed", "train.steps=9", *run, *other, "data.allow_change=true")
     assert done.returncode == 0 and [m["step"] for m in lines] == list(range(1, 10))
     assert "t2i begins from the start" in done.stderr and "data.seq_len: 256 -> 320" in done.stderr
-    done, _ = train(root, "changed", "train.steps=11", *run, *other)
+    done, _ = trained(root, "changed", "train.steps=11", *run, *other)
     assert done.returncode == 0, "what was allowed once is the run's data from then on"
 
 
 def test_a_skipped_document_is_counted_and_the_rest_stays(root: Path) -> None:
     options = ("train.steps=24", "launch.nproc=1", "train.batch_digest=true", "data.sources.text.weight=5")
-    _, whole = train(root, "whole", *options)
-    done, skipped = train(root, "skipped", *options, "data.skip=[text/000003]")
+    _, whole = trained(root, "whole", *options)
+    done, skipped = trained(root, "skipped", *options, "data.skip=[text/000003]")
     assert done.returncode == 0 and skipped[-1]["dropped/text: named in data.skip"] >= 1
     differing = [a["step"] for a, b in zip(whole, skipped, strict=True) if a["batch_digest"] != b["batch_digest"]]
     assert 1 <= len(differing) <= 8 and skipped[-1]["documents"] < whole[-1]["documents"]
@@ -90,13 +79,8 @@ def children(pid: int) -> list[int]:
 def test_a_killed_loader_ends_the_run_with_its_cause(root: Path) -> None:
     """As the kernel does when memory runs out: SIGKILL to a worker of a single process that trains."""
     run = root / "oom"
-    process = subprocess.Popen(
-        command(root, "oom", "train.steps=4000", "launch.nproc=1", "data.workers=2"), env=ENV, stderr=subprocess.PIPE, text=True, start_new_session=True
-    )
-    deadline = time.monotonic() + 120
-    while not (run / "metrics.jsonl").exists() or not (run / "metrics.jsonl").read_text():
-        assert time.monotonic() < deadline and process.poll() is None
-        time.sleep(0.05)
+    process = start(root, "oom", "train.steps=4000", "launch.nproc=1", "data.workers=2", stderr=subprocess.PIPE)
+    wait_for_step(run, 1, process)
     workers = [p for p in children(process.pid) if b"liquid_train" in Path(f"/proc/{p}/cmdline").read_bytes()]
     os.kill(workers[-1], signal.SIGKILL)
     _, err = process.communicate(timeout=60)

@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -16,35 +15,13 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from liquid_train import checkpoint
 from liquid_train.vocabulary import load_tokenizer
-from tests.shard_sets import image_set, mixture_overrides
-
-TIMINGS = {"tokens_per_second", "mfu", "data_wait_fraction", "memory_gib"}
-ENV = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
-
-
-def command(root: Path, run: str, *overrides: str) -> list[str]:
-    return [sys.executable, "-m", "liquid_train.cli", "train", "experiment=quickstart", *shared(root), "evals.every=0", f"run.dir={root / run}", *overrides]
-
-
-def shared(root: Path) -> list[str]:
-    return mixture_overrides(root) if not (root / "images").exists() else json.loads((root / "overrides.json").read_text())
-
-
-def train(root: Path, run: str, *overrides: str) -> list[dict]:
-    done = subprocess.run(command(root, run, *overrides), env=ENV, capture_output=True, text=True, timeout=280)
-    assert done.returncode == 0, done.stderr
-    return metrics(root / run)
-
-
-def metrics(run: Path) -> list[dict]:
-    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+from tests.distributed.running import ENV, attempt, data_overrides, kill_all, make_data, metrics, start, train, wait_for_step, without_timings
+from tests.shard_sets import image_set
 
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("training")
-    (folder / "overrides.json").write_text(json.dumps(mixture_overrides(folder)))
-    return folder
+    return make_data(tmp_path_factory.mktemp("training"))
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +57,7 @@ def test_replay_rebuilds_a_step_document_by_document(root: Path, one_rank: list[
 def test_the_first_sequences_of_a_config_can_be_read(root: Path, capsys: pytest.CaptureFixture, tmp_path: Path) -> None:
     from liquid_train.cli import main
 
-    overrides = ["experiment=quickstart", *shared(root)]
+    overrides = ["experiment=quickstart", *data_overrides(root)]
     assert main(["data", "inspect", *overrides, "--sequences", "2", "--pictures", str(tmp_path / "strip.png")]) == 0
     out = capsys.readouterr().out
     assert "sequence 1 (step 1)" in out and "<64 codes>" in out and "t2i/" in out and (tmp_path / "strip.png").is_file()
@@ -115,35 +92,21 @@ def test_a_run_cut_in_two_equals_a_whole_one(root: Path, one_rank: list[dict]) -
     whole = train(root, "whole", "train.steps=20", *constant)
     train(root, "cut", "train.steps=10", *constant)
     cut = train(root, "cut", "train.steps=20", *constant)
-    assert [{k: v for k, v in m.items() if k not in TIMINGS} for m in cut] == [{k: v for k, v in m.items() if k not in TIMINGS} for m in whole]
+    assert without_timings(cut) == without_timings(whole)
     weights = [(checkpoint.model_folder(root / r) / "model.safetensors").read_bytes() for r in ("whole", "cut")]
     assert weights[0] == weights[1]
 
 
-def wait_for_step(run: Path, step: int, process: subprocess.Popen) -> None:
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline and process.poll() is None:
-        if (run / "metrics.jsonl").exists() and len((run / "metrics.jsonl").read_text().splitlines()) >= step:
-            return
-        time.sleep(0.05)
-    raise AssertionError(f"step {step} was not reached (exit status {process.poll()})")
-
-
 def test_kill_minus_nine_loses_only_the_work_since_the_checkpoint(root: Path) -> None:
     overrides = ["train.steps=400", "launch.nproc=2", "checkpoint.every=5"]
-    process = subprocess.Popen(command(root, "killed", *overrides), env=ENV, start_new_session=True, stderr=subprocess.DEVNULL)
+    process = start(root, "killed", *overrides)
     wait_for_step(root / "killed", 12, process)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
-    subprocess.run(["pkill", "-9", "-f", str(root / "killed")], check=False)  # ranks that torchrun had put into sessions of their own
-    time.sleep(1)
+    kill_all(root / "killed", process)
     newest = checkpoint.step_of(checkpoint.committed(root / "killed")[-1])
     assert newest >= 10
     lines = train(root, "killed", "train.steps=40", "launch.nproc=2", "checkpoint.every=5", "schedule=constant")
     assert [m["step"] for m in lines] == list(range(1, 41))
-    again = subprocess.run(
-        command(root, "killed", "train.steps=40", "launch.nproc=2", "checkpoint.every=5", "schedule=constant"), env=ENV, capture_output=True, text=True
-    )
+    again = attempt(root, "killed", "train.steps=40", "launch.nproc=2", "checkpoint.every=5", "schedule=constant")
     assert again.returncode == 0 and "nothing to do" in again.stdout
 
 
@@ -151,7 +114,7 @@ def test_kill_minus_nine_loses_only_the_work_since_the_checkpoint(root: Path) ->
 def test_sigterm_saves_and_leaves(root: Path, whole_group: bool) -> None:
     name = f"stopped-{whole_group}"
     overrides = ["train.steps=4000", "launch.nproc=2", "checkpoint.every=1000"]
-    process = subprocess.Popen(command(root, name, *overrides), env=ENV, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    process = start(root, name, *overrides, stderr=subprocess.PIPE)
     wait_for_step(root / name, 3, process)
     if whole_group:
         os.killpg(process.pid, signal.SIGTERM)
@@ -164,7 +127,7 @@ def test_sigterm_saves_and_leaves(root: Path, whole_group: bool) -> None:
 
 
 def test_another_config_is_refused_and_says_why(root: Path, one_rank: list[dict]) -> None:
-    done = subprocess.run(command(root, "one", "train.steps=30", "launch.nproc=1", "data.seq_len=128", "seed=3"), env=ENV, capture_output=True, text=True)
+    done = attempt(root, "one", "train.steps=30", "launch.nproc=1", "data.seq_len=128", "seed=3")
     assert done.returncode == 2 and "data.seq_len: 256 -> 128" in done.stderr and "seed: 0 -> 3" in done.stderr and "Traceback" not in done.stderr
 
 
@@ -220,7 +183,5 @@ def test_damaged_samples_are_counted_and_survived(root: Path, tmp_path: Path) ->
     paths = [f"data.sources.{task}.path={pictures}" for task in ("t2i", "i2t", "vqa")]
     lines = train(root, "damaged", "train.steps=8", "launch.nproc=2", *paths)
     assert any(lines[-1].get(f"dropped/{task}: codes do not parse") for task in ("t2i", "i2t", "vqa"))
-    done = subprocess.run(
-        command(root, "too-damaged", "train.steps=8", "launch.nproc=2", "data.max_bad=0.001", *paths), env=ENV, capture_output=True, text=True
-    )
+    done = attempt(root, "too-damaged", "train.steps=8", "launch.nproc=2", "data.max_bad=0.001", *paths)
     assert done.returncode == 2 and "data.max_bad=0.001" in done.stderr and "Traceback" not in done.stderr
