@@ -37,7 +37,8 @@ class Compute:
 @dataclass(frozen=True)
 class BatchTotals:
     """Of the global batch. efficiency: share of tokens that are no padding; squares: sum of squared document lengths;
-    damaged: samples so far; epochs: passes over each source so far; source_documents, source_tokens: per source, of this batch."""
+    damaged: samples so far; epochs: passes over each source so far; source_documents, source_tokens: per source, of this batch;
+    dropped: by reason, since the processes started."""
 
     documents: int
     efficiency: float
@@ -46,6 +47,7 @@ class BatchTotals:
     epochs: dict[str, float]
     source_documents: dict[str, int]
     source_tokens: dict[str, int]
+    dropped: dict[str, int]
 
 
 def batch_totals(batch: RankBatch, data: DataConfig, world: World) -> BatchTotals:
@@ -54,15 +56,23 @@ def batch_totals(batch: RankBatch, data: DataConfig, world: World) -> BatchTotal
     names = list(data.sources)
     shares = [s.sources() for s in batch.sequences.values()]
     by_source = [*(batch.epochs.get(n, 0.0) for n in names), *(sum(s.get(n, (0, 0))[i] for s in shares) for i in (0, 1) for n in names)]
-    counts = torch.tensor([batch.documents, batch.padding, squares, batch.damaged, *by_source], dtype=torch.float64, device=world.device)
+    counts = torch.tensor([batch.documents, batch.padding, squares, batch.damaged, len(batch.dropped), *by_source], dtype=torch.float64, device=world.device)
     dist.all_reduce(counts)
-    documents, padding, squares, damaged = (int(n) for n in counts[:4].tolist())
-    epochs, source_documents, source_tokens = (dict(zip(names, row, strict=True)) for row in counts[4:].view(3, -1).tolist())
+    documents, padding, squares, damaged, reasons = (int(n) for n in counts[:5].tolist())
+    epochs, source_documents, source_tokens = (dict(zip(names, row, strict=True)) for row in counts[5:].view(3, -1).tolist())
     return BatchTotals(
         documents, 1 - padding / (data.global_batch * data.seq_len), squares, damaged,
         {k: round(n, 6) for k, n in epochs.items()},  # the same whatever ranks it was summed over
         {k: int(n) for k, n in source_documents.items()}, {k: int(n) for k, n in source_tokens.items()},
+        all_dropped(batch.dropped, world) if reasons else {},
     )  # fmt: skip
+
+
+def all_dropped(own: dict[str, int], world: World) -> dict[str, int]:
+    """What all ranks left out, by reason; a collective."""
+    parts: list[dict[str, int]] = [{}] * world.size
+    dist.all_gather_object(parts, own)
+    return {reason: sum(p.get(reason, 0) for p in parts) for reason in sorted({r for p in parts for r in p})}
 
 
 def data_ended(batch: RankBatch, data: DataConfig, world: World) -> bool:
@@ -107,7 +117,7 @@ def speed_metrics(compute: Compute, world: World, *, tokens: int, targets: int, 
     }
 
 
-def step_metrics(batch: RankBatch, totals: BatchTotals, result: dict[str, Any], so_far: dict[str, Any], lr: float, speed: dict[str, float]) -> dict[str, Any]:
+def step_metrics(totals: BatchTotals, result: dict[str, Any], so_far: dict[str, Any], lr: float, speed: dict[str, float]) -> dict[str, Any]:
     """One line. so_far: step, tokens, documents, skipped, shares of the sources; result: what train_step returned."""
     return {
         **so_far,
@@ -118,5 +128,5 @@ def step_metrics(batch: RankBatch, totals: BatchTotals, result: dict[str, Any], 
         **speed,
         "packing_efficiency": totals.efficiency,
         **{f"epoch/{name}": passes for name, passes in totals.epochs.items()},
-        **{f"dropped/{reason}": n for reason, n in batch.dropped.items()},
+        **{f"dropped/{reason}": n for reason, n in totals.dropped.items()},
     }

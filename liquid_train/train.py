@@ -178,7 +178,7 @@ def account(run: Run, batch: RankBatch, result: dict[str, Any], lr: float, secon
     totals = batch_totals(batch, data, run.world)
     samples = sum({s.path: s.num_samples for s in run.sets.values()}.values())
     if totals.damaged > data.max_bad * samples:  # the same on all ranks
-        found = f"{totals.damaged} of {samples} samples are damaged ({batch.dropped})"
+        found = f"{totals.damaged} of {samples} samples are damaged ({totals.dropped})"
         raise ValueError(f"data.max_bad={data.max_bad}: {found}; mend the shards, or allow a larger share")
     tokens = data.global_batch * data.seq_len
     progress.step += 1
@@ -192,7 +192,7 @@ def account(run: Run, batch: RankBatch, result: dict[str, Any], lr: float, secon
     speed = speed_metrics(run.compute, run.world, tokens=tokens, targets=targets, squares=totals.squares, seconds=seconds, waited=waited)
     so_far: dict[str, Any] = {"step": progress.step, "tokens": progress.tokens, "documents": progress.documents, "skipped": progress.skipped}
     so_far |= share_metrics(progress.source_documents, progress.source_tokens)
-    return step_metrics(batch, totals, result, so_far, lr, speed)
+    return step_metrics(totals, result, so_far, lr, speed)
 
 
 def add_digest(metrics: dict[str, Any], batch: RankBatch, world: World) -> None:
