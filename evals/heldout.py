@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import torch
-import torch.distributed as dist
 
 from liquid_train.config import TASKS, TrainJob
 from liquid_train.data.loader import MicroBatch, collate, open_set
@@ -32,19 +31,19 @@ def heldout_batches(config: TrainJob, vocabulary: Vocabulary, world: World, vq_f
     placed, left = best_fit([d for d in documents if not d.splittable], bins, seq_len)
     left += pour([d for d in documents if d.splittable], placed, seq_len)
     sequences = [join(p, seq_len, vocabulary.pad) for p in placed if p]
-    own = sequences[world.rank :: world.size]
-    needed = -(-len(sequences[:: world.size]) // size)  # rank 0 has the most
+    own = sequences[world.data_rank :: world.data_size]
+    needed = -(-len(sequences[:: world.data_size]) // size)  # rank 0 has the most
     return [collate(own[i * size : (i + 1) * size], size, config, vocabulary.pad) for i in range(needed)]
 
 
 @torch.no_grad()
-def heldout_loss(root: LossModule, batches: list[MicroBatch], device: torch.device) -> dict[str, float]:
+def heldout_loss(root: LossModule, batches: list[MicroBatch], world: World) -> dict[str, float]:
     """{"val/loss/<task>": nats per target token, "val/accuracy/<task>": share} over all ranks; a collective."""
-    sums = torch.zeros(4, len(TASKS), dtype=torch.float64, device=device)
+    sums = torch.zeros(4, len(TASKS), dtype=torch.float64, device=world.device)
     for batch in batches:
-        sums += root(batch.to(device)).per_task
+        sums += root(batch.to(world.device)).per_task
     reshard(root)
-    dist.all_reduce(sums)
+    world.sum(sums)
     loss, correct, count, _ = sums.cpu()
     metrics = {}
     for i, task in enumerate(TASKS):

@@ -76,22 +76,30 @@ def build(config: PreTrainedConfig, vocabulary: Vocabulary) -> PreTrainedModel:
     return model
 
 
-def rows_of(parameter: Tensor) -> tuple[Tensor, int]:
-    """The rows of a parameter that this rank holds, and the number of the first."""
+def block_of(parameter: Tensor) -> tuple[Tensor, tuple[int, ...]]:
+    """The block of a parameter that this rank holds, and where in the whole it begins (one number a dimension)."""
     if not isinstance(parameter, DTensor):
-        return parameter.data, 0
+        return parameter.data, (0,) * parameter.ndim
     _, offset = compute_local_shape_and_global_offset(parameter.shape, parameter.device_mesh, parameter.placements)
-    return parameter.to_local(), offset[0] if offset else 0
+    return parameter.to_local(), tuple(offset)
+
+
+def rows_of(parameter: Tensor) -> tuple[Tensor, int]:
+    """The rows of a parameter that is cut by rows alone (embedding, head) on this rank, and the number of the first."""
+    local, offset = block_of(parameter)
+    return local, offset[0] if offset else 0
 
 
 @torch.no_grad()
-def materialize(model: PreTrainedModel, device: torch.device) -> None:
-    """Give the (sharded) meta model memory on `device`. Weights stay unset; buffers (rotary tables, Gemma's scale of embeddings)
-    are in no checkpoint and get their values here, by transformers' own initialization."""
-    model.to_empty(device=device)
+def materialize(model: PreTrainedModel, device: torch.device, *, offloaded: bool = False) -> None:
+    """Give the (sharded) meta model memory on `device`; its parameters, with `offloaded`, in the host's. Weights stay unset; buffers
+    (rotary tables, Gemma's scale of embeddings) are in no checkpoint and get their values here, by transformers' own initialization."""
+    model.to_empty(device="cpu" if offloaded else device)
     model.tie_weights()  # to_empty gives an unsharded tied head memory of its own
     for module in model.modules():
         if any(True for _ in module.buffers(recurse=False)):
+            for name, buffer in module.named_buffers(recurse=False):
+                module._buffers[name] = buffer.to(device)
             model._init_weights(module)
 
 
@@ -101,11 +109,17 @@ def fill_random(model: PreTrainedModel, seed: int) -> None:
     std = float(getattr(model.config, "initializer_range", 0.02))
     offset_norm = "gemma" in model.config.model_type  # Gemma's norms multiply by 1 + weight
     for name, parameter in model.named_parameters():
-        local, first = rows_of(parameter)
+        local, offset = block_of(parameter)
         if parameter.ndim == 1:
             local.fill_(0.0 if name.endswith("bias") or offset_norm else 1.0)
         elif local.numel():
-            local.copy_(random_rows((name, seed), first, len(local), parameter.shape[1:], std))
+            rows = random_rows((name, seed), offset[0], len(local), parameter.shape[1:], std)
+            local.copy_(rows[(slice(None), *columns(local, offset))])
+
+
+def columns(local: Tensor, offset: tuple[int, ...]) -> tuple[slice, ...]:
+    """Where a rank's block lies in all dimensions but the first."""
+    return tuple(slice(begin, begin + n) for begin, n in zip(offset[1:], local.shape[1:], strict=True))
 
 
 def random_rows(key: tuple[object, ...], first: int, count: int, shape: torch.Size, std: float) -> Tensor:
@@ -132,7 +146,8 @@ def fill_from_folder(model: PreTrainedModel, folder: str | Path, *, new_rows: st
     for name, parameter in model.named_parameters():
         if name not in files:
             raise ValueError(f"{files and folder}: the weights lack {name}")
-        local, first = rows_of(parameter)
+        local, offset = block_of(parameter)
+        first, beside = offset[0], columns(local, offset)
         with safe_open(files[name], "pt") as file:
             stored = file.get_slice(name)
             shape = stored.get_shape()
@@ -140,12 +155,13 @@ def fill_from_folder(model: PreTrainedModel, folder: str | Path, *, new_rows: st
                 raise ValueError(f"{folder}: {name} has shape {shape}, the model needs {list(parameter.shape)}")
             have = min(max(shape[0] - first, 0), len(local))
             if have:
-                local[:have].copy_(stored[first : first + have])
+                local[:have].copy_(stored[(slice(first, first + have), *beside)])
             if have < len(local):
                 missing = len(local) - have
                 std = float(getattr(model.config, "initializer_range", 0.02))
                 noise = random_rows((name, seed), first + have, missing, parameter.shape[1:], std)
-                local[have:].copy_(noise if new_rows == "normal" else stored[:].float().mean(0) + noise * 1e-3)
+                made = noise if new_rows == "normal" else stored[:].float().mean(0) + noise * 1e-3
+                local[have:].copy_(made[(slice(None), *beside)])
 
 
 def fill_image_rows(model: PreTrainedModel, vocabulary: Vocabulary, old_rows: int, *, new_rows: str, seed: int) -> None:

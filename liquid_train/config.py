@@ -102,11 +102,13 @@ class TrainConfig:
 
 @dataclass
 class ParallelConfig:
-    replicate: int = 1
-    shard: int = -1  # -1 = all remaining ranks
+    replicate: int = 1  # copies of the sharded model (HSDP): gradients are summed over them
+    shard: int = -1  # ranks that share weights and optimizer state (FSDP2); -1 = all remaining ranks
+    tensor: int = 1  # ranks that share every matrix product (tensor parallelism): for models whose layers are too large for one
     precision: str = "bf16"  # bf16 or fp32
-    activation_checkpoint: str = "none"  # none or full
+    activation_checkpoint: str = "none"  # none, selective (keeps matrix products and attention) or full
     compile: bool = False
+    cpu_offload: bool = False  # weights and optimizer state wait in the host's memory: slow, the last resort
 
 
 @dataclass
@@ -116,13 +118,15 @@ class OptimizerConfig:
     betas: list[float] = field(default_factory=lambda: [0.9, 0.95])
     eps: float = 1e-8
     grad_clip: float = 1.0
+    image_embedding_lr_scale: float = 1.0  # learning rate of the image rows of embedding and head, relative to lr
+    new_rows_steps: int = 0  # a first stage of so many steps trains the rows that a published checkpoint lacks, and nothing else
 
 
 @dataclass
 class ScheduleConfig:
     kind: str = "cosine"  # cosine, constant or wsd
-    warmup: float = 0.03  # share of the steps
-    decay: float = 0.2  # wsd: share of the steps at the end
+    warmup: float = 0.03  # share of the steps, or their number from 1 on
+    decay: float = 0.2  # wsd: share of the steps at the end, or their number from 1 on
     min_lr: float = 0.0  # as a share of optimizer.lr
 
 

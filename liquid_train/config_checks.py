@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from liquid_train.config import TASKS, BackboneConfig, EvalJob, GenerateJob, TokenizeJob, TrainJob
+from liquid_train.config import TASKS, BackboneConfig, EvalJob, GenerateJob, ParallelConfig, TokenizeJob, TrainJob
 
 
 def require(condition: bool, message: str) -> None:
@@ -41,7 +41,13 @@ def check_train(c: TrainJob) -> None:
     for task in c.loss.weight:
         require(task in TASKS, f"loss.weight.{task}: no such task; one of {', '.join(TASKS)}")
     one_of(c, "parallel.precision", ("bf16", "fp32"))
-    one_of(c, "parallel.activation_checkpoint", ("none", "full"))
+    one_of(c, "parallel.activation_checkpoint", ("none", "selective", "full"))
+    for key in ("parallel.replicate", "parallel.tensor"):
+        require(get(c, key) > 0, f"{key}={get(c, key)}: must be 1 or more")
+    require(c.optimizer.image_embedding_lr_scale >= 0, f"optimizer.image_embedding_lr_scale={c.optimizer.image_embedding_lr_scale}: must be 0 or more")
+    require(c.optimizer.new_rows_steps >= 0, f"optimizer.new_rows_steps={c.optimizer.new_rows_steps}: must be 0 or more")
+    for key in ("schedule.warmup", "schedule.decay"):
+        require(get(c, key) >= 0, f"{key}={get(c, key)}: a share of the steps below 1, or a number of steps from 1 on")
     one_of(c, "loss.normalize", ("token", "document", "sqrt"))
     one_of(c, "schedule.kind", ("cosine", "constant", "wsd"))
     one_of(c, "tracker.wandb.mode", ("online", "offline", "disabled"))
@@ -54,6 +60,15 @@ def check_train(c: TrainJob) -> None:
     require(0 <= c.data.max_bad <= 1, f"data.max_bad={c.data.max_bad}: a share between 0 and 1")
     require(0 <= c.data.unconditional <= 1, f"data.unconditional={c.data.unconditional}: a share between 0 and 1")
     check_backbone_folder(c.backbone)
+
+
+def degrees(p: ParallelConfig, ranks: int) -> tuple[int, int, int]:
+    """(replicate, shard, tensor) whose product is the number of ranks; ValueError when there is none."""
+    shard = p.shard if p.shard > 0 else ranks // max(1, p.replicate * p.tensor)
+    if min(p.replicate, p.tensor, shard) < 1 or p.replicate * shard * p.tensor != ranks:
+        found = f"parallel.replicate={p.replicate} x parallel.shard={p.shard} x parallel.tensor={p.tensor}"
+        raise ValueError(f"{found}: do not multiply to the {ranks} ranks (launch.nproc x machines); set parallel.shard=-1, and degrees that divide {ranks}")
+    return p.replicate, shard, p.tensor
 
 
 def check_backbone_folder(backbone: BackboneConfig) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from liquid_train.config import TrainJob
+from liquid_train.config_checks import degrees
 
 STOP_FILE = "LIQUID_STOP_FILE"  # environment variable: the ranks save and leave once this file is there
 
@@ -35,7 +36,8 @@ def launch(config: TrainJob, overrides: list[str]) -> int:
         return 0
     ranks = processes(config)
     streams = config.data.streams or config.data.global_batch
-    if ranks > streams:
+    replicate, shard, _ = degrees(config.parallel, ranks)
+    if replicate * shard > streams:
         raise ValueError(f"launch.nproc={ranks}: more data-parallel ranks than data.streams={streams}; start fewer, or raise data.streams or data.global_batch")
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     if ranks == 1:

@@ -6,12 +6,15 @@ Logits never exist for more than `chunk` positions: the forward computes each ch
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-import torch.nn.functional as F
+import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 from transformers import PreTrainedModel
 
 from liquid_train.config import TASKS, LossConfig
@@ -22,60 +25,97 @@ from liquid_train.vocabulary import Vocabulary
 
 @dataclass(frozen=True)
 class HeadOptions:
-    """vocabulary: rows from here on never win. softcap: Gemma-2's final soft-capping. z_loss: weight of log(Z)^2."""
+    """vocabulary: rows from here on never win. softcap: Gemma-2's final soft-capping. z_loss: weight of log(Z)^2.
+    first_row, group: of a head that is cut by vocabulary over a process group, the number of the first row here."""
 
     vocabulary: int
     chunk: int = 1024
     softcap: float | None = None
     z_loss: float = 0.0
+    first_row: int = 0
+    group: dist.ProcessGroup | None = None
 
 
 class ChunkedCrossEntropy(torch.autograd.Function):
-    """hidden [T, d], weight [V, d], targets [T], weights [T] -> (weighted sum of losses, losses [T], correct [T])."""
+    """hidden [T, d], weight [V, d], targets [T], weights [T] -> (weighted sum of losses, losses [T], correct [T]).
+
+    With a group, weight holds V rows of a longer table; hidden, targets, weights and all results are the same on all of its ranks.
+    """
 
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, weights: Tensor, options: HeadOptions, train: bool) -> tuple[Tensor, Tensor, Tensor]:
-        rows = weight[: options.vocabulary]
+        rows = weight[: max(0, options.vocabulary - options.first_row)]
         losses, correct = torch.zeros_like(weights), torch.zeros_like(targets, dtype=torch.bool)
         grad_hidden = torch.empty_like(hidden)
-        grad_weight = torch.zeros(rows.shape if train else (0,), dtype=torch.float32, device=rows.device)
+        grad_weight = torch.zeros(weight.shape if train else (0, 0), dtype=torch.float32, device=rows.device)
+        grad_rows = grad_weight[: len(rows)]  # the others never win and never learn
         total = torch.zeros((), device=hidden.device)
         for start in range(0, len(hidden), options.chunk):
             part = slice(start, start + options.chunk)
-            h, t, w = hidden[part], targets[part], weights[part].unsqueeze(1)
-            logits = (h @ rows.t()).float()  # [chunk, vocabulary]
+            h, w = hidden[part], weights[part].unsqueeze(1)
+            logits = (h @ rows.t()).float()  # [chunk, rows here]
             if options.softcap is not None:
                 tanh = torch.tanh(logits / options.softcap)
                 logits = options.softcap * tanh
-            log_z = logits.logsumexp(1, keepdim=True)
-            picked = logits.gather(1, t.unsqueeze(1))
-            loss = log_z - picked
+            chunk = reduce_logits(logits, targets[part].unsqueeze(1) - options.first_row, options.group)
+            loss = chunk.log_z - chunk.picked
             losses[part] = loss.squeeze(1)
-            correct[part] = logits.argmax(1) == t
-            total += (w * (loss + options.z_loss * log_z.square())).sum()
+            correct[part] = (chunk.picked == chunk.best).squeeze(1)
+            total += (w * (loss + options.z_loss * chunk.log_z.square())).sum()
             if not train:
                 continue
-            grad = torch.exp(logits - log_z)  # softmax; from here on the gradient with respect to the logits
+            grad = torch.exp(logits - chunk.log_z)  # softmax; from here on the gradient with respect to the logits
             if options.z_loss:
-                grad *= 1 + 2 * options.z_loss * log_z
-            grad.scatter_add_(1, t.unsqueeze(1), torch.full_like(picked, -1.0))
+                grad *= 1 + 2 * options.z_loss * chunk.log_z
+            grad.scatter_add_(1, chunk.column, -chunk.here.to(grad.dtype))
             grad *= w
             if options.softcap is not None:
                 grad *= 1 - tanh.square()
             grad = grad.to(h.dtype)
             grad_hidden[part] = grad @ rows
-            grad_weight += (grad.t() @ h).float()
-        ctx.save_for_backward(grad_hidden, grad_weight)
-        ctx.rows = len(weight)
-        ctx.dtype = weight.dtype
+            if h.dtype == torch.float32:
+                grad_rows.addmm_(grad.t(), h)
+            else:
+                grad_rows += grad.t() @ h
+        if options.group is not None and train:
+            dist.all_reduce(grad_hidden, group=options.group)
+        ctx.gradients, ctx.dtype = (grad_hidden, grad_weight), weight.dtype
         ctx.mark_non_differentiable(losses, correct)
         return total, losses, correct
 
     @staticmethod
     def backward(ctx: Any, grad_total: Tensor, *_: Tensor) -> tuple[Tensor, Tensor, None, None, None, None]:  # type: ignore[override]
-        grad_hidden, grad_weight = ctx.saved_tensors
-        grad_weight = F.pad(grad_weight * grad_total, (0, 0, 0, ctx.rows - len(grad_weight)))
-        return grad_hidden * grad_total, grad_weight.to(ctx.dtype), None, None, None, None
+        grad_hidden, grad_weight = ctx.gradients
+        del ctx.gradients  # scaled in place, which cannot be done twice: a copy would be as large as the head
+        return grad_hidden.mul_(grad_total), grad_weight.mul_(grad_total).to(ctx.dtype), None, None, None, None
+
+
+@dataclass(frozen=True)
+class ChunkLogits:
+    """What a chunk's logits come down to, over all ranks; each [chunk, 1]. log_z: log of the sum of exponentials; best: the largest
+    logit; picked: the target's. column, here: the target's place in this rank's part, and whether it is there at all."""
+
+    log_z: Tensor
+    best: Tensor
+    picked: Tensor
+    column: Tensor
+    here: Tensor
+
+
+def reduce_logits(logits: Tensor, column: Tensor, group: dist.ProcessGroup | None) -> ChunkLogits:
+    """logits [chunk, rows here], column [chunk, 1] of the target, outside of the rows where another rank has it; a collective of `group`."""
+    rows = logits.shape[1]
+    here = (column >= 0) & (column < rows)
+    column = column.clamp(0, max(0, rows - 1))
+    if group is None:
+        return ChunkLogits(logits.logsumexp(1, keepdim=True), logits.amax(1, keepdim=True), logits.gather(1, column), column, here)
+    best = logits.amax(1, keepdim=True) if rows else torch.full_like(column, -math.inf, dtype=logits.dtype)
+    dist.all_reduce(best, op=dist.ReduceOp.MAX, group=group)
+    exponentials = torch.exp(logits - best).sum(1, keepdim=True)
+    picked = torch.where(here, logits.gather(1, column), 0.0) if rows else torch.zeros_like(best)
+    sums = torch.cat([exponentials, picked], 1)
+    dist.all_reduce(sums, group=group)
+    return ChunkLogits(best + sums[:, :1].log(), best, sums[:, 1:], column, here)
 
 
 @dataclass(frozen=True)
@@ -108,11 +148,19 @@ class LossModule(nn.Module):
         chosen = (batch.targets != IGNORED).view(-1).nonzero().squeeze(1)
         hidden = hidden.reshape(-1, hidden.shape[-1]).index_select(0, chosen)
         targets, weights = batch.targets.view(-1)[chosen], batch.weights.view(-1)[chosen]
-        total, losses, correct = ChunkedCrossEntropy.apply(
-            hidden, self.lm.get_output_embeddings().weight, targets, weights, self.options, torch.is_grad_enabled()
-        )
+        weight, options = self._head()
+        total, losses, correct = ChunkedCrossEntropy.apply(hidden, weight, targets, weights, options, torch.is_grad_enabled())
         tasks = batch.tasks.view(-1)[chosen].long()
         sums = torch.zeros(4, len(TASKS), device=hidden.device, dtype=torch.float64)
         for row, values in enumerate((losses, correct, torch.ones_like(losses), weights * losses)):
             sums[row].index_add_(0, tasks, values.double())
         return LossOutput(total, sums)
+
+    def _head(self) -> tuple[Tensor, HeadOptions]:
+        """The head's rows on this rank: all of them, or under tensor parallelism a part."""
+        weight = self.lm.get_output_embeddings().weight
+        if not isinstance(weight, DTensor):
+            return weight, self.options
+        first_row = compute_local_shape_and_global_offset(weight.shape, weight.device_mesh, weight.placements)[1][0]
+        options = replace(self.options, first_row=first_row, group=weight.device_mesh.get_group())
+        return weight.to_local(grad_placements=weight.placements), options

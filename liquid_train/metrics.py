@@ -57,7 +57,7 @@ def batch_totals(batch: RankBatch, data: DataConfig, world: World) -> BatchTotal
     shares = [s.sources() for s in batch.sequences.values()]
     by_source = [*(batch.epochs.get(n, 0.0) for n in names), *(sum(s.get(n, (0, 0))[i] for s in shares) for i in (0, 1) for n in names)]
     counts = torch.tensor([batch.documents, batch.padding, squares, batch.damaged, len(batch.dropped), *by_source], dtype=torch.float64, device=world.device)
-    dist.all_reduce(counts)
+    world.sum(counts)
     documents, padding, squares, damaged, reasons = (int(n) for n in counts[:5].tolist())
     epochs, source_documents, source_tokens = (dict(zip(names, row, strict=True)) for row in counts[5:].view(3, -1).tolist())
     return BatchTotals(
@@ -72,6 +72,7 @@ def all_dropped(own: dict[str, int], world: World) -> dict[str, int]:
     """What all ranks left out, by reason; a collective."""
     parts: list[dict[str, int]] = [{}] * world.size
     dist.all_gather_object(parts, own)
+    parts = parts[:: world.tensor]  # tensor-parallel neighbours have read the same
     return {reason: sum(p.get(reason, 0) for p in parts) for reason in sorted({r for p in parts for r in p})}
 
 

@@ -3,36 +3,58 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import gc
+import logging
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import nn
+from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
-from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, MixedPrecisionPolicy, fully_shard
+from torch.utils.checkpoint import checkpoint, create_selective_checkpoint_contexts
 
 from liquid_train.config import ParallelConfig
+from liquid_train.config_checks import degrees
 from liquid_train.loss import LossModule
+from liquid_train.tensor_parallel import cut
 
 
 @dataclass(frozen=True)
 class World:
-    """This process among the others."""
+    """This process among the others. `tensor` neighbours hold parts of the same matrices and read the same data."""
 
     rank: int
     size: int
     device: torch.device
+    tensor: int = 1
 
     @property
     def main(self) -> bool:
         return self.rank == 0
 
+    @property
+    def data_rank(self) -> int:
+        """This rank's place among those that read data of their own."""
+        return self.rank // self.tensor
+
+    @property
+    def data_size(self) -> int:
+        return self.size // self.tensor
+
+    def sum(self, values: Tensor) -> None:
+        """Add up what the data ranks have, in place; a collective. Tensor-parallel neighbours have the same and count once."""
+        dist.all_reduce(values)
+        if self.tensor > 1:
+            values /= self.tensor
+
 
 @contextlib.contextmanager
-def process_group() -> Iterator[World]:
+def process_group(tensor: int = 1) -> Iterator[World]:
     """Join the processes torchrun started, or stand alone as a group of one. NCCL where each rank has a GPU, else gloo."""
     rank, size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     local = int(os.environ.get("LOCAL_RANK", 0))
@@ -45,41 +67,66 @@ def process_group() -> Iterator[World]:
         dist.init_process_group(backend)
     else:
         dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
+    logging.getLogger("torch.distributed.tensor._redistribute").setLevel(logging.ERROR)  # at every save: that two gathers are not one
     try:
-        yield World(rank, size, device)
+        yield World(rank, size, device, tensor)
     finally:
         gc.collect()  # sharded tensors must be gone before the group is, or gloo aborts at exit
         dist.destroy_process_group()
 
 
-def mesh(config: ParallelConfig, world: World) -> DeviceMesh:
-    """replicate x shard mesh; ValueError when the degrees do not multiply to the number of ranks."""
-    shard = config.shard if config.shard > 0 else world.size // max(1, config.replicate)
-    if config.replicate < 1 or config.replicate * shard != world.size:
-        raise ValueError(
-            f"parallel.replicate={config.replicate} x parallel.shard={config.shard}: do not multiply to the {world.size} ranks; set parallel.shard=-1"
-        )
-    if config.replicate == 1:
-        return init_device_mesh(world.device.type, (shard,), mesh_dim_names=("shard",))
-    return init_device_mesh(world.device.type, (config.replicate, shard), mesh_dim_names=("replicate", "shard"))
+def make_mesh(config: ParallelConfig, world: World) -> DeviceMesh:
+    """replicate x shard x tensor; neighbours in `tensor` are neighbours in rank, so that they share a machine's fast links."""
+    replicate, shard, tensor = degrees(config, world.size)
+    return init_device_mesh(world.device.type, (replicate, shard, tensor), mesh_dim_names=("replicate", "shard", "tensor"))
 
 
 def parallelize(root: LossModule, config: ParallelConfig, world: World) -> None:
-    """Activation checkpointing, then compile, then FSDP2: each wraps what the one before made."""
+    """Tensor parallelism, activation checkpointing, compile, FSDP2: each wraps what the one before made. The model is on meta."""
+    mesh = make_mesh(config, world)
     blocks = root.lm.model.layers
-    if config.activation_checkpoint == "full":  # transformers' own switch keeps the parameters' names
-        root.lm.gradient_checkpointing_enable({"use_reentrant": False})
+    if config.tensor > 1:
+        cut(root.lm, mesh["tensor"])
     for block in blocks:
+        if config.activation_checkpoint != "none":
+            checkpoint_activations(block, selective=config.activation_checkpoint == "selective")
         if config.compile:
             block.compile()
     compute = torch.bfloat16 if config.precision == "bf16" else torch.float32
     # Weights stay fp32 in their shards; gathered copies are cast to the compute type; gradients are summed in fp32.
     policy = MixedPrecisionPolicy(param_dtype=compute, reduce_dtype=torch.float32)
-    shard_mesh = mesh(config, world)
+    options: dict[str, Any] = {"mesh": mesh["replicate", "shard"] if config.replicate > 1 else mesh["shard"], "mp_policy": policy}
+    if config.cpu_offload:
+        options["offload_policy"] = CPUOffloadPolicy(pin_memory=world.device.type == "cuda")
     for block in blocks:
-        fully_shard(block, mesh=shard_mesh, mp_policy=policy)
-    # Embedding, final norm and head form the root's group: tied weights must not be split over two groups.
-    fully_shard(root, mesh=shard_mesh, mp_policy=policy)
+        fully_shard(block, **options)
+    # Embedding, final norm and head form the root's group: tied weights must not be split over two groups, and the head is read
+    # last and first again in the backward, so that freeing it in between would only gather it twice.
+    fully_shard(root, **options)
+
+
+# What a selective checkpoint keeps: products of matrices and attention are most of a block's time, the rest is cheap to repeat.
+KEPT = [
+    torch.ops.aten.mm.default,
+    torch.ops.aten.addmm.default,
+    torch.ops.aten.bmm.default,
+    torch.ops.aten._scaled_dot_product_flash_attention.default,
+    torch.ops.aten._scaled_dot_product_efficient_attention.default,
+    torch.ops.aten._scaled_dot_product_cudnn_attention.default,
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default,
+    torch.ops._c10d_functional.all_reduce.default,
+]
+
+
+def checkpoint_activations(block: nn.Module, *, selective: bool) -> None:
+    """Keep only the block's input (or, selective, also what KEPT lists) for the backward, and compute the rest again there.
+
+    The forward is wrapped, not the module: parameters keep their names.
+    """
+    options: dict[str, Any] = {"use_reentrant": False, "preserve_rng_state": False}  # there is no dropout
+    if selective:
+        options["context_fn"] = functools.partial(create_selective_checkpoint_contexts, KEPT)
+    block.forward = functools.partial(checkpoint, block.forward, **options)
 
 
 def assert_dtypes(root: nn.Module, optimizer: torch.optim.Optimizer) -> None:

@@ -27,7 +27,7 @@ from liquid_train.image_tokenizer import ImageTokenizer
 from liquid_train.launcher import STOP_FILE
 from liquid_train.loss import LossModule
 from liquid_train.metrics import Compute, batch_totals, data_ended, share_metrics, speed_metrics, step_metrics
-from liquid_train.optimizer import build_optimizer, learning_rate, set_learning_rate
+from liquid_train.optimizer import RowRates, build_optimizer, learning_rate
 from liquid_train.parallel import World, assert_dtypes, parallelize, process_group, set_sync
 from liquid_train.resume import as_lines, changes_since, continued, find_checkpoint, planned_steps
 from liquid_train.run_vocabulary import make_tokenizer, open_vocabulary
@@ -51,7 +51,14 @@ class Run:
         self.card = self._card()
         self.heldout = heldout_batches(config, self.vocabulary, world, self.image_tokenizer.fingerprint) if config.evals.every else []
         self.loader = BatchLoader(
-            config, self.sets, self.vocabulary, rank=world.rank, world=world.size, first_step=self.progress.step, steps=self.steps, states=self.progress.streams
+            config,
+            self.sets,
+            self.vocabulary,
+            rank=world.data_rank,
+            world=world.data_size,
+            first_step=self.progress.step,
+            steps=self.steps,
+            states=self.progress.streams,
         )
         self.root, self.optimizer = self._model()
 
@@ -87,7 +94,7 @@ class Run:
             self.config.data.prompts[0],
         )
 
-    def _model(self) -> tuple[LossModule, torch.optim.Optimizer]:
+    def _model(self) -> tuple[LossModule, torch.optim.AdamW]:
         c, settings = self.config, self.config.backbone
         hf_config = backbone.model_config(settings, self.vocabulary.text_size)
         old_rows = hf_config.vocab_size
@@ -95,8 +102,9 @@ class Run:
         root = LossModule.of(lm, self.vocabulary, c.loss)
         self.compute = Compute.of(lm, self.vocabulary, self.world.device)
         parallelize(root, c.parallel, self.world)
-        backbone.materialize(lm, self.world.device)
-        optimizer = build_optimizer(root, c.optimizer)
+        backbone.materialize(lm, self.world.device, offloaded=c.parallel.cpu_offload)
+        optimizer = build_optimizer(lm, c.optimizer)
+        self.rates = RowRates(lm, self.vocabulary, c.optimizer)
         if self.resumed_from:
             train_state.load(self.resumed_from, root, optimizer)
         elif settings.init == "pretrained":
@@ -147,7 +155,7 @@ def train_step(run: Run, batches: list[MicroBatch], lr: float, stop: bool) -> di
     share = torch.stack(
         [sum((b.weights.sum().double() for b in batches), torch.zeros((), dtype=torch.float64)), torch.tensor(float(stop), dtype=torch.float64)]
     ).to(device)
-    dist.all_reduce(share)
+    run.world.sum(share)
     total_weight, stops = share.tolist()
     per_task = torch.zeros(4, len(TASKS), dtype=torch.float64, device=device)
     loss_sum = torch.zeros((), dtype=torch.float64, device=device)
@@ -155,18 +163,18 @@ def train_step(run: Run, batches: list[MicroBatch], lr: float, stop: bool) -> di
         set_sync(run.root, i == len(batches) - 1)
         output = run.root(batch.to(device))
         # FSDP averages gradients over ranks; the sum is meant
-        (output.total * (run.world.size / max(total_weight, 1e-9))).backward()
+        (output.total * (run.world.data_size / max(total_weight, 1e-9))).backward()
         per_task += output.per_task
         loss_sum += output.total.detach().double()
+    run.rates.mask_gradients(run.progress.step)
     norm = torch.nn.utils.clip_grad_norm_(run.root.parameters(), run.config.optimizer.grad_clip)
     norm = norm.full_tensor() if hasattr(norm, "full_tensor") else norm
     sums = torch.cat([per_task.flatten(), loss_sum.view(1)])
-    dist.all_reduce(sums)
+    run.world.sum(sums)
     loss = float(sums[-1]) / max(total_weight, 1e-9)
     finite = bool(torch.isfinite(norm)) and loss == loss and abs(loss) != float("inf")  # the same on all ranks: both were reduced
     if finite:
-        set_learning_rate(run.optimizer, lr)
-        run.optimizer.step()
+        run.rates.step(run.optimizer, run.progress.step, lr)
     run.optimizer.zero_grad()
     per_task = sums[:-1].view(4, -1).cpu()
     return {"loss": loss, "per_task": per_task, "grad_norm": float(norm), "finite": finite, "stop": stops > 0}
@@ -205,7 +213,7 @@ def evaluate_now(run: Run) -> dict[str, Any]:
     """Held-out loss, VQA accuracy on a fixed subset and a grid of pictures; a collective of all ranks."""
     from evals.periodic import evaluate
 
-    metrics = heldout_loss(run.root, run.heldout, run.world.device)
+    metrics = heldout_loss(run.root, run.heldout, run.world)
     tensors = dict(backbone.named_full_tensors(run.root.lm))
     model = backbone.plain_copy(run.root.lm, tensors, run.world.device)
     metrics |= evaluate(
@@ -259,7 +267,7 @@ def train(config: TrainJob, world: World) -> None:
                 end_early(run, tracker, metrics)
                 break
             waited = time.perf_counter() - before
-            batches = micro_batches(config, batch, world.size, run.vocabulary.pad)
+            batches = micro_batches(config, batch, world.data_size, run.vocabulary.pad)
             lr = learning_rate(batch.step, run.steps, config.optimizer.lr, config.schedule)
             result = train_step(run, batches, lr, stop.received)
             skipped_in_a_row = 0 if result["finite"] else skipped_in_a_row + 1
@@ -286,7 +294,7 @@ def train(config: TrainJob, world: World) -> None:
             tracker.close()
         if run.lock:
             run.lock.release()
-        del run.root, run.optimizer  # before the process group goes (see parallel.process_group)
+        del run.root, run.optimizer, run.rates  # before the process group goes (see parallel.process_group)
 
 
 def finish_step(run: Run, tracker: Tracker | None, metrics: dict[str, Any]) -> None:
@@ -329,7 +337,7 @@ def main(overrides: list[str]) -> int:
     gc.freeze()  # collections that walk through torch's and transformers' objects cost half a second while the data is opened
     try:
         config = load("train", overrides)
-        with process_group() as world, one_clear_error():
+        with process_group(config.parallel.tensor) as world, one_clear_error():
             train(config, world)
     except LoaderError as error:  # one rank's own: the others do not know of it
         print(f"liquid train: rank {os.environ.get('RANK', 0)}: {error}", file=sys.stderr)

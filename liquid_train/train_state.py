@@ -78,7 +78,7 @@ def write_model(folder: Path, root: LossModule, tensors: dict[str, Any], card: M
 def _gather_streams(states: dict[int, StreamState], world: World) -> dict[int, StreamState]:
     """Every stream's state from the rank that it belongs to: a resumed rank also holds the others', as they were then."""
     parts: list[dict[int, StreamState] | None] = [None] * world.size
-    dist.all_gather_object(parts, {s: state for s, state in states.items() if owner(s, world.size) == world.rank})
+    dist.all_gather_object(parts, {s: state for s, state in states.items() if owner(s, world.data_size) == world.data_rank})
     return {k: v for part in parts if part for k, v in part.items()}
 
 

@@ -1,0 +1,84 @@
+"""Train tiny models of all families in one layout of ranks, for test_layouts.py: torchrun -m tests.distributed.layouts JOBS.json RESULT.json
+
+JOBS.json: [{"name", "overrides"}]; RESULT.json: {name: [[loss, gradient norm] of every step]}. The job's name begins with `plain` for
+the reference: a transformers model with eager attention and full logits, every document alone, torch's own AdamW and clipping.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+from liquid_train import backbone
+from liquid_train.cli import quote
+from liquid_train.config import TrainJob, load
+from liquid_train.data.loader import micro_batches
+from liquid_train.optimizer import learning_rate
+from liquid_train.parallel import World, process_group
+from liquid_train.train import Run, train_step
+
+
+def ours(config: TrainJob, world: World) -> list[list[float]]:
+    run = Run(config, world)
+    found = []
+    for batch in run.loader:
+        batches = micro_batches(config, batch, world.data_size, run.vocabulary.pad)
+        lr = learning_rate(batch.step, run.steps, config.optimizer.lr, config.schedule)
+        result = train_step(run, batches, lr, stop=False)
+        run.progress.step += 1
+        found.append([result["loss"], result["grad_norm"]])
+    if run.lock:
+        run.lock.release()
+    return found
+
+
+def plain(config: TrainJob, world: World) -> list[list[float]]:
+    run = Run(config, world)
+    model = backbone.plain_copy(run.root.lm, dict(backbone.named_full_tensors(run.root.lm)), world.device).train().requires_grad_(True)
+    model.set_attn_implementation("eager")
+    options = config.optimizer
+    decayed, others = [[p for p in model.parameters() if (p.ndim > 1) == matrix] for matrix in (True, False)]
+    groups: list[dict[str, Any]] = [{"params": decayed, "weight_decay": options.weight_decay}, {"params": others, "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW(groups, lr=options.lr, betas=tuple(options.betas), eps=options.eps, foreach=False, fused=False)  # type: ignore[arg-type]
+    found = []
+    for batch in run.loader:
+        total, count = torch.zeros(()), 0
+        for sequence in batch.sequences.values():
+            ids, labels = torch.from_numpy(sequence.ids), torch.from_numpy(sequence.labels)
+            start = 0
+            for length in sequence.lengths:
+                end = start + length
+                logits = model(input_ids=ids[None, start:end]).logits[0, :-1, : run.vocabulary.image_end]
+                total = total + F.cross_entropy(logits, labels[start + 1 : end], reduction="sum", ignore_index=-100)
+                count += int((labels[start + 1 : end] != -100).sum())
+                start = end
+        (total / count).backward()
+        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), options.grad_clip)
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(batch.step, run.steps, options.lr, config.schedule)
+        optimizer.step()
+        optimizer.zero_grad()
+        found.append([float(total.detach() / count), float(norm)])
+    if run.lock:
+        run.lock.release()
+    return found
+
+
+def main(jobs: Path, result: Path) -> None:
+    todo = json.loads(jobs.read_text())
+    configs = {job["name"]: load("train", [quote(o) for o in job["overrides"]]) for job in todo}
+    found = {}
+    with process_group(next(iter(configs.values())).parallel.tensor) as world:
+        for name, config in configs.items():
+            found[name] = (plain if name.startswith("plain") else ours)(config, world)
+        if world.main:
+            result.write_text(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), Path(sys.argv[2]))

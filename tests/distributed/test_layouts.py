@@ -1,0 +1,90 @@
+"""Loss and gradient norm of 20 steps are the same in every layout of ranks, and those of a plain transformers loop over single documents."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.distributed.running import ENV, data_overrides, make_data
+
+STEPS = 20
+FAMILIES = {
+    "qwen2": [],
+    "llama": [],
+    "gemma": ["head_dim=16"],
+    "gemma2": ["head_dim=16", "query_pre_attn_scalar=16", "sliding_window=24", "attn_logit_softcapping=5.0", "final_logit_softcapping=3.0"],
+}
+LAYOUTS = {  # ranks, overrides
+    "fsdp 2": (2, []),
+    "hsdp 2x2": (4, ["parallel.replicate=2"]),
+    "fsdp 2 x tp 2": (4, ["parallel.tensor=2"]),
+}
+
+
+def overrides(root: Path, run: str, family: str, *more: str) -> list[str]:
+    """Rows that no number of ranks divides (301 + 1,024); sequences whose counts of targets differ."""
+    shape = ["num_attention_heads=4", "num_key_value_heads=2", *FAMILIES[family]]
+    return [
+        "experiment=quickstart", *data_overrides(root), f"backbone.architecture.model_type={family}", *(f"backbone.architecture.{s}" for s in shape),
+        "backbone.tokenizer_size=301", "loss.weight.vqa=1", "loss.weight.i2t=1", f"train.steps={STEPS}", "evals.every=0", "schedule=constant",
+        "schedule.warmup=0", f"run.dir={root / run}", *more,
+    ]  # fmt: skip
+
+
+def run_jobs(root: Path, name: str, ranks: int, jobs: dict[str, list[str]]) -> dict[str, list[list[float]]]:
+    todo, result = root / f"{name}.json", root / f"{name}-result.json"
+    todo.write_text(json.dumps([{"name": job, "overrides": o} for job, o in jobs.items()]))
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"]
+    done = subprocess.run([*torchrun, "-m", "tests.distributed.layouts", str(todo), str(result)], env=ENV, capture_output=True, text=True, timeout=280)
+    assert done.returncode == 0, done.stderr[-4000:]
+    return json.loads(result.read_text())
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_data(tmp_path_factory.mktemp("layouts"))
+
+
+@pytest.fixture(scope="module")
+def reference(root: Path) -> dict[str, list[list[float]]]:
+    """The plain loop for each family."""
+    jobs = {f"plain {f}": overrides(root, f"plain-{f}", f) for f in FAMILIES}
+    return {name.removeprefix("plain "): lines for name, lines in run_jobs(root, "plain", 1, jobs).items()}
+
+
+def assert_equal(found: list[list[float]], wanted: list[list[float]], what: str) -> None:
+    """Loss within 1e-5, gradient norm within 1e-4, relative where they are above 1."""
+    assert len(found) == len(wanted) == STEPS
+    for step, ((loss, norm), (want_loss, want_norm)) in enumerate(zip(found, wanted, strict=True)):
+        assert loss == pytest.approx(want_loss, rel=1e-5, abs=1e-5), f"{what}, step {step}"
+        assert norm == pytest.approx(want_norm, rel=1e-4, abs=1e-4), f"{what}, step {step}"
+
+
+def test_one_rank_and_accumulation(root: Path, reference: dict[str, list[list[float]]]) -> None:
+    """All four sequences of a step at once, or two times two, or one by one."""
+    jobs = {
+        f"{f} {micro}": overrides(root, f"one-{f}-{micro}", f, f"train.micro_batch={micro}")
+        for f in FAMILIES
+        for micro in ((1, 2, 4) if f == "qwen2" else (2,))
+    }
+    for name, lines in run_jobs(root, "one", 1, jobs).items():
+        assert_equal(lines, reference[name.split()[0]], name)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_layouts(root: Path, reference: dict[str, list[list[float]]], layout: str) -> None:
+    ranks, more = LAYOUTS[layout]
+    jobs = {f: overrides(root, f"{layout}-{f}".replace(" ", "_"), f, *more) for f in FAMILIES}
+    for family, lines in run_jobs(root, layout.replace(" ", "_"), ranks, jobs).items():
+        assert_equal(lines, reference[family], f"{layout}, {family}")
+
+
+@pytest.mark.parametrize("kind", ["selective", "full"])
+def test_activation_checkpoints_change_nothing(root: Path, reference: dict[str, list[list[float]]], kind: str) -> None:
+    jobs = {f: overrides(root, f"{kind}-{f}", f, f"parallel.activation_checkpoint={kind}") for f in ("qwen2", "gemma2")}
+    for family, lines in run_jobs(root, kind, 2, jobs).items():
+        assert_equal(lines, reference[family], f"{kind}, {family}")
