@@ -46,6 +46,7 @@ class Run:
         self.image_tokenizer = ImageTokenizer.from_files(vq_config, vq_weights, parts=("decoder",))
         self.sets = open_sources(config, self.image_tokenizer.fingerprint, self.image_tokenizer.codebook_size)
         self.progress, self.notes = self._progress()
+        self.saved_step = self.progress.step  # of the newest checkpoint; 0: none, and nothing to save
         self.lock = RunLock(self.dir) if world.main else None
         self.vocabulary = self._vocabulary()
         self.card = self._card()
@@ -221,7 +222,19 @@ def heldout_images(config: TrainJob) -> str | None:
 
 
 def save(run: Run) -> None:
-    train_state.save(run.dir, run.root, run.optimizer, run.progress, run.config, run.card, run.vocabulary, run.world, run.config.checkpoint.keep)
+    """Save a checkpoint, unless that of this step is there already; SaveFailed on all ranks when it cannot be written."""
+    if run.saved_step != run.progress.step:
+        train_state.save(run.dir, run.root, run.optimizer, run.progress, run.config, run.card, run.vocabulary, run.world)
+        run.saved_step = run.progress.step
+
+
+def save_or_go_on(run: Run, tracker: Tracker | None) -> None:
+    """Save a checkpoint; where it cannot be written say so and train on: there may be room again at the next one."""
+    try:
+        save(run)
+    except train_state.SaveFailed as error:
+        if tracker:
+            tracker.say(f"{error}. Training goes on; the next checkpoint is tried in {run.config.checkpoint.every} steps.")
 
 
 def begin_log(run: Run) -> Tracker | None:
@@ -299,8 +312,10 @@ def finish_step(run: Run, tracker: Tracker | None, metrics: dict[str, Any]) -> N
         tracker.show(metrics)
     if c.evals.every and (step % c.evals.every == 0 or last):
         log_evaluation(run, tracker)
-    if step % c.checkpoint.every == 0 or last:
+    if last:
         save(run)
+    elif step % c.checkpoint.every == 0:
+        save_or_go_on(run, tracker)
 
 
 def log_evaluation(run: Run, tracker: Tracker | None) -> None:
@@ -317,8 +332,7 @@ def end_early(run: Run, tracker: Tracker | None, metrics: dict[str, Any]) -> Non
         tracker.write(metrics)
     if metrics and c.evals.every and step % c.evals.every:
         log_evaluation(run, tracker)
-    if metrics and step % c.checkpoint.every:
-        save(run)
+    save(run)
     if tracker:
         tracker.say(f"every source has been read data.sources.*.max_epochs times: training ends at step {step} of {run.steps}")
 
@@ -332,6 +346,9 @@ def main(overrides: list[str]) -> int:
         with process_group() as world, one_clear_error():
             train(config, world)
     except LoaderError as error:  # one rank's own: the others do not know of it
+        print(f"liquid train: rank {os.environ.get('RANK', 0)}: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:  # a disk that is full, or a folder that may not be written, outside of a checkpoint
         print(f"liquid train: rank {os.environ.get('RANK', 0)}: {error}", file=sys.stderr)
         return 2
     except ValueError as error:
