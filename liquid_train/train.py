@@ -234,7 +234,8 @@ def save_or_go_on(run: Run, tracker: Tracker | None) -> None:
         save(run)
     except train_state.SaveFailed as error:
         if tracker:
-            tracker.say(f"{error}. Training goes on; the next checkpoint is tried in {run.config.checkpoint.every} steps.")
+            again = min(run.progress.step + run.config.checkpoint.every, run.steps)
+            tracker.say(f"{error}. Training goes on; the next checkpoint is tried at step {again}.")
 
 
 def begin_log(run: Run) -> Tracker | None:

@@ -57,9 +57,12 @@ class SaveFailed(ValueError):
     """A checkpoint could not be written: why, in one line, the same on all ranks. Nothing is left of it."""
 
 
-def is_of_writing(error: BaseException) -> bool:
-    """Whether a file could not be written: an OSError, or what libraries make of one (tokenizers its text, torch the name of its zip writer's source)."""
-    return isinstance(error, OSError) or any(mark in str(error) for mark in ("(os error ", "inline_container.cc"))
+def why_not_written(error: BaseException) -> str | None:
+    """Why a file could not be written, or None for another kind of error. Libraries hide the OSError: tokenizers raises its text,
+    torch's zip writer complains of its own position."""
+    if "inline_container.cc" in str(error):
+        return "torch could not write its file"
+    return str(error) if isinstance(error, OSError) or "(os error " in str(error) else None
 
 
 @contextlib.contextmanager
@@ -69,9 +72,9 @@ def agreed(world: World) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if not is_of_writing(error):
+        if not (why := why_not_written(error)):
             raise
-        failure = f"rank {world.rank}: {error}"
+        failure = f"rank {world.rank}: {why}"
     failures: list[str | None] = [None] * world.size
     dist.all_gather_object(failures, failure)
     if found := [f for f in failures if f]:
@@ -119,7 +122,7 @@ def save_optimizer(folder: Path, root: LossModule, optimizer: Optimizer) -> None
     try:
         dcp.save({"optimizer": get_optimizer_state_dict(root, optimizer)}, checkpoint_id=folder)
     except CheckpointException as error:  # torch has gathered what every rank raised
-        found = [f"rank {rank}: {failure}" for rank, (failure, _) in error.failures.items() if is_of_writing(failure)]
+        found = [f"rank {rank}: {why}" for rank, (failure, _) in error.failures.items() if (why := why_not_written(failure))]
         if len(found) < len(error.failures):
             raise
         raise SaveFailed(f"{folder}: {'; '.join(found)}") from error
