@@ -22,7 +22,7 @@ from liquid_train import backbone, train_state
 from liquid_train.config import TASKS, TrainJob, load, package_path, to_yaml
 from liquid_train.data.loader import BatchLoader, LoaderError, MicroBatch, RankBatch, batch_digest, micro_batches, one_clear_error, open_sources
 from liquid_train.data.padding import padding_warning
-from liquid_train.files import write_synced
+from liquid_train.files import is_full, write_synced
 from liquid_train.image_tokenizer import ImageTokenizer
 from liquid_train.launcher import STOP_FILE
 from liquid_train.loss import LossModule
@@ -349,12 +349,16 @@ def main(overrides: list[str]) -> int:
     except LoaderError as error:  # one rank's own: the others do not know of it
         print(f"liquid train: rank {os.environ.get('RANK', 0)}: {error}", file=sys.stderr)
         return 2
-    except OSError as error:  # a disk that is full, or a folder that may not be written, outside of a checkpoint
-        print(f"liquid train: rank {os.environ.get('RANK', 0)}: {error}", file=sys.stderr)
-        return 2
     except ValueError as error:
         if int(os.environ.get("RANK", 0)) == 0:
             print(f"liquid train: {error}", file=sys.stderr)
+        return 2
+    except Exception as error:
+        lost = "Connection closed by peer" in str(error)  # gloo's words; the rank that is gone has said why
+        if not lost and not is_full(error):
+            raise
+        why = "another rank is gone" if lost else f"{error}; make room for run.dir={config.run.dir} and start the same command again"
+        print(f"liquid train: rank {os.environ.get('RANK', 0)}: {why}", file=sys.stderr)
         return 2
     return 0
 
