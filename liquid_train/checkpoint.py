@@ -84,20 +84,33 @@ def model_folder(path: str | Path) -> Path:
 
 
 def begin(run_dir: Path, step: int) -> Path:
-    """An empty folder to write checkpoint `step` into; the remains of an earlier attempt are removed."""
-    partial = run_dir / "checkpoints" / f".{checkpoint_name(step)}.partial"
-    shutil.rmtree(partial, ignore_errors=True)
+    """An empty folder to write checkpoint `step` into. What kills left behind is removed: unfinished ones, and halves of old ones."""
+    folder = run_dir / "checkpoints"
+    for left in [*folder.glob(".step-*.partial"), *(p for p in folder.glob("step-*") if _NAME.search(p.name) and not (p / COMMIT).exists())]:
+        shutil.rmtree(left)
+    partial = partial_folder(run_dir, step)
     partial.mkdir(parents=True)
     return partial
 
 
-def commit(partial: Path, step: int, fingerprints: dict[str, str]) -> Path:
-    """Hash and sync what was written, write COMMIT.json last and give the folder its final name."""
+def partial_folder(run_dir: Path, step: int) -> Path:
+    """Where checkpoint `step` is written until it is complete."""
+    return run_dir / "checkpoints" / f".{checkpoint_name(step)}.partial"
+
+
+def described(partial: Path, part: int = 0, parts: int = 1) -> dict[str, dict[str, Any]]:
+    """Sync what was written; its sizes and hashes. `part` of `parts` does its share of the files: one process a part."""
     files = {}
-    for path in sorted(p for p in partial.rglob("*") if p.is_file()):
+    for path in sorted(p for p in partial.rglob("*") if p.is_file())[part::parts]:
         sync(path)
         files[str(path.relative_to(partial))] = {"size": path.stat().st_size, "sha256": sha256_of(path)}
-    write_synced(partial / COMMIT, json.dumps({"schema": SCHEMA, "step": step, "fingerprints": fingerprints, "files": files}, indent=1))
+    return files
+
+
+def commit(partial: Path, step: int, fingerprints: dict[str, str], files: dict[str, dict[str, Any]]) -> Path:
+    """Write COMMIT.json last and give the folder its final name. files: what `described` says of every one."""
+    ordered = {name: files[name] for name in sorted(files)}
+    write_synced(partial / COMMIT, json.dumps({"schema": SCHEMA, "step": step, "fingerprints": fingerprints, "files": ordered}, indent=1))
     for folder in [p for p in partial.rglob("*") if p.is_dir()] + [partial]:
         sync(folder)
     final = partial.with_name(checkpoint_name(step))
@@ -105,6 +118,15 @@ def commit(partial: Path, step: int, fingerprints: dict[str, str]) -> Path:
     partial.rename(final)
     sync(final.parent)
     return final
+
+
+def abandon(run_dir: Path, step: int) -> str:
+    """Remove a checkpoint that could not be written. Returns what is left on the disk and of the run, in words."""
+    shutil.rmtree(partial_folder(run_dir, step), ignore_errors=True)
+    free = shutil.disk_usage(run_dir).free / 2**30
+    complete = committed(run_dir)
+    start = f"goes on from {complete[-1].name}" if complete else "begins anew, for want of a checkpoint"
+    return f"{free:.2f} GiB are free there, and a restart {start}"
 
 
 def retain(run_dir: Path, keep: int) -> None:

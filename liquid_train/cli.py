@@ -23,6 +23,7 @@ USAGE = """usage: liquid <job> [key=value ...]        jobs: tokenize, train, eva
        liquid run replay RUN --step N      the documents of one step's batch, with the loss and gradient of each
        liquid checkpoint list RUN          complete checkpoints of a run
        liquid checkpoint verify PATH       compare a checkpoint with its recorded sizes and hashes
+       liquid checkpoint export PATH OUTPUT  the model of a checkpoint or run for plain transformers; --dtype bf16|fp16|fp32, --shard-gib N
        liquid data merge OUTPUT [PART ...] join the parts of a shard set (liquid data TOOL --help lists the flags)
        liquid data verify SET              read a whole set again, and compare some of it with its source
        liquid data describe SET            sizes, captions, grid shapes and codebook usage
@@ -117,13 +118,23 @@ def run_tool(rest: list[str]) -> int:
 def checkpoint_tool(rest: list[str]) -> int:
     from liquid_train import checkpoint
 
-    parser = argparse.ArgumentParser(prog="liquid checkpoint", description="Look at checkpoints.")
-    parser.add_argument("action", choices=("list", "verify"))
-    parser.add_argument("path", help="list: a run's folder; verify: a checkpoint's")
+    parser = argparse.ArgumentParser(prog="liquid checkpoint", description="Look at checkpoints, and take the model out of one.")
+    parser.add_argument("action", choices=("list", "verify", "export"))
+    parser.add_argument("path", help="list: a run's folder; verify: a checkpoint's; export: either (a run: its newest checkpoint)")
+    parser.add_argument("output", nargs="?", help="export: a folder that is empty or not there")
+    parser.add_argument("--dtype", choices=("bf16", "fp16", "fp32"), help="export: cast the weights (default: as they are stored)")
+    parser.add_argument("--shard-gib", type=float, default=5.0, help="export: GiB of one safetensors file (default: 5)")
     args = parser.parse_args(rest)
     folder = Path(args.path)
     if not folder.is_dir():
         raise ValueError(f"{folder}: no such folder")
+    if args.action == "export":
+        if args.output is None:
+            raise ValueError("export needs a folder to write to: liquid checkpoint export CHECKPOINT_OR_RUN OUTPUT")
+        source = checkpoint.model_folder(folder)
+        plan = import_module("liquid_train.hf_folder").export(source, Path(args.output), dtype=args.dtype, shard_gib=args.shard_gib)
+        print(f"{source} -> {args.output}: {plan.elements:,} parameters, {plan.size / 2**30:,.2f} GiB in {len(plan.names)} file(s)")
+        return 0
     if args.action == "list":
         for found in checkpoint.committed(folder):
             size = sum(f["size"] for f in checkpoint.read_commit(found)["files"].values())

@@ -134,6 +134,7 @@ class ScheduleConfig:
 class CheckpointConfig:
     every: int = 500
     keep: int = 2
+    shard_gib: float = 5.0  # GiB of one safetensors file of model/: what a rank holds in memory, at most, to write it
     resume: str = "auto"  # auto, none, or the path of a checkpoint
 
 

@@ -24,6 +24,7 @@ def check_train(c: TrainJob) -> None:
         value = get(c, key)
         require(value is None or value > 0, f"{key}={value}: must be 1 or more")
     require(c.data.workers >= 0, f"data.workers={c.data.workers}: must be 0 or more")
+    require(c.checkpoint.shard_gib > 0, f"checkpoint.shard_gib={c.checkpoint.shard_gib}: must be above 0")
     require(c.optimizer.lr > 0, f"optimizer.lr={c.optimizer.lr}: must be positive")
     for group, sources in (("sources", c.data.sources), ("heldout", c.data.heldout)):
         for name, source in sources.items():

@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 from pathlib import Path
+
+
+def is_full(error: BaseException) -> bool:
+    """Whether a file could not be written for want of room: on the disk, in a quota, under a limit. Rust libraries give the text of it alone."""
+    numbers = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    return getattr(error, "errno", None) in numbers or any(f"(os error {n})" in str(error) for n in numbers)
 
 
 def sha256_of(path: Path) -> str:

@@ -54,7 +54,8 @@ class Tracker:
     def __init__(self, run_dir: Path, config: TrackerConfig, *, name: str, settings: dict[str, Any], first_step: int, steps: int) -> None:
         self.path = run_dir / "metrics.jsonl"
         drop_lines_after(self.path, first_step)
-        self._file = self.path.open("a", buffering=1)
+        self._file = self.path.open("ab", buffering=0)
+        self._pending = b""  # not written yet: the disk was full
         self._wandb = start_wandb(run_dir, config, name, settings)
         self._steps = steps
         self._console = Console(stderr=True)
@@ -79,11 +80,28 @@ class Tracker:
         return bar
 
     def write(self, metrics: dict[str, Any]) -> None:
-        """Append one object to metrics.jsonl and W&B."""
+        """Append one object to metrics.jsonl and W&B. What the disk does not take is kept, and written once it does."""
         clean = {k: (None if isinstance(v, float) and not math.isfinite(v) else v) for k, v in metrics.items()}
-        self._file.write(json.dumps(clean) + "\n")
+        kept_back = bool(self._pending)
+        self._pending += json.dumps(clean).encode() + b"\n"
+        try:
+            self._write_pending()
+        except OSError as error:
+            if not kept_back:
+                self.say(f"{self.path}: {error.strerror}. Training goes on; the lines are kept in memory and written when there is room.")
         if self._wandb is not None:
+            self._log_to_wandb(clean)
+
+    def _write_pending(self) -> None:
+        while self._pending:  # a disk that fills up takes a part of a line; the rest follows right behind it later
+            self._pending = self._pending[self._file.write(self._pending) :]
+
+    def _log_to_wandb(self, clean: dict[str, Any]) -> None:
+        try:
             self._wandb.log({k: v for k, v in clean.items() if k != "step"}, step=clean["step"])
+        except Exception as error:  # its own process is gone, or its folder cannot be written
+            self.say(f"W&B takes no more metrics ({type(error).__name__}: {error}). Training goes on; metrics.jsonl has them all.")
+            self._wandb = None
 
     def show(self, metrics: dict[str, Any]) -> None:
         """Update the bar, or print a line now and then where there is no terminal."""
@@ -98,12 +116,17 @@ class Tracker:
             self._console.print(f"step {step}/{self._steps} {text}, {left:.0f} s left", highlight=False, soft_wrap=True)
 
     def say(self, text: str) -> None:
-        self._console.print(text, highlight=False, soft_wrap=True)
+        """Print a line."""
+        self._console.print(text, markup=False, highlight=False, soft_wrap=True)
 
     def close(self) -> None:
         if self._bar is not None:
             self._bar.stop()
-        os.fsync(self._file.fileno())
+        try:
+            self._write_pending()
+            os.fsync(self._file.fileno())
+        except OSError as error:
+            self.say(f"{self.path}: {error.strerror}. Its last lines may be missing.")
         self._file.close()
         if self._wandb is not None:
             self._wandb.finish()

@@ -22,7 +22,7 @@ from liquid_train import backbone, train_state
 from liquid_train.config import TASKS, TrainJob, load, package_path, to_yaml
 from liquid_train.data.loader import BatchLoader, LoaderError, MicroBatch, RankBatch, batch_digest, micro_batches, one_clear_error, open_sources
 from liquid_train.data.padding import padding_warning
-from liquid_train.files import write_synced
+from liquid_train.files import is_full, write_synced
 from liquid_train.image_tokenizer import ImageTokenizer
 from liquid_train.launcher import STOP_FILE
 from liquid_train.loss import LossModule
@@ -46,6 +46,7 @@ class Run:
         self.image_tokenizer = ImageTokenizer.from_files(vq_config, vq_weights, parts=("decoder",))
         self.sets = open_sources(config, self.image_tokenizer.fingerprint, self.image_tokenizer.codebook_size)
         self.progress, self.notes = self._progress()
+        self.saved_step = self.progress.step  # of the newest checkpoint; 0: none, and nothing to save
         self.lock = RunLock(self.dir) if world.main else None
         self.vocabulary = self._vocabulary()
         self.card = self._card()
@@ -229,7 +230,20 @@ def heldout_images(config: TrainJob) -> str | None:
 
 
 def save(run: Run) -> None:
-    train_state.save(run.dir, run.root, run.optimizer, run.progress, run.config, run.card, run.vocabulary, run.world, run.config.checkpoint.keep)
+    """Save a checkpoint, unless that of this step is there already; SaveFailed on all ranks when it cannot be written."""
+    if run.saved_step != run.progress.step:
+        train_state.save(run.dir, run.root, run.optimizer, run.progress, run.config, run.card, run.vocabulary, run.world)
+        run.saved_step = run.progress.step
+
+
+def save_or_go_on(run: Run, tracker: Tracker | None) -> None:
+    """Save a checkpoint; where it cannot be written say so and train on: there may be room again at the next one."""
+    try:
+        save(run)
+    except train_state.SaveFailed as error:
+        if tracker:
+            again = min(run.progress.step + run.config.checkpoint.every, run.steps)
+            tracker.say(f"{error}. Training goes on; the next checkpoint is tried at step {again}.")
 
 
 def begin_log(run: Run) -> Tracker | None:
@@ -307,8 +321,10 @@ def finish_step(run: Run, tracker: Tracker | None, metrics: dict[str, Any]) -> N
         tracker.show(metrics)
     if c.evals.every and (step % c.evals.every == 0 or last):
         log_evaluation(run, tracker)
-    if step % c.checkpoint.every == 0 or last:
+    if last:
         save(run)
+    elif step % c.checkpoint.every == 0:
+        save_or_go_on(run, tracker)
 
 
 def log_evaluation(run: Run, tracker: Tracker | None) -> None:
@@ -325,8 +341,7 @@ def end_early(run: Run, tracker: Tracker | None, metrics: dict[str, Any]) -> Non
         tracker.write(metrics)
     if metrics and c.evals.every and step % c.evals.every:
         log_evaluation(run, tracker)
-    if metrics and step % c.checkpoint.every:
-        save(run)
+    save(run)
     if tracker:
         tracker.say(f"every source has been read data.sources.*.max_epochs times: training ends at step {step} of {run.steps}")
 
@@ -345,6 +360,13 @@ def main(overrides: list[str]) -> int:
     except ValueError as error:
         if int(os.environ.get("RANK", 0)) == 0:
             print(f"liquid train: {error}", file=sys.stderr)
+        return 2
+    except Exception as error:
+        lost = "Connection closed by peer" in str(error)  # gloo's words; the rank that is gone has said why
+        if not lost and not is_full(error):
+            raise
+        why = "another rank is gone" if lost else f"{error}; make room for run.dir={config.run.dir} and start the same command again"
+        print(f"liquid train: rank {os.environ.get('RANK', 0)}: {why}", file=sys.stderr)
         return 2
     return 0
 

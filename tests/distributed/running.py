@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -67,10 +68,39 @@ def wait_for_step(run: Path, step: int, process: subprocess.Popen[str]) -> None:
     raise AssertionError(f"step {step} was not reached (exit status {process.poll()})")
 
 
-def kill_all(run: Path, process: subprocess.Popen[str]) -> None:
-    """kill -9 of the command, of torchrun, and of its ranks, which have sessions of their own; waits until they are gone."""
-    os.killpg(process.pid, signal.SIGKILL)
-    subprocess.run(["pkill", "-9", "-f", f"run.dir={run}( |$)"], check=False)
+def kill_all(process: subprocess.Popen[str]) -> None:
+    """kill -9 of the command, of torchrun, of its ranks, which have sessions of their own, and of their loaders; waits until they are gone."""
+    sessions = {process.pid, *(os.getsid(pid) for pid in descendants(process.pid))}
+    while alive := [pid for pid, session, state in _processes() if session in sessions and state != "Z"]:
+        for pid in alive:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        time.sleep(0.01)
     process.wait()
-    while subprocess.run(["pgrep", "-f", f"run.dir={run}( |$)"], check=False, stdout=subprocess.DEVNULL).returncode == 0:
-        time.sleep(0.05)
+
+
+def descendants(pid: int) -> list[int]:
+    listed = subprocess.run(["ps", "-e", "-o", "pid=,ppid="], capture_output=True, text=True, check=True).stdout.splitlines()
+    children: dict[int, list[int]] = {}
+    for child, parent in (map(int, line.split()) for line in listed):
+        children.setdefault(parent, []).append(child)
+    found = [pid]
+    for one in found:
+        found.extend(children.get(one, ()))
+    return found[1:]
+
+
+def ranks(process: subprocess.Popen[str]) -> dict[int, int]:
+    """Process id of every rank that torchrun has started for the command."""
+    found: dict[int, int] = {}
+    for pid in descendants(process.pid):
+        with contextlib.suppress(OSError):
+            environment = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+            found |= {int(entry[5:]): pid for entry in environment if entry.startswith(b"RANK=")}
+    return found
+
+
+def _processes() -> list[tuple[int, int, str]]:
+    """(process id, session, state) of everything that runs here."""
+    listed = subprocess.run(["ps", "-e", "-o", "pid=,sid=,state="], capture_output=True, text=True, check=True).stdout.splitlines()
+    return [(int(pid), int(session), state) for pid, session, state in (line.split() for line in listed)]

@@ -36,7 +36,7 @@ def kill_and_go_on(root: Path, run: str, fleet: list[tuple[int, int]], seed: int
     for ranks, workers in fleet[:-1]:
         process = start(root, run, *options(ranks, workers))
         wait_for_step(root / run, reached + dice.randint(5, 14), process)
-        kill_all(root / run, process)
+        kill_all(process)
         reached = checkpoint.step_of(checkpoint.committed(root / run)[-1])
     assert 0 < reached < STEPS
     return train(root, run, *options(*fleet[-1]))

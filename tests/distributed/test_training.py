@@ -101,7 +101,7 @@ def test_kill_minus_nine_loses_only_the_work_since_the_checkpoint(root: Path) ->
     overrides = ["train.steps=400", "launch.nproc=2", "checkpoint.every=5"]
     process = start(root, "killed", *overrides)
     wait_for_step(root / "killed", 12, process)
-    kill_all(root / "killed", process)
+    kill_all(process)
     newest = checkpoint.step_of(checkpoint.committed(root / "killed")[-1])
     assert newest >= 10
     lines = train(root, "killed", "train.steps=40", "launch.nproc=2", "checkpoint.every=5", "schedule=constant")
