@@ -46,6 +46,7 @@ def check_train(c: TrainJob) -> None:
     one_of(c, "tracker.wandb.mode", ("online", "offline", "disabled"))
     require(0 <= c.data.max_bad <= 1, f"data.max_bad={c.data.max_bad}: a share between 0 and 1")
     require(0 <= c.data.unconditional <= 1, f"data.unconditional={c.data.unconditional}: a share between 0 and 1")
+    require(c.backbone.init == "random" or c.backbone.path is not None, "backbone.init=pretrained needs backbone.path=FOLDER with an HF model")
     check_backbone(c)
 
 
@@ -65,7 +66,6 @@ def check_plan(c: PlanJob) -> None:
 def check_backbone(c: TrainJob) -> None:
     one_of(c, "backbone.init", ("random", "pretrained"))
     one_of(c, "backbone.image_init", ("mean", "normal"))
-    require(c.backbone.init == "random" or c.backbone.path is not None, "backbone.init=pretrained needs backbone.path=FOLDER with an HF model")
     tokenizer = c.backbone.tokenizer
     found = tokenizer is None or (Path(tokenizer) / "tokenizer.json").is_file()
     require(found, f"backbone.tokenizer={tokenizer}: no tokenizer.json there; give a folder in Hugging Face format")

@@ -33,7 +33,9 @@ def open_vocabulary(config: TrainJob, folder: Path, codebook_size: int) -> Vocab
     rows = model_config(config.backbone, len(tokenizer)).vocab_size
     if rows < len(tokenizer):
         key = "backbone.path" if config.backbone.path else "backbone.architecture.vocab_size"
-        raise ValueError(f"{key}: the backbone has {rows} embedding rows, fewer than the {len(tokenizer)} entries of the tokenizer; give the tokenizer made for it")
+        raise ValueError(
+            f"{key}: the backbone has {rows} embedding rows, fewer than the {len(tokenizer)} entries of the tokenizer; give the tokenizer made for it"
+        )
     return Vocabulary(tokenizer, codebook_size, rows + codebook_size)
 
 
