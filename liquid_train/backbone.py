@@ -54,13 +54,20 @@ class ModelCard:
         (folder / CARD).write_text(json.dumps(asdict(self), indent=2))
 
 
-def model_config(backbone: BackboneConfig, vocabulary_size: int) -> PreTrainedConfig:
-    """transformers config of the untouched backbone; ValueError for a model_type or field that transformers does not know."""
+def model_config(backbone: BackboneConfig, tokenizer_entries: int) -> PreTrainedConfig:
+    """transformers config of the untouched backbone; a folder's own where backbone.path names one.
+
+    vocab_size is the published one where the architecture has it, else tokenizer_entries.
+    Raises ValueError for a model_type or field that transformers does not know.
+    """
     if backbone.path is not None:
-        return AutoConfig.from_pretrained(backbone.path, local_files_only=True)
-    fields = dict(backbone.architecture)
+        try:
+            return AutoConfig.from_pretrained(backbone.path, local_files_only=True)
+        except (OSError, ValueError) as error:
+            raise ValueError(f"backbone.path={backbone.path}: {' '.join(str(error).split())}") from error
+    fields = {"vocab_size": tokenizer_entries, **backbone.architecture}
     try:
-        return AutoConfig.for_model(fields.pop("model_type"), vocab_size=vocabulary_size, **fields)
+        return AutoConfig.for_model(fields.pop("model_type"), **fields)
     except (ValueError, TypeError) as error:
         raise ValueError(f"backbone.architecture={backbone.architecture}: {error}") from error
 

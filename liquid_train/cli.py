@@ -12,11 +12,11 @@ from typing import Any
 
 from liquid_train.config import JOBS, all_keys, load
 
-JOB_MODULES = {"tokenize": "data_prep.tokenize", "eval": "evals.run", "generate": "liquid_train.generate.job"}
+JOB_MODULES = {"tokenize": "data_prep.tokenize", "eval": "evals.run", "generate": "liquid_train.generate.job", "plan": "liquid_train.scaling.planner"}
 FREE_TEXT = ("prompt", "image", "checkpoint", "prompts", "questions", "output", "run.dir", "run.name", "vq.config", "vq.checkpoint",
              "tokenize.input", "tokenize.images", "tokenize.image_key", "tokenize.text_key", "tokenize.output")  # fmt: skip
 
-USAGE = """usage: liquid <job> [key=value ...]        jobs: tokenize, train, eval, generate   (liquid <job> --help lists the keys)
+USAGE = """usage: liquid <job> [key=value ...]        jobs: tokenize, train, eval, generate, plan   (liquid <job> --help lists the keys)
        liquid run list [FOLDER]            all runs below FOLDER (default: runs)
        liquid run status RUN               how far a run is
        liquid run report RUN               write RUN/report.html and print the summary
@@ -33,7 +33,8 @@ USAGE = """usage: liquid <job> [key=value ...]        jobs: tokenize, train, eva
 
 first steps: make quickstart, or
        liquid train experiment=quickstart
-       liquid generate checkpoint=runs/quickstart prompt="a blue rectangle" output=pictures"""
+       liquid generate checkpoint=runs/quickstart prompt="a blue rectangle" output=pictures
+       liquid plan backbone=qwen2.5-32b parallel.shard=512      parameters, and memory of one rank, before there is a cluster"""
 
 
 def quote(override: str) -> str:

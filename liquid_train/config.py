@@ -47,8 +47,10 @@ class VQSettings:
 class BackboneConfig:
     path: str | None = None  # a folder in HF format (weights, config, tokenizer); None = built from `architecture`
     init: str = "random"  # pretrained (needs path) or random
-    architecture: dict[str, Any] = field(default_factory=dict)  # transformers config: model_type and its fields
-    tokenizer_size: int = 1024  # entries of the byte-level BPE that is trained on the training text when there is no path
+    # transformers config: model_type and its fields; vocab_size: embedding rows before the codes, None = as many as tokenizer entries
+    architecture: dict[str, Any] = field(default_factory=dict)
+    tokenizer: str | None = None  # a folder with a tokenizer in HF format; None = that of `path`, or a BPE trained on the training text
+    tokenizer_size: int = 1024  # entries of that BPE
     special_tokens: list[str] | None = None  # three unused tokenizer entries that become <boi>, <eoi>, <unconditional>
     image_init: str = "mean"  # new rows of a pretrained model: mean (of the text rows, plus noise) or normal
 
@@ -183,6 +185,13 @@ class TrainJob:
 
 
 @dataclass
+class PlanJob(TrainJob):
+    """Everything `liquid plan` reads: a training config, of which it uses backbone, vq.config, parallel and launch."""
+
+    format: str = "table"  # table or json
+
+
+@dataclass
 class TokenizeSettings:
     source: str = "???"
     split: str = "train"  # of a source that has splits
@@ -260,7 +269,7 @@ class EvalJob:
     vq: VQSettings = field(default_factory=VQSettings)
 
 
-JOBS: dict[str, type] = {"train": TrainJob, "tokenize": TokenizeJob, "generate": GenerateJob, "eval": EvalJob}
+JOBS: dict[str, type] = {"train": TrainJob, "plan": PlanJob, "tokenize": TokenizeJob, "generate": GenerateJob, "eval": EvalJob}
 
 
 def conf_dir() -> Path:

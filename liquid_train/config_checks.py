@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from liquid_train.config import TASKS, BackboneConfig, EvalJob, GenerateJob, ParallelConfig, TokenizeJob, TrainJob
+from liquid_train.config import TASKS, BackboneConfig, EvalJob, GenerateJob, ParallelConfig, PlanJob, TokenizeJob, TrainJob
 
 
 def require(condition: bool, message: str) -> None:
@@ -41,10 +41,7 @@ def check_train(c: TrainJob) -> None:
         require(named, f"data.skip: {skipped}: not SOURCE/KEY with a source of {', '.join(c.data.sources)}")
     for task in c.loss.weight:
         require(task in TASKS, f"loss.weight.{task}: no such task; one of {', '.join(TASKS)}")
-    one_of(c, "parallel.precision", ("bf16", "fp32"))
-    one_of(c, "parallel.activation_checkpoint", ("none", "selective", "full"))
-    for key in ("parallel.replicate", "parallel.tensor"):
-        require(get(c, key) > 0, f"{key}={get(c, key)}: must be 1 or more")
+    check_parallel(c)
     require(c.optimizer.image_embedding_lr_scale >= 0, f"optimizer.image_embedding_lr_scale={c.optimizer.image_embedding_lr_scale}: must be 0 or more")
     require(c.optimizer.new_rows_steps >= 0, f"optimizer.new_rows_steps={c.optimizer.new_rows_steps}: must be 0 or more")
     for key in ("schedule.warmup", "schedule.decay"):
@@ -52,14 +49,34 @@ def check_train(c: TrainJob) -> None:
     one_of(c, "loss.normalize", ("token", "document", "sqrt"))
     one_of(c, "schedule.kind", ("cosine", "constant", "wsd"))
     one_of(c, "tracker.wandb.mode", ("online", "offline", "disabled"))
-    one_of(c, "backbone.init", ("random", "pretrained"))
-    one_of(c, "backbone.image_init", ("mean", "normal"))
-    require(
-        c.launch.nproc == "auto" or (c.launch.nproc.isdigit() and int(c.launch.nproc) > 0), f"launch.nproc={c.launch.nproc}: a number of processes, or auto"
-    )
-    require(c.backbone.init == "random" or c.backbone.path is not None, "backbone.init=pretrained needs backbone.path=FOLDER with an HF model")
     require(0 <= c.data.max_bad <= 1, f"data.max_bad={c.data.max_bad}: a share between 0 and 1")
     require(0 <= c.data.unconditional <= 1, f"data.unconditional={c.data.unconditional}: a share between 0 and 1")
+    require(c.backbone.init == "random" or c.backbone.path is not None, "backbone.init=pretrained needs backbone.path=FOLDER with an HF model")
+    check_backbone(c)
+
+
+def check_parallel(c: TrainJob) -> None:
+    one_of(c, "parallel.precision", ("bf16", "fp32"))
+    one_of(c, "parallel.activation_checkpoint", ("none", "selective", "full"))
+    for key in ("parallel.replicate", "parallel.tensor"):
+        require(get(c, key) > 0, f"{key}={get(c, key)}: must be 1 or more")
+    require(c.parallel.shard > 0 or c.parallel.shard == -1, f"parallel.shard={c.parallel.shard}: must be 1 or more, or -1 for all remaining ranks")
+    nproc = c.launch.nproc
+    require(nproc == "auto" or (nproc.isdigit() and int(nproc) > 0), f"launch.nproc={nproc}: a number of processes, or auto")
+
+
+def check_plan(c: PlanJob) -> None:
+    one_of(c, "format", ("table", "json"))
+    check_parallel(c)
+    check_backbone(c)
+
+
+def check_backbone(c: TrainJob) -> None:
+    one_of(c, "backbone.init", ("random", "pretrained"))
+    one_of(c, "backbone.image_init", ("mean", "normal"))
+    tokenizer = c.backbone.tokenizer
+    found = tokenizer is None or (Path(tokenizer) / "tokenizer.json").is_file()
+    require(found, f"backbone.tokenizer={tokenizer}: no tokenizer.json there; give a folder in Hugging Face format")
     check_backbone_folder(c.backbone)
 
 
@@ -122,4 +139,10 @@ def one_of(config: Any, key: str, allowed: tuple[str, ...]) -> None:
     require(value in allowed, f"{key}={value}: one of {', '.join(allowed)}")
 
 
-CHECKS: dict[str, Callable[[Any], None]] = {"train": check_train, "tokenize": check_tokenize, "generate": check_generate, "eval": check_eval}
+CHECKS: dict[str, Callable[[Any], None]] = {
+    "train": check_train,
+    "plan": check_plan,
+    "tokenize": check_tokenize,
+    "generate": check_generate,
+    "eval": check_eval,
+}

@@ -1,4 +1,4 @@
-"""The tokenizer of a run: trained on its texts, or a backbone's with the image tokens put in; and the vocabulary made of it."""
+"""The tokenizer of a run: trained on its texts, or a folder's with the image tokens put in; and the vocabulary made of it."""
 
 from __future__ import annotations
 
@@ -15,16 +15,27 @@ from liquid_train.vocabulary import Vocabulary, add_image_tokens, load_tokenizer
 def make_tokenizer(config: TrainJob, sets: dict[str, ShardSet], folder: Path) -> None:
     """Write the run's tokenizer to `folder`, in Hugging Face format."""
     settings = config.backbone
-    if settings.path is None:
+    source = settings.tokenizer or settings.path
+    if source is None:
         train_bpe(training_texts(config, sets), settings.tokenizer_size, folder)
     else:
-        add_image_tokens(settings.path, folder, settings.special_tokens)
+        add_image_tokens(source, folder, settings.special_tokens)
 
 
 def open_vocabulary(config: TrainJob, folder: Path, codebook_size: int) -> Vocabulary:
-    """The vocabulary of the tokenizer in `folder`: rows for the backbone's own ids, then for the codes."""
+    """The vocabulary of the tokenizer in `folder`: as many rows as the backbone has by itself, and one more for each code.
+
+    A published backbone has more rows than its tokenizer has entries (Qwen2.5: padding), all the more than a small BPE. Image ids
+    still start at the tokenizer's length; the rows behind the last image id are never asked for and never win.
+    Raises ValueError when the tokenizer has more entries than the backbone has rows.
+    """
     tokenizer = load_tokenizer(folder)
-    rows = model_config(config.backbone, len(tokenizer)).vocab_size if config.backbone.path else len(tokenizer)
+    rows = model_config(config.backbone, len(tokenizer)).vocab_size
+    if rows < len(tokenizer):
+        key = "backbone.path" if config.backbone.path else "backbone.architecture.vocab_size"
+        raise ValueError(
+            f"{key}: the backbone has {rows} embedding rows, fewer than the {len(tokenizer)} entries of the tokenizer; give the tokenizer made for it"
+        )
     return Vocabulary(tokenizer, codebook_size, rows + codebook_size)
 
 

@@ -1,0 +1,135 @@
+"""`liquid plan`: how many parameters a training config has and what one rank holds of them, before there is a cluster.
+
+The model is built on the meta device and sharded by the very `parallelize` that training calls, under torch's fake process group:
+one process that takes itself for rank 0 of any number, and no memory for the weights.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+
+import torch
+import torch.distributed as dist
+from rich.console import Console
+from rich.table import Table
+from tokenizers import Tokenizer, models
+from torch import nn
+from torch.distributed.tensor import DTensor
+from torch.testing._internal.distributed.fake_pg import FakeStore  # importing it registers the backend "fake"
+from transformers import PreTrainedTokenizerFast
+
+from liquid_train import backbone
+from liquid_train.config import PlanJob, package_path
+from liquid_train.config_checks import degrees
+from liquid_train.image_tokenizer import VQConfig
+from liquid_train.launcher import processes
+from liquid_train.loss import LossModule
+from liquid_train.parallel import World, parallelize
+from liquid_train.vocabulary import Vocabulary, load_tokenizer
+
+MOMENTS = 2  # AdamW keeps running means of the gradient and of its square
+STEP_BYTES = 4  # and a step count for each parameter, fp32
+
+
+@dataclass(frozen=True)
+class Plan:
+    """parameters: of the untouched backbone, tied weights once; parameters_extended: with a row for each image code.
+
+    Bytes are those of rank 0, which holds the most, between steps: weights, gradients, AdamW's moments and step counts.
+    Gathered copies of a block, activations and logits come on top.
+    """
+
+    parameters: int
+    parameters_extended: int
+    vocabulary_rows: int
+    ranks: int
+    weights_bytes_per_rank: int
+    gradients_bytes_per_rank: int
+    optimizer_bytes_per_rank: int
+    total_bytes_per_rank: int
+
+
+def run(config: PlanJob) -> None:
+    """Print the plan as JSON or as a table. Raises ValueError where degrees, folders or VQ files do not fit."""
+    plan = make_plan(config)
+    if config.format == "json":
+        print(json.dumps(asdict(plan), indent=2))
+    else:
+        Console().print(as_table(plan))
+
+
+def make_plan(config: PlanJob) -> Plan:
+    """Raises ValueError where degrees, folders or VQ files do not fit, before a model is built."""
+    ranks = world_size(config)
+    codebook_size = VQConfig.from_yaml(package_path(config.vq.config)).n_embed
+    settings = config.backbone
+    entries = len(load_tokenizer(settings.tokenizer)) if settings.tokenizer else settings.tokenizer_size
+    hf_config = backbone.model_config(settings, entries)
+    text_rows = hf_config.vocab_size
+    tokenizer = stand_in_tokenizer(min(entries, text_rows))
+    parameters = count(backbone.build(hf_config, Vocabulary(tokenizer, 0, text_rows)))
+    vocabulary = Vocabulary(tokenizer, codebook_size, text_rows + codebook_size)
+    lm = backbone.build(hf_config, vocabulary)
+    parameters_extended = count(lm)
+    root = LossModule.of(lm, vocabulary, config.loss)
+    with fake_process_group(ranks, config.parallel.tensor) as world:
+        parallelize(root, config.parallel, world)
+        local = [p.to_local() if isinstance(p, DTensor) else p for p in root.parameters()]
+    weights = sum(p.numel() * p.element_size() for p in local)
+    optimizer = MOMENTS * weights + STEP_BYTES * len(local)
+    return Plan(
+        parameters,
+        parameters_extended,
+        vocabulary.rows,
+        ranks,
+        weights_bytes_per_rank=weights,
+        gradients_bytes_per_rank=weights,  # of the parameters' own type, fp32
+        optimizer_bytes_per_rank=optimizer,
+        total_bytes_per_rank=2 * weights + optimizer,
+    )
+
+
+def world_size(config: PlanJob) -> int:
+    """Ranks that the mesh's degrees multiply to. With parallel.shard=-1, what `liquid train` would start here: launch.nproc, or one a GPU.
+
+    Raises ValueError when the degrees do not multiply to launch.nproc, or to the devices of this machine.
+    """
+    p = config.parallel
+    ranks = p.replicate * p.shard * p.tensor if p.shard > 0 and config.launch.nproc == "auto" else processes(config)
+    degrees(p, ranks)
+    return ranks
+
+
+def stand_in_tokenizer(entries: int) -> PreTrainedTokenizerFast:
+    """A tokenizer of so many entries that mean nothing: a model's shape depends on nothing else."""
+    return PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.WordLevel({str(i): i for i in range(entries)}, unk_token="0")))
+
+
+@contextlib.contextmanager
+def fake_process_group(ranks: int, tensor: int) -> Iterator[World]:
+    """Stand as rank 0 of `ranks`; collectives do nothing."""
+    dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=ranks)
+    try:
+        yield World(0, ranks, torch.device("cpu"), tensor)
+    finally:
+        dist.destroy_process_group()
+
+
+def count(model: nn.Module) -> int:
+    """Elements of all parameters, tied ones once."""
+    return sum(p.numel() for p in model.parameters())
+
+
+def as_table(plan: Plan) -> Table:
+    table = Table(title=f"one of {plan.ranks:,} rank(s)")
+    table.add_column("")
+    table.add_column("", justify="right")
+    table.add_row("parameters", f"{plan.parameters:,}")
+    table.add_row("parameters with image codes", f"{plan.parameters_extended:,}")
+    table.add_row("vocabulary rows", f"{plan.vocabulary_rows:,}", end_section=True)
+    for name in ("weights", "gradients", "optimizer", "total"):
+        table.add_row(f"{name}, GiB a rank", f"{getattr(plan, f'{name}_bytes_per_rank') / 2**30:,.2f}")
+    return table
