@@ -106,7 +106,7 @@ def test_the_table_names_the_figures(capsys: pytest.CaptureFixture[str]) -> None
 MISTAKES = {
     "unknown backbone": (["backbone=huge"], "Could not find 'backbone/huge'"),
     "degrees against ranks": (["parallel.replicate=2", "parallel.shard=3", "launch.nproc=4"], "parallel.replicate=2 x parallel.shard=3"),
-    "replicas of a single device": (["parallel.replicate=2", "launch.nproc=1"], "do not multiply to 1 rank"),
+    "replicas of a single device": (["parallel.replicate=2", "launch.nproc=1"], "do not multiply to the 1 ranks"),
     "no shard": (["parallel.shard=0"], "parallel.shard=0: must be 1 or more, or -1"),
     "no replica": (["parallel.replicate=0"], "parallel.replicate=0: must be 1 or more"),
     "format": (["format=xml"], "format=xml: one of table, json"),
@@ -126,7 +126,7 @@ def test_mistakes_are_one_line(name: str, capsys: pytest.CaptureFixture[str]) ->
 
 
 def test_the_fake_group_is_gone_after_an_error() -> None:
-    with pytest.raises(RuntimeError, match="inside"), fake_process_group(4) as world:
+    with pytest.raises(RuntimeError, match="inside"), fake_process_group(4, 1) as world:
         assert (world.size, dist.get_world_size()) == (4, 4)
         raise RuntimeError("inside")
     assert not dist.is_initialized()
