@@ -26,7 +26,7 @@ from transformers import PreTrainedModel
 
 from liquid_train.data.sequences import DEFAULT_PROMPT, prompt_ids
 from liquid_train.generate.decoder import Decoder, left_padded
-from liquid_train.vocabulary import Vocabulary
+from liquid_train.vocabulary import UNCONDITIONAL, Vocabulary
 
 Progress = Callable[[int, int], None]  # (codes drawn, codes in all)
 
@@ -60,6 +60,7 @@ def draw(
     batch_size: int = 32,
     suffix: str = DEFAULT_PROMPT,
     size: tuple[int, int] | None = None,
+    null_prompt: str = UNCONDITIONAL,
     progress: Progress | None = None,
 ) -> np.ndarray:
     """Codes int64 [len(prompts), rows, columns], one grid a prompt.
@@ -67,12 +68,17 @@ def draw(
     seeds: one a prompt; a picture depends on its prompt and seed alone (on a GPU: and on batch_size).
     grid: rows, columns. batch_size: pictures drawn together (twice as many rows with guidance). suffix: as in training.
     size: width and height in pixels, which the prompt then states, as in training on pictures of many aspect ratios.
+    null_prompt: what guidance draws away from, <unconditional> or any text.
     Raises ValueError when a prompt and its codes are longer than the model's positions.
     """
     assert len(seeds) == len(prompts)
     stated = {} if size is None else {"multiratio": True, "width": size[0], "height": size[1]}
     described = [prompt_ids({"text": text, **stated}, "t2i", vocabulary.tokenizer, prompt=suffix) for text in prompts]
-    null = None if guidance == 1 else prompt_ids(stated, "t2i", vocabulary.tokenizer, unconditional=True)
+    if null_prompt == UNCONDITIONAL:
+        unconditional = prompt_ids(stated, "t2i", vocabulary.tokenizer, unconditional=True)
+    else:
+        unconditional = prompt_ids({"text": null_prompt, **stated}, "t2i", vocabulary.tokenizer, prompt="")
+    null = None if guidance == 1 else unconditional
     drawing = Drawing(model, vocabulary, null, grid, guidance, Sampling(temperature, top_k, top_p), batch_size)
     codes = np.zeros((len(prompts), *grid), dtype=np.int64)
     done = 0
