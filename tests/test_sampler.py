@@ -154,6 +154,19 @@ def greedy_reference(model, vocabulary, ids, stop, limit):
     return text.split("\n")[0].strip() if stop else text
 
 
+def test_guided_greedy_codes_equal_transformers_generate(model_and_vocabulary):
+    model, vocabulary = model_and_vocabulary
+    described = prompt_ids({"text": "a red circle"}, "t2i", vocabulary.tokenizer)
+    null = prompt_ids({}, "t2i", vocabulary.tokenizer, unconditional=True)
+    found = model.generate(
+        torch.tensor([described]), attention_mask=torch.ones(1, len(described), dtype=torch.long), do_sample=False, min_new_tokens=12, max_new_tokens=12,
+        guidance_scale=7.0, negative_prompt_ids=torch.tensor([null]), negative_prompt_attention_mask=torch.ones(1, len(null), dtype=torch.long),
+        suppress_tokens=[*range(vocabulary.image_start), *range(vocabulary.image_end, vocabulary.rows)],
+    )[0, len(described) :]  # fmt: skip
+    drawn = draw(model, vocabulary, ["a red circle"], seeds=[0], grid=GRID, guidance=7.0, temperature=0)
+    assert drawn.ravel().tolist() == (found - vocabulary.image_start).tolist()
+
+
 def test_answers_equal_transformers_generate_one_by_one(model_and_vocabulary):
     model, vocabulary = model_and_vocabulary
     random = np.random.default_rng(0)
