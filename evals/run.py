@@ -48,7 +48,7 @@ def run(config: EvalJob) -> None:
         return
     from liquid_train.generate.session import open_model
 
-    session = open_model(folder, config.device)
+    session = open_model(folder, config.device, vq=config.vq)
     with aside(output) as partial:
         evaluate(config, session, step_of(folder.parent) if in_run(folder) else None, partial)
         publish(partial, output, inputs)

@@ -10,7 +10,7 @@ import copy
 import hashlib
 import json
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +41,8 @@ class ModelCard:
     vq_checkpoint: str
     grid: list[int]  # rows and columns of the images it was trained on
     prompt: str  # suffix of a text-to-image prompt
+    null_prompt: str = "<unconditional>"  # what guidance draws away from; empty: none was trained (data.unconditional=0)
+    sizes: list[list[int]] = field(default_factory=list)  # width and height in pixels that a prompt may state (tokenize.crop=multiratio)
 
     @classmethod
     def read(cls, folder: str | Path) -> ModelCard:

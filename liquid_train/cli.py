@@ -13,7 +13,7 @@ from typing import Any
 from liquid_train.config import JOBS, all_keys, load
 
 JOB_MODULES = {"tokenize": "data_prep.tokenize", "eval": "evals.run", "generate": "liquid_train.generate.job", "plan": "liquid_train.scaling.planner"}
-FREE_TEXT = ("prompt", "image", "checkpoint", "prompts", "questions", "output", "run.dir", "run.name", "vq.config", "vq.checkpoint",
+FREE_TEXT = ("prompt", "null_prompt", "image", "checkpoint", "prompts", "questions", "output", "run.dir", "run.name", "vq.config", "vq.checkpoint",
              "tokenize.input", "tokenize.images", "tokenize.image_key", "tokenize.text_key", "tokenize.output")  # fmt: skip
 
 USAGE = """usage: liquid <job> [key=value ...]        jobs: tokenize, train, eval, generate, plan   (liquid <job> --help lists the keys)

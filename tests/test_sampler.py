@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 import pytest
 import torch
 
 from liquid_train.data.sequences import build_sequence, encode_text, prompt_ids, question_ids
 from liquid_train.generate.decoder import STEM, Decoder
-from liquid_train.generate.sampler import Sampling, draw, pick, uniform_numbers
+from liquid_train.generate.sampler import Drawing, Sampling, draw, pick, uniform_numbers
 from liquid_train.generate.text import answer, caption, complete
 from tests.tiny_model import ARCHITECTURES, tiny
 
@@ -28,8 +30,8 @@ def qwen(tmp_path_factory):
 
 
 @torch.no_grad()
-def slow_draw(model, vocabulary, prompt, seed, guidance, sampling):
-    """No cache, no batch, the full head: one forward pass a code over the whole sequence."""
+def slow_draw(model, vocabulary, prompt, seed, guidance, sampling, seen=None):
+    """No cache, no batch, the full head: one forward pass a code over the whole sequence. seen: a list for the guided logits."""
     uniforms = uniform_numbers([seed], GRID[0] * GRID[1])
     conditional = prompt_ids({"text": prompt}, "t2i", vocabulary.tokenizer)
     null = prompt_ids({}, "t2i", vocabulary.tokenizer, unconditional=True)
@@ -37,7 +39,10 @@ def slow_draw(model, vocabulary, prompt, seed, guidance, sampling):
     for i in range(GRID[0] * GRID[1]):
         ids = [c + vocabulary.image_start for c in codes]
         cond, uncond = (model(torch.tensor([start + ids])).logits[:, -1, vocabulary.image_start : vocabulary.image_end] for start in (conditional, null))
-        codes.append(int(pick(cond * guidance - uncond * (guidance - 1), uniforms[:, i], sampling)))
+        guided = cond * guidance - uncond * (guidance - 1)
+        if seen is not None:
+            seen.append(guided[0])
+        codes.append(int(pick(guided, uniforms[:, i], sampling)))
     return np.array(codes).reshape(GRID)
 
 
@@ -49,6 +54,16 @@ def test_draw_equals_a_loop_without_cache(model_and_vocabulary, guidance):
     np.testing.assert_array_equal(drawn, expected)
 
 
+def test_guided_logits_equal_a_loop_without_cache(model_and_vocabulary, monkeypatch):
+    model, vocabulary = model_and_vocabulary
+    found: list[torch.Tensor] = []
+    monkeypatch.setattr("liquid_train.generate.sampler.pick", lambda logits, *a: (found.append(logits.clone()), pick(logits, *a))[1])
+    draw(model, vocabulary, PROMPTS[:1], seeds=[3], grid=GRID, guidance=7.0)
+    expected: list[torch.Tensor] = []
+    slow_draw(model, vocabulary, PROMPTS[0], 3, 7.0, Sampling(), expected)
+    torch.testing.assert_close(torch.cat(found), torch.stack(expected), atol=1e-4, rtol=0)
+
+
 def test_a_picture_depends_on_its_prompt_and_seed_alone(qwen):
     model, vocabulary = qwen
     together = draw(model, vocabulary, PROMPTS, seeds=SEEDS, grid=GRID, guidance=4.0)
@@ -57,6 +72,43 @@ def test_a_picture_depends_on_its_prompt_and_seed_alone(qwen):
     np.testing.assert_array_equal(together[order], turned)
     assert not np.array_equal(together[0], together[4])  # the same prompt with another seed
     assert together.shape == (5, *GRID) and together.max() < vocabulary.codebook_size
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_logits_have_the_same_bits_in_every_batch_and_on_every_rank(model_and_vocabulary, dtype, monkeypatch):
+    model, vocabulary = model_and_vocabulary
+    model = copy.deepcopy(model).to(dtype)
+    prompts = [f"a {'red' if i % 3 else 'teal blue'} {'circle' if i % 2 else 'x'}" for i in range(24)]
+    logits: dict[int, list[torch.Tensor]] = {}  # by seed
+
+    def watched(self, prompts, seeds, report):
+        def pick_and_keep(found, uniforms, sampling):
+            for seed, row in zip(seeds, found, strict=True):
+                logits.setdefault(seed, []).append(row.clone())
+            return pick(found, uniforms, sampling)
+
+        monkeypatch.setattr("liquid_train.generate.sampler.pick", pick_and_keep)
+        return original(self, prompts, seeds, report)
+
+    original = Drawing.draw
+    monkeypatch.setattr(Drawing, "draw", watched)
+
+    def drawn(numbers, batch_size, threads=1):
+        torch.set_num_threads(threads)
+        logits.clear()
+        codes = draw(model, vocabulary, [prompts[n] for n in numbers], seeds=numbers, grid=GRID, guidance=7.0, batch_size=batch_size)
+        return codes, {seed: torch.stack(rows) for seed, rows in logits.items()}
+
+    before = torch.get_num_threads()
+    try:
+        codes, expected = drawn(range(24), 24)
+        ways = [(range(24), 1, 1), (range(24), 5, 1), (range(24), 24, 2), (range(0, 24, 2), 24, 1), (range(1, 24, 2), 24, 2)]
+        for numbers, batch_size, threads in ways:
+            got, bits = drawn(numbers, batch_size, threads)
+            np.testing.assert_array_equal(got, codes[list(numbers)])
+            assert all(torch.equal(bits[n], expected[n]) for n in numbers), (batch_size, threads)
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_guidance_changes_the_picture_and_one_means_none(qwen):
@@ -100,6 +152,19 @@ def greedy_reference(model, vocabulary, ids, stop, limit):
     )[0, len(ids) :].tolist()  # fmt: skip
     text = vocabulary.tokenizer.decode([t for t in out if t != vocabulary.eos], skip_special_tokens=True, clean_up_tokenization_spaces=False)
     return text.split("\n")[0].strip() if stop else text
+
+
+def test_guided_greedy_codes_equal_transformers_generate(model_and_vocabulary):
+    model, vocabulary = model_and_vocabulary
+    described = prompt_ids({"text": "a red circle"}, "t2i", vocabulary.tokenizer)
+    null = prompt_ids({}, "t2i", vocabulary.tokenizer, unconditional=True)
+    found = model.generate(
+        torch.tensor([described]), attention_mask=torch.ones(1, len(described), dtype=torch.long), do_sample=False, min_new_tokens=12, max_new_tokens=12,
+        guidance_scale=7.0, negative_prompt_ids=torch.tensor([null]), negative_prompt_attention_mask=torch.ones(1, len(null), dtype=torch.long),
+        suppress_tokens=[*range(vocabulary.image_start), *range(vocabulary.image_end, vocabulary.rows)],
+    )[0, len(described) :]  # fmt: skip
+    drawn = draw(model, vocabulary, ["a red circle"], seeds=[0], grid=GRID, guidance=7.0, temperature=0)
+    assert drawn.ravel().tolist() == (found - vocabulary.image_start).tolist()
 
 
 def test_answers_equal_transformers_generate_one_by_one(model_and_vocabulary):
@@ -163,6 +228,6 @@ def test_too_long_a_prompt_is_refused_with_the_limit(qwen):
 def test_the_head_reads_only_the_rows_asked_for(qwen):
     model, vocabulary = qwen
     ids = torch.tensor([[1, 2, 3]])
-    hidden = Decoder(model, 1, 3, 3).feed(ids, STEM, torch.arange(3)[None])
+    hidden = Decoder(model, 1, 3, 3).feed(ids, torch.full_like(ids, STEM), torch.arange(3)[None])
     part = Decoder(model, 1, 3, 3).logits(hidden, 5, 9)
     torch.testing.assert_close(part, model(ids).logits[..., 5:9])

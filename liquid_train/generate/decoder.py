@@ -20,6 +20,8 @@ from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.cache_utils import Cache, DynamicLayer
 
+from liquid_train.generate.grouped_attention import GROUPED
+
 STEM, PADDING = 0, -1
 
 
@@ -51,42 +53,78 @@ class PreallocatedLayer(DynamicLayer):
     def get_seq_length(self) -> int:
         return self.length
 
+    def take(self, rows: Tensor) -> None:
+        """Go on with these rows, repeated where they are named twice."""
+        assert self.keys is not None and self.values is not None
+        keys, values = self.keys, self.values
+        self.keys, self.values = (t.new_empty(len(rows), *t.shape[1:]) for t in (keys, values))
+        self.keys[:, :, : self.length] = keys[rows, :, : self.length]
+        self.values[:, :, : self.length] = values[rows, :, : self.length]
+
 
 class Decoder:
     """A model and the keys and values of everything it was fed: `rows` sequences of up to `capacity` tokens.
 
-    The model must attend by sdpa or eager, in eval mode. Raises ValueError when a sequence would be longer than the model's
-    max_position_embeddings; `longest` is the longest row without its padding and with all that is still to come.
+    The model must be in eval mode; whatever attention it was loaded with, it attends as grouped_attention.py says. Raises
+    ValueError when a sequence would be longer than the model's max_position_embeddings; `longest` is the longest row without its
+    padding and with all that is still to come.
     """
 
     def __init__(self, model: PreTrainedModel, rows: int, capacity: int, longest: int) -> None:
         limit = getattr(model.config, "max_position_embeddings", None)
         if limit is not None and longest > limit:
             raise ValueError(f"prompt and continuation take {longest} tokens, the model goes up to {limit} (max_position_embeddings); shorten the prompt")
-        assert model.config._attn_implementation in ("sdpa", "eager") and not model.training
+        assert not model.training
         self.model, self.body = model, model.base_model
         self.device: torch.device = model.device
         self.dtype: torch.dtype = model.dtype
         self.branch = torch.full((rows, capacity), PADDING, device=self.device)
         self.position = torch.zeros((rows, capacity), dtype=torch.int64, device=self.device)
+        self.hidden_columns = self._additive(self.branch.unsqueeze(1) == STEM)  # [rows, 1, 1, capacity]: the mask of a new token of a stem
+        self.window = model.config.sliding_window if "sliding_attention" in (getattr(model.config, "layer_types", None) or ()) else None
         self.length = 0
-        self.cache = Cache(layers=[PreallocatedLayer(capacity) for _ in range(model.config.num_hidden_layers)])
+        self.layers = [PreallocatedLayer(capacity) for _ in range(model.config.num_hidden_layers)]
+        self.cache = Cache(layers=list(self.layers))
         # transformers 5.24 renamed the argument
         self.cache_argument = "cache" if "cache" in inspect.signature(type(self.body).forward).parameters else "past_key_values"
         head = model.get_output_embeddings()
         self.head_weight, self.head_bias = head.weight, head.bias
         self.softcap = getattr(model.config, "final_logit_softcapping", None)
 
-    def feed(self, ids: Tensor, branch: Tensor | int, position: Tensor) -> Tensor:
+    def feed(self, ids: Tensor, branch: Tensor, position: Tensor) -> Tensor:
         """Append ids [rows, n] -> hidden states behind the last norm [rows, n, width].
 
-        branch: [rows, n], or one for all. position: [rows, n], each token's place in its own sequence.
+        branch: [rows, n]. position: [rows, n], each token's place in its own sequence.
         """
         start, self.length = self.length, self.length + ids.shape[1]
         self.branch[:, start : self.length] = branch
         self.position[:, start : self.length] = position
-        arguments = {"attention_mask": self._masks(start), "position_ids": position, self.cache_argument: self.cache}
-        return self.body(input_ids=ids, use_cache=True, **arguments).last_hidden_state
+        self.hidden_columns[..., start : self.length] = self._additive(branch.unsqueeze(1) == STEM)
+        return self._forward(ids, position, self._masks(start))
+
+    def step(self, ids: Tensor, position: Tensor) -> Tensor:
+        """Append one token to every row's stem: ids and position [rows, 1] -> hidden states [rows, width]."""
+        start, self.length = self.length, self.length + 1
+        self.branch[:, start] = STEM
+        self.position[:, start] = position[:, 0]
+        self.hidden_columns[..., start] = 0
+        masks = self.hidden_columns[..., : self.length] if self.window is None else self._masks(start)
+        return self._forward(ids, position, masks)[:, 0]
+
+    def take(self, rows: Tensor) -> None:
+        """Go on with these rows, int64 [n], repeated where they are named twice."""
+        self.branch, self.position, self.hidden_columns = self.branch[rows], self.position[rows], self.hidden_columns[rows]
+        for layer in self.layers:
+            layer.take(rows)
+
+    def _forward(self, ids: Tensor, position: Tensor, masks: Tensor | dict[str, Tensor]) -> Tensor:
+        config, before = self.model.config, self.model.config._attn_implementation
+        config._attn_implementation = GROUPED
+        try:
+            arguments = {"attention_mask": masks, "position_ids": position, self.cache_argument: self.cache}
+            return self.body(input_ids=ids, use_cache=True, **arguments).last_hidden_state
+        finally:
+            config._attn_implementation = before
 
     def logits(self, hidden: Tensor, first: int, end: int) -> Tensor:
         """hidden [..., width] -> fp32 logits [..., end - first] of the ids first .. end-1; no other row of the head is read."""
@@ -99,10 +137,10 @@ class Decoder:
         seen, new = self.branch[:, None, : self.length], self.branch[:, start : self.length, None]
         order = torch.arange(self.length, device=self.device)
         visible = ((seen == STEM) | ((seen == new) & (seen > STEM))) & (order <= order[start:, None])
-        if "sliding_attention" not in (getattr(self.model.config, "layer_types", None) or ()):
+        if self.window is None:
             return self._additive(visible)
         distance = self.position[:, start : self.length, None] - self.position[:, None, : self.length]
-        near = visible & (distance < self.model.config.sliding_window)
+        near = visible & (distance < self.window)
         return {"full_attention": self._additive(visible), "sliding_attention": self._additive(near)}
 
     def _additive(self, visible: Tensor) -> Tensor:
@@ -110,9 +148,9 @@ class Decoder:
         return torch.zeros(visible.shape, dtype=self.dtype, device=self.device).masked_fill_(~visible, torch.finfo(self.dtype).min).unsqueeze(1)
 
 
-def left_padded(rows: Sequence[Sequence[int]], pad: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-    """Token lists -> (ids, branch, position), each [rows, longest]; every row ends in the last column."""
-    width = max(len(row) for row in rows)
+def left_padded(rows: Sequence[Sequence[int]], pad: int, device: torch.device, width: int | None = None) -> tuple[Tensor, Tensor, Tensor]:
+    """Token lists -> (ids, branch, position), each [rows, width or the longest]; every row ends in the last column."""
+    width = max(len(row) for row in rows) if width is None else width
     ids = torch.tensor([[pad] * (width - len(row)) + list(row) for row in rows], device=device)
     lengths = torch.tensor([[len(row)] for row in rows], device=device)
     position = torch.arange(width, device=device) - (width - lengths)

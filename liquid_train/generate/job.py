@@ -3,7 +3,9 @@
     t2i  OUTPUT/00000.png ... and index.jsonl {"file", "prompt", "seed"}; the seed of picture i is seed + i
     i2t  questions=FILE: OUTPUT/answers.jsonl, every line with "answer" added
          image=FILE: the answer, or without a prompt a caption, is printed, and with output=DIR written to answers.jsonl too
-    t2t  the continuation is printed, and with output=DIR written to completions.jsonl {"prompt", "text", "seed"}
+    vqa  as i2t, with a question
+    t2t  the continuation is printed as it comes, or with output=DIR written to completions.jsonl {"prompt", "text", "seed"}
+    chat the same for a user's turn through the chat template; in both a prompt may name pictures, <image:FILE>
 
 The same call again with the results in place does nothing and imports no torch.
 """
@@ -23,7 +25,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from liquid_train.config import GenerateJob
 from liquid_train.generate.manifest import aside, is_current, publish
-from liquid_train.generate.request import Request, read_request
+from liquid_train.generate.request import Request, pictures_in, read_request
 
 if TYPE_CHECKING:
     from liquid_train.generate.session import Session
@@ -39,10 +41,10 @@ def run(config: GenerateJob) -> None:
         return
     from liquid_train.generate.session import open_model
 
-    session = open_model(request.model, config.device, config.precision)
+    session = open_model(request.model, config.device, config.precision, vq=config.vq, force=config.force)
     if config.task == "t2i":
         draw_pictures(config, request, session)
-    elif config.task == "t2t":
+    elif config.task in ("t2t", "chat"):
         complete_texts(config, request, session)
     elif request.questions:
         answer_questions(config, request, session)
@@ -58,12 +60,15 @@ def draw_pictures(config: GenerateJob, request: Request, session: Session) -> No
 
     assert request.output is not None
     tokenizer = open_vq(session, config.vq, parts=("decoder",))
+    grid, stated = session.drawing_size(config.size, tokenizer.downsampling)
+    null_prompt = session.null_prompt(config.null_prompt, config.guidance)
     start, seeds = time.perf_counter(), [config.seed + i for i in range(len(request.prompts))]
     with progress_bar() as bar:
         task = bar.add_task("codes", total=None)
         codes = draw(
-            session.model, session.vocabulary, request.prompts, seeds=seeds, grid=session.grid, guidance=config.guidance, temperature=config.temperature,
+            session.model, session.vocabulary, request.prompts, seeds=seeds, grid=grid, guidance=config.guidance, temperature=config.temperature,
             top_k=config.top_k, top_p=config.top_p, batch_size=config.batch_size, suffix=session.card.prompt,
+            size=stated, null_prompt=null_prompt,
             progress=lambda done, total: bar.update(task, completed=done, total=total),
         )  # fmt: skip
     pixels = decode(tokenizer, codes)
@@ -148,22 +153,49 @@ def describe_picture(config: GenerateJob, request: Request, session: Session) ->
 
 
 def complete_texts(config: GenerateJob, request: Request, session: Session) -> None:
-    """Print what follows each prompt, or write it where an output is given."""
+    """Print what follows each prompt as it comes, or write it where an output is given."""
+    from liquid_train.generate.interleaved import document_ids, end_of_turn, turn_ids
     from liquid_train.generate.sampler import Sampling
-    from liquid_train.generate.text import complete
+    from liquid_train.generate.text import Streamed, complete_ids
 
-    seeds = [config.seed + i for i in range(len(request.prompts))]
+    vocabulary, chat = session.vocabulary, config.task == "chat"
+    codes = named_pictures(config, request, session)
+    prompts = [(turn_ids if chat else document_ids)(text, codes, vocabulary.tokenizer) for text in request.prompts]
+    end = end_of_turn(vocabulary.tokenizer) if chat else None
+    seeds = [config.seed + i for i in range(len(prompts))]
     sampling = Sampling(config.temperature, config.top_k, config.top_p)
-    texts = complete(
-        session.model, session.vocabulary, request.prompts, seeds=seeds, max_new_tokens=config.max_new_tokens, sampling=sampling, batch_size=config.batch_size
-    )
+    options: dict[str, Any] = {"max_new_tokens": config.max_new_tokens, "sampling": sampling, "batch_size": config.batch_size, "end": end}
     if request.output is None:
-        print("\n".join(texts))
+        for ids, seed in zip(prompts, seeds, strict=True):
+            streamed = Streamed(vocabulary, lambda text: print(text, end="", flush=True))
+            text = complete_ids(session.model, vocabulary, [ids], seeds=[seed], on_token=streamed, **options)[0]
+            print(text[len(streamed.shown) :])
         return
+    texts = complete_ids(session.model, vocabulary, prompts, seeds=seeds, **options)
     with aside(request.output) as partial:
         write_lines(partial / "completions.jsonl", [{"prompt": p, "text": t, "seed": s} for p, t, s in zip(request.prompts, texts, seeds, strict=True)])
         publish(partial, request.output, request.inputs)
     print(f"{len(texts)} texts in {request.output / 'completions.jsonl'}")
+
+
+def named_pictures(config: GenerateJob, request: Request, session: Session) -> dict[Path, Any]:
+    """Codes [rows, columns] of the pictures that the prompts name. ValueError for one that cannot be read."""
+    from liquid_train.generate.pictures import encode, load_picture
+    from liquid_train.generate.session import open_vq
+    from liquid_train.images import READ_ERRORS
+
+    paths = dict.fromkeys(path for prompt in request.prompts for path in pictures_in(prompt))
+    if not paths:
+        return {}
+    tokenizer = open_vq(session, config.vq, parts=("encoder",))
+    codes = {}
+    for path in paths:
+        try:
+            pixels = load_picture(path, *_size(session, tokenizer.downsampling))
+        except READ_ERRORS as error:
+            raise ValueError(f"<image:{path}> in a prompt: not a picture that can be read: {error}") from error
+        codes[path] = encode(tokenizer, pixels[None])[0]
+    return codes
 
 
 def write_lines(path: Path, rows: Iterable[dict[str, Any]]) -> None:

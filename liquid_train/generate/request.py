@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,8 @@ from typing import Any
 from liquid_train.checkpoint import model_folder
 from liquid_train.config import GenerateJob
 from liquid_train.generate.manifest import file_identity, model_identity, text_digest
+
+PLACE = re.compile(r"<image:([^<>]+)>")  # in a prompt: where a picture stands
 
 
 @dataclass(frozen=True)
@@ -44,16 +47,19 @@ def read_request(c: GenerateJob) -> Request:
     folder = model_folder(c.checkpoint)
     prompts: list[str] = []
     questions: list[Question] = []
-    if c.task == "i2t":
+    inside: list[Path] = []  # pictures that prompts name
+    if c.task in ("i2t", "vqa"):
         _refuse(c, "prompts")
         if (c.image is None) == (c.questions is None):
-            raise ValueError("task=i2t: give either image=FILE (with prompt=... for a question about it) or questions=FILE.jsonl")
+            raise ValueError(f"task={c.task}: give either image=FILE (with prompt=... for a question about it) or questions=FILE.jsonl")
         if c.questions is not None:
             _refuse(c, "prompt")
             _need_output(c, "answers.jsonl")
             questions = read_questions(Path(c.questions))
         elif not Path(str(c.image)).is_file():
             raise ValueError(f"image={c.image}: no such file; give a picture")
+        elif c.task == "vqa" and not c.prompt:
+            raise ValueError('task=vqa: give the question, prompt="..."; task=i2t captions a picture')
     else:
         _refuse(c, "image", "questions")
         if (c.prompt is None) == (c.prompts is None):
@@ -61,13 +67,23 @@ def read_request(c: GenerateJob) -> Request:
         prompts = [c.prompt] if c.prompt is not None else read_prompts(Path(str(c.prompts)))
         if c.task == "t2i":
             _need_output(c, "the pictures")
+        else:
+            inside = [path for prompt in prompts for path in pictures_in(prompt)]
+            for path in inside:
+                if not path.is_file():
+                    raise ValueError(f"<image:{path}> in a prompt: no such file; give a picture")
     image = Path(c.image) if c.image is not None else None
     output = Path(c.output) if c.output is not None else None
     if output is not None and output.exists() and not output.is_dir():
         raise ValueError(f"output={output}: a file is there; give the name of a folder")
     asked = [*prompts, *(json.dumps(q.line, sort_keys=True) for q in questions), *([str(c.prompt)] if image else [])]
-    images = [q.image for q in questions] or ([image] if image else [])
+    images = [q.image for q in questions] or ([image] if image else inside)
     return Request(folder, output, prompts, questions, image, c.prompt, _inputs(c, folder, asked, images))
+
+
+def pictures_in(prompt: str) -> list[Path]:
+    """Files that a prompt names as <image:FILE>, in their order."""
+    return [Path(name) for name in PLACE.findall(prompt)]
 
 
 def read_prompts(path: Path) -> list[str]:
@@ -128,9 +144,11 @@ def _need_output(c: GenerateJob, what: str) -> None:
 def _inputs(c: GenerateJob, folder: Path, asked: list[str], images: list[Path]) -> dict[str, Any]:
     """Everything that decides the results, and nothing that does not (batch_size, device)."""
     keys = {
-        "t2i": ("seed", "guidance", "temperature", "top_k", "top_p", "precision"),
+        "t2i": ("seed", "guidance", "null_prompt", "size", "temperature", "top_k", "top_p", "precision"),
         "i2t": ("max_new_tokens", "precision"),
+        "vqa": ("max_new_tokens", "precision"),
         "t2t": ("seed", "temperature", "top_k", "top_p", "max_new_tokens", "precision"),
+        "chat": ("seed", "temperature", "top_k", "top_p", "max_new_tokens", "precision"),
     }[c.task]
     return {
         "task": c.task,

@@ -4,11 +4,18 @@
             -> one code a step, from the image rows of the head alone, until the grid is full
 
 Guidance is the published convention: logits = uncond + guidance * (cond - uncond), so that 7 means cond*7 - uncond*6 and 1 means
-no guidance. Text ids cannot be drawn, and a picture always has exactly rows x columns codes.
+no guidance. Text ids cannot be drawn, and a picture always has exactly rows x columns codes; the <eoi> behind them is certain,
+so nobody computes it.
+
+A picture is a function of its prompt and its seed, to the bit, whatever is drawn beside it. Random numbers come from the seed.
+The logits must not change in their last bit either, or a draw near the border of two codes flips and the picture goes another
+way. Two things would change them. A matrix product adds up in another order when it has few rows: so it never has few (MIN_ROWS).
+Attention adds up in another order when a row is padded to another length: so that length follows from the prompt (WIDTH_STEP).
 """
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -18,10 +25,15 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from liquid_train.data.sequences import DEFAULT_PROMPT, prompt_ids
-from liquid_train.generate.decoder import STEM, Decoder, left_padded
-from liquid_train.vocabulary import Vocabulary
+from liquid_train.generate.decoder import Decoder, left_padded
+from liquid_train.vocabulary import UNCONDITIONAL, Vocabulary
 
 Progress = Callable[[int, int], None]  # (codes drawn, codes in all)
+
+# Measured with MKL and oneDNN for 1 to 8 threads: from 12 rows on, a row of a product has the same bits in any product. On a GPU
+# kernels are chosen by the number of rows at every size: there a batch is always filled up to batch_size.
+MIN_ROWS = 16
+WIDTH_STEP = 16  # prompts are padded to the next multiple, and drawn beside those of the same width
 
 
 @dataclass(frozen=True)
@@ -47,62 +59,103 @@ def draw(
     top_p: float = 1.0,
     batch_size: int = 32,
     suffix: str = DEFAULT_PROMPT,
+    size: tuple[int, int] | None = None,
+    null_prompt: str = UNCONDITIONAL,
     progress: Progress | None = None,
 ) -> np.ndarray:
     """Codes int64 [len(prompts), rows, columns], one grid a prompt.
 
-    seeds: one a prompt. Its random numbers are drawn from it alone, so a picture does not depend on its batch or its place in it.
+    seeds: one a prompt; a picture depends on its prompt and seed alone (on a GPU: and on batch_size).
     grid: rows, columns. batch_size: pictures drawn together (twice as many rows with guidance). suffix: as in training.
+    size: width and height in pixels, which the prompt then states, as in training on pictures of many aspect ratios.
+    null_prompt: what guidance draws away from, <unconditional> or any text.
     Raises ValueError when a prompt and its codes are longer than the model's positions.
     """
     assert len(seeds) == len(prompts)
-    tokenizer, sampling = vocabulary.tokenizer, Sampling(temperature, top_k, top_p)
-    described = [prompt_ids({"text": text}, "t2i", tokenizer, prompt=suffix) for text in prompts]
-    null = None if guidance == 1 else prompt_ids({}, "t2i", tokenizer, unconditional=True)
-    n_codes = grid[0] * grid[1]
+    stated = {} if size is None else {"multiratio": True, "width": size[0], "height": size[1]}
+    described = [prompt_ids({"text": text, **stated}, "t2i", vocabulary.tokenizer, prompt=suffix) for text in prompts]
+    if null_prompt == UNCONDITIONAL:
+        unconditional = prompt_ids(stated, "t2i", vocabulary.tokenizer, unconditional=True)
+    else:
+        unconditional = prompt_ids({"text": null_prompt, **stated}, "t2i", vocabulary.tokenizer, prompt="")
+    null = None if guidance == 1 else unconditional
+    drawing = Drawing(model, vocabulary, null, grid, guidance, Sampling(temperature, top_k, top_p), batch_size)
     codes = np.zeros((len(prompts), *grid), dtype=np.int64)
-    for start in range(0, len(prompts), batch_size):
-        part = slice(start, start + batch_size)
+    done = 0
+    for numbers in drawing.batches(described):
 
-        def report(drawn: int, first: int = start, count: int = len(described[part])) -> None:
+        def report(drawn: int, before: int = done, count: int = len(numbers)) -> None:
             if progress is not None and drawn % grid[1] == 0:
-                progress(first * n_codes + count * drawn, len(prompts) * n_codes)
+                progress(before + count * drawn, codes.size)
 
-        batch = _draw_batch(model, vocabulary, described[part], null, seeds[part], n_codes, guidance, sampling, report)
-        codes[part] = batch.view(-1, *grid).cpu().numpy()
+        drawn = drawing.draw([described[n] for n in numbers], [seeds[n] for n in numbers], report)
+        codes[numbers] = drawn.view(-1, *grid).cpu().numpy()
+        done += drawn.numel()
     return codes
 
 
-def _draw_batch(
-    model: PreTrainedModel,
-    vocabulary: Vocabulary,
-    described: Sequence[list[int]],
-    null: list[int] | None,
-    seeds: Sequence[int],
-    n_codes: int,
-    guidance: float,
-    sampling: Sampling,
-    report: Callable[[int], None],
-) -> Tensor:
-    """Prompts of one batch -> codes [prompts, n_codes]. null: the unconditional prompt, or None without guidance."""
-    count = len(described)
-    rows = [*described, *([null] * count if null else [])]
-    longest = max(len(row) for row in rows)
-    decoder = Decoder(model, len(rows), longest + n_codes - 1, longest + n_codes - 1)
-    ids, branch, position = left_padded(rows, vocabulary.pad, decoder.device)
-    uniforms = uniform_numbers(seeds, n_codes).to(decoder.device)
-    codes = torch.empty((count, n_codes), dtype=torch.int64, device=decoder.device)
-    for i in range(n_codes):
-        hidden = decoder.feed(ids, branch, position)[:, -1]  # [rows, width]
-        logits = decoder.logits(hidden, vocabulary.image_start, vocabulary.image_end)
-        if null:
-            conditional, unconditional = logits.chunk(2)
-            logits = unconditional + guidance * (conditional - unconditional)
-        codes[:, i] = pick(logits, uniforms[:, i], sampling)
-        ids = (codes[:, i : i + 1] + vocabulary.image_start).repeat(len(rows) // count, 1)
-        branch, position = torch.full_like(ids, STEM), position[:, -1:] + 1
-        report(i + 1)
-    return codes
+@dataclass(frozen=True)
+class Drawing:
+    """What all pictures of a call share. null: the unconditional prompt, or None without guidance."""
+
+    model: PreTrainedModel
+    vocabulary: Vocabulary
+    null: list[int] | None
+    grid: tuple[int, int]
+    guidance: float
+    sampling: Sampling
+    batch_size: int
+
+    def width(self, prompt: Sequence[int]) -> int:
+        """Columns that a prompt takes in the cache, padding included."""
+        return -(-max(len(prompt), len(self.null or ())) // WIDTH_STEP) * WIDTH_STEP
+
+    def batches(self, prompts: Sequence[Sequence[int]]) -> list[list[int]]:
+        """Numbers of the prompts that are drawn together: of one width, in their order, the widest first."""
+        by_width: dict[int, list[int]] = defaultdict(list)
+        for n, prompt in enumerate(prompts):
+            by_width[self.width(prompt)].append(n)
+        size = self.batch_size
+        return [same[i : i + size] for _, same in sorted(by_width.items(), reverse=True) for i in range(0, len(same), size)]
+
+    def draw(self, prompts: Sequence[list[int]], seeds: Sequence[int], report: Callable[[int], None]) -> Tensor:
+        """Prompts of one width -> codes int64 [prompts, rows * columns]."""
+        count, n_codes = len(prompts), self.grid[0] * self.grid[1]
+        decoder, hidden, position = self.read(prompts, n_codes)
+        vocabulary = self.vocabulary
+        uniforms = uniform_numbers(seeds, n_codes).to(decoder.device)
+        codes = torch.empty((count, n_codes), dtype=torch.int64, device=decoder.device)
+        source = torch.arange(len(position), device=decoder.device) % count  # the picture that each row belongs to
+        for i in range(n_codes):
+            if i:
+                position = position + 1
+                hidden = decoder.step((codes[:, i - 1] + vocabulary.image_start)[source, None], position)
+            logits = decoder.logits(hidden, vocabulary.image_start, vocabulary.image_end)
+            conditional = logits[:count]
+            if self.null:
+                unconditional = logits[count : 2 * count]
+                conditional = unconditional + self.guidance * (conditional - unconditional)
+            codes[:, i] = pick(conditional, uniforms[:, i], self.sampling)
+            report(i + 1)
+        return codes
+
+    def read(self, prompts: Sequence[list[int]], n_codes: int) -> tuple[Decoder, Tensor, Tensor]:
+        """Read every different prompt once -> (decoder, last hidden states [rows, width], their positions [rows, 1]).
+
+        Rows: the prompts, with guidance as many times the null prompt, then repetitions up to a number that keeps the bits.
+        """
+        rows = [*prompts, *([self.null] * len(prompts) if self.null else [])]
+        full = MIN_ROWS if self.model.device.type == "cpu" else self.batch_size * (2 if self.null else 1)
+        number = {row: n for n, row in enumerate(dict.fromkeys(map(tuple, rows)))}
+        width = self.width(prompts[0])
+        decoder = Decoder(self.model, len(number), width + n_codes - 1, max(map(len, rows)) + n_codes - 1)
+        ids, branch, position = left_padded(list(number), self.vocabulary.pad, decoder.device, width)
+        hidden = decoder.feed(ids, branch, position)[:, -1]
+        order = [number[tuple(row)] for row in rows]
+        order += [order[i % len(prompts)] for i in range(len(rows), full)]
+        taken = torch.tensor(order, device=decoder.device)
+        decoder.take(taken)
+        return decoder, hidden[taken], position[taken, -1:]
 
 
 def uniform_numbers(seeds: Sequence[int], count: int) -> Tensor:

@@ -5,15 +5,17 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
-from transformers import PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
-from liquid_train.backbone import ModelCard, load_for_inference
+from liquid_train.backbone import CARD, ModelCard, load_for_inference
 from liquid_train.config import VQSettings, package_path
+from liquid_train.data.sequences import DEFAULT_PROMPT
 from liquid_train.image_tokenizer import PARTS, ImageTokenizer
-from liquid_train.vocabulary import Vocabulary
+from liquid_train.vocabulary import IMAGE_TOKENS, UNCONDITIONAL, Vocabulary, load_tokenizer
 
 AUTO = "auto"  # vq.config, vq.checkpoint: those the model was trained with
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -27,6 +29,7 @@ class Session:
     vocabulary: Vocabulary
     card: ModelCard
     device: torch.device
+    force: bool = False  # take another VQ, null prompt or size than it was trained with
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -34,6 +37,35 @@ class Session:
         if len(self.card.grid) != 2:
             raise ValueError("the model was trained on no pictures (liquid.json states no grid); train with a t2i, i2t or vqa source")
         return self.card.grid[0], self.card.grid[1]
+
+    def null_prompt(self, given: str, guidance: float) -> str:
+        """What guidance draws away from. ValueError when the model was not trained with it, unless forced."""
+        trained = self.card.null_prompt
+        if guidance == 1 or (given in (AUTO, trained) and trained):
+            return trained or UNCONDITIONAL
+        if not self.force:
+            if not trained:
+                raise ValueError(f"guidance={guidance}: the model was trained without a null prompt (data.unconditional=0); give guidance=1, or force=true")
+            raise ValueError(f"null_prompt={given}: the model was trained with {trained}; leave it out, or give force=true")
+        return UNCONDITIONAL if given == AUTO else given
+
+    def drawing_size(self, size: str | None, downsampling: int) -> tuple[tuple[int, int], tuple[int, int] | None]:
+        """size WIDTHxHEIGHT or None -> (rows and columns of codes, the size in pixels that the prompt states or None).
+
+        ValueError when the model was not trained on such pictures, unless forced.
+        """
+        rows, columns = self.grid
+        usual = (columns * downsampling, rows * downsampling)
+        width, height = usual if size is None else (int(side) for side in size.split("x"))
+        if width % downsampling or height % downsampling:
+            raise ValueError(f"size={size}: width and height must be multiples of {downsampling}, what the VQ makes a code of")
+        stated = [width, height] in self.card.sizes
+        if not stated and (width, height) != usual:
+            known = ", ".join(f"{w}x{h}" for w, h in self.card.sizes) or f"{usual[0]}x{usual[1]}"
+            if not self.force:
+                raise ValueError(f"size={size}: the model was trained on {known}; give one of those, or force=true")
+            stated = True
+        return (height // downsampling, width // downsampling), ((width, height) if stated else None)
 
 
 def device_of(name: str) -> torch.device:
@@ -48,12 +80,48 @@ def device_of(name: str) -> torch.device:
     return device
 
 
-def open_model(folder: Path, device: str, precision: str = "fp32") -> Session:
-    """Load a model/ folder. Raises ValueError when it is not one that liquid train wrote, or the device is not there."""
+def open_model(folder: Path, device: str, precision: str = "fp32", *, vq: VQSettings | None = None, force: bool = False) -> Session:
+    """Load a model/ folder, or one of the published layout, for which `vq` must name the image tokenizer.
+
+    Raises ValueError when it is neither, or the device is not there.
+    """
     where = device_of(device)
     transformers_logging.disable_progress_bar()
-    model, vocabulary, card = load_for_inference(folder, where, DTYPES[precision])
-    return Session(model, vocabulary, card, where)
+    model: Any
+    if (folder / CARD).is_file():
+        model, vocabulary, card = load_for_inference(folder, where, DTYPES[precision])
+    else:
+        vocabulary, card = published(folder, vq)
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype=DTYPES[precision], local_files_only=True)
+        model = model.to(where).eval().requires_grad_(False)
+    return Session(model, vocabulary, card, where, force)
+
+
+def published(folder: Path, vq: VQSettings | None) -> tuple[Vocabulary, ModelCard]:
+    """Vocabulary and card of a checkpoint as Liquid_V1_7B is published, without a liquid.json.
+
+    Image ids start at len(tokenizer), <boi> <eoi> <unconditional> are entries of the tokenizer, the VQ is the one given, pictures are
+    as large as its yaml says, and the prompt's suffix is the published one. ValueError where that does not fit together.
+    """
+    if vq is None or AUTO in (vq.config, vq.checkpoint):
+        raise ValueError(
+            f"checkpoint={folder}: no {CARD} there, so it does not say which VQ it was trained with; give one that liquid train wrote, "
+            "or vq=chameleon vq.checkpoint=FILE for a published checkpoint"
+        )
+    tokenizer = load_tokenizer(folder)
+    for token in IMAGE_TOKENS:
+        if token not in tokenizer.get_vocab():
+            raise ValueError(f"checkpoint={folder}: its tokenizer has no {token}; it is no checkpoint of this kind")
+    image_tokenizer = ImageTokenizer.from_files(package_path(vq.config), package_path(vq.checkpoint), ("decoder",))
+    rows = int(AutoConfig.from_pretrained(folder, local_files_only=True).vocab_size)
+    vocabulary = Vocabulary(tokenizer, image_tokenizer.codebook_size, rows)
+    if vocabulary.image_end > rows:
+        raise ValueError(f"vq.config={vq.config}: {vocabulary.codebook_size} codes behind {len(tokenizer)} text ids, but the model has {rows} rows")
+    side = int(image_tokenizer.config.ddconfig["resolution"]) // image_tokenizer.downsampling
+    card = ModelCard(
+        vocabulary.image_start, vocabulary.codebook_size, image_tokenizer.fingerprint, vq.config, vq.checkpoint, [side, side], DEFAULT_PROMPT
+    )  # fmt: skip
+    return vocabulary, card
 
 
 def open_vq(session: Session, settings: VQSettings, parts: tuple[str, ...] = PARTS) -> ImageTokenizer:
@@ -61,9 +129,11 @@ def open_vq(session: Session, settings: VQSettings, parts: tuple[str, ...] = PAR
     card = session.card
     config, weights = (given if given != AUTO else own for given, own in ((settings.config, card.vq_config), (settings.checkpoint, card.vq_checkpoint)))
     tokenizer = ImageTokenizer.from_files(package_path(config), package_path(weights), parts)
-    if tokenizer.fingerprint != card.vq_fingerprint:
+    if tokenizer.codebook_size != card.codebook_size:
+        raise ValueError(f"vq.config={config}: {tokenizer.codebook_size} codes, the model has rows for {card.codebook_size}")
+    if tokenizer.fingerprint != card.vq_fingerprint and not session.force:
         raise ValueError(
             f"vq.checkpoint={weights}: not the VQ this model was trained with (fingerprint {tokenizer.fingerprint[:16]}, the model needs "
-            f"{card.vq_fingerprint[:16]}); give vq.config and vq.checkpoint of that one"
+            f"{card.vq_fingerprint[:16]}); give vq.config and vq.checkpoint of that one, or force=true"
         )
     return tokenizer.to(session.device)

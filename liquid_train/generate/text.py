@@ -81,8 +81,43 @@ def complete(
 ) -> list[str]:
     """What follows each prompt, until eos; seeds: one a prompt, unused when greedy."""
     tokenizer = vocabulary.tokenizer
-    rows = [Row([], [prompt_ids({}, "text", tokenizer) + encode_text(tokenizer, text)], [n]) for n, text in enumerate(prompts)]
-    return _decode_all(model, vocabulary, rows, len(rows), max_new_tokens, batch_size, sampling, seeds=seeds, newline_ends=False)
+    ids = [prompt_ids({}, "text", tokenizer) + encode_text(tokenizer, text) for text in prompts]
+    return complete_ids(model, vocabulary, ids, seeds=seeds, max_new_tokens=max_new_tokens, sampling=sampling, batch_size=batch_size)
+
+
+def complete_ids(
+    model: PreTrainedModel,
+    vocabulary: Vocabulary,
+    prompts: Sequence[list[int]],
+    *,
+    seeds: Sequence[int],
+    max_new_tokens: int = 64,
+    sampling: Sampling = GREEDY,
+    batch_size: int = 32,
+    end: int | None = None,
+    on_token: Callable[[int, int], None] | None = None,
+) -> list[str]:
+    """What follows prompts that are ids already, until eos or `end`. on_token: called with (number of the prompt, new id) as they come."""
+    rows = [Row([], [list(ids)], [n]) for n, ids in enumerate(prompts)]
+    return _decode_all(
+        model, vocabulary, rows, len(rows), max_new_tokens, batch_size, sampling, seeds=seeds, newline_ends=False, end=end, on_token=on_token
+    )  # fmt: skip
+
+
+class Streamed:
+    """Passes the text of one prompt on as its tokens come, whole characters only."""
+
+    def __init__(self, vocabulary: Vocabulary, write: Callable[[str], object]) -> None:
+        self.tokenizer, self.write = vocabulary.tokenizer, write
+        self.tokens: list[int] = []
+        self.shown = ""
+
+    def __call__(self, _: int, token: int) -> None:
+        self.tokens.append(token)
+        text = str(self.tokenizer.decode(self.tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False))
+        if not text.endswith("\ufffd"):  # else a character whose other bytes are still to come
+            self.write(text[len(self.shown) :])
+            self.shown = text
 
 
 def _decode_all(
@@ -96,10 +131,13 @@ def _decode_all(
     *,
     newline_ends: bool,
     seeds: Sequence[int] | None = None,
+    end: int | None = None,
+    on_token: Callable[[int, int], None] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[str]:
     """Continue every branch of every row -> `count` texts by the branches' numbers; stripped where a newline ends them."""
-    tokenizer, known = vocabulary.tokenizer, {vocabulary.eos: True}
+    tokenizer, enders = vocabulary.tokenizer, {vocabulary.eos, vocabulary.eos if end is None else end}
+    known = dict.fromkeys(enders, True)
 
     def ends(token: int) -> bool:
         if token not in known:
@@ -109,7 +147,7 @@ def _decode_all(
     texts, done = [""] * count, 0
     for batch in _batches(rows, batch_size):
         uniforms = uniform_numbers([seeds[row.numbers[0]] for row in batch], max_new_tokens) if seeds is not None and sampling.temperature else None
-        for number, tokens in _continue(model, vocabulary, batch, max_new_tokens, sampling, uniforms, ends).items():
+        for number, tokens in _continue(model, vocabulary, batch, max_new_tokens, sampling, uniforms, ends, enders, on_token).items():
             text = str(tokenizer.decode(tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False))
             texts[number] = text.split("\n")[0].strip() if newline_ends else text
         done += sum(len(row.branches) for row in batch)
@@ -139,6 +177,8 @@ def _continue(
     sampling: Sampling,
     uniforms: Tensor | None,
     ends: Callable[[int], bool],
+    enders: set[int],
+    on_token: Callable[[int, int], None] | None,
 ) -> dict[int, list[int]]:
     """{number of a branch: its new ids}, the one that ended it left out unless it holds text."""
     columns, width = max(len(row.branches) for row in rows), max(len(row) for row in rows)
@@ -158,8 +198,10 @@ def _continue(
         ids = pick(logits, numbers.to(logits.device), sampling)
         new = ids.tolist()
         for (r, b), number in list(open_branches.items()):
-            if new[r][b] != vocabulary.eos:
+            if new[r][b] not in enders:
                 found[number].append(new[r][b])
+                if on_token is not None:
+                    on_token(number, new[r][b])
             if ends(new[r][b]):
                 del open_branches[r, b]
         if not open_branches or step + 1 == max_new_tokens:

@@ -1,0 +1,118 @@
+"""Drawing with guidance: the sampler against a hand-written loop over plain transformers.
+
+Baseline: a loop that anyone would write first: prompts padded left, one doubled batch, transformers' DynamicCache, logits of the
+whole vocabulary at every step, text ids masked, torch.multinomial. Same weights, prompts, dtype and threads; the two take turns.
+Weights are random (the architectures are the quickstart's and SmolLM2-135M's): time does not depend on them.
+
+    python -m benchmarks.generation [--model quickstart|smollm2] [--precision fp32|bf16] [--codes N] [--repeats N] [--recompute]
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from transformers import AutoConfig, AutoModelForCausalLM, DynamicCache, PreTrainedModel
+
+from liquid_train.data.sequences import prompt_ids
+from liquid_train.generate.sampler import draw
+from liquid_train.generate.session import DTYPES
+from liquid_train.vocabulary import Vocabulary, train_bpe
+
+GUIDANCE, TEMPERATURE, BATCH = 3.0, 0.8, 8
+WORDS = ("a red circle", "a large blue rectangle", "a teal triangle", "a small black circle on the left")
+# text rows, image rows, codes of a picture, what differs from transformers' Qwen2 or Llama
+SHAPES = {
+    "quickstart": (1024, 1024, 64, {"model_type": "qwen2", "hidden_size": 160, "intermediate_size": 448, "num_hidden_layers": 5,
+                                    "num_attention_heads": 5, "num_key_value_heads": 5}),
+    "smollm2": (49152, 8192, 256, {"model_type": "llama", "hidden_size": 576, "intermediate_size": 1536, "num_hidden_layers": 30,
+                                   "num_attention_heads": 9, "num_key_value_heads": 3}),
+}  # fmt: skip
+
+
+def build(name: str, dtype: torch.dtype) -> tuple[PreTrainedModel, Vocabulary]:
+    """Random weights; text rows beyond the small tokenizer are there for the head to compute, as in the real model."""
+    text, codebook, _, fields = SHAPES[name]
+    with tempfile.TemporaryDirectory() as folder:
+        vocabulary = Vocabulary(train_bpe([*WORDS, "Generate an image based on this description."], 320, Path(folder)), codebook, text + codebook)
+    torch.manual_seed(0)
+    config = AutoConfig.for_model(**fields, vocab_size=text + codebook, max_position_embeddings=4096, tie_word_embeddings=True, pad_token_id=0)
+    return AutoModelForCausalLM.from_config(config, dtype=dtype).eval().requires_grad_(False), vocabulary
+
+
+@torch.inference_mode()
+def simple_loop(model: PreTrainedModel, vocabulary: Vocabulary, prompts: Sequence[str], codes: int, *, cache: bool = True) -> Tensor:
+    """The baseline: ids [prompts, codes]. cache=False computes the whole prefix at every step, as the published loop does under transformers 5."""
+    null = prompt_ids({}, "t2i", vocabulary.tokenizer, unconditional=True)
+    rows = [prompt_ids({"text": text}, "t2i", vocabulary.tokenizer) for text in prompts] + [null] * len(prompts)
+    width = max(map(len, rows))
+    ids = torch.tensor([[vocabulary.pad] * (width - len(r)) + r for r in rows])
+    mask = torch.tensor([[0] * (width - len(r)) + [1] * len(r) for r in rows])
+    state, drawn = (DynamicCache(config=model.config) if cache else None), []
+    new = ids
+    for _ in range(codes):
+        positions = (mask.cumsum(-1) - 1).clamp(min=0)[:, -new.shape[1] :]
+        logits = model(input_ids=new, attention_mask=mask, position_ids=positions, past_key_values=state, use_cache=cache, logits_to_keep=1).logits[:, -1]
+        conditional, unconditional = logits.float().chunk(2)
+        guided = unconditional + GUIDANCE * (conditional - unconditional)
+        guided[:, : vocabulary.image_start] = float("-inf")
+        guided[:, vocabulary.image_end :] = float("-inf")
+        token = torch.multinomial((guided / TEMPERATURE).softmax(-1), 1)
+        drawn.append(token)
+        token = token.repeat(2, 1)
+        mask = torch.cat([mask, torch.ones_like(token)], 1)
+        new = token if cache else torch.cat([new, token], 1)
+    return torch.cat(drawn, 1)
+
+
+def compare(name: str, precision: str, codes: int, repeats: int, recompute: bool) -> None:
+    """Print milliseconds a step and images a second of both, and their ratio."""
+    model, vocabulary = build(name, DTYPES[precision])
+    prompts = [WORDS[i % len(WORDS)] for i in range(BATCH)]
+    ways = {
+        "simple loop": lambda n: simple_loop(model, vocabulary, prompts, n),
+        "sampler": lambda n: draw(
+            model, vocabulary, prompts, seeds=range(BATCH), grid=(1, n), guidance=GUIDANCE, temperature=TEMPERATURE, batch_size=BATCH
+        ),
+    }  # fmt: skip
+    times: dict[str, list[float]] = {way: [] for way in ways}
+    for way in ways.values():
+        way(4)  # warms up
+    for _ in range(repeats):
+        for way, run in ways.items():
+            started = time.perf_counter()
+            run(codes)
+            times[way].append(time.perf_counter() - started)
+    if recompute:
+        started = time.perf_counter()
+        simple_loop(model, vocabulary, prompts, codes, cache=False)
+        times["whole prefix"] = [time.perf_counter() - started]
+    base = statistics.median(times["simple loop"])
+    for way, seconds in times.items():
+        median = statistics.median(seconds)
+        print(f"{name:<12}{precision:<6}{way:<14}{median / codes * 1e3:>9.2f}{BATCH / median:>10.2f}{base / median:>8.2f}")
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.generation", description="Drawing with guidance, 8 pictures at a time.")
+    parser.add_argument("--model", choices=tuple(SHAPES), help="only this one")
+    parser.add_argument("--precision", choices=tuple(DTYPES), help="only this one")
+    parser.add_argument("--codes", type=int, help="codes a picture (default: 64 and 256)")
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--recompute", action="store_true", help="also a loop without a cache, which transformers 5 makes of the published one")
+    args = parser.parse_args(argv)
+    print(f"{BATCH} pictures with guidance ({2 * BATCH} rows), {torch.get_num_threads()} thread(s), median of {args.repeats}, taking turns")
+    print(f"{'model':<12}{'':<6}{'':<14}{'ms/step':>9}{'images/s':>10}{'ratio':>8}")
+    for name in (args.model,) if args.model else SHAPES:
+        for precision in (args.precision,) if args.precision else DTYPES:
+            compare(name, precision, args.codes or SHAPES[name][2], args.repeats, args.recompute)
+
+
+if __name__ == "__main__":
+    main()
