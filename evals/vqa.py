@@ -16,10 +16,13 @@ import numpy as np
 from transformers import PreTrainedModel
 
 from data_prep.easy_vqa import answer_type
+from evals.vqa_scores import pope_scores, textvqa_accuracy
 from liquid_train.data.sequences import encode_text
 from liquid_train.data.shards import ShardSet
 from liquid_train.generate.text import answer
 from liquid_train.vocabulary import Vocabulary
+
+__all__ = ["Question", "QuestionSet", "ask", "evaluate", "is_right", "load_questions", "pope_scores", "textvqa_accuracy"]
 
 EXAMPLES = 12
 
