@@ -58,18 +58,6 @@ class Receipt:
     code: str = field(default_factory=code_version)
 
 
-def receipt_differences(a: dict[str, Any], b: dict[str, Any]) -> list[str]:
-    """One line for every part that two receipts (as JSON has them) do not share."""
-    return [f"{key}: {short(a.get(key))} and {short(b.get(key))}" for key in dict.fromkeys([*a, *b]) if a.get(key) != b.get(key)]
-
-
-def short(value: Any) -> str:
-    """A value for one line: digests by their first twelve letters."""
-    if isinstance(value, str) and len(value) == 64 and set(value) <= set("0123456789abcdef"):
-        return value[:12]
-    return "nothing" if value is None else value if isinstance(value, str) else json.dumps(value)
-
-
 def as_json(receipt: Receipt) -> dict[str, Any]:
     return asdict(receipt)
 
