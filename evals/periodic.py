@@ -3,6 +3,7 @@
     vqa            accuracy on the first questions of the held-out set
     grid           right colours and shapes of the pictures of samples/step-NNNNNNNN.png
     image_quality  distances of drawn pictures from the held-out ones as the VQ decodes them
+    self_vqascore  how well the model itself finds that those drawn pictures fit their prompts
     captions       how well the model tells right captions of held-out pictures from wrong ones
 
 Each goes into evals/step-NNNNNNNN-NAME.json with its receipt. A metric that cannot be measured is reported and does not end the run.
@@ -25,7 +26,7 @@ from evals import t2i, vqa
 from evals.image_quality import PictureSets, image_quality
 from evals.measurement import Measurement, ModelHandle, write_measurement
 from evals.receipt import Receipt, seeds_text, texts_digest
-from evals.self_vqascore import tell_captions
+from evals.self_vqascore import score_drawn, tell_captions
 from evals.wrong_captions import caption_pairs
 from liquid_train.config import EvalsConfig
 from liquid_train.data.shards import ShardSet
@@ -79,6 +80,8 @@ def measurements(handle: ModelHandle, config: EvalsConfig, sets: str | None, ste
         yield "grid", grid_measurement(handle, drawn, config.images)
         if shards is not None and config.quality_images:
             yield from guarded("image_quality", lambda: quality(handle, drawn, config, shards))
+            texts = t2i.drawn_texts(drawn)
+            yield from guarded("self_vqascore", lambda: score_drawn(handle, texts, config.vqascore))
     if shards is not None and config.caption_images:
         yield from guarded("captions", lambda: tell_captions(handle, caption_pairs(shards, config.caption_images, 0), config.vqascore))
 

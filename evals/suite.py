@@ -19,7 +19,7 @@ from evals import t2i, vqa
 from evals.features import open_features
 from evals.image_quality import PictureSets, image_quality
 from evals.measurement import Measurement, ModelHandle
-from evals.self_vqascore import DrawnTexts, score_drawn, tell_captions
+from evals.self_vqascore import score_drawn, tell_captions
 from evals.tokenizer_quality import tokenizer_quality
 from evals.wrong_captions import caption_pairs
 from liquid_train.config import DRAWING, METRICS, EvalJob
@@ -85,9 +85,7 @@ class Suite:
         return image_quality(self.handle, data, self.config.features, seed=self.config.seed)
 
     def self_vqascore(self) -> Measurement:
-        drawn = self.drawn
-        data = DrawnTexts(list(drawn.codes), drawn.prompts, [[] for _ in drawn.prompts], drawn.seeds, drawn.sampler)
-        return score_drawn(self.handle, data, self.config.vqascore, seed=self.config.seed)
+        return score_drawn(self.handle, t2i.drawn_texts(self.drawn), self.config.vqascore, seed=self.config.seed)
 
     def captions(self) -> Measurement:
         assert self.inputs.pairs is not None

@@ -14,6 +14,7 @@ from data_prep.easy_vqa import COLORS, SHAPES, load_split
 from evals.drawn_shapes import judge
 from evals.measurement import Measurement, ModelHandle, Value, bare, share
 from evals.receipt import Receipt, arrays_digest, seeds_text, texts_digest
+from evals.self_vqascore import DrawnTexts
 from liquid_train.generate.pictures import decode
 from liquid_train.generate.sampler import draw
 
@@ -111,6 +112,11 @@ def draw_captions(handle: ModelHandle, per_prompt: int, *, seed: int, guidance: 
         top_k=top_k, batch_size=batch_size, suffix=handle.suffix, progress=lambda *p: handle.progress("codes", *p),
     )  # fmt: skip
     return Drawn(codes, decode(handle.image_tokenizer, codes), prompts, seeds, {"guidance": guidance, "temperature": temperature, "top_k": top_k})
+
+
+def drawn_texts(drawn: Drawn) -> DrawnTexts:
+    """What the self-VQAScore reads: the codes as they were drawn, without the way through pixels."""
+    return DrawnTexts(list(drawn.codes), drawn.prompts, [[] for _ in drawn.prompts], drawn.seeds, drawn.sampler)
 
 
 def measure(handle: ModelHandle, data: Drawn, real: RealPictures, *, per_prompt: int) -> Measurement:

@@ -277,7 +277,9 @@ def test_periodic_evaluation_is_the_same_on_one_rank_and_on_two(images, tmp_path
     assert (tmp_path / "two" / "samples" / "step-00000030.png").read_bytes() == (tmp_path / "one" / "samples" / "step-00000030.png").read_bytes()
     one, two = (json.loads((tmp_path / where / "evals" / "step-00000030-image_quality.json").read_text()) for where in ("one", "two"))
     assert one["receipt"] == two["receipt"] and one["receipt"]["seeds"] == "0 to 7"
-    assert {p.name for p in (tmp_path / "one" / "evals").iterdir()} == {f"step-00000030-{name}.json" for name in ("vqa", "grid", "image_quality", "captions")}
+    assert {p.name for p in (tmp_path / "one" / "evals").iterdir()} == {
+        f"step-00000030-{name}.json" for name in ("vqa", "grid", "image_quality", "self_vqascore", "captions")
+    }
 
 
 def test_a_metric_that_cannot_be_measured_is_told_and_the_others_go_on(images, tmp_path, capsys):
