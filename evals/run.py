@@ -94,6 +94,7 @@ def inputs_of(config: EvalJob, folder: Path) -> dict[str, Any]:
         "code": text_digest("".join(sha256_of(p) for p in code)),
         "features": [asdict(config.features), file_identity(Path(config.features.path)) if config.features.path is not None else None],
         "vqascore": asdict(config.vqascore),
+        "genai_bench": [file_identity(p) for p in sorted(Path(config.genai_bench).glob("*"))] if config.genai_bench is not None else None,
         **{key: getattr(config, key) for key in SETTINGS},
     }
 

@@ -12,11 +12,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cached_property
+from pathlib import Path
 
 import numpy as np
 
 from evals import t2i, vqa
 from evals.features import open_features
+from evals.genai_bench import read_genai_bench
 from evals.image_quality import PictureSets, image_quality
 from evals.measurement import Measurement, ModelHandle
 from evals.self_vqascore import score_drawn, tell_captions
@@ -39,6 +41,7 @@ class Inputs:
         self.questions = vqa.load_questions(self.shards, config.max_images)
         self.train = ShardSet(config.train_shards, vq_fingerprint=fingerprint, codebook_size=size) if config.train_shards is not None else None
         self.pairs = caption_pairs(self.shards, config.caption_images, config.seed) if "captions" in config.metrics else None
+        self.tagged = read_genai_bench(Path(config.genai_bench)) if config.genai_bench is not None else []
         self.image_tokenizer = open_vq(session, config.vq)
         open_features(config.features, self.image_tokenizer)  # whatever is wrong with its files is told before anything is drawn
         if chosen(config) & {"t2i", "image_quality", "image_tokenizer"}:
@@ -63,9 +66,8 @@ class Suite:
     @cached_property
     def drawn(self) -> t2i.Drawn:
         c = self.config
-        return t2i.draw_captions(
-            self.handle, c.images_per_prompt, seed=c.seed, guidance=c.guidance, temperature=c.temperature, top_k=c.top_k, batch_size=c.batch_size
-        )
+        prompts = [caption for caption in t2i.CAPTIONS for _ in range(c.images_per_prompt)]
+        return t2i.draw_pictures(self.handle, prompts, seed=c.seed, guidance=c.guidance, temperature=c.temperature, top_k=c.top_k, batch_size=c.batch_size)
 
     def vqa(self) -> Measurement:
         data = vqa.VQAData(self.inputs.questions, self.inputs.train)
@@ -93,6 +95,15 @@ class Suite:
 
     def image_tokenizer(self) -> Measurement:
         return tokenizer_quality(self.handle, self.inputs.real.pixels[: self.config.tokenizer_images], self.config.features, seed=self.config.seed)
+
+    def genai_bench(self) -> Measurement:
+        c, prompts = self.config, self.inputs.tagged
+        drawn = t2i.draw_pictures(
+            self.handle, [p.text for p in prompts], seed=c.seed, guidance=c.guidance, temperature=c.temperature, top_k=c.top_k, batch_size=c.batch_size
+        )
+        measured = score_drawn(self.handle, t2i.drawn_texts(drawn, [p.tags for p in prompts]), c.vqascore, seed=c.seed)
+        renamed = {key.replace("self_vqascore", "genai_bench", 1): value for key, value in measured.values.items()}
+        return Measurement(renamed, measured.receipt)
 
     def measures(self) -> dict[str, Callable[[], Measurement]]:
         """The chosen ones by name, in the order of METRICS."""

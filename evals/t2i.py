@@ -102,10 +102,10 @@ class Drawn:
     sampler: dict[str, float | int | None]
 
 
-def draw_captions(handle: ModelHandle, per_prompt: int, *, seed: int, guidance: float, temperature: float, top_k: int | None, batch_size: int) -> Drawn:
-    """per_prompt pictures of each of CAPTIONS, in their order; picture i is drawn with seed + i."""
-    assert len(handle.grid) == 2
-    prompts = [caption for caption in CAPTIONS for _ in range(per_prompt)]
+def draw_pictures(handle: ModelHandle, prompts: list[str], *, seed: int, guidance: float, temperature: float, top_k: int | None, batch_size: int) -> Drawn:
+    """One picture a prompt; picture i is drawn with seed + i. ValueError for a model that has seen no pictures."""
+    if len(handle.grid) != 2:
+        raise ValueError("the model was trained on no pictures (liquid.json states no grid); train with a t2i, i2t or vqa source")
     seeds = [seed + i for i in range(len(prompts))]
     codes = draw(
         handle.model, handle.vocabulary, prompts, seeds=seeds, grid=(handle.grid[0], handle.grid[1]), guidance=guidance, temperature=temperature,
@@ -114,9 +114,9 @@ def draw_captions(handle: ModelHandle, per_prompt: int, *, seed: int, guidance: 
     return Drawn(codes, decode(handle.image_tokenizer, codes), prompts, seeds, {"guidance": guidance, "temperature": temperature, "top_k": top_k})
 
 
-def drawn_texts(drawn: Drawn) -> DrawnTexts:
+def drawn_texts(drawn: Drawn, tags: list[list[str]] | None = None) -> DrawnTexts:
     """What the self-VQAScore reads: the codes as they were drawn, without the way through pixels."""
-    return DrawnTexts(list(drawn.codes), drawn.prompts, [[] for _ in drawn.prompts], drawn.seeds, drawn.sampler)
+    return DrawnTexts(list(drawn.codes), drawn.prompts, tags or [[] for _ in drawn.prompts], drawn.seeds, drawn.sampler)
 
 
 def measure(handle: ModelHandle, data: Drawn, real: RealPictures, *, per_prompt: int) -> Measurement:

@@ -15,7 +15,7 @@ from liquid_train.config import JOBS, all_keys, load
 JOB_MODULES = {"tokenize": "data_prep.tokenize", "eval": "evals.run", "generate": "liquid_train.generate.job"}
 FREE_TEXT = ("prompt", "image", "checkpoint", "prompts", "questions", "output", "run.dir", "run.name", "vq.config", "vq.checkpoint",
              "tokenize.input", "tokenize.images", "tokenize.image_key", "tokenize.text_key", "tokenize.output",
-             "vqascore.question", "vqascore.answer", "evals.vqascore.question", "evals.vqascore.answer")  # fmt: skip
+             "genai_bench", "features.path", "vqascore.question", "vqascore.answer", "evals.vqascore.question", "evals.vqascore.answer")  # fmt: skip
 
 USAGE = """usage: liquid <job> [key=value ...]        jobs: tokenize, train, eval, generate   (liquid <job> --help lists the keys)
        liquid run list [FOLDER]            all runs below FOLDER (default: runs)

@@ -260,8 +260,8 @@ class GenerateJob:
     vq: VQSettings = field(default_factory=VQSettings)
 
 
-METRICS = ("vqa", "t2i", "image_quality", "self_vqascore", "captions", "image_tokenizer")  # what each is: evals/suite.py
-DRAWING = ("t2i", "image_quality", "self_vqascore")  # those that measure pictures which the model draws
+METRICS = ("vqa", "t2i", "image_quality", "self_vqascore", "captions", "image_tokenizer", "genai_bench")  # what each is: evals/suite.py
+DRAWING = ("t2i", "image_quality", "self_vqascore")  # those that measure images_per_prompt pictures of each caption
 
 
 @dataclass
@@ -279,7 +279,8 @@ class EvalJob:
     temperature: float = 0.8
     top_k: int | None = None
     max_images: int | None = None  # only the first N images of the set
-    metrics: list[str] = field(default_factory=lambda: list(METRICS))
+    metrics: list[str] = field(default_factory=lambda: list(METRICS[:-1]))
+    genai_bench: str | None = None  # the folder of GenAI-Bench's prompts and skill tags
     caption_images: int = 500  # real pictures whose right and wrong captions are compared
     tokenizer_images: int = 200  # real pictures that are encoded and decoded again
     features: FeaturesConfig = field(default_factory=FeaturesConfig)

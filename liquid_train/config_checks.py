@@ -94,6 +94,7 @@ def check_eval(c: EvalJob) -> None:
     require(bool(c.metrics), f"metrics is empty; give one or more of {', '.join(METRICS)}")
     for name in c.metrics:
         require(name in METRICS, f"metrics: {name}: no such metric; one of {', '.join(METRICS)}")
+    require(c.genai_bench is not None or "genai_bench" not in c.metrics, "metrics: genai_bench needs genai_bench=FOLDER with GenAI-Bench's files")
     for key in ("batch_size", "caption_images", "vqascore.batch_size"):
         require(get(c, key) > 0, f"{key}={get(c, key)}: must be 1 or more")
     require(c.tokenizer_images >= 2, f"tokenizer_images={c.tokenizer_images}: must be 2 or more")

@@ -228,6 +228,20 @@ def test_a_run_gets_its_own_evals_folder_and_step(job, tmp_path, model):
     assert written == {f"step-00000012-{name}.json" for name in ("vqa", "captions", "image_tokenizer")}  # none that draws
 
 
+def test_genai_bench_is_drawn_and_scored_by_skill(job, tmp_path):
+    bench = tmp_path / "bench"
+    bench.mkdir()
+    (bench / "prompts.txt").write_text("two cats\na red box\n")
+    (bench / "genai_skills.json").write_text('{"counting": [1], "basic": [2], "all": [1, 2]}')
+    run(EvalJob(**{**job.__dict__, "metrics": ["genai_bench"], "genai_bench": str(bench)}))
+    (path,) = (tmp_path / "evals").glob("model-*.json")
+    content = json.loads(path.read_text())
+    counts = {key: value["n"] for key, value in content["values"].items()}
+    assert counts == {"genai_bench": 2, "genai_bench/all": 2, "genai_bench/basic": 1, "genai_bench/counting": 1}
+    assert content["receipt"]["seeds"] == "0 to 1" and "P('Yes')" in content["receipt"]["features"]
+    assert not (tmp_path / "evals" / "vqa.json").exists()
+
+
 def test_bad_input_is_named_and_nothing_is_written(job, tmp_path):
     texts = text_set(tmp_path / "texts", samples=3)
     other = image_set(tmp_path / "other", samples=3, fingerprint="e" * 64)
