@@ -82,8 +82,8 @@ def distances(sums: FeatureSums, drawn: np.ndarray, real: np.ndarray, reference:
     n, width = drawn.shape
     distance = frechet_distance(sums.gaussian(), reference)
     if width <= BOOTSTRAP_FEATURES:
-        low, high = bootstrap(n, lambda picked: frechet_distance(Gaussian.of(drawn[picked]), reference), seed=seed, resamples=RESAMPLES)
-        values = {"frechet_distance": Value(distance, n, low, high, bootstrap_name(RESAMPLES, seed))}
+        low, high = bootstrap(n, lambda picked: frechet_distance(Gaussian.of(drawn[picked]), reference), seed=seed, resamples=RESAMPLES, reflected=True)
+        values = {"frechet_distance": Value(distance, n, max(low, 0.0), max(high, 0.0), bootstrap_name(RESAMPLES, seed, reflected=True))}
     else:
         values = {"frechet_distance": bare(distance, n, f"{width} features take too long to resample")}
     floor = frechet_floor(real, n, seed)

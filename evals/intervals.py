@@ -22,19 +22,22 @@ def wilson(right: int, n: int) -> tuple[float, float]:
     return 0.0 if right == 0 else middle - half, 1.0 if right == n else middle + half  # without rounding at the ends
 
 
-def bootstrap(count: int, statistic: Callable[[np.ndarray], float], *, seed: int, resamples: int = 1000) -> tuple[float, float]:
-    """Basic bootstrap interval (Davison and Hinkley 1997, 2.4) of statistic(numbers of the items, int [count]).
+def bootstrap(count: int, statistic: Callable[[np.ndarray], float], *, seed: int, resamples: int = 1000, reflected: bool = False) -> tuple[float, float]:
+    """Bootstrap interval of statistic(numbers of the items, int [count]): the middle 95% of what resampled items give.
 
-    It is reflected at the estimate, so that a statistic which repeated items push up (a Frechet distance) is corrected, not doubled.
+    reflected: mirrored at the estimate (the basic bootstrap, Davison and Hinkley 1997, 2.4), for a statistic that repeated items push
+    up, as they do a Frechet distance: its bias is taken off then, not put on twice.
     """
     random = np.random.default_rng(seed)
-    estimate = statistic(np.arange(count))
     low, high = np.quantile([statistic(random.integers(0, count, count)) for _ in range(resamples)], (0.025, 0.975))
+    if not reflected:
+        return float(low), float(high)
+    estimate = statistic(np.arange(count))
     return float(2 * estimate - high), float(2 * estimate - low)
 
 
-def bootstrap_name(resamples: int, seed: int) -> str:
-    return f"basic bootstrap 95%, {resamples} resamples, seed {seed}"
+def bootstrap_name(resamples: int, seed: int, reflected: bool = False) -> str:
+    return f"bootstrap 95%{', reflected' if reflected else ''}, {resamples} resamples, seed {seed}"
 
 
 def mean_interval(values: Sequence[float] | np.ndarray, *, seed: int, resamples: int = 1000) -> tuple[float, float]:

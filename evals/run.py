@@ -10,6 +10,7 @@ The same call again with the results in place does nothing and imports no torch.
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -65,6 +66,7 @@ def run(config: EvalJob) -> None:
             write_measurement(output, name, step, measured)
             for warning in measured.warnings:
                 print(f"{name}: {warning}")
+        keep_unmeasured(output, partial, names)
         publish(partial, output, inputs)
     print_tables(output)
     print_values(files)
@@ -116,6 +118,15 @@ def evaluate(config: EvalJob, session: Session, step: int | None, folder: Path) 
         save_png(folder / "drawn.png", contact_sheet(list(suite.drawn.pixels), columns=config.images_per_prompt))
         write_json(folder / "t2i.json", {"step": step, **found["t2i"].detail, **frechet_summary(found.get("image_quality"))})
     return found
+
+
+def keep_unmeasured(output: Path, partial: Path, names: list[str]) -> None:
+    """What the report reads of metrics that were not chosen this time stays as it is; each file says of which step it is."""
+    for name, patterns in (("vqa", ("vqa.json", "examples/*.png")), ("t2i", ("t2i.json", "drawn.png"))):
+        for path in (p for pattern in patterns for p in output.glob(pattern) if name not in names):
+            copy = partial / path.relative_to(output)
+            copy.parent.mkdir(exist_ok=True)
+            shutil.copy2(path, copy)
 
 
 def write_examples(inputs: Inputs, seed: int, folder: Path) -> None:

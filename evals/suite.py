@@ -38,14 +38,19 @@ class Inputs:
         fingerprint, size = session.card.vq_fingerprint, session.card.codebook_size
         self.config = config
         self.shards = ShardSet(config.shards, vq_fingerprint=fingerprint, codebook_size=size)
-        self.questions = vqa.load_questions(self.shards, config.max_images)
         self.train = ShardSet(config.train_shards, vq_fingerprint=fingerprint, codebook_size=size) if config.train_shards is not None else None
-        self.pairs = caption_pairs(self.shards, config.caption_images, config.seed) if "captions" in config.metrics else None
         self.tagged = read_genai_bench(Path(config.genai_bench)) if config.genai_bench is not None else []
         self.image_tokenizer = open_vq(session, config.vq)
         open_features(config.features, self.image_tokenizer)  # whatever is wrong with its files is told before anything is drawn
+        if chosen(config) & {"vqa", "image_quality"}:
+            _ = self.questions
+        self.pairs = caption_pairs(self.shards, config.caption_images, config.seed) if "captions" in config.metrics else None
         if chosen(config) & {"t2i", "image_quality", "image_tokenizer"}:
             _ = self.real
+
+    @cached_property
+    def questions(self) -> vqa.QuestionSet:
+        return vqa.load_questions(self.shards, self.config.max_images)
 
     @cached_property
     def real(self) -> t2i.RealPictures:

@@ -213,6 +213,10 @@ assert not {{"torch", "transformers"}} & set(sys.modules)
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=Path(__file__).parents[1], check=False)
     assert done.returncode == 0 and "nothing to do" in done.stdout and "shuffled" in done.stdout, done.stderr
 
+    kept = (out / "vqa.json").read_bytes()
+    run(EvalJob(**{**job.__dict__, "metrics": ["captions"]}))  # what is not chosen stays
+    assert (out / "vqa.json").read_bytes() == kept and (out / "drawn.png").is_file() and (out / "examples" / "000.png").is_file()
+
 
 def test_a_run_gets_its_own_evals_folder_and_step(job, tmp_path, model):
     checkpoint = tmp_path / "run" / "checkpoints" / "step-00000012"

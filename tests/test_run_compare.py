@@ -34,10 +34,20 @@ def test_bootstrap_of_a_mean_is_seeded_and_near_the_normal_one():
     assert low == pytest.approx(values.mean() - half, abs=0.03) and high == pytest.approx(values.mean() + half, abs=0.03)
 
 
-def test_the_bootstrap_is_reflected():
-    """A statistic that repeated items push up must come out with an interval below the estimate, not above it."""
-    low, high = bootstrap(50, lambda picked: float(50 - len(set(picked.tolist()))), seed=0)  # 0 of all items, about 18 of a resample
-    assert low < high < 0
+def test_a_reflected_bootstrap_takes_the_bias_off():
+    """0 of all items, about 18 of 50 resampled ones."""
+
+    def missing(picked: np.ndarray) -> float:
+        return float(50 - len(set(picked.tolist())))
+
+    low, high = bootstrap(50, missing, seed=0)
+    assert 10 < low < high < 26
+    assert bootstrap(50, missing, seed=0, reflected=True) == (-high, -low)
+
+
+def test_the_interval_of_a_mean_of_shares_stays_within_them():
+    low, high = mean_interval([1.0] * 30 + [0.0], seed=0)
+    assert 0 < low < high == 1.0
 
 
 def test_values_of_nothing_are_refused():
