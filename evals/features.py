@@ -48,6 +48,8 @@ def open_features(config: FeaturesConfig, tokenizer: ImageTokenizer) -> FeatureN
     if config.resize not in MODES:
         raise ValueError(f"features.resize={config.resize}: one of {', '.join(MODES)}")
     if config.kind == "vq":
+        if not hasattr(tokenizer, "encoder"):
+            raise ValueError("features.kind=vq: the image tokenizer was opened without its encoder")
         return vq_features(tokenizer)
     makers = {"inception": inception_features, "hf": hf_features}
     if config.kind not in makers:

@@ -21,7 +21,8 @@ from evals.manifold import covered, precision_recall
 from evals.measurement import ModelHandle
 from evals.resizing import resize
 from evals.tokenizer_quality import psnr, ssim, tokenizer_quality
-from liquid_train.config import FeaturesConfig
+from liquid_train.config import FeaturesConfig, VQSettings, package_path
+from liquid_train.image_tokenizer import ImageTokenizer
 from tests.tiny_model import tiny, vq
 
 # ------------------------------------------------------------------------------------------------ Frechet distance
@@ -198,6 +199,13 @@ def test_inception_comes_from_torchscript_and_sees_pixels_between_minus_one_and_
     for where, message in (("none.pt", "no such file"), ("broken.pt", "not TorchScript")):
         with pytest.raises(ValueError, match=message):
             open_features(FeaturesConfig("inception", str(tmp_path / where)), vq())
+
+
+def test_a_tokenizer_without_encoder_is_refused():
+    settings = VQSettings()
+    decoder = ImageTokenizer.from_files(package_path(settings.config), package_path(settings.checkpoint), ("decoder",))
+    with pytest.raises(ValueError, match="without its encoder"):
+        open_features(FeaturesConfig(), decoder)
 
 
 SMALL = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "image_size": 28, "patch_size": 14}
