@@ -1,20 +1,33 @@
-"""What is measured while training: VQA accuracy on a fixed subset and a grid of pictures, the same questions, prompts and seeds each time."""
+"""What is measured while training: the same questions, prompts, pictures and seeds each time, shared out over all ranks.
+
+    vqa            accuracy on the first questions of the held-out set
+    grid           right colours and shapes of the pictures of samples/step-NNNNNNNN.png
+    image_quality  distances of drawn pictures from the held-out ones as the VQ decodes them
+    self_vqascore  how well the model itself finds that those drawn pictures fit their prompts
+    captions       how well the model tells right captions of held-out pictures from wrong ones
+
+Each goes into evals/step-NNNNNNNN-NAME.json with its receipt. A metric that cannot be measured is reported and does not end the run.
+"""
 
 from __future__ import annotations
 
 import json
 import math
+import sys
+from collections.abc import Callable, Iterator
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-import torch.distributed as dist
 from transformers import PreTrainedModel
 
-from evals.drawn_shapes import judge
-from evals.t2i import named
-from evals.vqa import QuestionSet, ask, is_right, load_questions
+from evals import t2i, vqa
+from evals.image_quality import PictureSets, image_quality
+from evals.measurement import Measurement, ModelHandle, write_measurement
+from evals.receipt import Receipt, seeds_text, texts_digest
+from evals.self_vqascore import score_drawn, tell_captions
+from evals.wrong_captions import caption_pairs
 from liquid_train.config import EvalsConfig
 from liquid_train.data.shards import ShardSet
 from liquid_train.generate.pictures import contact_sheet, decode, save_png
@@ -22,8 +35,7 @@ from liquid_train.generate.sampler import draw
 from liquid_train.image_tokenizer import ImageTokenizer
 from liquid_train.vocabulary import Vocabulary
 
-KINDS = ("color", "shape", "yes/no")
-BATCH = 64  # questions or pictures together
+BATCH = 64  # pictures drawn together
 
 
 def evaluate(
@@ -40,60 +52,95 @@ def evaluate(
     rank: int,
     world_size: int,
 ) -> dict[str, float]:
-    """Metrics by the name they are logged under; a collective: every rank holds the whole model and does its share.
+    """Metrics by the name they are logged under, the same on every rank; a collective: every rank holds the whole model.
 
     sets: the shard set whose questions are asked, None for no questions. grid: rows and columns of codes; empty where the model
     has seen no pictures. prompt: suffix of a text-to-image prompt. Rank 0 writes out_dir/samples/step-NNNNNNNN.png and .json and
-    alone returns what is measured on the pictures.
+    out_dir/evals/step-NNNNNNNN-NAME.json.
     """
+    handle = ModelHandle(model, vocabulary, image_tokenizer, grid, prompt, rank, world_size)
     metrics: dict[str, float] = {}
-    if sets is not None and config.vqa_samples:
-        data = load_questions(ShardSet(sets, codebook_size=vocabulary.codebook_size), config.vqa_samples)
-        metrics |= question_accuracy(model, vocabulary, data, rank, world_size)
-    if len(grid) == 2 and config.images and config.prompts:
-        prompts = [config.prompts[i % len(config.prompts)] for i in range(config.images)]
-        codes = draw_shared(model, vocabulary, config, prompts, (grid[0], grid[1]), prompt, rank, world_size)
+    for name, measured in measurements(handle, config, sets, step, out_dir):
+        metrics |= {f"eval/{key}": value.value for key, value in measured.values.items()}
         if rank == 0:
-            pixels = decode(image_tokenizer, codes)
-            write_grid(out_dir / "samples", step, pixels, prompts, config)
-            metrics |= picture_metrics(pixels, prompts)
+            write_measurement(out_dir / "evals", name, step, measured)
     return metrics
 
 
-def question_accuracy(model: PreTrainedModel, vocabulary: Vocabulary, data: QuestionSet, rank: int, world_size: int) -> dict[str, float]:
-    """Share of right answers over all ranks, in all and by type; every rank asks about its own pictures."""
-    own = QuestionSet(data.codes, [q for q in data.questions if q.image % world_size == rank], {})
-    counts = torch.zeros(2, len(KINDS), dtype=torch.float64, device=model.device)  # right, asked
-    if own.questions:
-        for question, given in zip(own.questions, ask(model, vocabulary, own, batch_size=BATCH), strict=True):
-            column = KINDS.index(question.kind)
-            counts[0, column] += is_right(given, question.answers)
-            counts[1, column] += 1
-    if world_size > 1:
-        dist.all_reduce(counts)
-    right, asked = counts.cpu()
-    metrics = {"eval/vqa_accuracy": float(right.sum() / asked.sum())}
-    for i, kind in enumerate(KINDS):
-        if asked[i]:
-            metrics[f"eval/vqa_accuracy_{kind.replace('/', '_')}"] = float(right[i] / asked[i])
-    return metrics
+def measurements(handle: ModelHandle, config: EvalsConfig, sets: str | None, step: int, out_dir: Path) -> Iterator[tuple[str, Measurement]]:
+    """(name, measurement) of everything that the config asks for and the model can do; a collective."""
+    shards = ShardSet(sets, codebook_size=handle.vocabulary.codebook_size) if sets is not None else None
+    if shards is not None and config.vqa_samples:
+        data = vqa.load_questions(shards, config.vqa_samples)
+        yield "vqa", Measurement(vqa.shared_accuracy(handle, data), vqa.question_receipt(handle, data))
+    if len(handle.grid) == 2 and config.images and config.prompts:
+        drawn = draw_prompts(handle, config)
+        if handle.rank == 0:
+            write_grid(out_dir / "samples", step, drawn.pixels[: config.images], drawn.prompts[: config.images], config)
+        yield "grid", grid_measurement(handle, drawn, config.images)
+        if shards is not None and config.quality_images:
+            yield from guarded("image_quality", lambda: quality(handle, drawn, config, shards))
+            texts = t2i.drawn_texts(drawn)
+            yield from guarded("self_vqascore", lambda: score_drawn(handle, texts, config.vqascore))
+    if shards is not None and config.caption_images:
+        yield from guarded("captions", lambda: tell_captions(handle, caption_pairs(shards, config.caption_images, 0), config.vqascore))
 
 
-def draw_shared(
-    model: PreTrainedModel, vocabulary: Vocabulary, config: EvalsConfig, prompts: list[str], grid: tuple[int, int], suffix: str, rank: int, world_size: int
-) -> np.ndarray:
-    """Codes [prompts, rows, columns] on every rank; rank r draws every world_size-th picture, picture i with seed i."""
-    codes = torch.zeros((len(prompts), *grid), dtype=torch.int64, device=model.device)
-    own = list(range(rank, len(prompts), world_size))
+def guarded(name: str, measure: Callable[[], Measurement]) -> Iterator[tuple[str, Measurement]]:
+    """The measurement, or nothing and a line where the data does not allow it: what every rank finds out alike (ValueError)."""
+    try:
+        yield name, measure()
+    except ValueError as error:
+        print(f"evals: {name} could not be measured: {error}", file=sys.stderr)
+
+
+def grid_measurement(handle: ModelHandle, drawn: t2i.Drawn, count: int) -> Measurement:
+    """Right colours and shapes of the first `count` pictures."""
+    prompts, seeds = drawn.prompts[:count], drawn.seeds[:count]
+    receipt = Receipt(
+        n=len(prompts), prompts=texts_digest([*prompts, handle.suffix]), seeds=seeds_text(seeds), sampler=dict(drawn.sampler),
+        features="drawn_shapes, a judge of colours and outlines", dtype=handle.dtype,
+    )  # fmt: skip
+    return Measurement(t2i.right_values(drawn.pixels[:count], prompts), receipt)
+
+
+def quality(handle: ModelHandle, drawn: t2i.Drawn, config: EvalsConfig, shards: ShardSet) -> Measurement:
+    """Distances of all drawn pictures from the first held-out ones, on the codes' way through the VQ alike."""
+    real = held_out_pictures(handle.image_tokenizer, str(shards.path), config.quality_reference)
+    data = PictureSets(
+        drawn.pixels, real, drawn.prompts, drawn.seeds, [None] * len(drawn.prompts), [None] * len(real), drawn.sampler,
+        f"{len(real)} held-out pictures as the VQ decodes them",
+    )  # fmt: skip
+    return image_quality(handle, data, config.features)
+
+
+@lru_cache(maxsize=1)
+def held_out_pictures(tokenizer: ImageTokenizer, path: str, count: int) -> np.ndarray:
+    """Of the shard set at `path`: uint8 [n, H, W, 3] of the first `count` samples with codes; those of another grid than the first are left out."""
+    codes: list[np.ndarray] = []
+    shards = ShardSet(path, codebook_size=tokenizer.codebook_size)
+    for n in range(min(count, shards.num_samples)):
+        sample = shards.sample(n)
+        if sample is not None and "codes" in sample and (not codes or sample["codes"].shape == codes[0].shape):
+            codes.append(sample["codes"])
+    if not codes:
+        raise ValueError(f"{path}: no pictures there to compare with")
+    return decode(tokenizer, np.stack(codes))
+
+
+def draw_prompts(handle: ModelHandle, config: EvalsConfig) -> t2i.Drawn:
+    """The prompts in turn until there are enough; rank r draws every world_size-th picture, picture i with seed i; a collective."""
+    count = max(config.images, config.quality_images)
+    prompts, own = [config.prompts[i % len(config.prompts)] for i in range(count)], handle.own(count)
+    codes = np.zeros((count, *handle.grid), dtype=np.int64)
     if own:
-        drawn = draw(
-            model, vocabulary, [prompts[i] for i in own], seeds=own, grid=grid, guidance=config.guidance, temperature=config.temperature, top_k=config.top_k,
-            batch_size=BATCH, suffix=suffix,
+        codes[own] = draw(
+            handle.model, handle.vocabulary, [prompts[i] for i in own], seeds=own, grid=(handle.grid[0], handle.grid[1]), guidance=config.guidance,
+            temperature=config.temperature, top_k=config.top_k, batch_size=BATCH, suffix=handle.suffix,
         )  # fmt: skip
-        codes[own] = torch.from_numpy(drawn).to(codes.device)
-    if world_size > 1:
-        dist.all_reduce(codes)  # the others' places are zero
-    return codes.cpu().numpy()
+    codes = handle.gathered(codes)
+    sampler = {"guidance": config.guidance, "temperature": config.temperature, "top_k": config.top_k}
+    return t2i.Drawn(codes, decode(handle.image_tokenizer, codes), prompts, list(range(count)), sampler)
 
 
 def write_grid(folder: Path, step: int, pixels: np.ndarray, prompts: list[str], config: EvalsConfig) -> None:
@@ -105,11 +152,3 @@ def write_grid(folder: Path, step: int, pixels: np.ndarray, prompts: list[str], 
     partial.write_text(json.dumps(about, indent=1, ensure_ascii=False), encoding="utf-8")
     partial.replace(folder / f"step-{step:08d}.json")
     save_png(folder / f"step-{step:08d}.png", contact_sheet(list(pixels), columns))
-
-
-def picture_metrics(pixels: np.ndarray, prompts: list[str]) -> dict[str, float]:
-    """Shares of right colours and right shapes among the pictures whose prompt names one."""
-    verdicts = [(judge(p), *named(text)) for p, text in zip(pixels, prompts, strict=True)]
-    color = [v.color == c for v, c, _ in verdicts if c]
-    shape = [v.shape == s for v, _, s in verdicts if s]
-    return {key: float(np.mean(values)) for key, values in (("eval/right_color", color), ("eval/right_shape", shape)) if values}

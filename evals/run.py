@@ -1,16 +1,19 @@
-"""`liquid eval`: all questions of a shard set and pictures of every caption, into evals/ of the run.
+"""`liquid eval`: the chosen metrics of a model, into evals/ of the run.
 
-    evals/vqa.json   accuracy by answer type, blind baseline, shuffled pictures, twelve examples (examples/*.png)
-    evals/t2i.json   right colours and shapes, distinct pictures, Frechet distance; drawn.png shows the pictures
+    evals/step-NNNNNNNN-NAME.json  every metric's numbers with their intervals and receipt (evals/suite.py lists the names)
+    evals/vqa.json                 accuracy by answer type, blind baseline, shuffled pictures, twelve examples (examples/*.png)
+    evals/t2i.json                 right colours and shapes, distinct pictures, Frechet distance; drawn.png shows the pictures
 
-The same call again with the results in place does nothing and imports no torch.
+The same call again with the results in place does nothing and imports no torch. Results of other steps are kept.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+import shutil
+from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,18 +21,21 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from evals.measurement import Measurement, ModelHandle, Progress, file_name, write_measurement
 from liquid_train.checkpoint import model_folder, step_of
-from liquid_train.config import EvalJob
+from liquid_train.config import DRAWING, METRICS, EvalJob
 from liquid_train.data.shards import ShardSet
 from liquid_train.files import sha256_of
 from liquid_train.generate.job import progress_bar
 from liquid_train.generate.manifest import aside, file_identity, is_current, model_identity, publish, text_digest
 
 if TYPE_CHECKING:
+    from evals.suite import Inputs
     from liquid_train.generate.session import Session
 
-Report = Callable[[str, int, int], None]
-SETTINGS = ("seed", "images_per_prompt", "guidance", "temperature", "top_k", "max_images")
+NONE = "–"
+
+SETTINGS = ("seed", "images_per_prompt", "guidance", "temperature", "top_k", "max_images", "metrics", "caption_images", "tokenizer_images")
 
 
 def run(config: EvalJob) -> None:
@@ -42,17 +48,28 @@ def run(config: EvalJob) -> None:
     for shards in sets:
         shards.check_files()
     inputs = inputs_of(config, folder)
-    if is_current(output, inputs):
+    step = step_of(folder.parent) if in_run(folder) else None
+    names = [name for name in METRICS if name in config.metrics and (config.images_per_prompt or name not in DRAWING)]
+    if not names:
+        raise ValueError(f"images_per_prompt=0 leaves none of metrics={config.metrics} to measure; give 1 or more, or other metrics")
+    files = [output / file_name(name, step) for name in names]
+    if is_current(output, inputs) and all(path.is_file() for path in files):
         print(f"{output}: evaluated with these settings already; nothing to do")
         print_tables(output)
+        print_values(files)
         return
     from liquid_train.generate.session import open_model
 
     session = open_model(folder, config.device, vq=config.vq)
     with aside(output) as partial:
-        evaluate(config, session, step_of(folder.parent) if in_run(folder) else None, partial)
+        for name, measured in evaluate(config, session, step, partial).items():
+            write_measurement(output, name, step, measured)
+            for warning in measured.warnings:
+                print(f"{name}: {warning}")
+        keep_unmeasured(output, partial, names)
         publish(partial, output, inputs)
     print_tables(output)
+    print_values(files)
     print(f"written to {output}")
 
 
@@ -77,38 +94,63 @@ def inputs_of(config: EvalJob, folder: Path) -> dict[str, Any]:
         "data": [ShardSet(path).digest for path in (config.shards, config.train_shards) if path is not None],
         "vq": [file_identity(Path(path)) if Path(path).is_file() else path for path in (config.vq.config, config.vq.checkpoint)],
         "code": text_digest("".join(sha256_of(p) for p in code)),
+        "features": [asdict(config.features), file_identity(Path(config.features.path)) if config.features.path is not None else None],
+        "vqascore": asdict(config.vqascore),
+        "genai_bench": [file_identity(p) for p in sorted(Path(config.genai_bench).glob("*"))] if config.genai_bench is not None else None,
         **{key: getattr(config, key) for key in SETTINGS},
     }
 
 
-def evaluate(config: EvalJob, session: Session, step: int | None, folder: Path) -> None:
-    """Measure everything and write it into `folder`."""
-    from evals import t2i, vqa
-    from liquid_train.generate.pictures import contact_sheet, decode, save_png
-    from liquid_train.generate.session import open_vq
+def evaluate(config: EvalJob, session: Session, step: int | None, folder: Path) -> dict[str, Measurement]:
+    """Measure everything; what the report reads of it is written into `folder`."""
+    from evals.suite import Inputs, Suite
 
-    fingerprint, size = session.card.vq_fingerprint, session.card.codebook_size
-    data = vqa.load_questions(ShardSet(config.shards, vq_fingerprint=fingerprint, codebook_size=size), config.max_images)
-    train = ShardSet(config.train_shards, vq_fingerprint=fingerprint, codebook_size=size) if config.train_shards is not None else None
-    tokenizer = open_vq(session, config.vq)
+    inputs = Inputs(config, session)
     with reports() as report:
-        answers, examples = vqa.evaluate(session.model, session.vocabulary, data, train, seed=config.seed, batch_size=config.batch_size, progress=report)
-        shown = decode(tokenizer, np.stack([data.codes[data.questions[n].image] for n in examples]))
-        (folder / "examples").mkdir()
-        for i, picture in enumerate(shown):
-            save_png(folder / vqa.example_name(i), picture)
-        write_json(folder / "vqa.json", {"step": step, **answers})
-        if config.images_per_prompt:
-            drawn, pixels = t2i.evaluate(
-                session, tokenizer, data.codes, per_prompt=config.images_per_prompt, seed=config.seed, guidance=config.guidance,
-                temperature=config.temperature, top_k=config.top_k, batch_size=config.batch_size, progress=report,
-            )  # fmt: skip
-            save_png(folder / "drawn.png", contact_sheet(list(pixels), columns=config.images_per_prompt))
-            write_json(folder / "t2i.json", {"step": step, **drawn})
+        suite = Suite(ModelHandle.of(session, inputs.image_tokenizer, report), inputs)
+        found = {name: measure() for name, measure in suite.measures().items()}
+    if "vqa" in found:
+        write_examples(inputs, config.seed, folder)
+        write_json(folder / "vqa.json", {"step": step, **found["vqa"].detail})
+    if "t2i" in found:
+        from liquid_train.generate.pictures import contact_sheet, save_png
+
+        save_png(folder / "drawn.png", contact_sheet(list(suite.drawn.pixels), columns=config.images_per_prompt))
+        write_json(folder / "t2i.json", {"step": step, **found["t2i"].detail, **frechet_summary(found.get("image_quality"))})
+    return found
+
+
+def keep_unmeasured(output: Path, partial: Path, names: list[str]) -> None:
+    """What the report reads of metrics that were not chosen this time stays as it is; each file says of which step it is."""
+    for name, patterns in (("vqa", ("vqa.json", "examples/*.png")), ("t2i", ("t2i.json", "drawn.png"))):
+        for path in (p for pattern in patterns for p in output.glob(pattern) if name not in names):
+            copy = partial / path.relative_to(output)
+            copy.parent.mkdir(exist_ok=True)
+            shutil.copy2(path, copy)
+
+
+def write_examples(inputs: Inputs, seed: int, folder: Path) -> None:
+    """The pictures of the questions that vqa.json shows."""
+    from evals.vqa import choose_examples, example_name
+    from liquid_train.generate.pictures import decode, save_png
+
+    data = inputs.questions
+    shown = decode(inputs.image_tokenizer, np.stack([data.codes[data.questions[n].image] for n in choose_examples(data.questions, seed)]))
+    (folder / "examples").mkdir()
+    for i, picture in enumerate(shown):
+        save_png(folder / example_name(i), picture)
+
+
+def frechet_summary(quality: Measurement | None) -> dict[str, Any]:
+    """What t2i.json says of image_quality: nothing unless both were measured."""
+    if quality is None:
+        return {}
+    distances = {key: value.value for key, value in quality.values.items() if key in ("frechet_distance", "frechet_of_reconstructions", "fid")}
+    return {**distances, "frechet_features": quality.receipt.features, "frechet_reference": quality.detail["reference"]}
 
 
 @contextmanager
-def reports() -> Iterator[Report]:
+def reports() -> Iterator[Progress]:
     """A progress bar with one line for each kind of work."""
     with progress_bar() as bar:
         tasks: dict[str, Any] = {}
@@ -126,26 +168,43 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
 
 
 def print_tables(folder: Path, console: Console | None = None) -> None:
-    """What vqa.json and, where there is one, t2i.json say."""
+    """What vqa.json and t2i.json say, as far as they are there, and every number of the newest step with its interval."""
     console = console or Console()
-    vqa = json.loads((folder / "vqa.json").read_text(encoding="utf-8"))
+    vqa, t2i = (read_json(folder / f"{name}.json") for name in ("vqa", "t2i"))
+    if vqa:
+        console.print(vqa_table(vqa))
+    if t2i:
+        table = Table("", "drawn", "judge on real pictures", title=f"{t2i['count']} pictures drawn from {len(t2i['prompts'])} captions", title_justify="left")
+        table.add_row("right colour", percent(t2i["right_color"]), percent(t2i["judge_color_accuracy"]))
+        table.add_row("right shape", percent(t2i["right_shape"]), percent(t2i["judge_shape_accuracy"]))
+        table.add_row(f"different pictures of {t2i['images_per_prompt']} (least, mean)", f"{t2i['distinct_min']}, {t2i['distinct_mean']:.1f}", "")
+        console.print(table)
+
+
+def print_values(files: list[Path], console: Console | None = None) -> None:
+    """Every number of the given measurement files with its interval."""
+    table = Table("metric", "value", "95% interval", "n", title="All metrics", title_justify="left")
+    for path in files:
+        for key, value in read_json(path)["values"].items():
+            interval = NONE if value["low"] is None else f"{value['low']:.4g} to {value['high']:.4g}"
+            table.add_row(key, NONE if value["value"] is None else f"{value['value']:.4g}", interval, f"{value['n']:,}")
+    (console or Console()).print(table)
+
+
+def vqa_table(vqa: dict[str, Any]) -> Table:
     table = Table("answers", "questions", "right", "blind", "shuffled pictures", title="Questions about unseen pictures", title_justify="left")
     rows = [("all", vqa, vqa.get("blind_accuracy"), vqa.get("shuffled_accuracy"))]
     for kind, own in vqa["by_type"].items():
         rows.append((kind, own, *(vqa[key][kind]["accuracy"] if key in vqa else None for key in ("blind_by_type", "shuffled_by_type"))))
     for kind, own, blind, shuffled in rows:
         table.add_row(kind, f"{own['count']:,}", *(percent(value) for value in (own["accuracy"], blind, shuffled)))
-    console.print(table)
-    if (folder / "t2i.json").is_file():
-        t2i = json.loads((folder / "t2i.json").read_text(encoding="utf-8"))
-        table = Table("", "drawn", "judge on real pictures", title=f"{t2i['count']} pictures drawn from {len(t2i['prompts'])} captions", title_justify="left")
-        table.add_row("right colour", percent(t2i["right_color"]), percent(t2i["judge_color_accuracy"]))
-        table.add_row("right shape", percent(t2i["right_shape"]), percent(t2i["judge_shape_accuracy"]))
-        table.add_row(f"different pictures of {t2i['images_per_prompt']} (least, mean)", f"{t2i['distinct_min']}, {t2i['distinct_mean']:.1f}", "")
-        distances = (f"{t2i[key]:.3f}" for key in ("frechet_distance", "frechet_of_reconstructions"))
-        table.add_row("Fréchet distance on VQ features (right: real pictures through the VQ)", *distances)
-        console.print(table)
+    return table
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """{} where there is no such file."""
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
 
 def percent(value: float | None) -> str:
-    return "–" if value is None else f"{100 * value:.1f}%"
+    return NONE if value is None else f"{100 * value:.1f}%"

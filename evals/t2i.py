@@ -1,8 +1,9 @@
-"""Pictures drawn from the 24 captions of easy-VQA: right colour, right shape, how many are different, how far from real ones."""
+"""Pictures drawn from the 24 captions of easy-VQA: right colour, right shape, how many are different."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,11 +12,11 @@ from PIL import Image
 
 from data_prep.easy_vqa import COLORS, SHAPES, load_split
 from evals.drawn_shapes import judge
-from evals.frechet import Gaussian, encoder_features, feature_name, frechet_distance
+from evals.measurement import Measurement, ModelHandle, Value, bare, share
+from evals.receipt import Receipt, arrays_digest, seeds_text, texts_digest
+from evals.self_vqascore import DrawnTexts
 from liquid_train.generate.pictures import decode
 from liquid_train.generate.sampler import draw
-from liquid_train.generate.session import Session
-from liquid_train.image_tokenizer import ImageTokenizer
 
 # Mean absolute difference of two pictures (0 to 255) from which they count as different. Measured on the test pictures: two of
 # one caption differ by more than 4 in 99.9% of the pairs (2.0 at least); one picture encoded and decoded twice, so with a quarter
@@ -38,15 +39,15 @@ def real_pictures() -> RealPictures:
     try:
         images = load_split("test")
     except ValueError as error:
-        remedy = "pip install 'liquid-train[demo]', or set images_per_prompt=0"
-        raise ValueError(f"images_per_prompt: drawings are judged beside the pictures of the easy-vqa package, which is missing: {remedy}") from error
+        remedy = "pip install 'liquid-train[demo]', or leave t2i, image_quality and image_tokenizer out of metrics"
+        raise ValueError(f"metrics: pictures are compared with those of the easy-vqa package, which is missing: {remedy}") from error
     pixels = np.stack([np.asarray(Image.open(i.path).convert("RGB")) for i in images])
     return RealPictures(pixels, [i.color for i in images], [i.shape for i in images])
 
 
 def named(prompt: str) -> tuple[str | None, str | None]:
     """The colour and the shape that a prompt names, None where it names none."""
-    words = prompt.lower().split()
+    words = re.findall(r"[a-z]+", prompt.lower())
     return next((c for c in COLORS if c in words), None), next((s for s in SHAPES if s in words), None)
 
 
@@ -90,41 +91,51 @@ def score(pixels: np.ndarray, per_prompt: int) -> dict[str, Any]:
     }
 
 
-def distances(tokenizer: ImageTokenizer, real: RealPictures, drawn: np.ndarray, reconstructed: np.ndarray) -> dict[str, Any]:
-    """Frechet distances to the real pictures, of the drawn ones and, as the best a model can do, of real ones through the VQ."""
-    reference = Gaussian.of(encoder_features(tokenizer, real.pixels))
-    return {
-        "frechet_distance": frechet_distance(Gaussian.of(encoder_features(tokenizer, drawn)), reference),
-        "frechet_of_reconstructions": frechet_distance(Gaussian.of(encoder_features(tokenizer, reconstructed)), reference),
-        "frechet_features": feature_name(tokenizer),
-        "frechet_reference": f"{len(real.pixels)} original test pictures; reconstructions: {len(reconstructed)} of them through the VQ",
-    }
+@dataclass(frozen=True)
+class Drawn:
+    """What a model drew: codes [n, rows, columns], pixels uint8 [n, H, W, 3], and one prompt and seed a picture."""
+
+    codes: np.ndarray
+    pixels: np.ndarray
+    prompts: list[str]
+    seeds: list[int]
+    sampler: dict[str, float | int | None]
 
 
-def evaluate(
-    session: Session,
-    tokenizer: ImageTokenizer,
-    test_codes: Sequence[np.ndarray],
-    *,
-    per_prompt: int,
-    seed: int,
-    guidance: float,
-    temperature: float,
-    top_k: int | None,
-    batch_size: int,
-    progress: Callable[[str, int, int], None],
-) -> tuple[dict[str, Any], np.ndarray]:
-    """(evals/t2i.json without its step, the drawn pixels [24 * per_prompt, H, W, 3]); picture i is drawn with seed + i.
-
-    test_codes: codes of test pictures, for the reconstructions. Raises ValueError when easy-VQA's package is missing.
-    """
-    real = real_pictures()
-    prompts = [caption for caption in CAPTIONS for _ in range(per_prompt)]
+def draw_pictures(handle: ModelHandle, prompts: list[str], *, seed: int, guidance: float, temperature: float, top_k: int | None, batch_size: int) -> Drawn:
+    """One picture a prompt; picture i is drawn with seed + i. ValueError for a model that has seen no pictures."""
+    if len(handle.grid) != 2:
+        raise ValueError("the model was trained on no pictures (liquid.json states no grid); train with a t2i, i2t or vqa source")
+    seeds = [seed + i for i in range(len(prompts))]
     codes = draw(
-        session.model, session.vocabulary, prompts, seeds=[seed + i for i in range(len(prompts))], grid=session.grid, guidance=guidance,
-        temperature=temperature, top_k=top_k, batch_size=batch_size, suffix=session.card.prompt, progress=lambda *p: progress("codes", *p),
+        handle.model, handle.vocabulary, prompts, seeds=seeds, grid=(handle.grid[0], handle.grid[1]), guidance=guidance, temperature=temperature,
+        top_k=top_k, batch_size=batch_size, suffix=handle.suffix, progress=lambda *p: handle.progress("codes", *p),
     )  # fmt: skip
-    pixels = decode(tokenizer, codes)
-    settings = {"guidance": guidance, "temperature": temperature, "top_k": top_k, "seed": seed}
-    reconstructed = decode(tokenizer, np.stack(test_codes[: max(len(pixels), 2)]))
-    return {**score(pixels, per_prompt), **distances(tokenizer, real, pixels, reconstructed), **judge_accuracy(real), **settings}, pixels
+    return Drawn(codes, decode(handle.image_tokenizer, codes), prompts, seeds, {"guidance": guidance, "temperature": temperature, "top_k": top_k})
+
+
+def drawn_texts(drawn: Drawn, tags: list[list[str]] | None = None) -> DrawnTexts:
+    """What the self-VQAScore reads: the codes as they were drawn, without the way through pixels."""
+    return DrawnTexts(list(drawn.codes), drawn.prompts, tags or [[] for _ in drawn.prompts], drawn.seeds, drawn.sampler)
+
+
+def measure(handle: ModelHandle, data: Drawn, real: RealPictures, *, per_prompt: int) -> Measurement:
+    """Right colours and shapes beside the judge's own accuracy on real pictures. detail: evals/t2i.json without its step."""
+    result = {**score(data.pixels, per_prompt), **judge_accuracy(real), **data.sampler, "seed": data.seeds[0]}
+    values = right_values(data.pixels, data.prompts)
+    values["distinct_mean"] = bare(result["distinct_mean"], len(CAPTIONS), "a count")
+    for key in ("judge_color_accuracy", "judge_shape_accuracy"):
+        values[key] = bare(result[key], len(real.pixels), "of the judge, not of the model")
+    receipt = Receipt(
+        n=len(data.pixels), data=arrays_digest(real.pixels), prompts=texts_digest([*data.prompts, handle.suffix]), seeds=seeds_text(data.seeds),
+        sampler=dict(data.sampler), features="drawn_shapes, a judge of colours and outlines", dtype=handle.dtype,
+    )  # fmt: skip
+    return Measurement(values, receipt, result)
+
+
+def right_values(pixels: np.ndarray, prompts: Sequence[str]) -> dict[str, Value]:
+    """Shares of right colours and right shapes among the pictures whose prompt names one."""
+    verdicts = [(judge(p), *named(text)) for p, text in zip(pixels, prompts, strict=True)]
+    color = [v.color == c for v, c, _ in verdicts if c]
+    shape = [v.shape == s for v, _, s in verdicts if s]
+    return {key: share(values) for key, values in (("right_color", color), ("right_shape", shape)) if values}

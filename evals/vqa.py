@@ -16,6 +16,10 @@ import numpy as np
 from transformers import PreTrainedModel
 
 from data_prep.easy_vqa import answer_type
+from evals.measurement import Measurement, ModelHandle, Value, bare, share
+from evals.receipt import Receipt, arrays_digest, texts_digest
+from evals.vqa_scores import pope_scores as pope_scores
+from evals.vqa_scores import textvqa_accuracy as textvqa_accuracy
 from liquid_train.data.sequences import encode_text
 from liquid_train.data.shards import ShardSet
 from liquid_train.generate.text import answer
@@ -146,33 +150,65 @@ def choose_examples(questions: Sequence[Question], seed: int, count: int = EXAMP
     return chosen
 
 
-def evaluate(
-    model: PreTrainedModel,
-    vocabulary: Vocabulary,
-    data: QuestionSet,
-    train: ShardSet | None,
-    *,
-    seed: int,
-    batch_size: int,
-    progress: Callable[[str, int, int], None],
-) -> tuple[dict[str, Any], list[int]]:
-    """(evals/vqa.json without its step, numbers of the example questions); progress is called with (what, done, all)."""
-    given = ask(model, vocabulary, data, batch_size=batch_size, progress=lambda *p: progress("questions", *p))
-    result: dict[str, Any] = {**score(data.questions, given), "images": len(data.codes), "left_out": data.left_out}
-    if train is not None:
-        blind = score(data.questions, blind_answers(train, data.questions))
+def accuracies(questions: Sequence[Question], right: Sequence[bool] | np.ndarray) -> dict[str, Value]:
+    """vqa_accuracy over all questions, and vqa_accuracy_color and the like by type."""
+    flags, kinds = np.asarray(right, dtype=bool), np.array([q.kind for q in questions])
+    values = {"vqa_accuracy": share(flags)}
+    for kind in sorted(set(kinds.tolist())):
+        values[f"vqa_accuracy_{kind.replace('/', '_')}"] = share(flags[kinds == kind])
+    return values
+
+
+def shared_accuracy(handle: ModelHandle, data: QuestionSet) -> dict[str, Value]:
+    """`accuracies` over all ranks; a collective, every rank asks about its own pictures."""
+    pictures = set(handle.own(len(data.codes)))
+    own = [n for n, q in enumerate(data.questions) if q.image in pictures]
+    right = np.zeros(len(data.questions), dtype=np.int64)
+    if own:
+        part = QuestionSet(data.codes, [data.questions[n] for n in own], {})
+        given = ask(handle.model, handle.vocabulary, part, progress=lambda *p: handle.progress("questions", *p))
+        right[own] = [is_right(text, data.questions[n].answers) for n, text in zip(own, given, strict=True)]
+    return accuracies(data.questions, handle.gathered(right))
+
+
+def question_receipt(handle: ModelHandle, data: QuestionSet) -> Receipt:
+    texts = [q.text for q in data.questions]
+    return Receipt(n=len(texts), data=arrays_digest(data.codes), prompts=texts_digest(texts), sampler={"greedy": None}, dtype=handle.dtype)
+
+
+@dataclass(frozen=True)
+class VQAData:
+    """train: for the blind baseline, None for none."""
+
+    questions: QuestionSet
+    train: ShardSet | None
+
+
+def measure(handle: ModelHandle, data: VQAData, *, seed: int, batch_size: int) -> Measurement:
+    """Accuracies beside the blind and the shuffled ones. detail: evals/vqa.json without its step. For one process."""
+    questions = data.questions.questions
+    model, vocabulary = handle.model, handle.vocabulary
+    given = ask(model, vocabulary, data.questions, batch_size=batch_size, progress=lambda *p: handle.progress("questions", *p))
+    result: dict[str, Any] = {**score(questions, given), "images": len(data.questions.codes), "left_out": data.questions.left_out}
+    values = accuracies(questions, [is_right(text, q.answers) for q, text in zip(questions, given, strict=True)])
+    if data.train is not None:
+        blind = score(questions, blind_answers(data.train, questions))
         result |= {"blind_accuracy": blind["accuracy"], "blind_by_type": blind["by_type"]}
-    pictures = derangement(len(data.codes), seed)
+        values["vqa_blind_accuracy"] = bare(blind["accuracy"], len(questions), "a baseline")
+    pictures = derangement(len(data.questions.codes), seed)
     if pictures is not None:
-        shuffled = score(data.questions, ask(model, vocabulary, data, pictures=pictures, batch_size=batch_size, progress=lambda *p: progress("shuffled", *p)))
+        others = ask(model, vocabulary, data.questions, pictures=pictures, batch_size=batch_size, progress=lambda *p: handle.progress("shuffled", *p))
+        shuffled = score(questions, others)
         result |= {"shuffled_accuracy": shuffled["accuracy"], "shuffled_by_type": shuffled["by_type"]}
-    examples = choose_examples(data.questions, seed)
-    rows = [(n, data.questions[n]) for n in examples]
+        values["vqa_shuffled_accuracy"] = bare(shuffled["accuracy"], len(questions), "a baseline")
+    rows = [(n, questions[n]) for n in choose_examples(questions, seed)]
     result["examples"] = [
         {"image": example_name(i), "question": q.text, "answer": given[n], "truth": q.answers[0], "type": q.kind} for i, (n, q) in enumerate(rows)
     ]
     result["examples_note"] = "pictures as the VQ decodes them from their codes: what the model sees, not the original files"
-    return result, examples
+    left_out = data.questions.left_out
+    warnings = [f"{sum(left_out.values())} damaged samples are not in these numbers: {left_out}"] if left_out else []
+    return Measurement(values, question_receipt(handle, data.questions), result, warnings)
 
 
 def example_name(number: int) -> str:

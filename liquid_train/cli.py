@@ -14,12 +14,14 @@ from liquid_train.config import JOBS, all_keys, load
 
 JOB_MODULES = {"tokenize": "data_prep.tokenize", "eval": "evals.run", "generate": "liquid_train.generate.job", "plan": "liquid_train.scaling.planner"}
 FREE_TEXT = ("prompt", "null_prompt", "image", "checkpoint", "prompts", "questions", "output", "run.dir", "run.name", "vq.config", "vq.checkpoint",
-             "tokenize.input", "tokenize.images", "tokenize.image_key", "tokenize.text_key", "tokenize.output")  # fmt: skip
+             "tokenize.input", "tokenize.images", "tokenize.image_key", "tokenize.text_key", "tokenize.output",
+             "genai_bench", "features.path", "vqascore.question", "vqascore.answer", "evals.vqascore.question", "evals.vqascore.answer")  # fmt: skip
 
 USAGE = """usage: liquid <job> [key=value ...]        jobs: tokenize, train, eval, generate, plan   (liquid <job> --help lists the keys)
        liquid run list [FOLDER]            all runs below FOLDER (default: runs)
        liquid run status RUN               how far a run is
        liquid run report RUN               write RUN/report.html and print the summary
+       liquid run compare A B [--strict]   their evaluations side by side, and what was not measured alike
        liquid run replay RUN --step N      the documents of one step's batch, with the loss and gradient of each
        liquid checkpoint list RUN          complete checkpoints of a run
        liquid checkpoint verify PATH       compare a checkpoint with its recorded sizes and hashes
@@ -79,6 +81,8 @@ def run_job(name: str, rest: list[str]) -> int:
         print(f"usage: liquid {name} [key=value ...]\n\nkeys (conf/{name}.yaml and its groups explain and set them):")
         print("\n".join(f"  {key}" for key in all_keys(JOBS[name])))
         return 0
+    if name == "eval":  # evals is a config group of training, which Hydra would take the key for
+        rest = [re.sub(r"^evals=", "metrics=", o) for o in rest]
     overrides = [quote(o) for o in rest]
     config = load(name, overrides)
     if name == "train":
@@ -91,8 +95,10 @@ def run_tool(rest: list[str]) -> int:
     from liquid_train import report
 
     parser = argparse.ArgumentParser(prog="liquid run", description="Look at runs.")
-    parser.add_argument("action", choices=("list", "status", "report", "replay"))
+    parser.add_argument("action", choices=("list", "status", "report", "compare", "replay"))
     parser.add_argument("path", nargs="?", default=None, help="a run's folder (list: a folder of runs)")
+    parser.add_argument("other", nargs="?", default=None, help="compare: the other run's folder")
+    parser.add_argument("--strict", action="store_true", help="compare: exit with 2 when something was not measured alike")
     parser.add_argument("--step", type=int, help="replay: which step's batch to rebuild and take apart")
     parser.add_argument("--output", help="replay: a folder for documents.jsonl and pictures.png")
     args = parser.parse_args(rest)
@@ -102,6 +108,12 @@ def run_tool(rest: list[str]) -> int:
     if args.path is None:
         raise ValueError(f"{args.action} needs the folder of a run")
     folder = Path(args.path)
+    if args.action == "compare":
+        if args.other is None:
+            raise ValueError("compare needs the folders of two runs")
+        return int(import_module("liquid_train.run_compare").compare(folder, Path(args.other), strict=args.strict))
+    if args.other is not None:
+        raise ValueError(f"{args.action} takes one folder; {args.other} is a second one")
     if args.action == "status":
         report.status(folder)
         return 0

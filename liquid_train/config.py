@@ -141,6 +141,25 @@ class CheckpointConfig:
 
 
 @dataclass
+class FeaturesConfig:
+    """The network that image distances look through; see evals/features.py."""
+
+    kind: str = "vq"  # vq, inception or hf
+    path: str | None = None  # inception: its TorchScript file; hf: a model's folder
+    resize: str = "clean"  # clean, legacy_pytorch or legacy_tensorflow
+    cache: str | None = None  # a folder that keeps the features of reference pictures; None = computed each time
+
+
+@dataclass
+class VQAScoreConfig:
+    """How a model is asked whether a picture fits a text; see evals/self_vqascore.py."""
+
+    question: str = 'Does this figure show "{text}"? Please answer yes or no.'
+    answer: str = "Yes"
+    batch_size: int = 64
+
+
+@dataclass
 class EvalsConfig:
     every: int = 0  # steps between evaluations while training; 0 = never
     vqa_samples: int = 100  # images of the periodic VQA accuracy
@@ -149,6 +168,11 @@ class EvalsConfig:
     guidance: float = 3.0
     top_k: int | None = None
     temperature: float = 0.8
+    quality_images: int = 0  # pictures whose distance from real ones is measured, the grid's among them; 0 = no distances
+    quality_reference: int = 256  # real pictures they are compared with
+    caption_images: int = 0  # real pictures whose right and wrong captions the model is asked about
+    features: FeaturesConfig = field(default_factory=FeaturesConfig)
+    vqascore: VQAScoreConfig = field(default_factory=VQAScoreConfig)
 
 
 @dataclass
@@ -253,6 +277,10 @@ class GenerateJob:
     vq: VQSettings = field(default_factory=VQSettings)
 
 
+METRICS = ("vqa", "t2i", "image_quality", "self_vqascore", "captions", "image_tokenizer", "genai_bench")  # what each is: evals/suite.py
+DRAWING = ("t2i", "image_quality", "self_vqascore")  # those that measure images_per_prompt pictures of each caption
+
+
 @dataclass
 class EvalJob:
     """Everything `liquid eval` reads."""
@@ -268,6 +296,12 @@ class EvalJob:
     temperature: float = 0.8
     top_k: int | None = None
     max_images: int | None = None  # only the first N images of the set
+    metrics: list[str] = field(default_factory=lambda: list(METRICS[:-1]))
+    genai_bench: str | None = None  # the folder of GenAI-Bench's prompts and skill tags
+    caption_images: int = 500  # real pictures whose right and wrong captions are compared
+    tokenizer_images: int = 200  # real pictures that are encoded and decoded again
+    features: FeaturesConfig = field(default_factory=FeaturesConfig)
+    vqascore: VQAScoreConfig = field(default_factory=VQAScoreConfig)
     device: str = "auto"
     vq: VQSettings = field(default_factory=VQSettings)
 

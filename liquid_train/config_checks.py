@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from liquid_train.config import TASKS, BackboneConfig, EvalJob, GenerateJob, ParallelConfig, PlanJob, TokenizeJob, TrainJob
+from liquid_train.config import METRICS, TASKS, BackboneConfig, EvalJob, GenerateJob, ParallelConfig, PlanJob, TokenizeJob, TrainJob
 
 
 def require(condition: bool, message: str) -> None:
@@ -127,7 +127,17 @@ def check_generate(c: GenerateJob) -> None:
 
 def check_eval(c: EvalJob) -> None:
     require(c.images_per_prompt >= 0, f"images_per_prompt={c.images_per_prompt}: must be 0 or more")
-    require(c.batch_size > 0, f"batch_size={c.batch_size}: must be 1 or more")
+    require(bool(c.metrics), f"metrics is empty; give one or more of {', '.join(METRICS)}")
+    for name in c.metrics:
+        require(name in METRICS, f"metrics: {name}: no such metric; one of {', '.join(METRICS)}")
+    require(c.genai_bench is not None or "genai_bench" not in c.metrics, "metrics: genai_bench needs genai_bench=FOLDER with GenAI-Bench's files")
+    for key in ("batch_size", "caption_images", "vqascore.batch_size"):
+        require(get(c, key) > 0, f"{key}={get(c, key)}: must be 1 or more")
+    require(c.tokenizer_images >= 2, f"tokenizer_images={c.tokenizer_images}: must be 2 or more")
+    one_of(c, "features.kind", ("vq", "inception", "hf"))
+    one_of(c, "features.resize", ("clean", "legacy_pytorch", "legacy_tensorflow"))
+    require(c.features.kind == "vq" or c.features.path is not None, f"features.kind={c.features.kind} needs features.path=PATH")
+    require("{text}" in c.vqascore.question, f"vqascore.question={c.vqascore.question}: must hold {{text}} where the text goes")
 
 
 def get(config: Any, key: str) -> Any:

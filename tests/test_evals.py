@@ -10,13 +10,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-import scipy.linalg
 import torch
 from PIL import Image, ImageDraw, ImageFilter
 
 from evals import t2i, vqa
 from evals.drawn_shapes import PALETTE, SHAPES, judge
-from evals.frechet import Gaussian, encoder_features, feature_name, frechet_distance
+from evals.features import feature_name, vq_features
+from evals.measurement import ModelHandle
 from evals.periodic import evaluate as evaluate_periodically
 from evals.run import run
 from liquid_train.config import EvalJob, EvalsConfig, VQSettings
@@ -92,28 +92,13 @@ def test_scores_of_perfect_and_of_repeated_pictures():
     assert result["right_color"] == pytest.approx(23 / 24)
 
 
-def test_frechet_distance_against_closed_forms_and_scipy():
-    one = Gaussian(np.zeros(3), np.diag([1.0, 4.0, 9.0]))
-    other = Gaussian(np.array([1.0, -2.0, 0.0]), np.diag([4.0, 4.0, 1.0]))
-    assert frechet_distance(one, other) == pytest.approx(5 + 1 + 0 + 4)  # means, then squared differences of the deviations
-    random = np.random.default_rng(0)
-    a, b = Gaussian.of(random.normal(size=(300, 20)) @ random.normal(size=(20, 20))), Gaussian.of(random.normal(1, 2, size=(200, 20)))
-    root = scipy.linalg.sqrtm(a.covariance @ b.covariance).real
-    expected = ((a.mean - b.mean) ** 2).sum() + np.trace(a.covariance + b.covariance - 2 * root)
-    assert frechet_distance(a, b) == pytest.approx(expected, rel=1e-8) == frechet_distance(b, a)
-    assert frechet_distance(a, a) == pytest.approx(0, abs=1e-9)
-    few, fewer = (Gaussian.of(random.normal(size=(n, 64))) for n in (10, 7))  # fewer pictures than features
-    assert np.isfinite(frechet_distance(few, fewer)) and frechet_distance(few, fewer) > 0
-    with pytest.raises(ValueError, match="at least 2 pictures"):
-        Gaussian.of(np.zeros((1, 3)))
-
-
 def test_features_do_not_depend_on_the_batch_and_tell_pictures_apart():
     tokenizer = vq()
     pixels = np.stack([np.asarray(drawing(c, "circle", (10, 10, 40, 40))) for c in ("red", "blue", "teal")])
-    features = encoder_features(tokenizer, pixels, batch_size=2)
+    network = vq_features(tokenizer)
+    features = network(pixels, batch_size=2)
     assert features.shape == (3, tokenizer.encoder.conv_out.in_channels)
-    np.testing.assert_allclose(features[2:], encoder_features(tokenizer, pixels[2:]), atol=1e-4)
+    np.testing.assert_allclose(features[2:], network(pixels[2:]), atol=1e-4)
     assert np.abs(features[0] - features[1]).max() > 0.01
     assert "not Inception" in feature_name(tokenizer) and not tokenizer.encoder.conv_out._forward_pre_hooks
 
@@ -140,8 +125,11 @@ def test_accuracy_by_type_and_the_baselines(images, monkeypatch, tmp_path):
     data = vqa.load_questions(ShardSet(images))
     assert len(data.codes) == 20 and len(data.questions) == 60
     monkeypatch.setattr(vqa, "answer", oracle(data))
-    vocabulary = tiny(tmp_path)[1]
-    result, examples = vqa.evaluate(None, vocabulary, data, ShardSet(images), seed=0, batch_size=8, progress=lambda *p: None)
+    model, vocabulary = tiny(tmp_path)
+    measured = vqa.measure(ModelHandle(model, vocabulary, vq(), (8, 8), ""), vqa.VQAData(data, ShardSet(images)), seed=0, batch_size=8)
+    result, examples = measured.detail, vqa.choose_examples(data.questions, 0)
+    assert measured.values["vqa_accuracy"].value == 1.0 == measured.values["vqa_accuracy"].high and 0.9 < measured.values["vqa_accuracy"].low < 1
+    assert measured.values["vqa_blind_accuracy"].value == result["blind_accuracy"] and measured.receipt.n == 60 == measured.values["vqa_accuracy"].n
     assert result["accuracy"] == 1.0 and result["count"] == 60
     assert result["by_type"] == {kind: {"count": 20, "accuracy": 1.0} for kind in ("color", "shape", "yes/no")}
     # colours in thirds (7 red of 20), shapes in halves, "is there a SHAPE" always yes
@@ -184,6 +172,7 @@ def model(tmp_path_factory) -> Path:
 @pytest.fixture
 def job(model, images, tmp_path) -> EvalJob:
     settings: dict[str, Any] = {"shards": str(images), "train_shards": str(images), "images_per_prompt": 1, "max_images": 6, "device": "cpu"}
+    settings |= {"caption_images": 6, "tokenizer_images": 4}
     return EvalJob(checkpoint=str(model), output=str(tmp_path / "evals"), vq=VQSettings("auto", "auto"), **settings)
 
 
@@ -203,19 +192,30 @@ def test_eval_writes_what_the_report_reads_and_then_has_nothing_to_do(job, tmp_p
         with Image.open(out / example["image"]) as image:
             assert image.size == (64, 64)
     assert drawn["count"] == 24 and len(drawn["prompts"]) == 24 and drawn["judge_color_accuracy"] == drawn["judge_shape_accuracy"] == 1.0
-    assert drawn["frechet_distance"] >= 0 and "VQ encoder" in drawn["frechet_features"] and drawn["guidance"] == 3.0
+    assert (
+        drawn["frechet_distance"] >= 0 and drawn["frechet_of_reconstructions"] >= 0 and "VQ encoder" in drawn["frechet_features"] and drawn["guidance"] == 3.0
+    )
     assert (out / "drawn.png").is_file()
+    quality = json.loads((out / "model-image_quality.json").read_text())
+    assert quality["values"]["frechet_distance"]["value"] == drawn["frechet_distance"] and quality["receipt"]["sampler"]["guidance"] == 3.0
+    assert quality["receipt"]["n"] == 24 and "24 drawn pictures for 64 features" in quality["warnings"][0]
+    assert {p.name.removeprefix("model-") for p in out.glob("model-*.json")} == {f"{name}.json" for name in job.metrics}
 
     code = f"""
 import sys
 from liquid_train.config import EvalJob, VQSettings
 from evals.run import run
-settings = {{"shards": {job.shards!r}, "train_shards": {job.shards!r}, "images_per_prompt": 1, "max_images": 6, "batch_size": 3}}
+settings = {{"shards": {job.shards!r}, "train_shards": {job.shards!r}, "images_per_prompt": 1, "max_images": 6, "batch_size": 3, "caption_images": 6,
+            "tokenizer_images": 4}}
 run(EvalJob(checkpoint={job.checkpoint!r}, output={job.output!r}, vq=VQSettings("auto", "auto"), **settings))
 assert not {{"torch", "transformers"}} & set(sys.modules)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=Path(__file__).parents[1], check=False)
     assert done.returncode == 0 and "nothing to do" in done.stdout and "shuffled" in done.stdout, done.stderr
+
+    kept = (out / "vqa.json").read_bytes()
+    run(EvalJob(**{**job.__dict__, "metrics": ["captions"]}))  # what is not chosen stays
+    assert (out / "vqa.json").read_bytes() == kept and (out / "drawn.png").is_file() and (out / "examples" / "000.png").is_file()
 
 
 def test_a_run_gets_its_own_evals_folder_and_step(job, tmp_path, model):
@@ -228,6 +228,22 @@ def test_a_run_gets_its_own_evals_folder_and_step(job, tmp_path, model):
     answers = json.loads((tmp_path / "run" / "evals" / "vqa.json").read_text())
     assert answers["step"] == 12 and "blind_accuracy" not in answers
     assert not (tmp_path / "run" / "evals" / "t2i.json").exists()
+    written = {p.name for p in (tmp_path / "run" / "evals").glob("step-*.json")}
+    assert written == {f"step-00000012-{name}.json" for name in ("vqa", "captions", "image_tokenizer")}  # none that draws
+
+
+def test_genai_bench_is_drawn_and_scored_by_skill(job, tmp_path):
+    bench = tmp_path / "bench"
+    bench.mkdir()
+    (bench / "prompts.txt").write_text("two cats\na red box\n")
+    (bench / "genai_skills.json").write_text('{"counting": [1], "basic": [2], "all": [1, 2]}')
+    run(EvalJob(**{**job.__dict__, "metrics": ["genai_bench"], "genai_bench": str(bench)}))
+    (path,) = (tmp_path / "evals").glob("model-*.json")
+    content = json.loads(path.read_text())
+    counts = {key: value["n"] for key, value in content["values"].items()}
+    assert counts == {"genai_bench": 2, "genai_bench/all": 2, "genai_bench/basic": 1, "genai_bench/counting": 1}
+    assert content["receipt"]["seeds"] == "0 to 1" and "P('Yes')" in content["receipt"]["features"]
+    assert not (tmp_path / "evals" / "vqa.json").exists()
 
 
 def test_bad_input_is_named_and_nothing_is_written(job, tmp_path):
@@ -254,7 +270,8 @@ def test_periodic_evaluation_is_the_same_on_one_rank_and_on_two(images, tmp_path
     model, vocabulary = tiny(tmp_path / "model")
     data = vqa.load_questions(ShardSet(images), 6)
     monkeypatch.setattr(vqa, "answer", oracle(data))
-    config = EvalsConfig(vqa_samples=6, images=5, prompts=["a red circle", "something", "a blue rectangle"], guidance=2.0)
+    config = EvalsConfig(vqa_samples=6, images=5, prompts=["a red circle", "something", "a blue rectangle"], guidance=2.0,
+                         quality_images=8, quality_reference=12, caption_images=6)  # fmt: skip
 
     def evaluate(where: str, rank: int, size: int) -> dict[str, float]:
         return evaluate_periodically(
@@ -269,13 +286,26 @@ def test_periodic_evaluation_is_the_same_on_one_rank_and_on_two(images, tmp_path
         assert image.size == (3 * 26 - 2, 2 * 18 - 2)
 
     sums: list[torch.Tensor] = []
-    monkeypatch.setattr("evals.periodic.dist.all_reduce", lambda tensor: sums.append(tensor.clone()))
+    monkeypatch.setattr("torch.distributed.all_reduce", lambda tensor: sums.append(tensor.clone()))
     evaluate("two", 1, 2)
     assert not (tmp_path / "two").exists()  # rank 0 writes
     others = iter(sums)
-    monkeypatch.setattr("evals.periodic.dist.all_reduce", lambda tensor: tensor.add_(next(others)))
-    assert evaluate("two", 0, 2) == single
+    monkeypatch.setattr("torch.distributed.all_reduce", lambda tensor: tensor.add_(next(others)))
+    assert evaluate("two", 0, 2) == pytest.approx(single, rel=1e-6, abs=1e-6)
     assert (tmp_path / "two" / "samples" / "step-00000030.png").read_bytes() == (tmp_path / "one" / "samples" / "step-00000030.png").read_bytes()
+    one, two = (json.loads((tmp_path / where / "evals" / "step-00000030-image_quality.json").read_text()) for where in ("one", "two"))
+    assert one["receipt"] == two["receipt"] and one["receipt"]["seeds"] == "0 to 7"
+    assert {p.name for p in (tmp_path / "one" / "evals").iterdir()} == {
+        f"step-00000030-{name}.json" for name in ("vqa", "grid", "image_quality", "self_vqascore", "captions")
+    }
+
+
+def test_a_metric_that_cannot_be_measured_is_told_and_the_others_go_on(images, tmp_path, capsys):
+    model, vocabulary = tiny(tmp_path / "model")
+    config = EvalsConfig(vqa_samples=2, images=1, prompts=["a red circle"], quality_images=2)  # a kernel distance needs four
+    found = evaluate_periodically(model, vocabulary, vq(), config, sets=str(images), grid=(2, 3), prompt="", step=1, out_dir=tmp_path, rank=0, world_size=1)
+    assert "eval/vqa_accuracy" in found and "eval/frechet_distance" not in found
+    assert "image_quality could not be measured: a kernel distance needs at least 4 pictures" in capsys.readouterr().err
 
 
 def test_periodic_evaluation_without_pictures_or_questions_measures_nothing(tmp_path):

@@ -1,0 +1,121 @@
+"""Networks that turn pictures into features: what an image distance measures is decided here.
+
+vq         the image tokenizer's own encoder: always there, offline; not comparable with any published number
+inception  the original FID network as TorchScript (inception-2015-12-05.pt, as clean-fid and StyleGAN use it), features.path=FILE
+hf         a vision model in Hugging Face format (CLIP, DINOv2), features.path=FOLDER
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from evals.resizing import MODES, resize
+from liquid_train.config import FeaturesConfig
+from liquid_train.files import sha256_of
+from liquid_train.generate.pictures import images_of
+from liquid_train.image_tokenizer import ImageTokenizer
+
+INCEPTION_SIDE = 299
+BATCH = 8
+
+
+@dataclass(frozen=True)
+class FeatureNetwork:
+    """name: what it is, in words. weights: sha256 of its weights. resize: how pictures get to its size, in words.
+    compute: uint8 [n, H, W, 3] -> fp32 [n, d] for one batch."""
+
+    name: str
+    weights: str
+    resize: str
+    compute: Callable[[np.ndarray], Tensor]
+
+    @torch.inference_mode()
+    def __call__(self, pixels: np.ndarray, batch_size: int = BATCH) -> np.ndarray:
+        """pixels uint8 [N, H, W, 3], N >= 1 -> fp32 [N, d]."""
+        parts = [self.compute(pixels[i : i + batch_size]).float().cpu() for i in range(0, len(pixels), batch_size)]
+        return torch.cat(parts).numpy()
+
+
+def open_features(config: FeaturesConfig, tokenizer: ImageTokenizer) -> FeatureNetwork:
+    """Raises ValueError with the key and the remedy for a path that is not what `kind` needs."""
+    if config.resize not in MODES:
+        raise ValueError(f"features.resize={config.resize}: one of {', '.join(MODES)}")
+    if config.kind == "vq":
+        if not hasattr(tokenizer, "encoder"):
+            raise ValueError("features.kind=vq: the image tokenizer was opened without its encoder")
+        return vq_features(tokenizer)
+    makers = {"inception": inception_features, "hf": hf_features}
+    if config.kind not in makers:
+        raise ValueError(f"features.kind={config.kind}: one of vq, {', '.join(makers)}")
+    if config.path is None:
+        raise ValueError(f"features.kind={config.kind} needs features.path: {'the TorchScript file' if config.kind == 'inception' else 'a model folder'}")
+    return makers[config.kind](Path(config.path), config.resize, next(tokenizer.parameters()).device)
+
+
+def feature_name(tokenizer: ImageTokenizer) -> str:
+    """An honest description of `vq_features`."""
+    width = tokenizer.encoder.conv_out.in_channels
+    vq = tokenizer.fingerprint[:12]
+    return f"mean over positions of the VQ encoder's last hidden layer ({width} features, VQ {vq}); not Inception features, not comparable with FID"
+
+
+def vq_features(tokenizer: ImageTokenizer) -> FeatureNetwork:
+    """What the encoder's last convolution reads, averaged over positions. Pictures are taken at their own size."""
+
+    def compute(pixels: np.ndarray) -> Tensor:
+        read: list[Tensor] = []
+        hook = tokenizer.encoder.conv_out.register_forward_pre_hook(lambda _, inputs: read.append(inputs[0].mean(dim=(2, 3))))
+        try:
+            tokenizer.encoder(images_of(tokenizer, pixels))
+        finally:
+            hook.remove()
+        return read[0]
+
+    return FeatureNetwork(feature_name(tokenizer), tokenizer.fingerprint, "none", compute)
+
+
+def inception_features(path: Path, mode: str, device: torch.device) -> FeatureNetwork:
+    """2,048 features of the last pooling. The network itself resizes as TensorFlow 1 did; with other modes that part is passed by."""
+    if not path.is_file():
+        raise ValueError(f"features.path={path}: no such file; give inception-2015-12-05.pt, the TorchScript of the FID network")
+    try:
+        network = torch.jit.load(str(path), map_location=device).eval()
+    except RuntimeError as error:
+        raise ValueError(f"features.path={path}: not TorchScript; give inception-2015-12-05.pt, the TorchScript of the FID network") from error
+
+    def compute(pixels: np.ndarray) -> Tensor:
+        images = torch.from_numpy(resize(pixels, INCEPTION_SIDE, mode)).permute(0, 3, 1, 2).to(device)
+        return network.layers((images - 128) / 128).flatten(1)
+
+    return FeatureNetwork(f"Inception v3 of FID, last pooling ({path.name})", sha256_of(path), f"{mode}, {INCEPTION_SIDE} pixels", compute)
+
+
+def hf_features(path: Path, mode: str, device: torch.device) -> FeatureNetwork:
+    """The pooled output of a vision model; of CLIP, its projection into the space shared with text."""
+    from transformers import AutoModel
+
+    files = sorted(path.glob("*.safetensors"))
+    if not (path / "config.json").is_file() or not files:
+        raise ValueError(f"features.path={path}: no config.json with safetensors there; give the folder of a CLIP or DINOv2 model")
+    about = json.loads((path / "preprocessor_config.json").read_text()) if (path / "preprocessor_config.json").is_file() else {}
+    if not {"image_mean", "image_std"} <= about.keys():
+        raise ValueError(f"features.path={path}: preprocessor_config.json with image_mean and image_std is missing; copy it from the model's repository")
+    model = AutoModel.from_pretrained(path, local_files_only=True).eval().to(device)
+    vision = getattr(model, "vision_model", model)
+    projection = getattr(model, "visual_projection", torch.nn.Identity())
+    side = vision.config.image_size
+    mean, std = (torch.tensor(about[key], device=device).view(3, 1, 1) for key in ("image_mean", "image_std"))
+
+    def compute(pixels: np.ndarray) -> Tensor:
+        images = torch.from_numpy(resize(pixels, side, mode)).permute(0, 3, 1, 2).to(device) / 255
+        return projection(vision(pixel_values=(images - mean) / std).pooler_output)
+
+    weights = sha256_of(files[0]) if len(files) == 1 else "+".join(sha256_of(f)[:16] for f in files)
+    return FeatureNetwork(f"{type(model).__name__} {path.name}, pooled", weights, f"{mode}, {side} pixels, not cropped", compute)

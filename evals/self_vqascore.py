@@ -1,0 +1,99 @@
+"""Self-VQAScore: the very model that is measured says how well a picture fits a text. No second model is needed.
+
+    P(answer | picture, question with the text in it)        VQAScore (Lin et al. 2024), with the drawing model as the judge
+
+A model may be wrong about its own pictures in the way it drew them wrong: beside the score stands how well it tells right captions
+of real pictures from wrong ones (area under the ROC curve), by which the score can be trusted or not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.stats import rankdata
+
+from evals.answer_probability import answer_probabilities
+from evals.intervals import bootstrap, bootstrap_name
+from evals.measurement import Measurement, ModelHandle, Value, average
+from evals.receipt import Receipt, arrays_digest, seeds_text, texts_digest
+from liquid_train.config import VQAScoreConfig
+
+RESAMPLES = 500
+
+
+@dataclass(frozen=True)
+class DrawnTexts:
+    """codes: one grid a picture; texts: what each was drawn from; tags: what skills each text asks for (may be empty)."""
+
+    codes: Sequence[np.ndarray]
+    texts: list[str]
+    tags: list[list[str]]
+    seeds: list[int]
+    sampler: dict[str, float | int | None]
+
+
+@dataclass(frozen=True)
+class CaptionPairs:
+    """codes: one grid a real picture; cases: by name, a right and a wrong caption of each picture."""
+
+    codes: Sequence[np.ndarray]
+    cases: dict[str, tuple[list[str], list[str]]]
+
+
+def scores(handle: ModelHandle, codes: Sequence[np.ndarray], texts: Sequence[str], config: VQAScoreConfig, what: str) -> np.ndarray:
+    """P(config.answer) of each (picture, text), fp64 [n]; a collective."""
+    own = handle.own(len(texts))
+    found = np.zeros(len(texts))
+    if own:
+        items = [(codes[n], config.question.replace("{text}", texts[n])) for n in own]
+        found[own] = answer_probabilities(
+            handle.model, handle.vocabulary, items, [config.answer], batch_size=config.batch_size, progress=lambda *p: handle.progress(what, *p)
+        )[:, 0]
+    return handle.gathered(found)
+
+
+def score_drawn(handle: ModelHandle, data: DrawnTexts, config: VQAScoreConfig, *, seed: int = 0) -> Measurement:
+    """self_vqascore over all drawn pictures, and self_vqascore/TAG over those whose text has the tag."""
+    found = scores(handle, data.codes, data.texts, config, "self-VQAScore")
+    values = {"self_vqascore": average(found, seed)}
+    for tag in sorted({t for tags in data.tags for t in tags}):
+        values[f"self_vqascore/{tag}"] = average(found[[tag in tags for tags in data.tags]], seed)
+    receipt = Receipt(
+        n=len(data.texts), prompts=texts_digest(data.texts), seeds=seeds_text(data.seeds),
+        sampler=dict(data.sampler), features=asked(config), dtype=handle.dtype,
+    )  # fmt: skip
+    return Measurement(values, receipt)
+
+
+def tell_captions(handle: ModelHandle, data: CaptionPairs, config: VQAScoreConfig, *, seed: int = 0) -> Measurement:
+    """Of each case: caption_auc/CASE, how often a right caption of a real picture scores above a wrong one (0.5 is chance), and the
+    mean scores of both."""
+    values: dict[str, Value] = {}
+    for case, captions in data.cases.items():
+        right, wrong = (scores(handle, data.codes, texts, config, f"captions, {case}") for texts in captions)
+        values[f"caption_auc/{case}"] = area_value(right, wrong, seed)
+        values[f"self_vqascore_right/{case}"], values[f"self_vqascore_wrong/{case}"] = average(right, seed), average(wrong, seed)
+    texts = [text for captions in data.cases.values() for part in captions for text in part]
+    receipt = Receipt(
+        n=len(data.codes), data=arrays_digest(data.codes), prompts=texts_digest(texts), sampler={"greedy": None}, features=asked(config), dtype=handle.dtype
+    )
+    return Measurement(values, receipt)
+
+
+def asked(config: VQAScoreConfig) -> str:
+    """The judge, as receipts name it."""
+    return f"the measured model itself: P({config.answer!r}) of {config.question!r}"
+
+
+def area_value(right: np.ndarray, wrong: np.ndarray, seed: int) -> Value:
+    """The area with its interval; a picture's right and wrong caption are resampled together."""
+    low, high = bootstrap(len(right), lambda picked: area(right[picked], wrong[picked]), seed=seed, resamples=RESAMPLES)
+    return Value(area(right, wrong), len(right), low, high, bootstrap_name(RESAMPLES, seed))
+
+
+def area(right: np.ndarray, wrong: np.ndarray) -> float:
+    """Area under the ROC curve: share of all pairs in which the right one is higher, ties counting half (Mann and Whitney 1947)."""
+    ranks = rankdata(np.concatenate([right, wrong]))[: len(right)]
+    return float((ranks.sum() - len(right) * (len(right) + 1) / 2) / (len(right) * len(wrong)))
