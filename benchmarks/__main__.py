@@ -1,7 +1,9 @@
 """`python -m benchmarks`: every benchmark, one after another."""
 
-from benchmarks import packed_attention, packing, vq_pass
+from benchmarks import hf_trainer, loss_memory, packed_attention, packing, vq_pass
 
 packed_attention.main()
 packing.main()
 vq_pass.main([])
+loss_memory.main([])
+hf_trainer.main([])

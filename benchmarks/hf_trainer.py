@@ -1,7 +1,7 @@
 """Training steps of `liquid train` against Hugging Face's Trainer: the same model, documents, optimizer, precision and threads.
 
     padded   Trainer as it is published for Liquid: documents in random order, right padding to the longest of a batch, an attention
-             mask, all logits, labels -100 where there is no loss
+             mask, all logits, labels -100 where there is no loss; a batch has as many documents as ours has in a forward pass
     packed   Trainer with transformers' DataCollatorWithFlattening: the rows that ours packs, position ids that restart and no mask,
              all logits; one row a forward pass, as two rows in one would double the work of its block-diagonal mask
     ours     BatchLoader, LossModule and FSDP2 on one rank through train.py's own step, with its metrics
@@ -61,12 +61,12 @@ class Stopwatch:
         return {"seconds": time.perf_counter() - self._clock, "cpu_seconds": time.process_time() - self._cpu}
 
 
-def quickstart(data: Path, steps: int, run_dir: Path) -> TrainJob:
+def quickstart(data: Path, steps: int, run_dir: Path, overrides: Sequence[str] = ()) -> TrainJob:
     """conf/experiment/quickstart's model and mixture in one process, every target counted alike as Trainer does."""
     sources = {"text": "text-train", "t2i": "images-train", "i2t": "images-train", "vqa": "images-train"}
     plain = ["loss.weight={vqa:1.0,i2t:1.0}", "data.workers=0", "launch.cpu_nproc=1", "schedule=constant", "schedule.warmup=0", "evals.every=0"]
     paths = [f"data.sources.{name}.path={data / folder}" for name, folder in sources.items()]
-    config = load("train", ["experiment=quickstart", *plain, *paths, "tracker.wandb.mode=disabled", f"train.steps={steps}", f"run.dir={run_dir}"])
+    config = load("train", ["experiment=quickstart", *plain, *paths, *overrides, f"train.steps={steps}", f"run.dir={run_dir}"])
     assert isinstance(config, TrainJob)
     return config
 
@@ -176,14 +176,18 @@ def fit(model: PreTrainedModel, items: list[Any], collator: Callable[..., Any], 
     return loss, clock.spent
 
 
-def theirs(way: str, config: TrainJob, batch: int) -> Measured:
-    """As `ours`, by Trainer: padded batches of `batch` documents, or packed rows. A step has as many documents as ours has on average."""
+def theirs(way: str, config: TrainJob, batch: int | None = None) -> Measured:
+    """As `ours`, by Trainer: padded batches of `batch` documents (None: as many as ours has in a forward pass), or packed rows.
+
+    A step has as many documents as ours has on average.
+    """
     model, pad, steps = start(config)
     flat = [[d for row in rows for d in row] for rows in steps]
     counts = [len(d) for d in flat]
     timed = [d for step in flat[1:] for d in step]
     if way == "padded":
         first, rest = flat[0], timed
+        batch = batch or round(statistics.mean(counts[1:]) * config.train.micro_batch / config.data.global_batch)
         accumulate = [math.ceil(counts[0] / batch), max(1, round(statistics.mean(counts[1:]) / batch))]
         collators = [Padded(pad), Padded(pad)]
     else:
@@ -195,14 +199,15 @@ def theirs(way: str, config: TrainJob, batch: int) -> Measured:
     return {"loss": loss, **spent, "documents": len(timed), "tokens": tokens, "positions": collators[1].positions}
 
 
-def measure(way: str, config: TrainJob, batch: int) -> Measured:
+def measure(way: str, config: TrainJob, batch: int | None = None) -> Measured:
     """Train by one of WAYS in this process."""
     return ours(config) if way == "ours" else theirs(way, config, batch)
 
 
 def measured_apart(way: str, args: argparse.Namespace, data: Path) -> Measured:
     """`measure` in a process of its own."""
-    command = [sys.executable, "-m", "benchmarks.hf_trainer", "--only", way, "--data", str(data), "--steps", str(args.steps), "--batch", str(args.batch)]
+    options = ["--only", way, "--data", str(data), "--steps", str(args.steps), *(["--batch", str(args.batch)] if args.batch else [])]
+    command = [sys.executable, "-m", "benchmarks.hf_trainer", *options, *args.overrides]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
     if done.returncode:
         raise SystemExit(f"benchmarks.hf_trainer: {shlex.join(command)} ended with {done.returncode}; its own message stands above")
@@ -234,12 +239,14 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--data", type=Path, help="folder with the quickstart's images-train and text-train; default: made in a temporary folder")
     parser.add_argument("--steps", type=int, default=20, help="global batches that are timed (default 20)")
     parser.add_argument("--runs", type=int, default=5, help="rounds of all three (default 5)")
-    parser.add_argument("--batch", type=int, default=16, help="documents of a padded forward pass (default 16)")
+    parser.add_argument("--batch", type=int, help="documents of a padded forward pass (default: as many as ours has on average)")
     parser.add_argument("--only", choices=WAYS, help="measure one of the three in this process and print a line of JSON")
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="other settings than the quickstart's, as liquid train takes them")
     args = parser.parse_args(argv)
     for name in ("steps", "runs", "batch"):
-        if getattr(args, name) < 1:
-            parser.error(f"--{name} {getattr(args, name)}: must be 1 or more")
+        value = getattr(args, name)
+        if value is not None and value < 1:
+            parser.error(f"--{name} {value}: must be 1 or more")
     if find_spec("accelerate") is None:
         parser.error("Trainer needs accelerate: pip install -c constraints.txt accelerate (or pip install '.[bench]')")
     return args
@@ -254,7 +261,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             if args.data is None:
                 make_shards(folder)
             if args.only:
-                print(json.dumps(measure(args.only, quickstart(data, args.steps + 1, folder / "run"), args.batch)))
+                print(json.dumps(measure(args.only, quickstart(data, args.steps + 1, folder / "run", args.overrides), args.batch)))
                 return
         except ValueError as error:
             raise SystemExit(f"benchmarks.hf_trainer: {error}") from error
@@ -263,7 +270,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             for way in WAYS:
                 found[way].append(measured_apart(way, args, data))
             assert_equal_losses({way: runs[-1]["loss"] for way, runs in found.items()})
-    documents = f"{found['ours'][0]['documents']:.0f} documents in {args.steps} steps, padded in batches of {args.batch}"
+    documents = f"{found['ours'][0]['documents']:.0f} documents in {args.steps} steps, padded in batches of {args.batch or 'as many as ours'}"
     print(f"training against Trainer, fp32, {documents}, median of {args.runs}")
     print(f"  {machine()}\n  python -m benchmarks.hf_trainer {shlex.join(sys.argv[1:] if argv is None else argv)}".rstrip())
     print("\n".join(f"  {line}" for line in table(found)))
