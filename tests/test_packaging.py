@@ -58,7 +58,7 @@ def test_the_wheel_states_its_command_and_extras(wheel: zipfile.ZipFile) -> None
     assert "liquid = liquid_train.cli:main" in wheel.read(f"{info}/entry_points.txt").decode()
     metadata = Parser().parsestr(wheel.read(f"{info}/METADATA").decode())
     assert (metadata["Name"], metadata["Requires-Python"]) == ("liquid-train", ">=3.11")
-    assert set(metadata.get_all("Provides-Extra", [])) == {"gpu", "fid", "language", "peft", "ui", "remote", "parquet", "demo", "dev"}
+    assert set(metadata.get_all("Provides-Extra", [])) == {"gpu", "fid", "language", "peft", "ui", "remote", "parquet", "demo", "bench", "dev"}
 
 
 def test_every_requirement_is_pinned_and_its_pin_is_allowed() -> None:
