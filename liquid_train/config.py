@@ -50,7 +50,7 @@ class BackboneConfig:
     architecture: dict[str, Any] = field(default_factory=dict)  # transformers config: model_type and its fields
     tokenizer_size: int = 1024  # entries of the byte-level BPE that is trained on the training text when there is no path
     special_tokens: list[str] | None = None  # three unused tokenizer entries that become <boi>, <eoi>, <unconditional>
-    image_init: str = "mean"  # new rows of a pretrained model: mean (of the text rows, plus noise) or normal
+    image_init: str = "mean"  # image rows of a pretrained model: mean (of the text rows), normal, or codebook (the VQ's, projected)
 
 
 @dataclass

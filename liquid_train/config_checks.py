@@ -46,7 +46,7 @@ def check_train(c: TrainJob) -> None:
     one_of(c, "schedule.kind", ("cosine", "constant", "wsd"))
     one_of(c, "tracker.wandb.mode", ("online", "offline", "disabled"))
     one_of(c, "backbone.init", ("random", "pretrained"))
-    one_of(c, "backbone.image_init", ("mean", "normal"))
+    one_of(c, "backbone.image_init", ("mean", "normal", "codebook"))
     require(
         c.launch.nproc == "auto" or (c.launch.nproc.isdigit() and int(c.launch.nproc) > 0), f"launch.nproc={c.launch.nproc}: a number of processes, or auto"
     )

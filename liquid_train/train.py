@@ -23,6 +23,7 @@ from liquid_train.config import TASKS, TrainJob, load, package_path, to_yaml
 from liquid_train.data.loader import BatchLoader, LoaderError, MicroBatch, RankBatch, batch_digest, micro_batches, one_clear_error, open_sources
 from liquid_train.data.padding import padding_warning
 from liquid_train.files import write_synced
+from liquid_train.image_rows import fill_image_rows
 from liquid_train.image_tokenizer import ImageTokenizer
 from liquid_train.launcher import STOP_FILE
 from liquid_train.loss import LossModule
@@ -90,7 +91,6 @@ class Run:
     def _model(self) -> tuple[LossModule, torch.optim.Optimizer]:
         c, settings = self.config, self.config.backbone
         hf_config = backbone.model_config(settings, self.vocabulary.text_size)
-        old_rows = hf_config.vocab_size
         lm = backbone.build(hf_config, self.vocabulary)
         root = LossModule.of(lm, self.vocabulary, c.loss)
         self.compute = Compute.of(lm, self.vocabulary, self.world.device)
@@ -101,8 +101,8 @@ class Run:
             train_state.load(self.resumed_from, root, optimizer)
         elif settings.init == "pretrained":
             assert settings.path is not None
-            backbone.fill_from_folder(lm, settings.path, new_rows=settings.image_init, seed=c.seed)
-            backbone.fill_image_rows(lm, self.vocabulary, old_rows, new_rows=settings.image_init, seed=c.seed)
+            backbone.fill_from_folder(lm, settings.path)
+            fill_image_rows(lm, self.vocabulary, settings.image_init, self.image_tokenizer.quantize.embedding.weight, c.seed)
         else:
             backbone.fill_random(lm, c.seed)
         return root, optimizer
