@@ -16,6 +16,7 @@ thread the two are the same on a quiet machine, and the processor's still tells 
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import math
 import shlex
@@ -37,11 +38,11 @@ from transformers import DataCollatorWithFlattening, PreTrainedModel, PrinterCal
 
 from benchmarks.machine import machine
 from data_prep import tokenize
-from liquid_train import backbone
 from liquid_train.config import TrainJob, load
 from liquid_train.data.loader import micro_batches
 from liquid_train.data.packing import Sequence as Row
 from liquid_train.data.sequences import IGNORED
+from liquid_train.generate.live import live_model
 from liquid_train.parallel import process_group
 from liquid_train.train import Run, account, train_step
 
@@ -110,9 +111,11 @@ def start(config: TrainJob) -> tuple[PreTrainedModel, int, list[list[list[Docume
     with process_group() as world:
         run = Run(config, world)
         rows = [[documents(s) for _, s in sorted(batch.sequences.items())] for batch in run.loader]
-        model = backbone.plain_copy(run.root.lm, dict(backbone.named_full_tensors(run.root.lm)), world.device)
+        with live_model(run.root, run.root.lm, world.device) as gathered:
+            model = copy.deepcopy(gathered)
         pad = run.vocabulary.pad
         close(run)
+    model.set_attn_implementation("sdpa")
     model.config.use_cache = False  # with a cache, transformers does not see that position ids restart
     return model.train().requires_grad_(True), pad, rows
 

@@ -6,7 +6,6 @@ fill:  after sharding, every rank computes or reads only the rows it holds
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import json
 from collections.abc import Iterator
@@ -15,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from safetensors import safe_open
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
@@ -135,26 +133,29 @@ def random_rows(key: tuple[object, ...], first: int, count: int, shape: torch.Si
     """Rows first .. first+count-1 of an endless normal matrix named by key: fp32 [count, *shape] on the CPU."""
     parts = []
     for block in range(first // ROW_BLOCK, (first + count - 1) // ROW_BLOCK + 1):
-        number = int.from_bytes(hashlib.blake2b(repr((*key, block)).encode(), digest_size=8).digest(), "little") >> 1
-        rows = torch.empty(ROW_BLOCK, *shape).normal_(0, std, generator=torch.Generator().manual_seed(number))
+        rows = torch.empty(ROW_BLOCK, *shape).normal_(0, std, generator=torch.Generator().manual_seed(key_number((*key, block))))
         lo, hi = max(first, block * ROW_BLOCK), min(first + count, (block + 1) * ROW_BLOCK)
         parts.append(rows[lo - block * ROW_BLOCK : hi - block * ROW_BLOCK])
     return torch.cat(parts)
 
 
-@torch.no_grad()
-def fill_from_folder(model: PreTrainedModel, folder: str | Path, *, new_rows: str = "mean", seed: int = 0) -> None:
-    """Load safetensors rank by rank, each its own rows. Rows that the folder lacks (a new vocabulary) are made here.
+def key_number(key: tuple[object, ...]) -> int:
+    """A seed of 63 bits out of a key, the same in every process."""
+    return int.from_bytes(hashlib.blake2b(repr(key).encode(), digest_size=8).digest(), "little") >> 1
 
-    new_rows: `mean` (the mean of the folder's rows plus a thousandth of their spread as noise) or `normal`
-    (initializer_range). Raises ValueError naming a tensor that is missing or has another shape.
+
+@torch.no_grad()
+def fill_from_folder(model: PreTrainedModel, folder: str | Path) -> None:
+    """Load safetensors rank by rank, each its own rows. Rows that the folder lacks (a new vocabulary) become zeros; image_rows.py fills them.
+
+    Raises ValueError naming a tensor that is missing or has another shape.
     """
     files = {name: path for path in sorted(Path(folder).glob("*.safetensors")) for name in _names(path)}
     if not files:
         raise ValueError(f"{folder}: no *.safetensors there; give a folder in Hugging Face format")
     for name, parameter in model.named_parameters():
         if name not in files:
-            raise ValueError(f"{files and folder}: the weights lack {name}")
+            raise ValueError(f"{folder}: the weights lack {name}")
         local, offset = block_of(parameter)
         first, beside = offset[0], columns(local, offset)
         with safe_open(files[name], "pt") as file:
@@ -165,34 +166,7 @@ def fill_from_folder(model: PreTrainedModel, folder: str | Path, *, new_rows: st
             have = min(max(shape[0] - first, 0), len(local))
             if have:
                 local[:have].copy_(stored[(slice(first, first + have), *beside)])
-            if have < len(local):
-                missing = len(local) - have
-                std = float(getattr(model.config, "initializer_range", 0.02))
-                noise = random_rows((name, seed), first + have, missing, parameter.shape[1:], std)
-                made = noise if new_rows == "normal" else stored[:].float().mean(0) + noise * 1e-3
-                local[have:].copy_(made[(slice(None), *beside)])
-
-
-def fill_image_rows(model: PreTrainedModel, vocabulary: Vocabulary, old_rows: int, *, new_rows: str, seed: int) -> None:
-    """Initialize every image row, also those that reuse a padded vocabulary's spare rows (Qwen2.5)."""
-    for name in {"model.embed_tokens.weight", "lm_head.weight"} & {n for n, _ in model.named_parameters()}:
-        parameter = model.get_parameter(name)
-        local, first = rows_of(parameter)
-        lo, hi = max(vocabulary.image_start, first), min(vocabulary.image_end, old_rows, first + len(local))
-        mean = text_row_mean(parameter, vocabulary.text_size)
-        if hi > lo:
-            noise = random_rows((name, seed), lo, hi - lo, parameter.shape[1:], float(getattr(model.config, "initializer_range", 0.02)))
-            with torch.no_grad():
-                local[lo - first : hi - first].copy_(noise if new_rows == "normal" else mean + noise * 1e-3)
-
-
-def text_row_mean(parameter: Tensor, rows: int) -> Tensor:
-    """Mean of the first `rows` rows over all shards: fp32 [width]."""
-    local, first = rows_of(parameter)
-    total = local[: max(0, min(rows - first, len(local)))].double().sum(0)
-    if isinstance(parameter, DTensor) and dist.is_initialized():
-        dist.all_reduce(total)
-    return (total / rows).float()
+            local[have:].zero_()
 
 
 def _names(path: Path) -> list[str]:
@@ -222,16 +196,3 @@ def read_vocabulary(folder: str | Path) -> Vocabulary:
         raise ValueError(f"{folder}: the tokenizer has {len(tokenizer)} entries but image ids start at {card.image_start}; the tokenizer was changed")
     rows = int(json.loads((Path(folder) / "config.json").read_text())["vocab_size"])
     return Vocabulary(tokenizer, card.codebook_size, rows)
-
-
-def plain_copy(model: PreTrainedModel, tensors: dict[str, Tensor], device: torch.device) -> PreTrainedModel:
-    """An unsharded transformers model in eval mode with these weights, for generation while training."""
-    config = copy.deepcopy(model.config)
-    config._attn_implementation = "eager" if getattr(config, "attn_logit_softcapping", None) else "sdpa"
-    with torch.device("meta"):
-        plain = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
-    materialize(plain, device)
-    with torch.no_grad():
-        for name, parameter in plain.named_parameters():
-            parameter.copy_(tensors[name])
-    return plain.eval().requires_grad_(False)

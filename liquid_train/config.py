@@ -52,7 +52,7 @@ class BackboneConfig:
     tokenizer: str | None = None  # a folder with a tokenizer in HF format; None = that of `path`, or a BPE trained on the training text
     tokenizer_size: int = 1024  # entries of that BPE
     special_tokens: list[str] | None = None  # three unused tokenizer entries that become <boi>, <eoi>, <unconditional>
-    image_init: str = "mean"  # new rows of a pretrained model: mean (of the text rows, plus noise) or normal
+    image_init: str = "mean"  # image rows of a pretrained model: mean (of the text rows), normal, or codebook (the VQ's, projected)
 
 
 @dataclass

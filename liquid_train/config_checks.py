@@ -74,7 +74,7 @@ def check_plan(c: PlanJob) -> None:
 
 def check_backbone(c: TrainJob) -> None:
     one_of(c, "backbone.init", ("random", "pretrained"))
-    one_of(c, "backbone.image_init", ("mean", "normal"))
+    one_of(c, "backbone.image_init", ("mean", "normal", "codebook"))
     tokenizer = c.backbone.tokenizer
     found = tokenizer is None or (Path(tokenizer) / "tokenizer.json").is_file()
     require(found, f"backbone.tokenizer={tokenizer}: no tokenizer.json there; give a folder in Hugging Face format")

@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,8 @@ from liquid_train.config import TASKS, TrainJob, load, package_path, to_yaml
 from liquid_train.data.loader import BatchLoader, LoaderError, MicroBatch, RankBatch, batch_digest, micro_batches, one_clear_error, open_sources
 from liquid_train.data.padding import padding_warning
 from liquid_train.files import is_full, write_synced
+from liquid_train.generate.live import live_model
+from liquid_train.image_rows import fill_image_rows
 from liquid_train.image_tokenizer import ImageTokenizer
 from liquid_train.launcher import STOP_FILE
 from liquid_train.loss import LossModule
@@ -32,7 +34,7 @@ from liquid_train.parallel import World, assert_dtypes, parallelize, process_gro
 from liquid_train.resume import as_lines, changes_since, continued, find_checkpoint, planned_steps
 from liquid_train.run_vocabulary import make_tokenizer, open_vocabulary
 from liquid_train.tracker import RunLock, Tracker
-from liquid_train.vocabulary import Vocabulary
+from liquid_train.vocabulary import UNCONDITIONAL, Vocabulary
 
 
 class Run:
@@ -43,7 +45,7 @@ class Run:
         self.steps = planned_steps(config)
         self.resumed_from = find_checkpoint(config)
         vq_config, vq_weights = package_path(config.vq.config), package_path(config.vq.checkpoint)
-        self.image_tokenizer = ImageTokenizer.from_files(vq_config, vq_weights, parts=("decoder",))
+        self.image_tokenizer = ImageTokenizer.from_files(vq_config, vq_weights)
         self.sets = open_sources(config, self.image_tokenizer.fingerprint, self.image_tokenizer.codebook_size)
         self.progress, self.notes = self._progress()
         self.saved_step = self.progress.step  # of the newest checkpoint; 0: none, and nothing to save
@@ -52,15 +54,9 @@ class Run:
         self.card = self._card()
         self.heldout = heldout_batches(config, self.vocabulary, world, self.image_tokenizer.fingerprint) if config.evals.every else []
         self.loader = BatchLoader(
-            config,
-            self.sets,
-            self.vocabulary,
-            rank=world.data_rank,
-            world=world.data_size,
-            first_step=self.progress.step,
-            steps=self.steps,
+            config, self.sets, self.vocabulary, rank=world.data_rank, world=world.data_size, first_step=self.progress.step, steps=self.steps,
             states=self.progress.streams,
-        )
+        )  # fmt: skip
         self.root, self.optimizer = self._model()
 
     def _progress(self) -> tuple[train_state.Progress, list[str]]:
@@ -93,12 +89,12 @@ class Run:
             vq.checkpoint,
             grid,
             self.config.data.prompts[0],
+            null_prompt=UNCONDITIONAL if self.config.data.unconditional else "",
         )
 
     def _model(self) -> tuple[LossModule, torch.optim.AdamW]:
         c, settings = self.config, self.config.backbone
         hf_config = backbone.model_config(settings, self.vocabulary.text_size)
-        old_rows = hf_config.vocab_size
         lm = backbone.build(hf_config, self.vocabulary)
         root = LossModule.of(lm, self.vocabulary, c.loss)
         self.compute = Compute.of(lm, self.vocabulary, self.world.device)
@@ -110,8 +106,8 @@ class Run:
             train_state.load(self.resumed_from, root, optimizer)
         elif settings.init == "pretrained":
             assert settings.path is not None
-            backbone.fill_from_folder(lm, settings.path, new_rows=settings.image_init, seed=c.seed)
-            backbone.fill_image_rows(lm, self.vocabulary, old_rows, new_rows=settings.image_init, seed=c.seed)
+            backbone.fill_from_folder(lm, settings.path)
+            fill_image_rows(lm, self.vocabulary, settings.image_init, self.image_tokenizer.quantize.embedding.weight, c.seed)
         else:
             backbone.fill_random(lm, c.seed)
         return root, optimizer
@@ -215,12 +211,12 @@ def evaluate_now(run: Run) -> dict[str, Any]:
     from evals.periodic import evaluate
 
     metrics = heldout_loss(run.root, run.heldout, run.world)
-    tensors = dict(backbone.named_full_tensors(run.root.lm))
-    model = backbone.plain_copy(run.root.lm, tensors, run.world.device)
-    metrics |= evaluate(
-        model, run.vocabulary, run.image_tokenizer, run.config.evals, sets=heldout_images(run.config), grid=tuple(run.card.grid), prompt=run.card.prompt,
-        step=run.progress.step, out_dir=run.dir, rank=run.world.rank, world_size=run.world.size,
-    )  # fmt: skip
+    settings = run.config.evals if run.card.null_prompt else replace(run.config.evals, guidance=1.0)  # nothing to be guided away from
+    with live_model(run.root, run.root.lm, run.world.device) as model:
+        metrics |= evaluate(
+            model, run.vocabulary, run.image_tokenizer, settings, sets=heldout_images(run.config), grid=tuple(run.card.grid), prompt=run.card.prompt,
+            step=run.progress.step, out_dir=run.dir, rank=run.world.rank, world_size=run.world.size,
+        )  # fmt: skip
     return metrics
 
 

@@ -15,6 +15,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFa
 from liquid_train import backbone
 from liquid_train.attention import DocumentPlan
 from liquid_train.config import BackboneConfig, ScheduleConfig
+from liquid_train.image_rows import fill_image_rows
 from liquid_train.optimizer import learning_rate
 from liquid_train.tracker import drop_lines_after
 from liquid_train.vocabulary import Vocabulary, add_image_tokens
@@ -48,8 +49,8 @@ def test_extension_leaves_text_logits_bit_equal(tmp_path: Path, family: str, tie
     vocabulary = Vocabulary(tokenizer, 64, old_rows + 64)
     model = backbone.build(config, vocabulary)
     backbone.materialize(model, torch.device("cpu"))
-    backbone.fill_from_folder(model, folder, seed=1)
-    backbone.fill_image_rows(model, vocabulary, old_rows, new_rows="mean", seed=1)
+    backbone.fill_from_folder(model, folder)
+    fill_image_rows(model, vocabulary, "mean", torch.randn(64, 5), seed=1)
     assert vocabulary.image_start == len(tokenizer) == old_rows - spare_rows
     ids = torch.randint(0, vocabulary.text_size, (1, 20))
     ours = model(input_ids=ids, use_cache=False, document_plan=DocumentPlan.from_lengths([20])).logits

@@ -11,8 +11,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
+from torch.distributed.tensor import DTensor
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 
@@ -34,7 +35,7 @@ def live_model(root: nn.Module, lm: PreTrainedModel, device: torch.device) -> It
             if any(True for _ in module.buffers(recurse=False)):
                 module.to_empty(device=device, recurse=False)
                 plain._init_weights(module)
-        gathered = {name: parameter.detach() for name, parameter in lm.named_parameters(remove_duplicate=False)}
+        gathered = {name: whole(parameter) for name, parameter in lm.named_parameters(remove_duplicate=False)}
         plain.load_state_dict(gathered, strict=False, assign=True)
         yield plain.eval().requires_grad_(False)
     finally:
@@ -42,3 +43,8 @@ def live_model(root: nn.Module, lm: PreTrainedModel, device: torch.device) -> It
         gc.collect()
         for module in sharded:
             module.reshard()
+
+
+def whole(parameter: Tensor) -> Tensor:
+    """A gathered parameter; the parts of tensor-parallel ranks are put together, which copies; then a collective."""
+    return (parameter.full_tensor() if isinstance(parameter, DTensor) else parameter).detach()

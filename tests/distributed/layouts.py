@@ -6,6 +6,7 @@ the reference: a transformers model with eager attention and full logits, every 
 
 from __future__ import annotations
 
+import copy
 import json
 import sys
 from pathlib import Path
@@ -14,10 +15,10 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from liquid_train import backbone
 from liquid_train.cli import quote
 from liquid_train.config import TrainJob, load
 from liquid_train.data.loader import micro_batches
+from liquid_train.generate.live import live_model
 from liquid_train.optimizer import learning_rate
 from liquid_train.parallel import World, process_group
 from liquid_train.train import Run, train_step
@@ -39,7 +40,8 @@ def ours(config: TrainJob, world: World) -> list[list[float]]:
 
 def plain(config: TrainJob, world: World) -> list[list[float]]:
     run = Run(config, world)
-    model = backbone.plain_copy(run.root.lm, dict(backbone.named_full_tensors(run.root.lm)), world.device).train().requires_grad_(True)
+    with live_model(run.root, run.root.lm, world.device) as gathered:
+        model = copy.deepcopy(gathered).train().requires_grad_(True)
     model.set_attn_implementation("eager")
     options = config.optimizer
     decayed, others = [[p for p in model.parameters() if (p.ndim > 1) == matrix] for matrix in (True, False)]

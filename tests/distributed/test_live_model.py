@@ -10,14 +10,15 @@ import torch
 import torch.distributed as dist
 from torch.distributed.tensor import DTensor
 
-from evals.periodic import draw_shared
+from evals.measurement import ModelHandle
+from evals.periodic import draw_prompts
 from liquid_train.config import EvalsConfig, LossConfig, ParallelConfig
 from liquid_train.data.sequences import DEFAULT_PROMPT
 from liquid_train.generate.live import live_model
 from liquid_train.generate.sampler import draw
 from liquid_train.loss import LossModule
 from liquid_train.parallel import World, parallelize
-from tests.tiny_model import tiny
+from tests.tiny_model import tiny, vq
 
 PROMPTS = [f"a {('red', 'teal', 'blue')[i % 3]} {('circle', 'rectangle')[i % 2]}" for i in range(24)]
 GRID = (3, 4)
@@ -30,10 +31,10 @@ def rank_main(rank: int, folder: str, architecture: str) -> None:
     root = LossModule.of(lm, vocabulary, LossConfig())
     device = torch.device("cpu")
     parallelize(root, ParallelConfig(precision="fp32"), World(rank, 2, device))
-    settings = EvalsConfig(guidance=7.0, temperature=1.0)
+    settings = EvalsConfig(guidance=7.0, temperature=1.0, prompts=PROMPTS, images=len(PROMPTS), quality_images=0)
     for _ in range(2):  # the second time shows that the first left everything in its place
         with live_model(root, lm, device) as model:
-            codes = draw_shared(model, vocabulary, settings, PROMPTS, GRID, DEFAULT_PROMPT, rank, 2)
+            codes = draw_prompts(ModelHandle(model, vocabulary, vq(), GRID, DEFAULT_PROMPT, rank, 2), settings).codes
         assert all(isinstance(p, DTensor) for p in root.parameters()), "the weights are sharded again"
         np.save(Path(folder) / f"codes-{rank}.npy", codes)
     dist.barrier()
