@@ -112,15 +112,18 @@ class Found:
 
 def report(args: argparse.Namespace) -> Found:
     """Measure and print."""
-    fits = tokens_that_fit(args.tokens, args.rows)
-    plain = measured_apart("plain", fits, args) * args.tokens // fits
-    chunked = {n: measured_apart("chunked", n, args) for n in (max(1, args.tokens // 4), args.tokens, args.tokens * 4)}
-    scaled = "" if fits == args.tokens else f" (measured with {fits:,} tokens, which fit into the memory that is free, and scaled)"
     weight = args.rows * args.width * 4
-    print(f"memory of head and loss, {args.rows:,} entries of width {args.width}, fp32, beyond the weight and its gradient ({weight / MIB:,.0f} MiB each)")
-    print(f"  plain, {args.tokens:,} tokens: {plain / MIB:,.0f} MiB{scaled}")
-    for n, found in chunked.items():
-        print(f"  in chunks of {args.chunk:,}, {n:,} tokens: {found / MIB:,.0f} MiB, {n * args.width * 4 / MIB:,.0f} of them the hidden states' gradient")
+    head = f"memory of head and loss, {args.rows:,} entries of width {args.width}, fp32, beyond the weight and its gradient"
+    print(f"{head} ({weight / MIB:,.0f} MiB each)", flush=True)
+    fits = tokens_that_fit(args.tokens, args.rows)
+    plain = (measured_apart("plain", fits, args) + weight) * args.tokens // fits - weight  # at its peak the weight's gradient is not there yet
+    scaled = "" if fits == args.tokens else f" (measured with {fits:,} tokens, which fit into the memory that is free, and scaled)"
+    print(f"  plain, {args.tokens:,} tokens: {plain / MIB:,.0f} MiB{scaled}", flush=True)
+    chunked: dict[int, int] = {}
+    for n in (max(1, args.tokens // 4), args.tokens, args.tokens * 4):
+        found = chunked[n] = measured_apart("chunked", n, args)
+        gradient = f"{n * args.width * 4 / MIB:,.0f} of them the hidden states' gradient"
+        print(f"  in chunks of {args.chunk:,}, {n:,} tokens: {found / MIB:,.0f} MiB, {gradient}", flush=True)
     ratio = chunked[args.tokens] / plain
     print(f"  ratio with {args.tokens:,} tokens: {ratio:.3f}, the aim is {AIM} or less: {'reached' if ratio <= AIM else 'not reached'}")
     return Found(plain, chunked)
