@@ -64,7 +64,7 @@ class ChunkedCrossEntropy(torch.autograd.Function):
             total += (w * (loss + options.z_loss * chunk.log_z.square())).sum()
             if not train:
                 continue
-            grad = torch.exp(logits - chunk.log_z)  # softmax; from here on the gradient with respect to the logits
+            grad = logits.sub_(chunk.log_z).exp_()  # in place: softmax, and from here on the gradient with respect to the logits
             if options.z_loss:
                 grad *= 1 + 2 * options.z_loss * chunk.log_z
             grad.scatter_add_(1, chunk.column, -chunk.here.to(grad.dtype))
@@ -77,6 +77,7 @@ class ChunkedCrossEntropy(torch.autograd.Function):
                 grad_rows.addmm_(grad.t(), h)
             else:
                 grad_rows += grad.t() @ h
+            del logits, grad  # before the next chunk's exist
         if options.group is not None and train:
             dist.all_reduce(grad_hidden, group=options.group)
         ctx.gradients, ctx.dtype = (grad_hidden, grad_weight), weight.dtype
