@@ -98,8 +98,8 @@ def parallelize(root: LossModule, config: ParallelConfig, world: World) -> None:
     options: dict[str, Any] = {"mesh": mesh["replicate", "shard"] if config.replicate > 1 else mesh["shard"], "mp_policy": policy}
     if config.cpu_offload:
         options["offload_policy"] = CPUOffloadPolicy(pin_memory=world.device.type == "cuda")
-    for block in blocks:
-        fully_shard(block, **options)
+    for block in blocks:  # the last one's backward comes next: freed, it would be gathered again at once
+        fully_shard(block, **options, reshard_after_forward=block is not blocks[-1])
     # Embedding, final norm and head form the root's group: tied weights must not be split over two groups, and the head is read
     # last and first again in the backward, so that freeing it in between would only gather it twice.
     fully_shard(root, **options)

@@ -1,0 +1,65 @@
+"""What a rank holds and how often it talks, counted from outside: 1/N of the parameters, one gather and one reduction a block."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch.distributed.tensor.debug import CommDebugMode
+
+from liquid_train.attention import PACKED, DocumentPlan
+from liquid_train.config import LossConfig, ParallelConfig
+from liquid_train.data.loader import MicroBatch
+from liquid_train.loss import LossModule
+from liquid_train.parallel import World, parallelize
+from tests.tiny_model import tiny
+
+LENGTH = 32
+
+
+def batch_of(rows: int) -> MicroBatch:
+    ids = torch.arange(LENGTH).remainder(rows)[None]
+    plain: dict[str, Any] = {"tasks": torch.zeros(1, LENGTH, dtype=torch.int8), "weights": torch.ones(1, LENGTH)}
+    return MicroBatch(ids, ids.roll(-1, 1), torch.arange(LENGTH)[None], **plain, plan=DocumentPlan.from_lengths([LENGTH]))
+
+
+def rank_main(rank: int, ranks: int, folder: str, parallel: dict[str, Any]) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=ranks)
+    lm, vocabulary = tiny(Path(folder) / f"tokenizer-{rank}")
+    lm.set_attn_implementation(PACKED)
+    lm.train().requires_grad_(True)
+    root = LossModule.of(lm, vocabulary, LossConfig())
+    whole = sum(p.numel() for p in root.parameters())
+    config = ParallelConfig(precision="fp32", **parallel)
+    parallelize(root, config, World(rank, ranks, torch.device("cpu"), config.tensor))
+    local: int = sum(p.to_local().numel() for p in root.parameters())  # type: ignore[attr-defined]
+    root(batch_of(vocabulary.text_size)).total.backward()  # the first one also sets FSDP up
+    with CommDebugMode() as talk:
+        root(batch_of(vocabulary.text_size)).total.backward()
+    counts = {str(op).split(".")[-1].strip("_"): n for op, n in talk.get_comm_counts().items()}
+    Path(folder, f"rank-{rank}.json").write_text(json.dumps({"whole": whole, "local": local, "counts": counts}))
+    del root, lm
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+def spawn(folder: Path, ranks: int, **parallel: Any) -> list[dict[str, Any]]:
+    torch.multiprocessing.spawn(rank_main, (ranks, str(folder), parallel), nprocs=ranks)
+    return [json.loads((folder / f"rank-{rank}.json").read_text()) for rank in range(ranks)]
+
+
+def test_fsdp_gathers_and_reduces_each_group_once(tmp_path: Path) -> None:
+    """Two blocks and the root. The first block is gathered again for its backward; the others stay whole from forward to backward."""
+    for found in spawn(tmp_path, 2):
+        assert found["local"] == pytest.approx(found["whole"] / 2, rel=0.01)
+        assert found["counts"] == {"allgather_base": 4, "reduce_scatter_base": 3}
+
+
+def test_tensor_parallel_ranks_hold_a_part_of_every_matrix(tmp_path: Path) -> None:
+    for found in spawn(tmp_path, 2, tensor=2, shard=1):
+        assert found["local"] == pytest.approx(found["whole"] / 2, rel=0.01), "all but the norms"
