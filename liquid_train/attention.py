@@ -96,6 +96,12 @@ def packed_attention(
     return out.view(n, seq_len, out.shape[1], out.shape[2]), None
 
 
+def in_words(softcap: float | None) -> str:
+    """How attention is computed, for the log."""
+    how = "torch's fused scaled_dot_product_attention" if softcap is None else f"plain products: no fused kernel has soft-capping at {softcap:g}"
+    return f"attention within documents, gathered into rectangles, by {how}"
+
+
 def _attend(q: Tensor, k: Tensor, v: Tensor, scaling: float | None, softcap: float | None, window: int | None) -> Tensor:
     """Causal attention of equal-length documents, with Gemma-2's soft-capping and sliding window where the model has them."""
     width = q.shape[2]

@@ -19,6 +19,7 @@ import torch.distributed as dist
 
 from evals.heldout import heldout_batches, heldout_loss
 from liquid_train import backbone, train_state
+from liquid_train.attention import in_words
 from liquid_train.config import TASKS, TrainJob, load, package_path, to_yaml
 from liquid_train.data.loader import BatchLoader, LoaderError, MicroBatch, RankBatch, batch_digest, micro_batches, one_clear_error, open_sources
 from liquid_train.data.padding import padding_warning
@@ -256,6 +257,7 @@ def begin_log(run: Run) -> Tracker | None:
         f"{c.run.dir} {start}: {parameters:,} parameters, {run.world.size} rank(s) on {run.world.device.type}, "
         f"{run.steps} steps of {c.data.global_batch} x {c.data.seq_len} tokens"
     )
+    tracker.say(in_words(getattr(run.root.lm.config, "attn_logit_softcapping", None)))
     warning = padding_warning(c, run.sets, run.vocabulary)
     for line in [*run.notes, *([warning] if warning else [])]:
         tracker.say(line)
