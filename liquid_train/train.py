@@ -28,6 +28,7 @@ from liquid_train.image_rows import fill_image_rows
 from liquid_train.image_tokenizer import ImageTokenizer
 from liquid_train.launcher import STOP_FILE
 from liquid_train.loss import LossModule
+from liquid_train.metric_families import headline
 from liquid_train.metrics import Compute, batch_totals, data_ended, share_metrics, speed_metrics, step_metrics
 from liquid_train.optimizer import RowRates, build_optimizer, learning_rate
 from liquid_train.parallel import World, assert_dtypes, parallelize, process_group, set_sync
@@ -327,7 +328,7 @@ def log_evaluation(run: Run, tracker: Tracker | None) -> None:
     found = evaluate_now(run)
     if tracker:
         tracker.write({"step": run.progress.step, **found})
-        tracker.say(f"step {run.progress.step}: " + ", ".join(f"{k} {v:.4g}" for k, v in found.items()))
+        tracker.say(f"step {run.progress.step}: {headline(found)}")
 
 
 def end_early(run: Run, tracker: Tracker | None, metrics: dict[str, Any]) -> None:
