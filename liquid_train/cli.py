@@ -53,7 +53,7 @@ def quote(override: str) -> str:
         # Hydra's grammar: a backslash escapes only a quote, or the backslashes that stand right before one
         escaped = re.sub(r"(\\*)('|$)", lambda m: m[1] * 2 + ("\\'" if m[2] else ""), value)
         return f"{key}='{escaped}'"
-    if re.match(r"(data\.(sources|heldout)\.\w+|loss\.weight|backbone\.architecture)\.", key):
+    if re.match(r"(data\.(sources|heldout)\.\w+|loss\.weight|evals\.periods|backbone\.architecture)\.", key):
         return f"++{override}"
     return override
 
@@ -151,9 +151,11 @@ def checkpoint_tool(rest: list[str]) -> int:
         print(f"{source} -> {args.output}: {plan.elements:,} parameters, {plan.size / 2**30:,.2f} GiB in {len(plan.names)} file(s)")
         return 0
     if args.action == "list":
+        scored, best = checkpoint.read_scores(folder), checkpoint.best(folder)
         for found in checkpoint.committed(folder):
             size = sum(f["size"] for f in checkpoint.read_commit(found)["files"].values())
-            print(f"{found}  {size / 2**20:,.1f} MiB")
+            mark = f"  best: {scored['metric']} {scored['scores'][str(checkpoint.step_of(found))]:.4g}" if found == best else ""
+            print(f"{found}  {size / 2**20:,.1f} MiB{mark}")
         return 0
     wrong = checkpoint.problems(folder, hashes=True)
     print("\n".join(wrong) if wrong else f"{folder}: complete, every file as recorded")

@@ -135,7 +135,9 @@ class ScheduleConfig:
 @dataclass
 class CheckpointConfig:
     every: int = 500
-    keep: int = 2
+    keep: int = 2  # newest ones, and the best one besides
+    best: str | None = None  # the number of metrics.jsonl that the best one is best by, such as eval/vqa_accuracy
+    best_is: str = "highest"  # highest or lowest
     shard_gib: float = 5.0  # GiB of one safetensors file of model/: what a rank holds in memory, at most, to write it
     resume: str = "auto"  # auto, none, or the path of a checkpoint
 
@@ -159,9 +161,13 @@ class VQAScoreConfig:
     batch_size: int = 64
 
 
+PERIODIC = ("vqa", "grid", "image_quality", "self_vqascore", "captions")  # what is measured while training: evals/periodic.py
+
+
 @dataclass
 class EvalsConfig:
     every: int = 0  # steps between evaluations while training; 0 = never
+    periods: dict[str, int] = field(default_factory=dict)  # steps between measurements of those that cost more; the others: each time
     vqa_samples: int = 100  # images of the periodic VQA accuracy
     images: int = 12  # pictures of the periodic grid
     prompts: list[str] = field(default_factory=list)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from liquid_train.config import METRICS, TASKS, BackboneConfig, EvalJob, GenerateJob, ParallelConfig, PlanJob, TokenizeJob, TrainJob
+from liquid_train.config import METRICS, PERIODIC, TASKS, BackboneConfig, EvalJob, GenerateJob, ParallelConfig, PlanJob, TokenizeJob, TrainJob
 
 
 def require(condition: bool, message: str) -> None:
@@ -43,6 +43,7 @@ def check_train(c: TrainJob) -> None:
     for task in c.loss.weight:
         require(task in TASKS, f"loss.weight.{task}: no such task; one of {', '.join(TASKS)}")
     check_parallel(c)
+    check_periods(c)
     require(c.optimizer.image_embedding_lr_scale >= 0, f"optimizer.image_embedding_lr_scale={c.optimizer.image_embedding_lr_scale}: must be 0 or more")
     require(c.optimizer.new_rows_steps >= 0, f"optimizer.new_rows_steps={c.optimizer.new_rows_steps}: must be 0 or more")
     for key in ("schedule.warmup", "schedule.decay"):
@@ -54,6 +55,21 @@ def check_train(c: TrainJob) -> None:
     require(0 <= c.data.unconditional <= 1, f"data.unconditional={c.data.unconditional}: a share between 0 and 1")
     require(c.backbone.init == "random" or c.backbone.path is not None, "backbone.init=pretrained needs backbone.path=FOLDER with an HF model")
     check_backbone(c)
+
+
+def check_periods(c: TrainJob) -> None:
+    """Evaluations come every evals.every steps; what is rarer, and checkpoints that are compared, come at some of these."""
+    every, best = c.evals.every, c.checkpoint.best
+    require(every >= 0, f"evals.every={every}: must be 1 or more, or 0 for no evaluation")
+    for name, period in c.evals.periods.items():
+        require(name in PERIODIC, f"evals.periods.{name}: no such metric; one of {', '.join(PERIODIC)}")
+        fits = period > 0 and every > 0 and period % every == 0
+        require(fits, f"evals.periods.{name}={period}: must be a multiple of evals.every={every}, when evaluations are made")
+    one_of(c, "checkpoint.best_is", ("highest", "lowest"))
+    if best is not None:
+        require(best.startswith(("eval/", "val/")), f"checkpoint.best={best}: give a number of metrics.jsonl, such as eval/vqa_accuracy or val/loss/t2i")
+        measured = every > 0 and c.checkpoint.every % every == 0
+        require(measured, f"checkpoint.best={best} needs checkpoint.every={c.checkpoint.every} to be a multiple of evals.every={every}, when it is measured")
 
 
 def check_parallel(c: TrainJob) -> None:

@@ -33,7 +33,8 @@ EVALUATED = (
 )  # fmt: skip
 SPELLED = ["colour", "shape", "full caption colour", "full caption shape"]
 FIGURES = {
-    "Questions answered right": ["all", "colour", "yes/no"], "Pictures drawn as asked, colour": [], "Fréchet distance (not FID)": ["distance", "infinity", "floor"],
+    "Questions answered right": ["all", "colour", "yes/no"], "Pictures drawn as asked, colour": [],
+    "Fréchet distance (not FID)": ["distance", "infinity", "floor"],
     "Kernel distance (not KID)": ["distance", "deviation"], "Precision and recall, drawn pictures": ["precision", "recall"],
     "Self-VQAScore, drawn pictures": [], "Right from wrong captions, AUC": SPELLED, "Self-VQAScore, right captions": SPELLED,
     "Self-VQAScore, wrong captions": SPELLED, "mine": [],
