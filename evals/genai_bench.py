@@ -6,12 +6,10 @@ FOLDER/genai_skills.json  {"counting": [3, 17, ...], "basic": [...], "advanced":
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-SHOWN = 5  # names in a message
+from evals.json_files import read_object, refuse
 
 
 @dataclass(frozen=True)
@@ -46,28 +44,3 @@ def read_prompts(folder: Path) -> dict[str, str]:
     if lines.is_file():
         return {f"{n:05d}": text for n, text in enumerate(lines.read_text(encoding="utf-8").splitlines(), 1)}
     raise ValueError(f"genai_bench={folder}: neither genai_image.json nor prompts.txt there; give the folder of GenAI-Bench's files")
-
-
-def read_object(path: Path) -> dict[str, Any]:
-    """A JSON object whose keys are all different."""
-
-    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        keys = [key for key, _ in pairs]
-        refuse(sorted({key for key in keys if keys.count(key) > 1}) if len(set(keys)) < len(keys) else [], f"{path}: keys that stand twice")
-        return dict(pairs)
-
-    if not path.is_file():
-        raise ValueError(f"{path}: no such file; genai_bench needs the folder of GenAI-Bench's files")
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=unique)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path}: not JSON ({error}); download it again") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"{path}: not an object; download it again")
-    return content
-
-
-def refuse(names: list[str], what: str) -> None:
-    """Raise ValueError with how many and the first names, unless there are none."""
-    if names:
-        raise ValueError(f"{what}: {len(names)} ({', '.join(names[:SHOWN])}{', ...' if len(names) > SHOWN else ''})")

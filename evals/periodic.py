@@ -28,7 +28,7 @@ from evals.measurement import Measurement, ModelHandle, write_measurement
 from evals.receipt import Receipt, seeds_text, texts_digest
 from evals.self_vqascore import score_drawn, tell_captions
 from evals.wrong_captions import caption_pairs
-from liquid_train.config import EvalsConfig
+from liquid_train.config import PERIODIC, EvalsConfig
 from liquid_train.data.shards import ShardSet
 from liquid_train.generate.pictures import contact_sheet, decode, save_png
 from liquid_train.generate.sampler import draw
@@ -51,38 +51,43 @@ def evaluate(
     out_dir: Path,
     rank: int,
     world_size: int,
+    last: bool = False,
 ) -> dict[str, float]:
     """Metrics by the name they are logged under, the same on every rank; a collective: every rank holds the whole model.
 
     sets: the shard set whose questions are asked, None for no questions. grid: rows and columns of codes; empty where the model
-    has seen no pictures. prompt: suffix of a text-to-image prompt. Rank 0 writes out_dir/samples/step-NNNNNNNN.png and .json and
-    out_dir/evals/step-NNNNNNNN-NAME.json.
+    has seen no pictures. prompt: suffix of a text-to-image prompt. last: measure also what is not due by its period. Rank 0 writes
+    out_dir/samples/step-NNNNNNNN.png and .json and out_dir/evals/step-NNNNNNNN-NAME.json.
     """
     handle = ModelHandle(model, vocabulary, image_tokenizer, grid, prompt, rank, world_size)
     metrics: dict[str, float] = {}
-    for name, measured in measurements(handle, config, sets, step, out_dir):
+    due = {name for name in PERIODIC if last or step % config.periods.get(name, 1) == 0}
+    for name, measured in measurements(handle, config, sets, step, out_dir, due):
         metrics |= {f"eval/{key}": value.value for key, value in measured.values.items()}
         if rank == 0:
             write_measurement(out_dir / "evals", name, step, measured)
     return metrics
 
 
-def measurements(handle: ModelHandle, config: EvalsConfig, sets: str | None, step: int, out_dir: Path) -> Iterator[tuple[str, Measurement]]:
-    """(name, measurement) of everything that the config asks for and the model can do; a collective."""
+def measurements(handle: ModelHandle, config: EvalsConfig, sets: str | None, step: int, out_dir: Path, due: set[str]) -> Iterator[tuple[str, Measurement]]:
+    """(name, measurement) of everything that is due, the config asks for and the model can do; a collective."""
     shards = ShardSet(sets, codebook_size=handle.vocabulary.codebook_size) if sets is not None else None
-    if shards is not None and config.vqa_samples:
+    if shards is not None and config.vqa_samples and "vqa" in due:
         data = vqa.load_questions(shards, config.vqa_samples)
         yield "vqa", Measurement(vqa.shared_accuracy(handle, data), vqa.question_receipt(handle, data))
-    if len(handle.grid) == 2 and config.images and config.prompts:
-        drawn = draw_prompts(handle, config)
-        if handle.rank == 0:
-            write_grid(out_dir / "samples", step, drawn.pixels[: config.images], drawn.prompts[: config.images], config)
-        yield "grid", grid_measurement(handle, drawn, config.images)
-        if shards is not None and config.quality_images:
+    judged = {"image_quality", "self_vqascore"} & due if shards is not None and config.quality_images else set()
+    count = max(config.images if "grid" in due else 0, max(config.images, config.quality_images) if judged else 0)
+    if len(handle.grid) == 2 and config.prompts and count:
+        drawn = draw_prompts(handle, config, count)
+        if "grid" in due and config.images:
+            if handle.rank == 0:
+                write_grid(out_dir / "samples", step, drawn.pixels[: config.images], drawn.prompts[: config.images], config)
+            yield "grid", grid_measurement(handle, drawn, config.images)
+        if shards is not None and "image_quality" in judged:
             yield from guarded("image_quality", lambda: quality(handle, drawn, config, shards))
-            texts = t2i.drawn_texts(drawn)
-            yield from guarded("self_vqascore", lambda: score_drawn(handle, texts, config.vqascore))
-    if shards is not None and config.caption_images:
+        if "self_vqascore" in judged:
+            yield from guarded("self_vqascore", lambda: score_drawn(handle, t2i.drawn_texts(drawn), config.vqascore))
+    if shards is not None and config.caption_images and "captions" in due:
         yield from guarded("captions", lambda: tell_captions(handle, caption_pairs(shards, config.caption_images, 0), config.vqascore))
 
 
@@ -128,9 +133,8 @@ def held_out_pictures(tokenizer: ImageTokenizer, path: str, count: int) -> np.nd
     return decode(tokenizer, np.stack(codes))
 
 
-def draw_prompts(handle: ModelHandle, config: EvalsConfig) -> t2i.Drawn:
-    """The prompts in turn until there are enough; rank r draws every world_size-th picture, picture i with seed i; a collective."""
-    count = max(config.images, config.quality_images)
+def draw_prompts(handle: ModelHandle, config: EvalsConfig, count: int) -> t2i.Drawn:
+    """The prompts in turn until there are `count`; rank r draws every world_size-th picture, picture i with seed i; a collective."""
     prompts, own = [config.prompts[i % len(config.prompts)] for i in range(count)], handle.own(count)
     codes = np.zeros((count, *handle.grid), dtype=np.int64)
     if own:

@@ -3,6 +3,7 @@
     evals/step-NNNNNNNN-NAME.json  every metric's numbers with their intervals and receipt (evals/suite.py lists the names)
     evals/vqa.json                 accuracy by answer type, blind baseline, shuffled pictures, twelve examples (examples/*.png)
     evals/t2i.json                 right colours and shapes, distinct pictures, Frechet distance; drawn.png shows the pictures
+    evals/predictions/             answers to published benchmarks, in the formats that their servers and programs take
 
 The same call again with the results in place does nothing and imports no torch. Results of other steps are kept.
 """
@@ -21,11 +22,12 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from evals.benchmark_files import Benchmark, read_benchmark
 from evals.measurement import Measurement, ModelHandle, Progress, file_name, write_measurement
 from liquid_train.checkpoint import model_folder, step_of
-from liquid_train.config import DRAWING, METRICS, EvalJob
+from liquid_train.config import BENCHMARKS, DRAWING, METRICS, READING, EvalJob
 from liquid_train.data.shards import ShardSet
-from liquid_train.files import sha256_of
+from liquid_train.files import sha256_of, write_synced
 from liquid_train.generate.job import progress_bar
 from liquid_train.generate.manifest import aside, file_identity, is_current, model_identity, publish, text_digest
 
@@ -44,9 +46,8 @@ def run(config: EvalJob) -> None:
     output = output_folder(config, folder)
     if config.max_images is not None and config.max_images < 1:
         raise ValueError(f"max_images={config.max_images}: must be 1 or more, or null for all")
-    sets = [ShardSet(path) for path in (config.shards, config.train_shards) if path is not None]
-    for shards in sets:
-        shards.check_files()
+    for path in shard_paths(config):
+        ShardSet(path).check_files()
     inputs = inputs_of(config, folder)
     step = step_of(folder.parent) if in_run(folder) else None
     names = [name for name in METRICS if name in config.metrics and (config.images_per_prompt or name not in DRAWING)]
@@ -60,9 +61,11 @@ def run(config: EvalJob) -> None:
         return
     from liquid_train.generate.session import open_model
 
+    benchmarks = {name: read_benchmark(name, config.benchmarks) for name in BENCHMARKS if name in names}
     session = open_model(folder, config.device, vq=config.vq)
     with aside(output) as partial:
-        for name, measured in evaluate(config, session, step, partial).items():
+        for name, measured in evaluate(config, session, step, partial, benchmarks).items():
+            write_predictions(output, step, measured)
             write_measurement(output, name, step, measured)
             for warning in measured.warnings:
                 print(f"{name}: {warning}")
@@ -91,21 +94,41 @@ def inputs_of(config: EvalJob, folder: Path) -> dict[str, Any]:
     code = [p for where in (Path(__file__).parent, Path(__file__).parents[1] / "liquid_train" / "generate") for p in sorted(where.glob("*.py"))]
     return {
         "model": model_identity(folder),
-        "data": [ShardSet(path).digest for path in (config.shards, config.train_shards) if path is not None],
+        "data": [ShardSet(path).digest for path in shard_paths(config)],
         "vq": [file_identity(Path(path)) if Path(path).is_file() else path for path in (config.vq.config, config.vq.checkpoint)],
         "code": text_digest("".join(sha256_of(p) for p in code)),
         "features": [asdict(config.features), file_identity(Path(config.features.path)) if config.features.path is not None else None],
         "vqascore": asdict(config.vqascore),
         "genai_bench": [file_identity(p) for p in sorted(Path(config.genai_bench).glob("*"))] if config.genai_bench is not None else None,
+        "benchmarks": [asdict(config.benchmarks), text_digest(json.dumps([file_identity(p) for p in benchmark_paths(config)]))],
         **{key: getattr(config, key) for key in SETTINGS},
     }
 
 
-def evaluate(config: EvalJob, session: Session, step: int | None, folder: Path) -> dict[str, Measurement]:
+def shard_paths(config: EvalJob) -> list[str]:
+    """The shard sets that the chosen metrics read."""
+    return [path for path in (config.shards, config.train_shards) if path is not None and set(config.metrics) & set(READING)]
+
+
+def benchmark_paths(config: EvalJob) -> list[Path]:
+    """The questions and pictures of the chosen benchmarks, those of a folder one by one."""
+    paths = [Path(p) for name in BENCHMARKS if name in config.metrics for p in asdict(getattr(config.benchmarks, name)).values() if p is not None]
+    return [file for path in paths for file in (sorted(path.rglob("*")) if path.is_dir() else [path])]
+
+
+def write_predictions(output: Path, step: int | None, measured: Measurement) -> None:
+    """The files that a benchmark's server or program takes, and the names of what was left out."""
+    for name, text in measured.detail.get("files", {}).items():
+        path = output / "predictions" / (file_name("", step).removesuffix(".json") + name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_synced(path, text)
+
+
+def evaluate(config: EvalJob, session: Session, step: int | None, folder: Path, benchmarks: dict[str, Benchmark]) -> dict[str, Measurement]:
     """Measure everything; what the report reads of it is written into `folder`."""
     from evals.suite import Inputs, Suite
 
-    inputs = Inputs(config, session)
+    inputs = Inputs(config, session, benchmarks)
     with reports() as report:
         suite = Suite(ModelHandle.of(session, inputs.image_tokenizer, report), inputs)
         found = {name: measure() for name, measure in suite.measures().items()}

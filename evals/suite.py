@@ -6,17 +6,20 @@ image_quality    distances of drawn from real pictures: Frechet, kernel, precisi
 self_vqascore    how well the model itself finds that its pictures fit their prompts
 captions         how well it tells right captions of real pictures from wrong ones
 image_tokenizer  what real pictures lose through the image tokenizer
+genai_bench      self_vqascore of pictures drawn from GenAI-Bench's prompts
+vqav2, textvqa, gqa, pope, mme  answers to published benchmarks (benchmark_files.py)
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
 
-from evals import t2i, vqa
+from evals import benchmarks, t2i, vqa
+from evals.benchmark_files import Benchmark
 from evals.features import open_features
 from evals.genai_bench import read_genai_bench
 from evals.image_quality import PictureSets, image_quality
@@ -24,7 +27,7 @@ from evals.measurement import Measurement, ModelHandle
 from evals.self_vqascore import score_drawn, tell_captions
 from evals.tokenizer_quality import tokenizer_quality
 from evals.wrong_captions import caption_pairs
-from liquid_train.config import DRAWING, METRICS, EvalJob
+from liquid_train.config import BENCHMARKS, DRAWING, METRICS, EvalJob
 from liquid_train.data.shards import ShardSet
 from liquid_train.generate.pictures import decode
 from liquid_train.generate.session import Session, open_vq
@@ -33,20 +36,28 @@ from liquid_train.generate.session import Session, open_vq
 class Inputs:
     """Everything that metrics measure on, each made when it is first asked for."""
 
-    def __init__(self, config: EvalJob, session: Session) -> None:
+    def __init__(self, config: EvalJob, session: Session, benchmarks: dict[str, Benchmark]) -> None:
         """Opens the data and the image tokenizer; ValueError when they do not fit the model."""
-        fingerprint, size = session.card.vq_fingerprint, session.card.codebook_size
-        self.config = config
-        self.shards = ShardSet(config.shards, vq_fingerprint=fingerprint, codebook_size=size)
-        self.train = ShardSet(config.train_shards, vq_fingerprint=fingerprint, codebook_size=size) if config.train_shards is not None else None
+        self.config, self.card, self.benchmarks = config, session.card, benchmarks
         self.tagged = read_genai_bench(Path(config.genai_bench)) if config.genai_bench is not None else []
         self.image_tokenizer = open_vq(session, config.vq)
         open_features(config.features, self.image_tokenizer)  # whatever is wrong with its files is told before anything is drawn
         if chosen(config) & {"vqa", "image_quality"}:
-            _ = self.questions
+            _ = self.questions, self.train
         self.pairs = caption_pairs(self.shards, config.caption_images, config.seed) if "captions" in config.metrics else None
         if chosen(config) & {"t2i", "image_quality", "image_tokenizer"}:
             _ = self.real
+
+    @cached_property
+    def shards(self) -> ShardSet:
+        return self.opened(self.config.shards)
+
+    @cached_property
+    def train(self) -> ShardSet | None:
+        return self.opened(self.config.train_shards) if self.config.train_shards is not None else None
+
+    def opened(self, path: str) -> ShardSet:
+        return ShardSet(path, vq_fingerprint=self.card.vq_fingerprint, codebook_size=self.card.codebook_size)
 
     @cached_property
     def questions(self) -> vqa.QuestionSet:
@@ -110,6 +121,10 @@ class Suite:
         renamed = {key.replace("self_vqascore", "genai_bench", 1): value for key, value in measured.values.items()}
         return Measurement(renamed, measured.receipt)
 
+    def benchmark(self, name: str) -> Measurement:
+        return benchmarks.measure(self.handle, self.inputs.benchmarks[name], self.config.benchmarks, batch_size=self.config.batch_size)
+
     def measures(self) -> dict[str, Callable[[], Measurement]]:
         """The chosen ones by name, in the order of METRICS."""
-        return {name: getattr(self, name) for name in METRICS if name in chosen(self.config)}
+        names = [name for name in METRICS if name in chosen(self.config)]
+        return {name: partial(self.benchmark, name) if name in BENCHMARKS else getattr(self, name) for name in names}

@@ -16,6 +16,8 @@ from liquid_train.files import sha256_of, sync, write_synced
 
 SCHEMA = 1
 COMMIT = "COMMIT.json"
+SCORES = "scores.json"  # checkpoints/scores.json: {"metric", "best_is", "scores": {step: value}}
+BEST = "best"
 _NAME = re.compile(r"step-(\d{8,})$")
 
 
@@ -61,11 +63,16 @@ def problems(checkpoint: Path, *, hashes: bool = False) -> list[str]:
 
 
 def model_folder(path: str | Path) -> Path:
-    """The model/ folder meant by a run (its newest complete checkpoint), a checkpoint or an HF folder.
+    """The model/ folder meant by a run (its newest complete checkpoint), a checkpoint, RUN/checkpoints/best or an HF folder.
 
     Raises ValueError saying what the path is not.
     """
     path = Path(path)
+    if path.name == BEST and path.parent.name == "checkpoints":
+        found = best(path.parents[1])
+        if found is None:
+            raise ValueError(f"checkpoint={path}: no checkpoint there has a score; train with checkpoint.best=METRIC, or name one of them")
+        return found / "model"
     if not path.is_dir():
         raise ValueError(f"checkpoint={path}: no such folder; give a run, a checkpoint or a folder in Hugging Face format")
     if (path / "checkpoints").is_dir() or (path / "metrics.jsonl").is_file():
@@ -129,8 +136,34 @@ def abandon(run_dir: Path, step: int) -> str:
     return f"{free:.2f} GiB are free there, and a restart {start}"
 
 
+def read_scores(run_dir: str | Path) -> dict[str, Any]:
+    """What checkpoints/scores.json holds; {} where there is none."""
+    path = Path(run_dir) / "checkpoints" / SCORES
+    return json.loads(path.read_text()) if path.is_file() else {}
+
+
+def note_score(run_dir: Path, step: int, metric: str, best_is: str, value: float) -> None:
+    """Note what the model of `step` is worth. Forgotten: scores by another metric, and of later steps (the run went back behind them)."""
+    known = read_scores(run_dir)
+    same = (known.get("metric"), known.get("best_is")) == (metric, best_is)
+    scores = {s: v for s, v in known["scores"].items() if int(s) < step} if same else {}
+    (run_dir / "checkpoints").mkdir(parents=True, exist_ok=True)
+    content = {"metric": metric, "best_is": best_is, "scores": {**scores, str(step): value}}
+    write_synced(run_dir / "checkpoints" / SCORES, json.dumps(content, indent=1))
+
+
+def best(run_dir: str | Path) -> Path | None:
+    """The complete checkpoint with the best score, the newer of two alike; None where none has one."""
+    known = read_scores(run_dir)
+    scored = [(known["scores"][str(step_of(p))], step_of(p), p) for p in committed(run_dir) if str(step_of(p)) in known.get("scores", {})]
+    sign = -1 if known.get("best_is") == "lowest" else 1
+    return max(scored, key=lambda s: (sign * s[0], s[1]))[2] if scored else None
+
+
 def retain(run_dir: Path, keep: int) -> None:
-    """Remove all but the newest `keep` complete checkpoints; a folder loses its COMMIT.json first, so a kill leaves no half one."""
+    """Remove all complete checkpoints but the newest `keep` and the best; a folder loses its COMMIT.json first, so a kill leaves no half one."""
+    kept = best(run_dir)
     for old in committed(run_dir)[:-keep]:
-        (old / COMMIT).unlink()
-        shutil.rmtree(old)
+        if old != kept:
+            (old / COMMIT).unlink()
+            shutil.rmtree(old)

@@ -10,12 +10,14 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from liquid_train.config import JOBS, all_keys, load
+from liquid_train.config import BENCHMARKS, JOBS, all_keys, load
 
 JOB_MODULES = {"tokenize": "data_prep.tokenize", "eval": "evals.run", "generate": "liquid_train.generate.job", "plan": "liquid_train.scaling.planner"}
 FREE_TEXT = ("prompt", "null_prompt", "image", "checkpoint", "prompts", "questions", "output", "run.dir", "run.name", "vq.config", "vq.checkpoint",
              "tokenize.input", "tokenize.images", "tokenize.image_key", "tokenize.text_key", "tokenize.output",
-             "genai_bench", "features.path", "vqascore.question", "vqascore.answer", "evals.vqascore.question", "evals.vqascore.answer")  # fmt: skip
+             "genai_bench", "benchmarks.suffix",
+             *(f"benchmarks.{name}.{key}" for name in BENCHMARKS for key in ("questions", "annotations", "images", "folder")),
+             "features.path", "vqascore.question", "vqascore.answer", "evals.vqascore.question", "evals.vqascore.answer")  # fmt: skip
 
 USAGE = """usage: liquid <job> [key=value ...]        jobs: tokenize, train, eval, generate, plan   (liquid <job> --help lists the keys)
        liquid run list [FOLDER]            all runs below FOLDER (default: runs)
@@ -51,7 +53,7 @@ def quote(override: str) -> str:
         # Hydra's grammar: a backslash escapes only a quote, or the backslashes that stand right before one
         escaped = re.sub(r"(\\*)('|$)", lambda m: m[1] * 2 + ("\\'" if m[2] else ""), value)
         return f"{key}='{escaped}'"
-    if re.match(r"(data\.(sources|heldout)\.\w+|loss\.weight|backbone\.architecture)\.", key):
+    if re.match(r"(data\.(sources|heldout)\.\w+|loss\.weight|evals\.periods|backbone\.architecture)\.", key):
         return f"++{override}"
     return override
 
@@ -149,9 +151,11 @@ def checkpoint_tool(rest: list[str]) -> int:
         print(f"{source} -> {args.output}: {plan.elements:,} parameters, {plan.size / 2**30:,.2f} GiB in {len(plan.names)} file(s)")
         return 0
     if args.action == "list":
+        scored, best = checkpoint.read_scores(folder), checkpoint.best(folder)
         for found in checkpoint.committed(folder):
             size = sum(f["size"] for f in checkpoint.read_commit(found)["files"].values())
-            print(f"{found}  {size / 2**20:,.1f} MiB")
+            mark = f"  best: {scored['metric']} {scored['scores'][str(checkpoint.step_of(found))]:.4g}" if found == best else ""
+            print(f"{found}  {size / 2**20:,.1f} MiB{mark}")
         return 0
     wrong = checkpoint.problems(folder, hashes=True)
     print("\n".join(wrong) if wrong else f"{folder}: complete, every file as recorded")

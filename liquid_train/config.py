@@ -135,7 +135,9 @@ class ScheduleConfig:
 @dataclass
 class CheckpointConfig:
     every: int = 500
-    keep: int = 2
+    keep: int = 2  # newest ones, and the best one besides
+    best: str | None = None  # the number of metrics.jsonl that the best one is best by, such as eval/vqa_accuracy
+    best_is: str = "highest"  # highest or lowest
     shard_gib: float = 5.0  # GiB of one safetensors file of model/: what a rank holds in memory, at most, to write it
     resume: str = "auto"  # auto, none, or the path of a checkpoint
 
@@ -159,9 +161,13 @@ class VQAScoreConfig:
     batch_size: int = 64
 
 
+PERIODIC = ("vqa", "grid", "image_quality", "self_vqascore", "captions")  # what is measured while training: evals/periodic.py
+
+
 @dataclass
 class EvalsConfig:
     every: int = 0  # steps between evaluations while training; 0 = never
+    periods: dict[str, int] = field(default_factory=dict)  # steps between measurements of those that cost more; the others: each time
     vqa_samples: int = 100  # images of the periodic VQA accuracy
     images: int = 12  # pictures of the periodic grid
     prompts: list[str] = field(default_factory=list)
@@ -277,8 +283,42 @@ class GenerateJob:
     vq: VQSettings = field(default_factory=VQSettings)
 
 
-METRICS = ("vqa", "t2i", "image_quality", "self_vqascore", "captions", "image_tokenizer", "genai_bench")  # what each is: evals/suite.py
+OWN_METRICS = ("vqa", "t2i", "image_quality", "self_vqascore", "captions", "image_tokenizer")  # what each is: evals/suite.py
+BENCHMARKS = ("vqav2", "textvqa", "gqa", "pope", "mme")  # from files as they are published: evals/benchmark_files.py
+METRICS = (*OWN_METRICS, "genai_bench", *BENCHMARKS)
+READING = ("vqa", "image_quality", "captions")  # those that read shards, and vqa train_shards
 DRAWING = ("t2i", "image_quality", "self_vqascore")  # those that measure images_per_prompt pictures of each caption
+
+
+@dataclass
+class QuestionFiles:
+    questions: str | None = None
+    images: str | None = None  # the folder with the pictures
+
+
+@dataclass
+class AnnotatedFiles(QuestionFiles):
+    annotations: str | None = None  # None: a test split; no score, only the file for the server
+
+
+@dataclass
+class MMEFiles:
+    folder: str | None = None
+
+
+@dataclass
+class BenchmarksConfig:
+    """Published benchmarks from local files; evals/benchmark_files.py says what is in each."""
+
+    suffix: str = ""  # behind every question
+    max_new_tokens: int = 16  # of an answer
+    max_bad: float = 0.0  # share of questions that may be left out (and are then named)
+    max_questions: int | None = None  # only the first N
+    vqav2: AnnotatedFiles = field(default_factory=AnnotatedFiles)
+    textvqa: QuestionFiles = field(default_factory=QuestionFiles)
+    gqa: QuestionFiles = field(default_factory=QuestionFiles)
+    pope: QuestionFiles = field(default_factory=QuestionFiles)
+    mme: MMEFiles = field(default_factory=MMEFiles)
 
 
 @dataclass
@@ -296,8 +336,9 @@ class EvalJob:
     temperature: float = 0.8
     top_k: int | None = None
     max_images: int | None = None  # only the first N images of the set
-    metrics: list[str] = field(default_factory=lambda: list(METRICS[:-1]))
+    metrics: list[str] = field(default_factory=lambda: list(OWN_METRICS))
     genai_bench: str | None = None  # the folder of GenAI-Bench's prompts and skill tags
+    benchmarks: BenchmarksConfig = field(default_factory=BenchmarksConfig)
     caption_images: int = 500  # real pictures whose right and wrong captions are compared
     tokenizer_images: int = 200  # real pictures that are encoded and decoded again
     features: FeaturesConfig = field(default_factory=FeaturesConfig)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from liquid_train.config import METRICS, TASKS, BackboneConfig, EvalJob, GenerateJob, ParallelConfig, PlanJob, TokenizeJob, TrainJob
+from liquid_train.config import METRICS, PERIODIC, TASKS, BackboneConfig, EvalJob, GenerateJob, ParallelConfig, PlanJob, TokenizeJob, TrainJob
 
 
 def require(condition: bool, message: str) -> None:
@@ -43,6 +43,7 @@ def check_train(c: TrainJob) -> None:
     for task in c.loss.weight:
         require(task in TASKS, f"loss.weight.{task}: no such task; one of {', '.join(TASKS)}")
     check_parallel(c)
+    check_periods(c)
     require(c.optimizer.image_embedding_lr_scale >= 0, f"optimizer.image_embedding_lr_scale={c.optimizer.image_embedding_lr_scale}: must be 0 or more")
     require(c.optimizer.new_rows_steps >= 0, f"optimizer.new_rows_steps={c.optimizer.new_rows_steps}: must be 0 or more")
     for key in ("schedule.warmup", "schedule.decay"):
@@ -54,6 +55,21 @@ def check_train(c: TrainJob) -> None:
     require(0 <= c.data.unconditional <= 1, f"data.unconditional={c.data.unconditional}: a share between 0 and 1")
     require(c.backbone.init == "random" or c.backbone.path is not None, "backbone.init=pretrained needs backbone.path=FOLDER with an HF model")
     check_backbone(c)
+
+
+def check_periods(c: TrainJob) -> None:
+    """Evaluations come every evals.every steps; what is rarer, and checkpoints that are compared, come at some of these."""
+    every, best = c.evals.every, c.checkpoint.best
+    require(every >= 0, f"evals.every={every}: must be 1 or more, or 0 for no evaluation")
+    for name, period in c.evals.periods.items():
+        require(name in PERIODIC, f"evals.periods.{name}: no such metric; one of {', '.join(PERIODIC)}")
+        fits = period > 0 and every > 0 and period % every == 0
+        require(fits, f"evals.periods.{name}={period}: must be a multiple of evals.every={every}, when evaluations are made")
+    one_of(c, "checkpoint.best_is", ("highest", "lowest"))
+    if best is not None:
+        require(best.startswith(("eval/", "val/")), f"checkpoint.best={best}: give a number of metrics.jsonl, such as eval/vqa_accuracy or val/loss/t2i")
+        measured = every > 0 and c.checkpoint.every % every == 0
+        require(measured, f"checkpoint.best={best} needs checkpoint.every={c.checkpoint.every} to be a multiple of evals.every={every}, when it is measured")
 
 
 def check_parallel(c: TrainJob) -> None:
@@ -131,7 +147,10 @@ def check_eval(c: EvalJob) -> None:
     for name in c.metrics:
         require(name in METRICS, f"metrics: {name}: no such metric; one of {', '.join(METRICS)}")
     require(c.genai_bench is not None or "genai_bench" not in c.metrics, "metrics: genai_bench needs genai_bench=FOLDER with GenAI-Bench's files")
-    for key in ("batch_size", "caption_images", "vqascore.batch_size"):
+    b = c.benchmarks
+    require(0 <= b.max_bad < 1, f"benchmarks.max_bad={b.max_bad}: a share from 0 to below 1")
+    require(b.max_questions is None or b.max_questions > 0, f"benchmarks.max_questions={b.max_questions}: must be 1 or more, or null for all")
+    for key in ("batch_size", "caption_images", "vqascore.batch_size", "benchmarks.max_new_tokens"):
         require(get(c, key) > 0, f"{key}={get(c, key)}: must be 1 or more")
     require(c.tokenizer_images >= 2, f"tokenizer_images={c.tokenizer_images}: must be 2 or more")
     one_of(c, "features.kind", ("vq", "inception", "hf"))

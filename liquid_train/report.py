@@ -23,7 +23,7 @@ __all__ = ["inputs_digest", "list_runs", "print_summary", "report_is_current", "
 
 BACKBONE_SIZES = (("num_hidden_layers", "layers"), ("hidden_size", "wide"), ("num_attention_heads", "heads"))
 META = "liquid-inputs"
-PARTS = ("report.py", "report_pictures.py", "report_plots.py", "report_template.html", "run_folder.py", "run_tables.py")
+PARTS = ("metric_families.py", "report.py", "report_pictures.py", "report_plots.py", "report_template.html", "run_folder.py", "run_tables.py")
 
 
 def inputs_digest(run_dir: Path) -> str:

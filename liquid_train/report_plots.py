@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import io
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import matplotlib
@@ -18,16 +18,20 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
+from liquid_train.metric_families import place
 from liquid_train.run_folder import Run, number, series
-from liquid_train.run_tables import answer_type
 
-SENTINELS = {"#010203": "var(--text-soft)", "#020304": "var(--rule)", "#030405": "var(--train)", "#040506": "var(--heldout)", "#050607": "var(--baseline)"}
-TEXT, RULE, TRAIN, HELDOUT, BASELINE = SENTINELS
+SENTINELS = {"#010203": "var(--text-soft)", "#020304": "var(--rule)", "#030405": "var(--train)", "#040506": "var(--heldout)", "#050607": "var(--baseline)",
+             "#060708": "var(--third)", "#070809": "var(--fourth)"}  # fmt: skip
+TEXT, RULE, TRAIN, HELDOUT, BASELINE, THIRD, FOURTH = SENTINELS
+LINES = (HELDOUT, TRAIN, THIRD, FOURTH)  # of one figure with several curves; beyond them, dashed
 SIZE = (4.3, 2.35)  # inches; at 72 dots an inch this is 310 x 169 CSS pixels before the page scales it
+LEGEND_ROW = 0.19  # inches
 STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",  # text stays text: it takes the page's font
     "text.parse_math": False,  # a task or source may be called a$b
     "font.size": 8.5,
+    "text.color": TEXT,
     "axes.edgecolor": RULE,
     "axes.labelcolor": TEXT,
     "xtick.color": TEXT,
@@ -50,19 +54,25 @@ NOTHING: Points = ([], [])
 
 @dataclass(frozen=True)
 class Curve:
-    """One figure. `train` is drawn raw (faint) and smoothed, `heldout` as points, `baseline` as a dashed level."""
+    """One figure. `train` is drawn raw (faint) and smoothed, `heldout` as points, `lines` as points with a legend, `baseline` as a
+    dashed level."""
 
     name: str  # unique on the page
     title: str
     train: Points = NOTHING
     heldout: Points = NOTHING
+    lines: dict[str, Points] = field(default_factory=dict)  # by label
     baseline: float | None = None
     raw_only: bool = False  # no noise in it: one solid line
     unit: str = ""  # "", "%" (values are shares), "log", "sci" (learning rates) or "count" (4.2 k)
 
     @property
     def empty(self) -> bool:
-        return not self.train[0] and not self.heldout[0]
+        return not self.values
+
+    @property
+    def values(self) -> list[float]:
+        return [value for _, values in (self.train, self.heldout, *self.lines.values()) for value in values]
 
 
 def smooth(values: list[float], width: int) -> np.ndarray:
@@ -87,12 +97,15 @@ def thin(steps: list[int], values: list[float], bins: int = 200) -> Points:
 def curve_svg(curve: Curve) -> str:
     """The figure as an <svg> element, without identifiers that another figure on the page could also use."""
     with matplotlib.rc_context({**STYLE, "svg.hashsalt": curve.name}):
-        figure = Figure(figsize=SIZE, layout="constrained")
+        columns = 2 if len(curve.lines) == 4 else 3
+        figure = Figure(figsize=(SIZE[0], SIZE[1] + LEGEND_ROW * -(-len(curve.lines) // columns)), layout="constrained")
         figure.patch.set_alpha(0)
         axes = figure.add_subplot()
         axes.patch.set_alpha(0)
         _draw(axes, curve)
         _format(axes, curve)
+        if curve.lines:
+            figure.legend(loc="outside lower center", ncols=columns, frameon=False, handlelength=1.4, columnspacing=1.2)
         buffer = io.StringIO()
         figure.savefig(buffer, format="svg", metadata={"Creator": None, "Date": None, "Format": None, "Type": None})
     return _inline(buffer.getvalue(), curve)
@@ -109,12 +122,15 @@ def _draw(axes: Axes, curve: Curve) -> None:
         axes.plot(*thin(steps, list(smooth(values, len(values) // 30))), color=TRAIN, linewidth=1.5, solid_joinstyle="round")
     if curve.heldout[0]:
         axes.plot(*curve.heldout, color=HELDOUT, linewidth=1, marker="o", markersize=3.6)
+    for i, (label, points) in enumerate(curve.lines.items()):
+        dashes = "-" if i < len(LINES) else (0, (2, 2))
+        axes.plot(*points, color=LINES[i % len(LINES)], linewidth=1, linestyle=dashes, marker="o", markersize=2.6, label=label)
     if curve.baseline is not None:
         axes.axhline(curve.baseline, color=BASELINE, linewidth=1, linestyle=(0, (4, 3)))
 
 
 def _format(axes: Axes, curve: Curve) -> None:
-    values = [*curve.train[1], *curve.heldout[1]]
+    values = curve.values
     axes.set_xlim(left=0)
     axes.xaxis.set_major_locator(MaxNLocator(5, integer=True, steps=[1, 2, 2.5, 5, 10]))
     axes.xaxis.set_major_formatter(EngFormatter(sep=""))
@@ -170,11 +186,16 @@ class Group:
 
 def curve_groups(run: Run) -> list[Group]:
     """Every curve of a run: learning per task, evaluations over training, optimizer, throughput."""
-    blind = " Dashed: the blind baseline over all test questions." if run.vqa else ""
+    blind = " Dashed, of questions: the blind baseline over all test questions." if run.vqa else ""
     packing = "Packing efficiency is the share of positions of a packed sequence that hold a token."
     made = [
         ("learning", "Learning", "Loss in nats per target token, and share of target tokens predicted right.", "No training step has been logged yet."),
-        ("evaluations", "Evaluations while training", "Measured on a fixed subset." + blind, "This run has no periodic evaluations."),
+        (
+            "evaluations",
+            "Evaluations while training",
+            "Measured on a fixed subset; captions are those of real held-out pictures." + blind,
+            "This run has no periodic evaluations.",
+        ),
         ("optimizer", "Optimizer", "", "No learning rate or gradient norm has been logged."),
         ("throughput", "Throughput", packing, "No throughput has been logged."),
     ]
@@ -192,15 +213,19 @@ def _learning(run: Run) -> list[Curve]:
 
 
 def _evaluations(run: Run) -> list[Curve]:
+    """One figure a family of numbers; a legend where there are several."""
     keys = dict.fromkeys(key for line in run.evaluations for key in line if key.startswith("eval/"))
-    blind = number(run.vqa.get("blind_accuracy"))
-    curves = []
+    figures: dict[str, list[str]] = {}
     for key in keys:
-        name = key.removeprefix("eval/")
-        points = series(run.evaluations, key)
-        shares = "accuracy" in name or name.startswith("right_")
-        title = answer_type(name).replace("_", " ").replace("vqa", "VQA")
-        curves.append(Curve(key, title, heldout=points, baseline=blind if name == "vqa_accuracy" else None, unit="%" if shares else ""))
+        figures.setdefault(place(key.removeprefix("eval/")).title, []).append(key)
+    curves = []
+    for title, own in figures.items():
+        first = place(own[0].removeprefix("eval/"))
+        baseline = number(run.vqa.get("blind_accuracy")) if "eval/vqa_accuracy" in own else first.chance
+        lines = {place(key.removeprefix("eval/")).label: series(run.evaluations, key) for key in own}
+        single = len(own) == 1
+        shown: dict[str, Any] = {"heldout": lines[first.label]} if single else {"lines": lines}
+        curves.append(Curve(own[0], f"{title}, {first.label}" if single and first.label != "all" else title, baseline=baseline, unit=first.unit, **shown))
     return curves
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
+import math
 import os
 import platform
 import signal
@@ -18,7 +19,7 @@ import torch
 import torch.distributed as dist
 
 from evals.heldout import heldout_batches, heldout_loss
-from liquid_train import backbone, train_state
+from liquid_train import backbone, checkpoint, train_state
 from liquid_train.attention import in_words
 from liquid_train.config import TASKS, TrainJob, load, package_path, to_yaml
 from liquid_train.data.loader import BatchLoader, LoaderError, MicroBatch, RankBatch, batch_digest, micro_batches, one_clear_error, open_sources
@@ -29,6 +30,7 @@ from liquid_train.image_rows import fill_image_rows
 from liquid_train.image_tokenizer import ImageTokenizer
 from liquid_train.launcher import STOP_FILE
 from liquid_train.loss import LossModule
+from liquid_train.metric_families import headline
 from liquid_train.metrics import Compute, batch_totals, data_ended, share_metrics, speed_metrics, step_metrics
 from liquid_train.optimizer import RowRates, build_optimizer, learning_rate
 from liquid_train.parallel import World, assert_dtypes, parallelize, process_group, set_sync
@@ -207,8 +209,8 @@ def add_digest(metrics: dict[str, Any], batch: RankBatch, world: World) -> None:
     metrics["batch_digest"] = batch_digest({g: d for part in parts for g, d in part.items()})
 
 
-def evaluate_now(run: Run) -> dict[str, Any]:
-    """Held-out loss, VQA accuracy on a fixed subset and a grid of pictures; a collective of all ranks."""
+def evaluate_now(run: Run, last: bool) -> dict[str, Any]:
+    """Held-out loss and what evals/periodic.py measures, everything at the last step; a collective of all ranks."""
     from evals.periodic import evaluate
 
     metrics = heldout_loss(run.root, run.heldout, run.world)
@@ -216,7 +218,7 @@ def evaluate_now(run: Run) -> dict[str, Any]:
     with live_model(run.root, run.root.lm, run.world.device) as model:
         metrics |= evaluate(
             model, run.vocabulary, run.image_tokenizer, settings, sets=heldout_images(run.config), grid=tuple(run.card.grid), prompt=run.card.prompt,
-            step=run.progress.step, out_dir=run.dir, rank=run.world.rank, world_size=run.world.size,
+            step=run.progress.step, out_dir=run.dir, rank=run.world.rank, world_size=run.world.size, last=last,
         )  # fmt: skip
     return metrics
 
@@ -318,18 +320,33 @@ def finish_step(run: Run, tracker: Tracker | None, metrics: dict[str, Any]) -> N
             tracker.write(metrics)
         tracker.show(metrics)
     if c.evals.every and (step % c.evals.every == 0 or last):
-        log_evaluation(run, tracker)
+        log_evaluation(run, tracker, last)
     if last:
         save(run)
     elif step % c.checkpoint.every == 0:
         save_or_go_on(run, tracker)
 
 
-def log_evaluation(run: Run, tracker: Tracker | None) -> None:
-    found = evaluate_now(run)
+def log_evaluation(run: Run, tracker: Tracker | None, last: bool) -> None:
+    started, step = time.perf_counter(), run.progress.step
+    found = evaluate_now(run, last)
     if tracker:
-        tracker.write({"step": run.progress.step, **found})
-        tracker.say(f"step {run.progress.step}: " + ", ".join(f"{k} {v:.4g}" for k, v in found.items()))
+        tracker.write({"step": step, **found})
+        tracker.say(f"step {step}: {headline(found)}, in {time.perf_counter() - started:.1f} s")
+        if run.config.checkpoint.best is not None:
+            note_score(run, tracker, found, run.config.checkpoint.best)
+
+
+def note_score(run: Run, tracker: Tracker, found: dict[str, Any], metric: str) -> None:
+    """By which the best checkpoint is kept; where it cannot be noted, say so and train on."""
+    step, value = run.progress.step, found.get(metric, math.nan)
+    if not math.isfinite(value):
+        tracker.say(f"step {step} has no score: checkpoint.best={metric} was not measured, or is not a number")
+        return
+    try:
+        checkpoint.note_score(run.dir, step, metric, run.config.checkpoint.best_is, value)
+    except OSError as error:
+        tracker.say(f"step {step}: its score could not be noted ({error}). Training goes on; the best checkpoint is then one of the others.")
 
 
 def end_early(run: Run, tracker: Tracker | None, metrics: dict[str, Any]) -> None:
@@ -338,7 +355,7 @@ def end_early(run: Run, tracker: Tracker | None, metrics: dict[str, Any]) -> Non
     if tracker and metrics and step % c.tracker.every:
         tracker.write(metrics)
     if metrics and c.evals.every and step % c.evals.every:
-        log_evaluation(run, tracker)
+        log_evaluation(run, tracker, last=True)
     save(run)
     if tracker:
         tracker.say(f"every source has been read data.sources.*.max_epochs times: training ends at step {step} of {run.steps}")

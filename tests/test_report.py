@@ -19,11 +19,26 @@ from rich.console import Console
 
 from liquid_train import report
 from liquid_train.checkpoint import SCHEMA
+from liquid_train.metric_families import headline
 
 ROOT = Path(__file__).resolve().parents[1]
 COLORS = {"black": "#000", "blue": "#00f", "brown": "#a52a2a", "gray": "#808080", "green": "#0f0", "red": "#f00", "teal": "#008080", "yellow": "#ff0"}
 SHAPES = ("circle", "rectangle", "triangle")
 TASKS = {"text": 3.2, "t2i": 2.6, "vqa": 0.22}
+CASES = ("color", "shape", "full_caption_color", "full_caption_shape")
+EVALUATED = (
+    "vqa_accuracy", "vqa_accuracy_color", "vqa_accuracy_yes_no", "right_color", "frechet_distance", "frechet_infinity", "frechet_floor",
+    "kernel_distance", "kernel_deviation", "precision", "recall", "self_vqascore", *(f"caption_auc/{case}" for case in CASES),
+    *(f"self_vqascore_{kind}/{case}" for case in CASES for kind in ("right", "wrong")), "mine",
+)  # fmt: skip
+SPELLED = ["colour", "shape", "full caption colour", "full caption shape"]
+FIGURES = {
+    "Questions answered right": ["all", "colour", "yes/no"], "Pictures drawn as asked, colour": [],
+    "Fréchet distance (not FID)": ["distance", "infinity", "floor"],
+    "Kernel distance (not KID)": ["distance", "deviation"], "Precision and recall, drawn pictures": ["precision", "recall"],
+    "Self-VQAScore, drawn pictures": [], "Right from wrong captions, AUC": SPELLED, "Self-VQAScore, right captions": SPELLED,
+    "Self-VQAScore, wrong captions": SPELLED, "mine": [],
+}  # fmt: skip
 CONFIG = """\
 seed: 0
 run:
@@ -79,7 +94,8 @@ def metrics_lines(steps: int, rng: np.random.Generator) -> list[dict]:
         if step % 200 == 0:
             held = {f"val/loss/{task}": value + 0.05 for task, value in loss.items()}
             held |= {f"val/accuracy/{task}": math.exp(-(value + 0.05) / 3) for task, value in loss.items()}
-            lines.append({"step": step, **held, "eval/vqa_accuracy": 0.88 - 0.5 * fall})
+            found = {name: 0.88 - 0.5 * fall for name in EVALUATED}
+            lines.append({"step": step, **held, **{f"eval/{name}": value for name, value in found.items()}})
     return lines
 
 
@@ -223,9 +239,26 @@ def test_memory_and_mfu_that_no_device_told_have_no_curve(page: Page) -> None:
 
 def test_curves_take_their_colours_from_the_page(page: Page) -> None:
     svgs = re.findall(r"<svg.*?</svg>", page.html, flags=re.S)
-    assert len(svgs) == 1 + 2 * len(TASKS) + 1 + 2 + 3
+    assert len(svgs) == 1 + 2 * len(TASKS) + len(FIGURES) + 2 + 3
     for svg in svgs:
         assert "var(--text-soft)" in svg and not re.search(r"#[0-9a-f]{6}\b", svg) and "font-family" not in svg
+
+
+def test_evaluations_of_one_kind_share_a_figure_with_a_legend(page: Page) -> None:
+    section = page.html[page.html.index('<section id="evaluations">') :].split("</section>")[0]
+    figures = dict(re.findall(r"<figure><h3>(.*?)</h3>(.*?)</figure>", section, flags=re.S))
+    legends = {title: [label for label in re.findall(r"<text[^>]*>([^<]*)</text>", svg) if re.match(r"[a-z]", label) and label != "step"]
+               for title, svg in figures.items()}  # fmt: skip
+    assert legends == FIGURES
+    assert all("var(--heldout)" in svg and ("var(--train)" in svg) == (len(legends[title]) > 1) for title, svg in figures.items())
+    assert "var(--fourth)" in figures["Right from wrong captions, AUC"] and "var(--baseline)" in figures["Right from wrong captions, AUC"]
+
+
+def test_the_terminal_line_of_an_evaluation_shows_the_headlines() -> None:
+    found = {"val/loss/t2i": 1.23456, "val/loss/vqa": 0.5, "val/accuracy/t2i": 0.4} | {f"eval/{name}": 0.25 for name in EVALUATED}
+    shown = "vqa_accuracy 0.25, right_color 0.25, frechet_distance 0.25, kernel_distance 0.25, self_vqascore 0.25, caption_auc/color 0.25"
+    assert headline(found) == f"val loss t2i 1.235, vqa 0.5, {shown} ({len(EVALUATED) - 6 + 1} more in metrics.jsonl)"
+    assert headline({"val/loss/text": 2.0}) == "val loss text 2" and headline({"eval/mine": 1.0}) == "1 more in metrics.jsonl"
 
 
 def test_the_page_is_the_same_when_made_again_and_small_for_a_long_run(full_run: Path, page: Page, tmp_path: Path) -> None:

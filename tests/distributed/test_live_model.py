@@ -34,7 +34,7 @@ def rank_main(rank: int, folder: str, architecture: str) -> None:
     settings = EvalsConfig(guidance=7.0, temperature=1.0, prompts=PROMPTS, images=len(PROMPTS), quality_images=0)
     for _ in range(2):  # the second time shows that the first left everything in its place
         with live_model(root, lm, device) as model:
-            codes = draw_prompts(ModelHandle(model, vocabulary, vq(), GRID, DEFAULT_PROMPT, rank, 2), settings).codes
+            codes = draw_prompts(ModelHandle(model, vocabulary, vq(), GRID, DEFAULT_PROMPT, rank, 2), settings, len(PROMPTS)).codes
         assert all(isinstance(p, DTensor) for p in root.parameters()), "the weights are sharded again"
         np.save(Path(folder) / f"codes-{rank}.npy", codes)
     dist.barrier()

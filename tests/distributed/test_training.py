@@ -185,3 +185,13 @@ def test_damaged_samples_are_counted_and_survived(root: Path, tmp_path: Path) ->
     assert any(lines[-1].get(f"dropped/{task}: codes do not parse") for task in ("t2i", "i2t", "vqa"))
     done = attempt(root, "too-damaged", "train.steps=8", "launch.nproc=2", "data.max_bad=0.001", *paths)
     assert done.returncode == 2 and "data.max_bad=0.001" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_the_best_checkpoint_stays_beside_the_newest(root: Path) -> None:
+    """By the highest held-out loss, which is the first one's: `lowest` would be the last one's, which is kept anyway."""
+    lines = train(root, "best", "launch.nproc=1", "train.steps=8", "checkpoint.every=2", "checkpoint.keep=1", "evals=none", "evals.every=2",
+                  "checkpoint.best=val/loss/t2i", "checkpoint.best_is=highest")  # fmt: skip
+    losses = {line["step"]: line["val/loss/t2i"] for line in lines if "val/loss/t2i" in line}
+    assert checkpoint.read_scores(root / "best")["scores"] == {str(step): loss for step, loss in losses.items()} and len(losses) == 4
+    highest = max(losses, key=lambda step: losses[step])
+    assert highest != 8 and [checkpoint.step_of(p) for p in checkpoint.committed(root / "best")] == [highest, 8]

@@ -1,0 +1,73 @@
+"""Which numbers of an evaluation belong together: one figure of the report a family, and the few that a terminal line has room for.
+
+Names are those of metrics.jsonl without eval/ (docs/evaluation.md). A number of no family has a figure of its own.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Family:
+    """title: of the figure. pattern: of the names; its group `line`, where there is one, tells one from another. unit: "%" for shares.
+    chance: what guessing gives."""
+
+    title: str
+    pattern: str
+    unit: str = ""
+    chance: float | None = None
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a number is drawn: in the figure `title`, as the line `label`."""
+
+    title: str
+    label: str
+    unit: str = ""
+    chance: float | None = None
+
+
+FAMILIES = (
+    Family("Questions answered right", r"vqa_accuracy(_(?P<line>\w+))?", "%"),
+    Family("Pictures drawn as asked", r"right_(?P<line>color|shape)", "%"),
+    Family("FID", r"fid(_(?P<line>\w+))?"),
+    Family("Fréchet distance (not FID)", r"frechet_(?P<line>\w+)"),
+    Family("KID", r"kid(_(?P<line>\w+))?"),
+    Family("Kernel distance (not KID)", r"kernel_(?P<line>\w+)"),
+    Family("Precision and recall, drawn pictures", r"(?P<line>precision|recall)", "%"),
+    Family("Self-VQAScore, drawn pictures", r"self_vqascore", "%"),
+    Family("Right from wrong captions, AUC", r"caption_auc/(?P<line>.+)", chance=0.5),
+    Family("Self-VQAScore, right captions", r"self_vqascore_right/(?P<line>.+)", "%"),
+    Family("Self-VQAScore, wrong captions", r"self_vqascore_wrong/(?P<line>.+)", "%"),
+)
+HEADLINES = ("vqa_accuracy", "right_color", "right_shape", "fid", "frechet_distance", "kid", "kernel_distance", "self_vqascore", "caption_auc/color")
+
+
+def place(name: str) -> Place:
+    """The figure and the line of a number."""
+    for family in FAMILIES:
+        found = re.fullmatch(family.pattern, name)
+        if found:
+            line = found.groupdict().get("line")
+            return Place(family.title, spelled(line) if line else "all", family.unit, family.chance)
+    return Place(spelled(name), "all", "%" if "accuracy" in name else "")
+
+
+def spelled(name: str) -> str:
+    """full_caption_color -> full caption colour."""
+    return name.replace("yes_no", "yes/no").replace("_", " ").replace("color", "colour").replace("vqa", "VQA")
+
+
+def headline(found: dict[str, Any]) -> str:
+    """One terminal line of an evaluation: held-out losses, the headlines, and how many numbers more metrics.jsonl has."""
+    losses = [(key.removeprefix("val/loss/"), value) for key, value in found.items() if key.startswith("val/loss/")]
+    shown = [(name, found[f"eval/{name}"]) for name in HEADLINES if f"eval/{name}" in found]
+    parts = [f"val loss {', '.join(f'{task} {value:.4g}' for task, value in losses)}"] if losses else []
+    parts += [f"{name} {value:.4g}" for name, value in shown]
+    more = len(found) - len(losses) - len(shown)
+    rest = f"{more} more in metrics.jsonl"
+    return rest if not parts else ", ".join(parts) + (f" ({rest})" if more else "")
