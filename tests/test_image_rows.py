@@ -82,7 +82,7 @@ def test_every_image_row_is_filled_and_no_text_row(tmp_path: Path, tied: bool, s
     folder = pretrained(tmp_path / "hub", "qwen2", tied, spare_rows)
     config: Any = backbone.model_config(BackboneConfig(path=str(folder)), 0)
     vocabulary = Vocabulary(add_image_tokens(folder, tmp_path / "renamed"), 64, config.vocab_size + 64)
-    model = backbone.build(config, vocabulary)
+    model: Any = backbone.build(config, vocabulary)
     backbone.materialize(model, torch.device("cpu"))
     backbone.fill_from_folder(model, folder)
     tables = {id(t): t for t in (model.get_input_embeddings().weight, model.get_output_embeddings().weight)}
