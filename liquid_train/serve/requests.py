@@ -1,0 +1,99 @@
+"""What can be asked for: the bodies of POST /generate and POST /answer, and the limits that the page keeps to as well.
+
+Fields and their ranges are pydantic's, so that /docs states them. What depends on the model or on the limits of this server is
+checked in `Limited`.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import io
+from collections.abc import Mapping
+from typing import Any
+
+from PIL import Image
+from pydantic import BaseModel, ConfigDict, Field
+
+from liquid_train.config import GenerateJob, ServeLimits
+from liquid_train.images import READ_ERRORS, formats
+
+MAX_SEED = 2**32 - 1
+STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+
+
+class GenerateRequest(BaseModel):
+    """Pictures of one prompt; picture i is drawn with seed + i."""
+
+    model_config = STRICT
+    prompt: str = Field(min_length=1, pattern=r"\S")
+    count: int = Field(1, ge=1)
+    size: str | None = Field(None, pattern=r"^[1-9]\d{0,4}x[1-9]\d{0,4}$", description="WIDTHxHEIGHT in pixels; null: the model's usual one")
+    seed: int = Field(GenerateJob.seed, ge=0, le=MAX_SEED)
+    guidance: float = Field(GenerateJob.guidance, ge=0, le=100, description="uncond + guidance * (cond - uncond); 1: none")
+    temperature: float = Field(GenerateJob.temperature, ge=0, le=100, description="0: greedy")
+    top_k: int | None = Field(GenerateJob.top_k, ge=1)
+    top_p: float = Field(GenerateJob.top_p, gt=0, le=1)
+
+
+class AnswerRequest(BaseModel):
+    """The answer to a question about a picture, or without a question its caption."""
+
+    model_config = STRICT
+    image: str = Field(min_length=1, description="a picture file, base64; a data: URL is taken too")
+    question: str | None = Field(None, pattern=r"\S")
+    max_new_tokens: int = Field(GenerateJob.max_new_tokens, ge=1)
+
+
+class Limited:
+    """The limits of a server. Every check raises ValueError with the key, the value and the limit."""
+
+    def __init__(self, limits: ServeLimits) -> None:
+        self.limits = limits
+
+    def text(self, key: str, text: str) -> None:
+        allowed = self.limits.characters
+        if len(text) > allowed:
+            raise ValueError(f"{key}: {len(text)} characters, at most {allowed} are allowed (limits.characters)")
+
+    def count(self, count: int) -> None:
+        if count > self.limits.pictures:
+            raise ValueError(f"count={count}: at most {self.limits.pictures} pictures a request (limits.pictures)")
+
+    def new_tokens(self, number: int) -> None:
+        if number > self.limits.new_tokens:
+            raise ValueError(f"max_new_tokens={number}: at most {self.limits.new_tokens} (limits.new_tokens)")
+
+    def pixels(self, key: str, width: int, height: int) -> None:
+        if width * height > self.limits.pixels:
+            raise ValueError(f"{key}: {width}x{height} pixels, at most {self.limits.pixels:,} in all are allowed (limits.pixels)")
+
+    def picture(self, key: str, content: bytes) -> None:
+        """By its header alone: what follows is read when the request's turn comes, so that only one picture is in memory."""
+        try:
+            with Image.open(io.BytesIO(content), formats=formats()) as image:
+                width, height = image.size
+        except READ_ERRORS as error:
+            raise ValueError(f"{key}: not a picture that can be read; give a JPEG, PNG, WebP, GIF, BMP or TIFF file") from error
+        self.pixels(key, width, height)
+
+
+def picture_content(text: str) -> bytes:
+    """The file behind base64 or a data: URL. ValueError for anything else."""
+    if text.startswith("data:"):
+        text = text.partition(",")[2]
+    try:
+        return base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise ValueError("image: not base64; give the content of a picture file in base64") from error
+
+
+def field_message(error: Mapping[str, Any]) -> str:
+    """One of pydantic's errors in a line; the value itself is left out, it may be a picture."""
+    if error["type"] == "json_invalid":
+        return f"the body is not JSON: {error.get('ctx', {}).get('error', '')}"
+    names = [str(part) for part in error["loc"] if part != "body"]
+    if not names:
+        return "the body must be a JSON object, sent with Content-Type: application/json"
+    key = ".".join(names)
+    return f"{key}: no such key" if error["type"] == "extra_forbidden" else f"{key}: {error['msg']}"
