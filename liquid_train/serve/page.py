@@ -6,6 +6,7 @@ or token. Each browser session has one such event for each tab. Errors come up a
 
 from __future__ import annotations
 
+import html
 import logging
 import queue
 import threading
@@ -39,7 +40,7 @@ def mount(app: FastAPI, engine: Engine, worker: Worker, path: str) -> FastAPI:
         return RedirectResponse(path)
 
     blocks = build(engine, worker).queue(max_size=None, default_concurrency_limit=engine.limits.waiting + 1, api_open=False)
-    return gr.mount_gradio_app(app, blocks, path=path, max_file_size=int(engine.limits.body_mib * 2**20), show_error=True, ssr_mode=False)
+    return gr.mount_gradio_app(app, blocks, path=path, max_file_size=int(engine.limits.body_mib * 2**20), show_error=True, footer_links=[], ssr_mode=False)
 
 
 def build(engine: Engine, worker: Worker) -> gr.Blocks:
@@ -92,7 +93,7 @@ def draw_tab(engine: Engine, worker: Worker, stops: Stops) -> None:
                 stop = gr.Button("Stop", variant="stop")
         with gr.Column(scale=2):
             status = gr.Markdown("")
-            gallery = gr.Gallery(label="Pictures", columns=2, format="png", object_fit="contain", height=480)
+            gallery = gr.Gallery(label="Pictures", columns=2, format="png", object_fit="contain")
 
     def draw(prompt: str, size: str, guidance: float, count: int, seed: int | None, request: gr.Request) -> Iterator[tuple[str, Any]]:
         with shown():
@@ -108,7 +109,9 @@ def draw_tab(engine: Engine, worker: Worker, stops: Stops) -> None:
                 yield "stopped", gr.skip()
                 return
             pictures = [(picture, f"seed {asked.seed + i}") for i, picture in enumerate(future.result())]
-            yield f"{len(pictures)} of “{asked.prompt}”", pictures
+            yield f"{len(pictures)} drawn", pictures
+            return
+        yield "not drawn", gr.skip()
 
     def end(request: gr.Request) -> None:
         stops.stop(request.session_hash, "draw")
@@ -125,10 +128,9 @@ def chat_tab(engine: Engine, worker: Worker, stops: Stops) -> None:
     turns = gr.State([])  # on the server, so that a page cannot name files that it did not send
     box = gr.MultimodalTextbox(file_types=["image"], file_count="multiple", show_label=False, placeholder="A message, with pictures if you like")
     with gr.Row():
-        tokens = gr.Slider(
-            1, engine.limits.new_tokens, value=min(GenerateJob.max_new_tokens, engine.limits.new_tokens), step=1, label="Longest answer, in tokens"
-        )
-        warmth = gr.Slider(0, 2, value=GenerateJob.temperature, step=0.1, label="Temperature", info="0 is greedy; answers about a picture may always be")
+        most = engine.limits.new_tokens
+        tokens = gr.Slider(1, most, value=min(GenerateJob.max_new_tokens, most), step=1, label="Longest answer, in tokens")
+        warmth = gr.Slider(0, 2, value=GenerateJob.temperature, step=0.1, label="Temperature", info="0 is greedy")
         stop = gr.Button("Stop", variant="stop")
         clear = gr.Button("New conversation")
 
@@ -142,11 +144,8 @@ def chat_tab(engine: Engine, worker: Worker, stops: Stops) -> None:
             contents = [file.read_bytes() for file in files]
             for file, content in zip(files, contents, strict=True):
                 engine.limited.picture(file.name, content)
-            said = [
-                *said,
-                *({"role": "user", "content": gr.FileData(path=str(file))} for file in files),
-                *([{"role": "user", "content": text}] if text else []),
-            ]
+            said = [*said, *({"role": "user", "content": {"path": str(file)}} for file in files)]
+            said += [{"role": "user", "content": text}] if text else []
             sampling = Sampling(float(warmth), DEFAULT_SAMPLING.top_k, DEFAULT_SAMPLING.top_p)
             words: queue.SimpleQueue[str] = queue.SimpleQueue()
             event = stops.start(request.session_hash, "chat")
@@ -176,7 +175,7 @@ def chat_tab(engine: Engine, worker: Worker, stops: Stops) -> None:
 
     box.submit(send, [box, talk, turns, tokens, warmth], [talk, turns, box], show_progress="hidden", api_name="chat")
     stop.click(end, queue=False, show_progress="hidden", api_name="stop_chat")
-    clear.click(forget, None, [talk, turns], queue=False, show_progress="hidden", api_name="forget")
+    gr.on([clear.click, talk.clear], forget, None, [talk, turns], queue=False, show_progress="hidden", api_name="forget")
 
 
 def follow(future: Future[Any], event: threading.Event, news: queue.SimpleQueue[T]) -> Iterator[T]:
@@ -194,16 +193,22 @@ def follow(future: Future[Any], event: threading.Event, news: queue.SimpleQueue[
 
 @contextmanager
 def shown() -> Iterator[None]:
-    """Errors come up in the page, where they stay until they are closed; what nobody foresaw is logged as well."""
+    """Errors come up in the page, where they stay until they are closed; what nobody foresaw is logged as well.
+
+    As a warning, because gradio covers every output of a handler that raises gr.Error, the conversation for one.
+    """
     try:
         yield
     except ValidationError as error:
-        raise gr.Error("; ".join(field_message(e) for e in error.errors()), duration=None, print_exception=False) from error
+        text = "; ".join(field_message(e) for e in error.errors())
     except (ValueError, Busy, Stopped) as error:
-        raise gr.Error(str(error), duration=None, print_exception=False) from error
+        text = str(error)
     except Exception as error:
         log.exception("the page's request failed")
-        raise gr.Error(f"{type(error).__name__}: {error}", duration=None, print_exception=False) from error
+        text = f"{type(error).__name__}: {error}"
+    else:
+        return
+    gr.Warning(html.escape(text), duration=None, title="Error")
 
 
 def bar(done: int, rows: int) -> str:

@@ -9,11 +9,12 @@ from __future__ import annotations
 import base64
 import binascii
 import io
+import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any
 
 from PIL import Image
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from liquid_train.config import GenerateJob, ServeLimits
 from liquid_train.images import READ_ERRORS, formats
@@ -22,13 +23,29 @@ MAX_SEED = 2**32 - 1
 STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
 
+def not_blank(text: str) -> str:
+    if not text.strip():
+        raise ValueError("there is nothing in it; give some text")
+    return text
+
+
+def is_size(text: str) -> str:
+    if not re.fullmatch(r"[1-9]\d{0,4}x[1-9]\d{0,4}", text):
+        raise ValueError("give WIDTHxHEIGHT in pixels, for example 512x512")
+    return text
+
+
+Text = Annotated[str, AfterValidator(not_blank)]
+Size = Annotated[str, AfterValidator(is_size)]
+
+
 class GenerateRequest(BaseModel):
     """Pictures of one prompt; picture i is drawn with seed + i."""
 
     model_config = STRICT
-    prompt: str = Field(min_length=1, pattern=r"\S")
+    prompt: Text
     count: int = Field(1, ge=1)
-    size: str | None = Field(None, pattern=r"^[1-9]\d{0,4}x[1-9]\d{0,4}$", description="WIDTHxHEIGHT in pixels; null: the model's usual one")
+    size: Size | None = Field(None, description="WIDTHxHEIGHT in pixels; null: the model's usual one")
     seed: int = Field(GenerateJob.seed, ge=0, le=MAX_SEED)
     guidance: float = Field(GenerateJob.guidance, ge=0, le=100, description="uncond + guidance * (cond - uncond); 1: none")
     temperature: float = Field(GenerateJob.temperature, ge=0, le=100, description="0: greedy")
@@ -40,8 +57,8 @@ class AnswerRequest(BaseModel):
     """The answer to a question about a picture, or without a question its caption."""
 
     model_config = STRICT
-    image: str = Field(min_length=1, description="a picture file, base64; a data: URL is taken too")
-    question: str | None = Field(None, pattern=r"\S")
+    image: Text = Field(description="a picture file, base64; a data: URL is taken too")
+    question: Text | None = None
     max_new_tokens: int = Field(GenerateJob.max_new_tokens, ge=1)
 
 
@@ -96,4 +113,4 @@ def field_message(error: Mapping[str, Any]) -> str:
     if not names:
         return "the body must be a JSON object, sent with Content-Type: application/json"
     key = ".".join(names)
-    return f"{key}: no such key" if error["type"] == "extra_forbidden" else f"{key}: {error['msg']}"
+    return f"{key}: no such key" if error["type"] == "extra_forbidden" else f"{key}: {error['msg'].removeprefix('Value error, ')}"
