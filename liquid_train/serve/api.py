@@ -62,11 +62,7 @@ def build_api(engine: Engine, worker: Worker, checkpoint: str) -> FastAPI:
         picture = picture_content(body.image)
         engine.check_answer(body, picture)
         start = time.perf_counter()
-
-        def work(check: Check) -> str:
-            return engine.answer(picture, body.question, body.max_new_tokens)
-
-        text = await in_turn(worker, request, work)
+        text = await in_turn(worker, request, lambda check: engine.answer(body, picture))
         return {"answer": text, "seconds": round(time.perf_counter() - start, 3)}
 
     return app

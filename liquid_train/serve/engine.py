@@ -74,9 +74,9 @@ class Engine:
         self.limited.new_tokens(r.max_new_tokens)
         self.limited.picture("image", picture)
 
-    def answer(self, picture: bytes, question: str | None, max_new_tokens: int) -> str:
+    def answer(self, r: AnswerRequest, picture: bytes) -> str:
         """The greedy answer, or without a question a caption. ValueError for a picture that turns out to be broken."""
-        return self._answer(self.codes(picture), question, max_new_tokens)
+        return self._answer(self.codes(picture), r.question, r.max_new_tokens or self.limited.usual_tokens)
 
     def codes(self, picture: bytes) -> np.ndarray:
         """A picture file -> codes [rows, columns], scaled and cropped to the trained size. ValueError when it is broken."""

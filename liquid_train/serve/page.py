@@ -129,7 +129,7 @@ def chat_tab(engine: Engine, worker: Worker, stops: Stops) -> None:
     box = gr.MultimodalTextbox(file_types=["image"], file_count="multiple", show_label=False, placeholder="A message, with pictures if you like")
     with gr.Row():
         most = engine.limits.new_tokens
-        tokens = gr.Slider(1, most, value=min(GenerateJob.max_new_tokens, most), step=1, label="Longest answer, in tokens")
+        tokens = gr.Slider(1, most, value=engine.limited.usual_tokens, step=1, label="Longest answer, in tokens")
         warmth = gr.Slider(0, 2, value=GenerateJob.temperature, step=0.1, label="Temperature", info="0 is greedy")
         stop = gr.Button("Stop", variant="stop")
         clear = gr.Button("New conversation")
@@ -165,6 +165,8 @@ def chat_tab(engine: Engine, worker: Worker, stops: Stops) -> None:
                 return
             asked, reply = future.result()
             yield [*said, {"role": "assistant", "content": reply or "(nothing)"}], [*asked, Turn("assistant", [reply])], gr.skip()
+            return
+        yield gr.skip(), gr.skip(), gr.skip()
 
     def end(request: gr.Request) -> None:
         stops.stop(request.session_hash, "chat")
@@ -208,7 +210,7 @@ def shown() -> Iterator[None]:
         text = f"{type(error).__name__}: {error}"
     else:
         return
-    gr.Warning(html.escape(text), duration=None, title="Error")
+    gr.Warning(html.escape(text), duration=None)
 
 
 def bar(done: int, rows: int) -> str:

@@ -44,13 +44,13 @@ class GenerateRequest(BaseModel):
 
     model_config = STRICT
     prompt: Text
-    count: int = Field(1, ge=1)
-    size: Size | None = Field(None, description="WIDTHxHEIGHT in pixels; null: the model's usual one")
-    seed: int = Field(GenerateJob.seed, ge=0, le=MAX_SEED)
-    guidance: float = Field(GenerateJob.guidance, ge=0, le=100, description="uncond + guidance * (cond - uncond); 1: none")
-    temperature: float = Field(GenerateJob.temperature, ge=0, le=100, description="0: greedy")
-    top_k: int | None = Field(GenerateJob.top_k, ge=1)
-    top_p: float = Field(GenerateJob.top_p, gt=0, le=1)
+    count: int = Field(default=1, ge=1)
+    size: Size | None = Field(default=None, description="WIDTHxHEIGHT in pixels; null: the model's usual one")
+    seed: int = Field(default=GenerateJob.seed, ge=0, le=MAX_SEED)
+    guidance: float = Field(default=GenerateJob.guidance, ge=0, le=100, description="uncond + guidance * (cond - uncond); 1: none")
+    temperature: float = Field(default=GenerateJob.temperature, ge=0, le=100, description="0: greedy")
+    top_k: int | None = Field(default=GenerateJob.top_k, ge=1)
+    top_p: float = Field(default=GenerateJob.top_p, gt=0, le=1)
 
 
 class AnswerRequest(BaseModel):
@@ -59,7 +59,7 @@ class AnswerRequest(BaseModel):
     model_config = STRICT
     image: Text = Field(description="a picture file, base64; a data: URL is taken too")
     question: Text | None = None
-    max_new_tokens: int = Field(GenerateJob.max_new_tokens, ge=1)
+    max_new_tokens: int | None = Field(default=None, ge=1, description=f"null: {GenerateJob.max_new_tokens}, or this server's limit where that is lower")
 
 
 class Limited:
@@ -77,8 +77,13 @@ class Limited:
         if count > self.limits.pictures:
             raise ValueError(f"count={count}: at most {self.limits.pictures} pictures a request (limits.pictures)")
 
-    def new_tokens(self, number: int) -> None:
-        if number > self.limits.new_tokens:
+    @property
+    def usual_tokens(self) -> int:
+        """How long an answer gets where nobody says it."""
+        return min(GenerateJob.max_new_tokens, self.limits.new_tokens)
+
+    def new_tokens(self, number: int | None) -> None:
+        if number is not None and number > self.limits.new_tokens:
             raise ValueError(f"max_new_tokens={number}: at most {self.limits.new_tokens} (limits.new_tokens)")
 
     def pixels(self, key: str, width: int, height: int) -> None:
