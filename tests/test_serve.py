@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import io
 import json
@@ -213,7 +214,7 @@ def test_the_line_is_bounded_first_come_first_served_and_can_be_left() -> None:
     worker.close()
 
 
-def test_a_full_line_answers_503_with_retry_after_and_a_client_that_leaves_stops_its_drawing(folder: Path) -> None:
+def test_a_full_line_answers_503_with_retry_after(folder: Path) -> None:
     """The API without a server: drawing is held until the line is full."""
     from fastapi.testclient import TestClient
 
@@ -233,6 +234,28 @@ def test_a_full_line_answers_503_with_retry_after_and_a_client_that_leaves_stops
         go.set()
         held.result(60)
         assert client.post("/generate", json=GENERATE).status_code == 200
+    worker.close()
+
+
+def test_a_client_that_goes_away_stops_its_work_and_leaves_the_line() -> None:
+    from liquid_train.serve.api import in_turn
+    from liquid_train.serve.worker import Stopped, Worker
+
+    class Gone:
+        async def is_disconnected(self) -> bool:
+            return True
+
+    def work(check: Any) -> None:
+        while not never.wait(0.01):  # ends by what check() raises alone
+            check()
+
+    worker, never = Worker(waiting=1), threading.Event()
+
+    async def two() -> list[Any]:
+        return await asyncio.gather(*(in_turn(worker, Gone(), work) for _ in range(2)), return_exceptions=True)  # type: ignore[arg-type]
+
+    assert [type(error) for error in asyncio.run(two())] == [Stopped, Stopped]
+    assert worker.submit(lambda check: 1, threading.Event()).result(60) == 1
     worker.close()
 
 

@@ -124,7 +124,7 @@ def draw_tab(engine: Engine, worker: Worker, stops: Stops) -> None:
 def chat_tab(engine: Engine, worker: Worker, stops: Stops) -> None:
     how = "the whole conversation" if engine.chats else "the newest picture and your last message (its tokenizer has no chat template)"
     gr.Markdown(f"The model reads {how}. A picture without words gets a caption.")
-    talk = gr.Chatbot(height=480, label="Conversation", sanitize_html=True, render_markdown=False)
+    talk = gr.Chatbot(height=480, label="Conversation", render_markdown=False, buttons=["copy"])
     turns = gr.State([])  # on the server, so that a page cannot name files that it did not send
     box = gr.MultimodalTextbox(file_types=["image"], file_count="multiple", show_label=False, placeholder="A message, with pictures if you like")
     with gr.Row():
