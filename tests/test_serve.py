@@ -259,6 +259,31 @@ def test_a_client_that_goes_away_stops_its_work_and_leaves_the_line() -> None:
     worker.close()
 
 
+@pytest.mark.parametrize("template", [True, False])
+def test_a_conversation_is_read_as_the_model_was_taught(folder: Path, template: bool) -> None:
+    from liquid_train.config import ServeLimits, VQSettings
+    from liquid_train.generate.interleaved import conversation_ids, end_of_turn
+    from liquid_train.generate.session import open_model, open_vq
+    from liquid_train.generate.text import GREEDY, answer, complete_ids
+    from liquid_train.serve.engine import Engine, Turn
+    from tests.test_generation_tasks import TEMPLATE
+
+    session = open_model(folder, "cpu")
+    model, vocabulary = session.model, session.vocabulary
+    vocabulary.tokenizer.chat_template = TEMPLATE if template else None
+    engine = Engine(session, open_vq(session, VQSettings("auto", "auto")), ServeLimits())
+    codes = engine.codes(base64.b64decode(picture()))
+    turns = [Turn("user", [codes, "is it red?"]), Turn("assistant", ["yes"]), Turn("user", ["a circle?"])]
+    written: list[str] = []
+    found = engine.reply(turns, GREEDY, 0, 12, lambda: None, written.append)
+    if template:
+        ids = conversation_ids([(turn.role, turn.parts) for turn in turns], vocabulary.tokenizer)
+        assert found == complete_ids(model, vocabulary, [ids], seeds=[0], max_new_tokens=12, end=end_of_turn(vocabulary.tokenizer))[0]
+        assert len(written) > 1 and found.startswith("".join(written))
+    else:
+        assert found == answer(model, vocabulary, [(codes, "a circle?")], max_new_tokens=12)[0]
+
+
 def test_drawing_stops_at_the_next_row(folder: Path) -> None:
     from liquid_train.config import ServeLimits, VQSettings
     from liquid_train.generate.session import open_model, open_vq

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
 from liquid_train.data.sequences import check_chat_template, encode_text, image_ids, prompt_ids
@@ -45,15 +46,21 @@ def turn_ids(text: str, codes: Mapping[Path, np.ndarray], tokenizer: PreTrainedT
 def conversation_ids(turns: Sequence[tuple[str, Sequence[Part]]], tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """Turns (role, parts) through the chat template, up to where the assistant's next one begins.
 
-    As in training, only what the template itself says can be a control token. ValueError for a tokenizer without a template.
+    As in training, only what the template itself says can be a control token. ValueError for a tokenizer without a template,
+    or with one that refuses them.
     """
     check_chat_template(tokenizer)
     marks = _marks(len(turns))
     messages = [{"role": role, "content": mark} for (role, _), mark in zip(turns, marks, strict=True)]
-    rest = str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
+    try:
+        rest = str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
+    except TemplateError as error:
+        raise ValueError(f"the model's chat template refuses this conversation: {error}") from error
     ids: list[int] = []
-    for (_, parts), mark in zip(turns, marks, strict=True):
-        before, _, rest = rest.partition(mark)
+    for (role, parts), mark in zip(turns, marks, strict=True):
+        before, found, rest = rest.partition(mark)
+        if not found:
+            raise ValueError(f"the model's chat template leaves out a message of role {role}")
         ids += tokenizer.encode(before, add_special_tokens=False) + parts_ids(parts, tokenizer)
     return ids + tokenizer.encode(rest, add_special_tokens=False)
 

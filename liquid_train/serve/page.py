@@ -164,7 +164,7 @@ def chat_tab(engine: Engine, worker: Worker, stops: Stops) -> None:
                 yield [*said, {"role": "assistant", "content": shown_text + " (stopped)"}], before, gr.skip()
                 return
             asked, reply = future.result()
-            yield [*said, {"role": "assistant", "content": reply or "(nothing)"}], [*asked, Turn("assistant", [reply])], gr.skip()
+            yield [*said, {"role": "assistant", "content": reply or "(nothing)"}], [*asked, Turn("assistant", [reply.strip()])], gr.skip()
             return
         yield gr.skip(), gr.skip(), gr.skip()
 
