@@ -52,9 +52,13 @@ def build_api(engine: Engine, worker: Worker, checkpoint: str) -> FastAPI:
         """Draw `count` pictures: PNGs in base64, each with its seed."""
         engine.check_generate(body)
         start = time.perf_counter()
-        pixels = await in_turn(worker, request, lambda check: engine.generate(body, check))
-        images = [{"seed": body.seed + i, "png": base64.b64encode(png(picture)).decode()} for i, picture in enumerate(pixels)]
-        return {"images": images, "width": pixels.shape[2], "height": pixels.shape[1], "seconds": round(time.perf_counter() - start, 3)}
+
+        def work(check: Check) -> dict[str, Any]:
+            pixels = engine.generate(body, check)
+            images = [{"seed": body.seed + i, "png": base64.b64encode(png(picture)).decode()} for i, picture in enumerate(pixels)]
+            return {"images": images, "width": pixels.shape[2], "height": pixels.shape[1]}
+
+        return {**await in_turn(worker, request, work), "seconds": round(time.perf_counter() - start, 3)}
 
     @app.post("/answer")
     async def answer(body: AnswerRequest, request: Request) -> dict[str, Any]:
@@ -76,8 +80,8 @@ async def in_turn(worker: Worker, request: Request, work: Callable[[Check], T]) 
     while not (await asyncio.wait([result], timeout=WATCH_EVERY))[0]:
         if await request.is_disconnected():
             stop.set()
-            if result.cancel():  # it may still wait: it gives up its place at once
-                raise Stopped("the client went away")
+            result.cancel()  # what still waits gives up its place; what runs ends at its next check
+            raise Stopped("the client went away")
     return result.result()
 
 

@@ -33,17 +33,13 @@ class Turn:
 
 
 class Engine:
-    """A model and its image tokenizer behind the limits of a server."""
+    """A model and its image tokenizer behind the limits of a server. ValueError for a model that was trained on no pictures."""
 
     def __init__(self, session: Session, tokenizer: ImageTokenizer, limits: ServeLimits) -> None:
         self.session, self.tokenizer, self.limits, self.limited = session, tokenizer, limits, Limited(limits)
         self.chats = bool(session.vocabulary.tokenizer.chat_template)
-
-    @property
-    def sizes(self) -> list[str]:
-        """Sizes it draws, the usual one first."""
-        (rows, columns), d = self.session.grid, self.tokenizer.downsampling
-        return list(dict.fromkeys(f"{w}x{h}" for w, h in ((columns * d, rows * d), *self.session.card.sizes)))
+        (rows, columns), d = session.grid, tokenizer.downsampling
+        self.sizes = list(dict.fromkeys(f"{w}x{h}" for w, h in ((columns * d, rows * d), *session.card.sizes)))  # that it draws, the usual one first
 
     def check_generate(self, r: GenerateRequest) -> None:
         """ValueError when the model or the limits do not allow it."""

@@ -141,6 +141,7 @@ def chat_tab(engine: Engine, worker: Worker, stops: Stops) -> None:
                 raise ValueError("nothing to answer; write something or add a picture")
             engine.limited.text("message", text)
             engine.limited.new_tokens(int(tokens))
+            engine.limited.count(len(files))
             contents = [file.read_bytes() for file in files]
             for file, content in zip(files, contents, strict=True):
                 engine.limited.picture(file.name, content)
@@ -175,9 +176,10 @@ def chat_tab(engine: Engine, worker: Worker, stops: Stops) -> None:
         stops.stop(request.session_hash, "chat")
         return [], []
 
-    box.submit(send, [box, talk, turns, tokens, warmth], [talk, turns, box], show_progress="hidden", api_name="chat")
+    sent = box.submit(send, [box, talk, turns, tokens, warmth], [talk, turns, box], show_progress="hidden", api_name="chat")
     stop.click(end, queue=False, show_progress="hidden", api_name="stop_chat")
-    gr.on([clear.click, talk.clear], forget, None, [talk, turns], queue=False, show_progress="hidden", api_name="forget")
+    # cancels: what is under way must not write its conversation back
+    gr.on([clear.click, talk.clear], forget, None, [talk, turns], queue=False, show_progress="hidden", api_name="forget", cancels=[sent])
 
 
 def follow(future: Future[Any], event: threading.Event, news: queue.SimpleQueue[T]) -> Iterator[T]:
