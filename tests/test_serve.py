@@ -259,6 +259,25 @@ def test_a_client_that_goes_away_stops_its_work_and_leaves_the_line() -> None:
     worker.close()
 
 
+def test_what_waits_when_the_server_ends_is_told_so() -> None:
+    from liquid_train.serve.worker import Stopped, Worker
+
+    worker, begun, never = Worker(waiting=1), threading.Event(), threading.Event()
+
+    def work(check: Any) -> None:
+        begun.set()
+        while not never.wait(0.01):  # ends by what check() raises alone
+            check()
+
+    futures = [worker.submit(work, threading.Event()) for _ in range(2)]
+    assert begun.wait(60)
+    worker.closing.set()
+    for future in futures:
+        with pytest.raises(Stopped, match="the server is ending"):
+            future.result(60)
+    worker.close()
+
+
 @pytest.mark.parametrize("template", [True, False])
 def test_a_conversation_is_read_as_the_model_was_taught(folder: Path, template: bool) -> None:
     from liquid_train.config import ServeLimits, VQSettings

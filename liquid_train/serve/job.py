@@ -7,6 +7,7 @@ import logging
 import socket
 from importlib import import_module
 from pathlib import Path
+from types import FrameType
 
 from liquid_train.checkpoint import model_folder
 from liquid_train.config import ServeJob
@@ -49,9 +50,14 @@ def serve(config: ServeJob, folder: Path, listening: socket.socket) -> None:
     print(f"{address}{PAGE if config.ui else '/docs'}   API: POST {address}/generate, POST {address}/answer, GET {address}/health", flush=True)
     if not is_local(config.host):
         log.warning("host=%s: whoever reaches this machine can use the model; there is no password", config.host)
-    server = uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=LAST_SECONDS))
+
+    class Server(uvicorn.Server):
+        def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+            worker.closing.set()  # what runs or waits is answered with 503 at once, instead of being cut off
+            super().handle_exit(sig, frame)
+
     try:
-        server.run(sockets=[listening])
+        Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=LAST_SECONDS)).run(sockets=[listening])
     finally:
         worker.close()
 

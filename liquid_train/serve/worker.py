@@ -48,7 +48,7 @@ class Worker:
 
         def check() -> None:
             if stop.is_set() or self.closing.is_set():
-                raise Stopped("stopped")
+                raise Stopped("the server is ending" if self.closing.is_set() else "stopped")
 
         def turn() -> T:
             check()
