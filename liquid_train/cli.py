@@ -12,14 +12,20 @@ from typing import Any
 
 from liquid_train.config import BENCHMARKS, JOBS, all_keys, load
 
-JOB_MODULES = {"tokenize": "data_prep.tokenize", "eval": "evals.run", "generate": "liquid_train.generate.job", "plan": "liquid_train.scaling.planner"}
+JOB_MODULES = {
+    "tokenize": "data_prep.tokenize",
+    "eval": "evals.run",
+    "generate": "liquid_train.generate.job",
+    "serve": "liquid_train.serve.job",
+    "plan": "liquid_train.scaling.planner",
+}
 FREE_TEXT = ("prompt", "null_prompt", "image", "checkpoint", "prompts", "questions", "output", "run.dir", "run.name", "vq.config", "vq.checkpoint",
              "tokenize.input", "tokenize.images", "tokenize.image_key", "tokenize.text_key", "tokenize.output",
              "genai_bench", "benchmarks.suffix",
              *(f"benchmarks.{name}.{key}" for name in BENCHMARKS for key in ("questions", "annotations", "images", "folder")),
              "features.path", "vqascore.question", "vqascore.answer", "evals.vqascore.question", "evals.vqascore.answer")  # fmt: skip
 
-USAGE = """usage: liquid <job> [key=value ...]        jobs: tokenize, train, eval, generate, plan   (liquid <job> --help lists the keys)
+USAGE = """usage: liquid <job> [key=value ...]        jobs: tokenize, train, eval, generate, serve, plan   (liquid <job> --help lists the keys)
        liquid run list [FOLDER]            all runs below FOLDER (default: runs)
        liquid run status RUN               how far a run is
        liquid run report RUN               write RUN/report.html and print the summary
@@ -38,6 +44,7 @@ USAGE = """usage: liquid <job> [key=value ...]        jobs: tokenize, train, eva
 first steps: make quickstart, or
        liquid train experiment=quickstart
        liquid generate checkpoint=runs/quickstart prompt="a blue rectangle" output=pictures
+       liquid serve checkpoint=runs/quickstart      a page to try it, and an HTTP API
        liquid plan backbone=qwen2.5-32b parallel.shard=512      parameters, and memory of one rank, before there is a cluster"""
 
 

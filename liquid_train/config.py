@@ -283,6 +283,33 @@ class GenerateJob:
     vq: VQSettings = field(default_factory=VQSettings)
 
 
+@dataclass
+class ServeLimits:
+    """What one request, and all of them together, may take."""
+
+    waiting: int = 64  # requests that wait while one is answered; the next one is told to come back (503)
+    characters: int = 4000  # of a prompt or question
+    pictures: int = 4  # drawn by one request; on a GPU all are drawn in batches of this size
+    new_tokens: int = 512  # of one answer
+    pixels: int = 2**24  # of one picture, sent or drawn
+    body_mib: float = 16.0  # of one request
+
+
+@dataclass
+class ServeJob:
+    """Everything `liquid serve` reads."""
+
+    checkpoint: str = "???"  # a run, a checkpoint or an HF folder
+    host: str = "127.0.0.1"
+    port: int = 7860
+    ui: bool = True  # the page beside the API
+    limits: ServeLimits = field(default_factory=ServeLimits)
+    force: bool = False
+    precision: str = "fp32"
+    device: str = "auto"
+    vq: VQSettings = field(default_factory=VQSettings)
+
+
 OWN_METRICS = ("vqa", "t2i", "image_quality", "self_vqascore", "captions", "image_tokenizer")  # what each is: evals/suite.py
 BENCHMARKS = ("vqav2", "textvqa", "gqa", "pope", "mme")  # from files as they are published: evals/benchmark_files.py
 METRICS = (*OWN_METRICS, "genai_bench", *BENCHMARKS)
@@ -347,7 +374,7 @@ class EvalJob:
     vq: VQSettings = field(default_factory=VQSettings)
 
 
-JOBS: dict[str, type] = {"train": TrainJob, "plan": PlanJob, "tokenize": TokenizeJob, "generate": GenerateJob, "eval": EvalJob}
+JOBS: dict[str, type] = {"train": TrainJob, "plan": PlanJob, "tokenize": TokenizeJob, "generate": GenerateJob, "serve": ServeJob, "eval": EvalJob}
 
 
 def conf_dir() -> Path:

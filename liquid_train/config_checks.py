@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from liquid_train.config import METRICS, PERIODIC, TASKS, BackboneConfig, EvalJob, GenerateJob, ParallelConfig, PlanJob, TokenizeJob, TrainJob
+from liquid_train.config import METRICS, PERIODIC, TASKS, BackboneConfig, EvalJob, GenerateJob, ParallelConfig, PlanJob, ServeJob, TokenizeJob, TrainJob
 
 
 def require(condition: bool, message: str) -> None:
@@ -141,6 +141,15 @@ def check_generate(c: GenerateJob) -> None:
     require(c.batch_size > 0, f"batch_size={c.batch_size}: must be 1 or more")
 
 
+def check_serve(c: ServeJob) -> None:
+    one_of(c, "precision", ("bf16", "fp32"))
+    require(bool(c.host.strip()), "host is empty; give 127.0.0.1 for this machine alone, or 0.0.0.0 for every network it is in")
+    require(0 <= c.port < 2**16, f"port={c.port}: between 0 (any free one) and 65535")
+    for key, value in vars(c.limits).items():
+        least = 0 if key == "waiting" else 1
+        require(value >= least, f"limits.{key}={value}: must be {least} or more")
+
+
 def check_eval(c: EvalJob) -> None:
     require(c.images_per_prompt >= 0, f"images_per_prompt={c.images_per_prompt}: must be 0 or more")
     require(bool(c.metrics), f"metrics is empty; give one or more of {', '.join(METRICS)}")
@@ -176,5 +185,6 @@ CHECKS: dict[str, Callable[[Any], None]] = {
     "plan": check_plan,
     "tokenize": check_tokenize,
     "generate": check_generate,
+    "serve": check_serve,
     "eval": check_eval,
 }

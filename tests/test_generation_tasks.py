@@ -16,7 +16,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 from liquid_train.backbone import ModelCard
 from liquid_train.config import GenerateJob, VQSettings
 from liquid_train.data.sequences import DEFAULT_PROMPT, build_sequence, encode_text
-from liquid_train.generate.interleaved import document_ids, end_of_turn, turn_ids
+from liquid_train.generate.interleaved import conversation_ids, document_ids, end_of_turn, turn_ids
 from liquid_train.generate.job import run
 from liquid_train.generate.sampler import Sampling, draw
 from liquid_train.generate.session import Session, open_model, open_vq
@@ -133,6 +133,11 @@ def test_a_turn_is_what_training_shows_before_an_answer(qwen):
     document, labels = build_sequence({"messages": messages, "codes": codes}, "chat", vocabulary.tokenizer)
     asked = turn_ids("what is <image:x.png>?", {Path("x.png"): codes}, vocabulary.tokenizer)
     assert asked == document[: len(asked)].tolist() and (labels[: len(asked)] == -100).all() and labels[len(asked)] != -100
+    more = [*messages, {"role": "user", "content": "and why?"}, {"role": "assistant", "content": "it is round"}]
+    document, labels = build_sequence({"messages": more, "codes": codes}, "chat", vocabulary.tokenizer)
+    turns = [("user", ["what is ", codes, "?"]), ("assistant", ["a circle"]), ("user", ["and why?"])]
+    asked = conversation_ids(turns, vocabulary.tokenizer)
+    assert asked == document[: len(asked)].tolist() and labels[len(asked) - 1] == -100 and labels[len(asked)] != -100
     assert end_of_turn(vocabulary.tokenizer) == labels[labels != -100][-1]
     vocabulary.tokenizer.chat_template = None
     with pytest.raises(ValueError, match="no chat template"):

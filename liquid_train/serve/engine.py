@@ -1,0 +1,120 @@
+"""What the API and the page ask of a model: pictures, answers, turns of a conversation. The sampler is that of `liquid generate`.
+
+Everything called `check_...` is cheap and may run in any thread; the rest uses the model and runs in the worker's thread alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from liquid_train.config import GenerateJob, ServeLimits
+from liquid_train.data.sequences import prompt_ids
+from liquid_train.generate.interleaved import Part, conversation_ids, end_of_turn, parts_ids
+from liquid_train.generate.pictures import decode, encode
+from liquid_train.generate.sampler import Sampling, draw
+from liquid_train.generate.session import AUTO, Session
+from liquid_train.generate.text import Streamed, answer, caption, complete_ids
+from liquid_train.image_tokenizer import ImageTokenizer
+from liquid_train.images import READ_ERRORS, cover, read_rgb
+from liquid_train.serve.requests import AnswerRequest, GenerateRequest, Limited
+
+Check = Callable[[], None]  # raises when the work is to stop
+
+
+@dataclass(frozen=True)
+class Turn:
+    """One message of a conversation. role: user or assistant. parts: text and pictures (codes [rows, columns]) in their order."""
+
+    role: str
+    parts: list[Part]
+
+
+class Engine:
+    """A model and its image tokenizer behind the limits of a server. ValueError for a model that was trained on no pictures."""
+
+    def __init__(self, session: Session, tokenizer: ImageTokenizer, limits: ServeLimits) -> None:
+        self.session, self.tokenizer, self.limits, self.limited = session, tokenizer, limits, Limited(limits)
+        self.chats = bool(session.vocabulary.tokenizer.chat_template)
+        (rows, columns), d = session.grid, tokenizer.downsampling
+        self.sizes = list(dict.fromkeys(f"{w}x{h}" for w, h in ((columns * d, rows * d), *session.card.sizes)))  # that it draws, the usual one first
+
+    def check_generate(self, r: GenerateRequest) -> None:
+        """ValueError when the model or the limits do not allow it."""
+        self.limited.text("prompt", r.prompt)
+        self.limited.count(r.count)
+        (rows, columns), _ = self.session.drawing_size(r.size, self.tokenizer.downsampling)
+        self.limited.pixels(f"size={r.size}", columns * self.tokenizer.downsampling, rows * self.tokenizer.downsampling)
+        self.session.null_prompt(AUTO, r.guidance)
+
+    def generate(self, r: GenerateRequest, check: Check, row_done: Callable[[int, int], object] = lambda done, rows: None) -> np.ndarray:
+        """Pictures uint8 [count, height, width, 3]. row_done: called with (rows of codes drawn, rows in all)."""
+        (rows, columns), stated = self.session.drawing_size(r.size, self.tokenizer.downsampling)
+
+        def progress(done: int, total: int) -> None:
+            check()
+            row_done(done * rows // total, rows)
+
+        codes = draw(
+            self.session.model, self.session.vocabulary, [r.prompt] * r.count, seeds=[r.seed + i for i in range(r.count)], grid=(rows, columns),
+            guidance=r.guidance, temperature=r.temperature, top_k=r.top_k, top_p=r.top_p, batch_size=self.limits.pictures,
+            suffix=self.session.card.prompt, size=stated, null_prompt=self.session.null_prompt(AUTO, r.guidance), progress=progress,
+        )  # fmt: skip
+        return decode(self.tokenizer, codes)
+
+    def check_answer(self, r: AnswerRequest, picture: bytes) -> None:
+        """ValueError when the limits do not allow it, or `picture` is none."""
+        self.limited.text("question", r.question or "")
+        self.limited.new_tokens(r.max_new_tokens)
+        self.limited.picture("image", picture)
+
+    def answer(self, r: AnswerRequest, picture: bytes) -> str:
+        """The greedy answer, or without a question a caption. ValueError for a picture that turns out to be broken."""
+        return self._answer(self.codes(picture), r.question, r.max_new_tokens or self.limited.usual_tokens)
+
+    def codes(self, picture: bytes) -> np.ndarray:
+        """A picture file -> codes [rows, columns], scaled and cropped to the trained size. ValueError when it is broken."""
+        rows, columns = self.session.grid
+        try:
+            pixels = cover(read_rgb(picture), (columns * self.tokenizer.downsampling, rows * self.tokenizer.downsampling))
+        except READ_ERRORS as error:
+            raise ValueError(f"image: not a picture that can be read: {error}") from error
+        return encode(self.tokenizer, pixels[None])[0]
+
+    def reply(self, turns: Sequence[Turn], sampling: Sampling, seed: int, max_new_tokens: int, check: Check, write: Callable[[str], object]) -> str:
+        """What the assistant says next; `write` gets the text as it comes.
+
+        A model whose tokenizer has a chat template reads the whole conversation. Another one answers the last message: about the
+        newest picture where there is one, else by going on from its text.
+        """
+        check()
+        vocabulary = self.session.vocabulary
+        if self.chats:
+            ids = conversation_ids([(turn.role, turn.parts) for turn in turns], vocabulary.tokenizer)
+            end = end_of_turn(vocabulary.tokenizer)
+        else:
+            pictures = [part for turn in turns for part in turn.parts if isinstance(part, np.ndarray)]
+            text = " ".join(part for part in turns[-1].parts if isinstance(part, str)).strip()
+            if pictures:
+                return self._answer(pictures[-1], text, max_new_tokens)
+            ids, end = prompt_ids({}, "text", vocabulary.tokenizer) + parts_ids([text], vocabulary.tokenizer), None
+        streamed = Streamed(vocabulary, write)
+
+        def on_token(number: int, token: int) -> None:
+            check()
+            streamed(number, token)
+
+        return complete_ids(
+            self.session.model, vocabulary, [ids], seeds=[seed], max_new_tokens=max_new_tokens, sampling=sampling, end=end, on_token=on_token
+        )[0]  # fmt: skip
+
+    def _answer(self, codes: np.ndarray, question: str | None, max_new_tokens: int) -> str:
+        model, vocabulary = self.session.model, self.session.vocabulary
+        if not question:
+            return caption(model, vocabulary, [codes], max_new_tokens=max_new_tokens)[0]
+        return answer(model, vocabulary, [(codes, question)], max_new_tokens=max_new_tokens)[0]
+
+
+DEFAULT_SAMPLING = Sampling(GenerateJob.temperature, GenerateJob.top_k, GenerateJob.top_p)
