@@ -101,6 +101,7 @@ def inputs_of(config: EvalJob, folder: Path) -> dict[str, Any]:
         "vqascore": asdict(config.vqascore),
         "genai_bench": [file_identity(p) for p in sorted(Path(config.genai_bench).glob("*"))] if config.genai_bench is not None else None,
         "benchmarks": [asdict(config.benchmarks), text_digest(json.dumps([file_identity(p) for p in benchmark_paths(config)]))],
+        "language": [asdict(config.language), [file_identity(p) for p in task_files(config)]],
         **{key: getattr(config, key) for key in SETTINGS},
     }
 
@@ -108,6 +109,11 @@ def inputs_of(config: EvalJob, folder: Path) -> dict[str, Any]:
 def shard_paths(config: EvalJob) -> list[str]:
     """The shard sets that the chosen metrics read."""
     return [path for path in (config.shards, config.train_shards) if path is not None and set(config.metrics) & set(READING)]
+
+
+def task_files(config: EvalJob) -> list[Path]:
+    where = config.language.include_path
+    return sorted(Path(where).rglob("*")) if where is not None and "language" in config.metrics else []
 
 
 def benchmark_paths(config: EvalJob) -> list[Path]:

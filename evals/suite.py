@@ -8,6 +8,7 @@ captions         how well it tells right captions of real pictures from wrong on
 image_tokenizer  what real pictures lose through the image tokenizer
 genai_bench      self_vqascore of pictures drawn from GenAI-Bench's prompts
 vqav2, textvqa, gqa, pope, mme  answers to published benchmarks (benchmark_files.py)
+language         lm-evaluation-harness
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from evals.benchmark_files import Benchmark
 from evals.features import open_features
 from evals.genai_bench import read_genai_bench
 from evals.image_quality import PictureSets, image_quality
+from evals.language import check_language, language
 from evals.measurement import Measurement, ModelHandle
 from evals.self_vqascore import score_drawn, tell_captions
 from evals.tokenizer_quality import tokenizer_quality
@@ -39,6 +41,7 @@ class Inputs:
     def __init__(self, config: EvalJob, session: Session, benchmarks: dict[str, Benchmark]) -> None:
         """Opens the data and the image tokenizer; ValueError when they do not fit the model."""
         self.config, self.card, self.benchmarks = config, session.card, benchmarks
+        self.tasks = check_language(config.language) if "language" in config.metrics else None
         self.tagged = read_genai_bench(Path(config.genai_bench)) if config.genai_bench is not None else []
         self.image_tokenizer = open_vq(session, config.vq)
         open_features(config.features, self.image_tokenizer)  # whatever is wrong with its files is told before anything is drawn
@@ -120,6 +123,9 @@ class Suite:
         measured = score_drawn(self.handle, t2i.drawn_texts(drawn, [p.tags for p in prompts]), c.vqascore, seed=c.seed)
         renamed = {key.replace("self_vqascore", "genai_bench", 1): value for key, value in measured.values.items()}
         return Measurement(renamed, measured.receipt)
+
+    def language(self) -> Measurement:
+        return language(self.handle, self.config.language, self.inputs.tasks)
 
     def benchmark(self, name: str) -> Measurement:
         return benchmarks.measure(self.handle, self.inputs.benchmarks[name], self.config.benchmarks, batch_size=self.config.batch_size)

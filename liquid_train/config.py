@@ -312,7 +312,7 @@ class ServeJob:
 
 OWN_METRICS = ("vqa", "t2i", "image_quality", "self_vqascore", "captions", "image_tokenizer")  # what each is: evals/suite.py
 BENCHMARKS = ("vqav2", "textvqa", "gqa", "pope", "mme")  # from files as they are published: evals/benchmark_files.py
-METRICS = (*OWN_METRICS, "genai_bench", *BENCHMARKS)
+METRICS = (*OWN_METRICS, "genai_bench", *BENCHMARKS, "language")
 READING = ("vqa", "image_quality", "captions")  # those that read shards, and vqa train_shards
 DRAWING = ("t2i", "image_quality", "self_vqascore")  # those that measure images_per_prompt pictures of each caption
 
@@ -349,6 +349,17 @@ class BenchmarksConfig:
 
 
 @dataclass
+class LanguageConfig:
+    """What lm-evaluation-harness is asked for; see evals/language.py."""
+
+    tasks: list[str] = field(default_factory=list)
+    include_path: str | None = None  # a folder of task files (YAML, which may name Python functions: only trusted ones)
+    shots: int | None = None  # solved examples before each question; None = as the task says
+    limit: int | None = None  # only the first N documents of a task
+    batch_size: int = 8
+
+
+@dataclass
 class EvalJob:
     """Everything `liquid eval` reads."""
 
@@ -366,6 +377,7 @@ class EvalJob:
     metrics: list[str] = field(default_factory=lambda: list(OWN_METRICS))
     genai_bench: str | None = None  # the folder of GenAI-Bench's prompts and skill tags
     benchmarks: BenchmarksConfig = field(default_factory=BenchmarksConfig)
+    language: LanguageConfig = field(default_factory=LanguageConfig)
     caption_images: int = 500  # real pictures whose right and wrong captions are compared
     tokenizer_images: int = 200  # real pictures that are encoded and decoded again
     features: FeaturesConfig = field(default_factory=FeaturesConfig)

@@ -1,0 +1,115 @@
+"""Language benchmarks by lm-evaluation-harness: what the model still knows of text, with the image rows in its softmax and without.
+
+    language/TASK/METRIC      over text ids only: as the backbone was before it had image rows
+    language_all/TASK/METRIC  over all rows: what is lost where probability goes to images
+
+Tasks are the harness's own, or YAML files of language.include_path; data sets are read from this machine (HF_DATASETS_OFFLINE=0 allows
+the hub). Documents begin as they do in training: with bos, where the tokenizer has one.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from importlib.metadata import version
+from typing import Any
+
+from evals.intervals import Z
+from evals.measurement import Measurement, ModelHandle, Value, bare
+from evals.receipt import Receipt, texts_digest
+from liquid_train.config import LanguageConfig
+from liquid_train.data.sequences import prompt_ids
+
+NAMES = {True: "language", False: "language_all"}  # by whether image rows are masked
+
+
+def check_language(config: LanguageConfig) -> Any:
+    """The harness's tasks. Raises ValueError where it is missing, or a task is unknown."""
+    os.environ.setdefault("HF_DATASETS_OFFLINE", "1")
+    try:
+        from lm_eval.tasks import TaskManager
+    except ImportError as error:
+        raise ValueError(f"metrics: language needs lm-evaluation-harness ({error}): pip install 'liquid-train[language]'") from error
+    manager = TaskManager(include_path=config.include_path)
+    unknown = [task for task in config.tasks if not manager.match_tasks([task])]
+    if unknown:
+        where = f"language.include_path={config.include_path} and the harness"
+        raise ValueError(f"language.tasks: {', '.join(unknown)}: no such task in {where}; lm-eval ls tasks lists the harness's own")
+    return manager
+
+
+def language(handle: ModelHandle, config: LanguageConfig, manager: Any) -> Measurement:
+    """All tasks, once over text ids only and once over all rows. Raises ValueError where a task's data is not there."""
+    values: dict[str, Value] = {}
+    prompts: list[str] = []
+    for masked, prefix in NAMES.items():
+        found = evaluate(handle, config, manager, masked)
+        values |= {f"{prefix}/{key}": value for key, value in task_values(found).items()}
+        prompts = [f"{task} {s['prompt_hash']} {s['target_hash']}" for task, samples in sorted(found["samples"].items()) for s in samples]
+    receipt = Receipt(
+        n=len(prompts),
+        prompts=texts_digest(prompts),
+        sampler={"shots": config.shots},
+        features=f"lm-evaluation-harness {version('lm-eval')}",
+        dtype=handle.dtype,
+    )
+    warnings = [f"only the first {config.limit} documents of each task (language.limit): not the published score"] if config.limit is not None else []
+    return Measurement(values, receipt, warnings=warnings)
+
+
+def evaluate(handle: ModelHandle, config: LanguageConfig, manager: Any, masked: bool) -> dict[str, Any]:
+    """What lm_eval.simple_evaluate returns."""
+    from lm_eval import simple_evaluate
+
+    handle.progress(NAMES[masked], 0, 1)
+    try:
+        found = simple_evaluate(
+            language_model(handle, config.batch_size, masked), tasks=list(config.tasks), num_fewshot=config.shots, limit=config.limit, task_manager=manager,
+            bootstrap_iters=1000,
+        )  # fmt: skip
+    except OSError as error:  # datasets' errors of a file or a connection that is not there
+        raise ValueError(
+            f"language.tasks={','.join(config.tasks)}: a task's data cannot be read: {error}; give local files with language.include_path"
+        ) from error
+    handle.progress(NAMES[masked], 1, 1)
+    assert found is not None  # of rank 0, the only one
+    return found
+
+
+def language_model(handle: ModelHandle, batch_size: int, masked: bool) -> Any:
+    """The harness's wrapper of the model, whose image rows never win where `masked`."""
+    from lm_eval.models.huggingface import HFLM
+
+    vocabulary = handle.vocabulary
+
+    class TextOnly(HFLM):
+        def _model_call(self, *args: Any, **kwargs: Any) -> Any:
+            logits = super()._model_call(*args, **kwargs)
+            logits[..., vocabulary.text_size :] = -math.inf
+            return logits
+
+        def _model_generate(self, *args: Any, **kwargs: Any) -> Any:
+            return super()._model_generate(*args, suppress_tokens=list(range(vocabulary.text_size, vocabulary.rows)), **kwargs)
+
+    begins_with_bos = bool(prompt_ids({}, "text", vocabulary.tokenizer))
+    wrapper = TextOnly if masked else HFLM
+    return wrapper(pretrained=handle.model, tokenizer=vocabulary.tokenizer, batch_size=batch_size, add_bos_token=begins_with_bos)
+
+
+def task_values(found: dict[str, Any]) -> dict[str, Value]:
+    """TASK/METRIC, and TASK/METRIC/FILTER for a filter of the harness; intervals from its standard errors."""
+    values = {}
+    for task, row in found["results"].items():
+        members = found.get("group_subtasks", {}).get(task) or [task]
+        n = sum(found["n-samples"][member]["effective"] for member in members if member in found["n-samples"])
+        for key, value in row.items():
+            metric, _, kind = key.partition(",")
+            if not isinstance(value, (int, float)) or not kind or metric.endswith("_stderr"):
+                continue
+            error = row.get(f"{metric}_stderr,{kind}")
+            name = f"{task}/{metric}" + ("" if kind == "none" else f"/{kind}")
+            if isinstance(error, (int, float)):
+                values[name] = Value(float(value), n, value - Z * error, value + Z * error, "normal 95%, the harness's standard error")
+            else:
+                values[name] = bare(value, n, "the harness gives none")
+    return values
