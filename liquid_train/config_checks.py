@@ -160,6 +160,7 @@ def check_eval(c: EvalJob) -> None:
     b = c.benchmarks
     require(0 <= b.max_bad < 1, f"benchmarks.max_bad={b.max_bad}: a share from 0 to below 1")
     require(b.max_questions is None or b.max_questions > 0, f"benchmarks.max_questions={b.max_questions}: must be 1 or more, or null for all")
+    require(c.language.limit is None or c.language.limit > 0, f"language.limit={c.language.limit}: must be 1 or more, or null for all")
     for key in ("batch_size", "caption_images", "vqascore.batch_size", "benchmarks.max_new_tokens", "language.batch_size"):
         require(get(c, key) > 0, f"{key}={get(c, key)}: must be 1 or more")
     require(c.tokenizer_images >= 2, f"tokenizer_images={c.tokenizer_images}: must be 2 or more")
