@@ -37,6 +37,7 @@ def live_model(root: nn.Module, lm: PreTrainedModel, device: torch.device) -> It
                 plain._init_weights(module)
         gathered = {name: whole(parameter) for name, parameter in lm.named_parameters(remove_duplicate=False)}
         plain.load_state_dict(gathered, strict=False, assign=True)
+        plain.tie_weights()  # each name was given a parameter of its own
         yield plain.eval().requires_grad_(False)
     finally:
         plain = gathered = None  # type: ignore[assignment]  # before the gathered memory is freed
