@@ -70,6 +70,7 @@ def process_group(tensor: int = 1) -> Iterator[World]:
     logging.getLogger("torch.distributed.tensor._redistribute").setLevel(logging.ERROR)  # at every save: that two gathers are not one
     try:
         yield World(rank, size, device, tensor)
+        dist.barrier()  # none leaves while another still talks to it
     finally:
         gc.collect()  # sharded tensors must be gone before the group is, or gloo aborts at exit
         dist.destroy_process_group()
