@@ -14,9 +14,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
-from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 from transformers import PreTrainedModel
 
+from liquid_train.backbone import rows_of
 from liquid_train.config import TASKS, LossConfig
 from liquid_train.data.loader import MicroBatch
 from liquid_train.data.sequences import IGNORED
@@ -162,6 +162,5 @@ class LossModule(nn.Module):
         weight = self.lm.get_output_embeddings().weight
         if not isinstance(weight, DTensor):
             return weight, self.options
-        first_row = compute_local_shape_and_global_offset(weight.shape, weight.device_mesh, weight.placements)[1][0]
-        options = replace(self.options, first_row=first_row, group=weight.device_mesh.get_group())
+        options = replace(self.options, first_row=rows_of(weight)[1], group=weight.device_mesh.get_group())
         return weight.to_local(grad_placements=weight.placements), options

@@ -93,7 +93,8 @@ class RowRates:
         for group, rate in zip(optimizer.param_groups, (lr, *(0.0 if first_stage else lr for _ in range(2))), strict=True):
             group["lr"] = rate
         scales = self.new_rows if first_stage else self.all_rows
-        moved = [_Moved(table, scales) for table in self.tables]
+        at_one_rate = not first_stage and self.config.image_embedding_lr_scale == 1.0
+        moved = [] if at_one_rate else [_Moved(table, scales) for table in self.tables]
         optimizer.step()
         for table in moved:
             table.scale()
