@@ -33,7 +33,7 @@ from evals.vqa_scores import (
     textvqa_accuracy,
     vqav2_accuracy,
 )
-from liquid_train.config import BenchmarksConfig
+from liquid_train.eval_settings import BenchmarksConfig
 from liquid_train.generate.pictures import encode, load_picture
 from liquid_train.generate.text import answer
 from liquid_train.images import READ_ERRORS, reason

@@ -19,7 +19,7 @@ from evals.kernel_distance import SUBSETS, kernel_distance
 from evals.manifold import precision_recall
 from evals.measurement import Measurement, ModelHandle, Value, bare, share
 from evals.receipt import Receipt, arrays_digest, seeds_text, texts_digest
-from liquid_train.config import FeaturesConfig
+from liquid_train.eval_settings import FeaturesConfig
 
 RESAMPLES = 200
 BOOTSTRAP_FEATURES = 256  # a wider network's covariance takes too long to be resampled

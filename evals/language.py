@@ -17,8 +17,8 @@ from typing import Any
 from evals.intervals import Z
 from evals.measurement import Measurement, ModelHandle, Value, bare
 from evals.receipt import Receipt, texts_digest
-from liquid_train.config import LanguageConfig
 from liquid_train.data.sequences import prompt_ids
+from liquid_train.eval_settings import LanguageConfig
 
 NAMES = {True: "language", False: "language_all"}  # by whether image rows are masked
 

@@ -28,8 +28,8 @@ from evals.measurement import Measurement, ModelHandle, write_measurement
 from evals.receipt import Receipt, seeds_text, texts_digest
 from evals.self_vqascore import score_drawn, tell_captions
 from evals.wrong_captions import caption_pairs
-from liquid_train.config import PERIODIC, EvalsConfig
 from liquid_train.data.shards import ShardSet
+from liquid_train.eval_settings import PERIODIC, EvalsConfig
 from liquid_train.generate.pictures import contact_sheet, decode, save_png
 from liquid_train.generate.sampler import draw
 from liquid_train.image_tokenizer import ImageTokenizer

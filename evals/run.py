@@ -25,8 +25,9 @@ from rich.table import Table
 from evals.benchmark_files import Benchmark, read_benchmark
 from evals.measurement import Measurement, ModelHandle, Progress, file_name, write_measurement
 from liquid_train.checkpoint import model_folder, step_of
-from liquid_train.config import BENCHMARKS, DRAWING, METRICS, READING, EvalJob
+from liquid_train.config import EvalJob
 from liquid_train.data.shards import ShardSet
+from liquid_train.eval_settings import BENCHMARKS, DRAWING, METRICS, READING
 from liquid_train.files import sha256_of, write_synced
 from liquid_train.generate.job import progress_bar
 from liquid_train.generate.manifest import aside, file_identity, is_current, model_identity, publish, text_digest

@@ -18,7 +18,7 @@ from evals.answer_probability import answer_probabilities
 from evals.intervals import bootstrap, bootstrap_name
 from evals.measurement import Measurement, ModelHandle, Value, average
 from evals.receipt import Receipt, arrays_digest, seeds_text, texts_digest
-from liquid_train.config import VQAScoreConfig
+from liquid_train.eval_settings import VQAScoreConfig
 
 RESAMPLES = 500
 

@@ -13,7 +13,7 @@ from evals.features import open_features
 from evals.frechet import FeatureSums, Gaussian, frechet_distance
 from evals.measurement import Measurement, ModelHandle, average, bare
 from evals.receipt import Receipt, arrays_digest
-from liquid_train.config import FeaturesConfig
+from liquid_train.eval_settings import FeaturesConfig
 from liquid_train.generate.pictures import decode, encode
 
 

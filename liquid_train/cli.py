@@ -10,7 +10,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from liquid_train.config import BENCHMARKS, JOBS, all_keys, load
+from liquid_train.config import JOBS, all_keys, load
+from liquid_train.eval_settings import BENCHMARKS
 
 JOB_MODULES = {
     "tokenize": "data_prep.tokenize",

@@ -20,6 +20,8 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from liquid_train.eval_settings import OWN_METRICS, BenchmarksConfig, EvalsConfig, FeaturesConfig, LanguageConfig, VQAScoreConfig
+
 TASKS = ("text", "t2i", "i2t", "vqa", "chat")
 
 
@@ -140,45 +142,6 @@ class CheckpointConfig:
     best_is: str = "highest"  # highest or lowest
     shard_gib: float = 5.0  # GiB of one safetensors file of model/: what a rank holds in memory, at most, to write it
     resume: str = "auto"  # auto, none, or the path of a checkpoint
-
-
-@dataclass
-class FeaturesConfig:
-    """The network that image distances look through; see evals/features.py."""
-
-    kind: str = "vq"  # vq, inception or hf
-    path: str | None = None  # inception: its TorchScript file; hf: a model's folder
-    resize: str = "clean"  # clean, legacy_pytorch or legacy_tensorflow
-    cache: str | None = None  # a folder that keeps the features of reference pictures; None = computed each time
-
-
-@dataclass
-class VQAScoreConfig:
-    """How a model is asked whether a picture fits a text; see evals/self_vqascore.py."""
-
-    question: str = 'Does this figure show "{text}"? Please answer yes or no.'
-    answer: str = "Yes"
-    batch_size: int = 64
-
-
-PERIODIC = ("vqa", "grid", "image_quality", "self_vqascore", "captions")  # what is measured while training: evals/periodic.py
-
-
-@dataclass
-class EvalsConfig:
-    every: int = 0  # steps between evaluations while training; 0 = never
-    periods: dict[str, int] = field(default_factory=dict)  # steps between measurements of those that cost more; the others: each time
-    vqa_samples: int = 100  # images of the periodic VQA accuracy
-    images: int = 12  # pictures of the periodic grid
-    prompts: list[str] = field(default_factory=list)
-    guidance: float = 3.0
-    top_k: int | None = None
-    temperature: float = 0.8
-    quality_images: int = 0  # pictures whose distance from real ones is measured, the grid's among them; 0 = no distances
-    quality_reference: int = 256  # real pictures they are compared with
-    caption_images: int = 0  # real pictures whose right and wrong captions the model is asked about
-    features: FeaturesConfig = field(default_factory=FeaturesConfig)
-    vqascore: VQAScoreConfig = field(default_factory=VQAScoreConfig)
 
 
 @dataclass
@@ -308,55 +271,6 @@ class ServeJob:
     precision: str = "fp32"
     device: str = "auto"
     vq: VQSettings = field(default_factory=VQSettings)
-
-
-OWN_METRICS = ("vqa", "t2i", "image_quality", "self_vqascore", "captions", "image_tokenizer")  # what each is: evals/suite.py
-BENCHMARKS = ("vqav2", "textvqa", "gqa", "pope", "mme")  # from files as they are published: evals/benchmark_files.py
-METRICS = (*OWN_METRICS, "genai_bench", *BENCHMARKS, "language")
-READING = ("vqa", "image_quality", "captions")  # those that read shards, and vqa train_shards
-DRAWING = ("t2i", "image_quality", "self_vqascore")  # those that measure images_per_prompt pictures of each caption
-
-
-@dataclass
-class QuestionFiles:
-    questions: str | None = None
-    images: str | None = None  # the folder with the pictures
-
-
-@dataclass
-class AnnotatedFiles(QuestionFiles):
-    annotations: str | None = None  # None: a test split; no score, only the file for the server
-
-
-@dataclass
-class MMEFiles:
-    folder: str | None = None
-
-
-@dataclass
-class BenchmarksConfig:
-    """Published benchmarks from local files; evals/benchmark_files.py says what is in each."""
-
-    suffix: str = ""  # behind every question
-    max_new_tokens: int = 16  # of an answer
-    max_bad: float = 0.0  # share of questions that may be left out (and are then named)
-    max_questions: int | None = None  # only the first N
-    vqav2: AnnotatedFiles = field(default_factory=AnnotatedFiles)
-    textvqa: QuestionFiles = field(default_factory=QuestionFiles)
-    gqa: QuestionFiles = field(default_factory=QuestionFiles)
-    pope: QuestionFiles = field(default_factory=QuestionFiles)
-    mme: MMEFiles = field(default_factory=MMEFiles)
-
-
-@dataclass
-class LanguageConfig:
-    """What lm-evaluation-harness is asked for; see evals/language.py."""
-
-    tasks: list[str] = field(default_factory=list)
-    include_path: str | None = None  # a folder of task files (YAML, which may name Python functions: only trusted ones)
-    shots: int | None = None  # solved examples before each question; None = as the task says
-    limit: int | None = None  # only the first N documents of a task
-    batch_size: int = 8
 
 
 @dataclass

@@ -7,7 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from liquid_train.config import METRICS, PERIODIC, TASKS, BackboneConfig, EvalJob, GenerateJob, ParallelConfig, PlanJob, ServeJob, TokenizeJob, TrainJob
+from liquid_train.config import TASKS, BackboneConfig, EvalJob, GenerateJob, ParallelConfig, PlanJob, ServeJob, TokenizeJob, TrainJob
+from liquid_train.eval_settings import METRICS, PERIODIC
 
 
 def require(condition: bool, message: str) -> None:

@@ -19,8 +19,9 @@ from evals.features import feature_name, vq_features
 from evals.measurement import ModelHandle
 from evals.periodic import evaluate as evaluate_periodically
 from evals.run import run
-from liquid_train.config import EvalJob, EvalsConfig, VQSettings
+from liquid_train.config import EvalJob, VQSettings
 from liquid_train.data.shards import ShardSet
+from liquid_train.eval_settings import EvalsConfig
 from tests.shard_sets import image_set, text_set
 from tests.tiny_model import save, tiny, vq
 

@@ -21,7 +21,8 @@ from evals.manifold import covered, precision_recall
 from evals.measurement import ModelHandle
 from evals.resizing import resize
 from evals.tokenizer_quality import psnr, ssim, tokenizer_quality
-from liquid_train.config import FeaturesConfig, VQSettings, package_path
+from liquid_train.config import VQSettings, package_path
+from liquid_train.eval_settings import FeaturesConfig
 from liquid_train.image_tokenizer import ImageTokenizer
 from tests.tiny_model import tiny, vq
 

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from evals.measurement import ModelHandle
-from liquid_train.config import LanguageConfig, load
+from liquid_train.config import load
+from liquid_train.eval_settings import LanguageConfig
 from tests.tiny_model import tiny, vq
 
 TASK = """

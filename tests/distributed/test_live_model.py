@@ -12,8 +12,9 @@ from torch.distributed.tensor import DTensor
 
 from evals.measurement import ModelHandle
 from evals.periodic import draw_prompts
-from liquid_train.config import EvalsConfig, LossConfig, ParallelConfig
+from liquid_train.config import LossConfig, ParallelConfig
 from liquid_train.data.sequences import DEFAULT_PROMPT
+from liquid_train.eval_settings import EvalsConfig
 from liquid_train.generate.live import live_model
 from liquid_train.generate.sampler import draw
 from liquid_train.loss import LossModule
