@@ -18,6 +18,7 @@ SCHEMA = 1
 COMMIT = "COMMIT.json"
 SCORES = "scores.json"  # checkpoints/scores.json: {"metric", "best_is", "scores": {step: value}}
 BEST = "best"
+SUPERSEDED = "superseded"
 _NAME = re.compile(r"step-(\d{8,})$")
 
 
@@ -160,10 +161,28 @@ def best(run_dir: str | Path) -> Path | None:
     return max(scored, key=lambda s: (sign * s[0], s[1]))[2] if scored else None
 
 
-def retain(run_dir: Path, keep: int) -> None:
-    """Remove all complete checkpoints but the newest `keep` and the best; a folder loses its COMMIT.json first, so a kill leaves no half one."""
+def retain(run_dir: Path, keep: int, keep_every: int | None = None) -> None:
+    """Remove all complete checkpoints but the newest `keep`, those of every `keep_every`-th step, and the best.
+
+    A folder loses its COMMIT.json first, so a kill leaves no half one.
+    """
     kept = best(run_dir)
     for old in committed(run_dir)[:-keep]:
-        if old != kept:
+        if old != kept and not (keep_every and step_of(old) % keep_every == 0):
             (old / COMMIT).unlink()
             shutil.rmtree(old)
+
+
+def set_aside(run_dir: Path, step: int) -> list[Path]:
+    """Move complete checkpoints of later steps than `step` to checkpoints/superseded/: the run has gone back behind them.
+
+    They are not lost, but no resume finds them, and they take no place among the newest ones. Returns where they are now.
+    """
+    aside = run_dir / "checkpoints" / SUPERSEDED
+    moved = []
+    for old in committed(run_dir):
+        if step_of(old) > step:
+            aside.mkdir(exist_ok=True)
+            shutil.rmtree(aside / old.name, ignore_errors=True)
+            moved.append(old.rename(aside / old.name))
+    return moved

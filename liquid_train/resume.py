@@ -28,13 +28,18 @@ Changes = dict[str, tuple[Any, Any]]  # dotted key -> (old, new)
 
 
 def find_checkpoint(config: TrainJob) -> Path | None:
-    """The checkpoint to go on from, or None for a fresh start. ValueError when checkpoint.resume names none."""
+    """The checkpoint to go on from, or None for a fresh start. ValueError when checkpoint.resume names none.
+
+    A run that began at another run's checkpoint (a branch) goes on from its own newest one once it has any: the same command
+    serves the start and every restart.
+    """
     if config.checkpoint.resume == "none":
         return None
-    if config.checkpoint.resume == "auto":
-        complete = committed(config.run.dir)
-        return complete[-1] if complete else None
+    own = committed(config.run.dir)
     path = Path(config.checkpoint.resume)
+    branch = path.resolve().parent != (Path(config.run.dir) / "checkpoints").resolve()
+    if config.checkpoint.resume == "auto" or (branch and own):
+        return own[-1] if own else None
     wrong = problems(path) if path.is_dir() else ["no such folder"]
     if wrong:
         raise ValueError(f"checkpoint.resume={path}: not a complete checkpoint ({wrong[0]}); give auto, none or a checkpoints/step-NNNNNNNN folder")
@@ -133,10 +138,8 @@ def planned_steps(config: TrainJob) -> int:
 
 def is_complete(config: TrainJob) -> bool:
     """True when the run's newest checkpoint is that of the last planned step, under this config, and its content is as recorded."""
-    if config.checkpoint.resume != "auto":
-        return False
     newest = find_checkpoint(config)
-    if newest is None:
+    if newest is None or newest.resolve() != committed(config.run.dir)[-1].resolve():
         return False
     changes = changes_since(newest, config, shard_digests(config))
     return step_of(newest) >= planned_steps(config) and not changes and not problems(newest, hashes=True)

@@ -36,6 +36,7 @@ from liquid_train.optimizer import RowRates, build_optimizer, learning_rate
 from liquid_train.parallel import World, assert_dtypes, parallelize, process_group, set_sync
 from liquid_train.resume import as_lines, changes_since, continued, find_checkpoint, planned_steps
 from liquid_train.run_vocabulary import make_tokenizer, open_vocabulary
+from liquid_train.saver import Saver
 from liquid_train.tracker import RunLock, Tracker
 from liquid_train.vocabulary import UNCONDITIONAL, Vocabulary
 
@@ -51,8 +52,11 @@ class Run:
         self.image_tokenizer = ImageTokenizer.from_files(vq_config, vq_weights)
         self.sets = open_sources(config, self.image_tokenizer.fingerprint, self.image_tokenizer.codebook_size)
         self.progress, self.notes = self._progress()
-        self.saved_step = self.progress.step  # of the newest checkpoint; 0: none, and nothing to save
         self.lock = RunLock(self.dir) if world.main else None
+        if world.main and (left := checkpoint.set_aside(self.dir, self.progress.step)):
+            self.notes.append(f"checkpoints of later steps are set aside: {', '.join(str(p) for p in left)}")
+        self.saver = Saver(self.dir, config.checkpoint, saved_step=self.progress.step)
+        self.stalled = 0.0  # seconds that training stood still for the newest checkpoint
         self.vocabulary = self._vocabulary()
         self.card = self._card()
         self.heldout = heldout_batches(config, self.vocabulary, world, self.image_tokenizer.fingerprint) if config.evals.every else []
@@ -228,21 +232,42 @@ def heldout_images(config: TrainJob) -> str | None:
     return next((s.path for s in config.data.heldout.values() if s.task == "vqa"), None)
 
 
-def save(run: Run) -> None:
+def start_save(run: Run) -> None:
+    """Begin to write a checkpoint of this step; a collective."""
+    copied = run.config.checkpoint.async_save
+    run.saver.start(train_state.snapshot(run.root, run.optimizer, run.progress, run.config, run.card, run.vocabulary, run.world, copied=copied))
+
+
+def save_and_wait(run: Run, tracker: Tracker | None) -> None:
     """Save a checkpoint, unless that of this step is there already; SaveFailed on all ranks when it cannot be written."""
-    if run.saved_step != run.progress.step:
-        train_state.save(run.dir, run.root, run.optimizer, run.progress, run.config, run.card, run.vocabulary, run.world)
-        run.saved_step = run.progress.step
+    settle_save(run, tracker)
+    if run.saver.saved_step != run.progress.step:
+        start_save(run)
+        run.saver.settle()
 
 
-def save_or_go_on(run: Run, tracker: Tracker | None) -> None:
-    """Save a checkpoint; where it cannot be written say so and train on: there may be room again at the next one."""
+def save_and_go_on(run: Run, tracker: Tracker | None) -> None:
+    """Save a checkpoint beside the next steps, once the one before is written."""
+    started = time.perf_counter()
+    settle_save(run, tracker)
+    start_save(run)
+    run.stalled = time.perf_counter() - started
+
+
+def settle_save(run: Run, tracker: Tracker | None) -> None:
+    """Wait for the save at hand, if there is one, and say how it ended; where it failed, there may be room again at the next one."""
     try:
-        save(run)
+        written = run.saver.settle()
     except train_state.SaveFailed as error:
-        if tracker:
-            again = min(run.progress.step + run.config.checkpoint.every, run.steps)
-            tracker.say(f"{error}. Training goes on; the next checkpoint is tried at step {again}.")
+        every = run.config.checkpoint.every
+        again = min(max(-(-run.progress.step // every), run.saver.step // every + 1) * every, run.steps)
+        say = f"{error}. Training goes on; the next checkpoint is tried at step {again}."
+    else:
+        if written is None:
+            return
+        say = f"checkpoint of step {written[0]}: training stood still for {run.stalled:.2f} s, written in {written[1]:.1f} s"
+    if tracker:
+        tracker.say(say)
 
 
 def begin_log(run: Run) -> Tracker | None:
@@ -298,12 +323,13 @@ def train(config: TrainJob, world: World) -> None:
                     f"lower optimizer.lr={config.optimizer.lr}"
                 )
             if result["stop"]:
-                save(run)
+                save_and_wait(run, tracker)
                 if tracker:
                     tracker.say(f"stopped by a signal; saved step {run.progress.step}. The same command goes on from there.")
                 break
             before = time.perf_counter()
     finally:
+        run.saver.close()
         if tracker:
             tracker.close()
         if run.lock:
@@ -321,10 +347,12 @@ def finish_step(run: Run, tracker: Tracker | None, metrics: dict[str, Any]) -> N
         tracker.show(metrics)
     if c.evals.every and (step % c.evals.every == 0 or last):
         log_evaluation(run, tracker, last)
+    if run.saver.ended():
+        settle_save(run, tracker)
     if last:
-        save(run)
+        save_and_wait(run, tracker)
     elif step % c.checkpoint.every == 0:
-        save_or_go_on(run, tracker)
+        save_and_go_on(run, tracker)
 
 
 def log_evaluation(run: Run, tracker: Tracker | None, last: bool) -> None:
@@ -356,7 +384,7 @@ def end_early(run: Run, tracker: Tracker | None, metrics: dict[str, Any]) -> Non
         tracker.write(metrics)
     if metrics and c.evals.every and step % c.evals.every:
         log_evaluation(run, tracker, last=True)
-    save(run)
+    save_and_wait(run, tracker)
     if tracker:
         tracker.say(f"every source has been read data.sources.*.max_epochs times: training ends at step {step} of {run.steps}")
 

@@ -10,23 +10,25 @@ that has given up.
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 from torch import Tensor
 from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.staging import DefaultStager, StagingOptions
 from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict, set_optimizer_state_dict
 from torch.optim import Optimizer
 
 from liquid_train import checkpoint
 from liquid_train.backbone import ModelCard, fill_from_folder, named_full_tensors
-from liquid_train.config import TrainJob
+from liquid_train.config import CheckpointConfig, TrainJob
 from liquid_train.data.loader import owner
 from liquid_train.data.packing import StreamState
 from liquid_train.files import sha256_of, write_synced
@@ -66,76 +68,63 @@ def why_not_written(error: BaseException) -> str | None:
 
 
 @contextlib.contextmanager
-def agreed(world: World) -> Iterator[None]:
+def agreed(group: dist.ProcessGroup) -> Iterator[None]:
     """Work on files that may fail on any rank: where it does, all of them raise SaveFailed. A collective; the body must not be one."""
-    failure = None
+    failure, rank = None, dist.get_rank(group)
     try:
         yield
     except Exception as error:
         if not (why := why_not_written(error)):
             raise
-        failure = f"rank {world.rank}: {why}"
-    failures: list[str | None] = [None] * world.size
-    dist.all_gather_object(failures, failure)
+        failure = f"rank {rank}: {why}"
+    failures: list[str | None] = [None] * dist.get_world_size(group)
+    dist.all_gather_object(failures, failure, group=group)
     if found := [f for f in failures if f]:
         raise SaveFailed("; ".join(found))
 
 
-def save(run_dir: Path, root: LossModule, optimizer: Optimizer, progress: Progress, config: TrainJob, card: ModelCard, vocabulary: Vocabulary,
-         world: World) -> None:  # fmt: skip
-    """Write and commit a checkpoint; a collective of all ranks. Of progress.streams each gives the streams it owns.
+@dataclass
+class Snapshot:
+    """What a checkpoint will hold. optimizer: this rank's part; files: round by round the tensors of the safetensors file that this
+    rank writes then, by the numbering of `plan` ({}: none); trainer: the text of trainer.json; rest: writes what model/ has beside weights."""
 
-    Raises SaveFailed on all ranks where one of them could not write; older checkpoints are as they were.
+    step: int
+    optimizer: dict[str, Any]
+    plan: Plan
+    files: Iterable[dict[str, Tensor]]
+    trainer: str
+    rest: Callable[[Path], None]
+    vq_fingerprint: str
+
+
+def snapshot(root: LossModule, optimizer: Optimizer, progress: Progress, config: TrainJob, card: ModelCard, vocabulary: Vocabulary, world: World,
+             *, copied: bool) -> Snapshot:  # fmt: skip
+    """The run's state at this step; a collective. Of progress.streams each rank gives the streams it owns.
+
+    copied: everything is copied into the CPU's memory, so that training can go on while it is written: this rank's part of the optimizer
+    state and its share of the weights. Otherwise it must be written before the next step, and no more than one file is held.
     """
-    step = progress.step
-    partial = checkpoint.partial_folder(run_dir, step)
-    try:
-        with agreed(world):
-            if world.main:
-                checkpoint.begin(run_dir, step)
-        save_optimizer(partial / "optimizer", root, optimizer)
-        save_weights(partial / "model", root, world, config.checkpoint.shard_gib)
-        streams = _gather_streams(progress.streams, world)
-        with agreed(world):
-            if world.main:
-                write_rest_of_model(partial / "model", root, card, vocabulary)
-                state = {**asdict(progress), "streams": {str(k): streams[k] for k in sorted(streams)}, "world_size": world.size, "config": asdict(config)}
-                write_synced(partial / TRAINER, json.dumps(state))
-        own: dict[str, dict[str, Any]] = {}
-        with agreed(world):
-            own = checkpoint.described(partial, world.rank, world.size)
-        parts: list[dict[str, dict[str, Any]]] = [{}] * world.size
-        dist.all_gather_object(parts, own)
-        with agreed(world):
-            if world.main:
-                fingerprints = {"vq": card.vq_fingerprint, "tokenizer": sha256_of(partial / "model" / "tokenizer.json")}
-                checkpoint.commit(partial, step, fingerprints, {name: entry for part in parts for name, entry in part.items()})
-                checkpoint.retain(run_dir, config.checkpoint.keep)
-    except SaveFailed as error:
-        left = [checkpoint.abandon(run_dir, step) if world.main else ""]
-        dist.broadcast_object_list(left)
-        raise SaveFailed(f"the checkpoint of step {step} was not written: {error}; {left[0]}") from error
+    state: dict[str, Any] = {"optimizer": get_optimizer_state_dict(root, optimizer)}
+    plan = Plan.of(root.lm.named_parameters(), config.checkpoint.shard_gib)
+    files: Iterable[dict[str, Tensor]] = own_files(plan, root, world)
+    if copied:
+        stager = DefaultStager(StagingOptions(use_pinned_memory=False, use_shared_memory=False, use_async_staging=False, use_non_blocking_copy=False))
+        state = cast(dict[str, Any], stager.stage(state))
+        stager.close()
+        # a whole tensor may still be the parameter itself, where one rank has all of it
+        files = [{name: tensor.clone() for name, tensor in held.items()} for held in files]
+    streams = _gather_streams(progress.streams, world)
+    trainer = {**asdict(progress), "streams": {str(k): streams[k] for k in sorted(streams)}, "world_size": world.size, "config": asdict(config)}
+    rest = functools.partial(write_rest_of_model, root=root, card=card, vocabulary=vocabulary)
+    return Snapshot(progress.step, state, plan, files, json.dumps(trainer), rest, card.vq_fingerprint)
 
 
-def save_optimizer(folder: Path, root: LossModule, optimizer: Optimizer) -> None:
-    """Every rank writes its part of the optimizer state; a collective. SaveFailed on all ranks where one could not."""
-    try:
-        dcp.save({"optimizer": get_optimizer_state_dict(root, optimizer)}, checkpoint_id=folder)
-    except CheckpointException as error:  # torch has gathered what every rank raised
-        found = [f"rank {rank}: {why}" for rank, (failure, _) in error.failures.items() if (why := why_not_written(failure))]
-        if len(found) < len(error.failures):
-            raise
-        raise SaveFailed(f"{folder}: {'; '.join(found)}") from error
+def own_files(plan: Plan, root: LossModule, world: World) -> Iterator[dict[str, Tensor]]:
+    """The model's weights whole, as {name: tensor} of one safetensors file after another; a collective of all ranks.
 
-
-def save_weights(folder: Path, root: LossModule, world: World, shard_gib: float) -> None:
-    """The model's weights as safetensors, file by file: a collective of as many calls on all ranks.
-
-    File i is written by rank i % world.size, which alone keeps its tensors: no rank holds more than one file and one tensor.
+    The ranks take the files in turn: round i yields file i * world.size + rank, {} where there is none, as many rounds on all ranks.
+    No rank holds more than the file it yields and one tensor.
     """
-    plan = Plan.of(root.lm.named_parameters(), shard_gib)
-    with agreed(world):
-        folder.mkdir(parents=True, exist_ok=True)
     tensors = named_full_tensors(root.lm)
     held: dict[str, Tensor] = {}
     for number, names in enumerate(plan.names):
@@ -143,13 +132,67 @@ def save_weights(folder: Path, root: LossModule, world: World, shard_gib: float)
             if number % world.size == world.rank:
                 held[name] = tensor
         if (number + 1) % world.size == 0 or number + 1 == len(plan.names):
-            with agreed(world):
-                if held:
-                    plan.write_file(folder, number - number % world.size + world.rank, held)
+            yield held
             held = {}
-    with agreed(world):
-        if world.main:
-            plan.write_index(folder)
+
+
+def write(state: Snapshot, run_dir: Path, settings: CheckpointConfig, group: dist.ProcessGroup) -> None:
+    """Write and commit a checkpoint; a collective of all ranks, through `group`.
+
+    Raises SaveFailed on all ranks where one of them could not write; older checkpoints are as they were.
+    """
+    rank, size = dist.get_rank(group), dist.get_world_size(group)
+    main, step = rank == 0, state.step
+    partial = checkpoint.partial_folder(run_dir, step)
+    try:
+        with agreed(group):
+            if main:
+                checkpoint.begin(run_dir, step)
+        write_optimizer(partial / "optimizer", state.optimizer, group)
+        write_model(partial / "model", state, group)
+        own: dict[str, dict[str, Any]] = {}
+        with agreed(group):
+            if main:
+                write_synced(partial / TRAINER, state.trainer)
+        with agreed(group):
+            own = checkpoint.described(partial, rank, size)
+        parts: list[dict[str, dict[str, Any]]] = [{}] * size
+        dist.all_gather_object(parts, own, group=group)
+        with agreed(group):
+            if main:
+                fingerprints = {"vq": state.vq_fingerprint, "tokenizer": sha256_of(partial / "model" / "tokenizer.json")}
+                checkpoint.commit(partial, step, fingerprints, {name: entry for part in parts for name, entry in part.items()})
+                checkpoint.retain(run_dir, settings.keep, settings.keep_every)
+    except SaveFailed as error:
+        left = [checkpoint.abandon(run_dir, step) if main else ""]
+        dist.broadcast_object_list(left, group=group)
+        raise SaveFailed(f"the checkpoint of step {step} was not written: {error}; {left[0]}") from error
+
+
+def write_optimizer(folder: Path, state: dict[str, Any], group: dist.ProcessGroup) -> None:
+    """Every rank writes its part of the optimizer state; a collective. SaveFailed on all ranks where one could not."""
+    try:
+        dcp.save(state, checkpoint_id=folder, process_group=group)
+    except CheckpointException as error:  # torch has gathered what every rank raised
+        found = [f"rank {rank}: {why}" for rank, (failure, _) in error.failures.items() if (why := why_not_written(failure))]
+        if len(found) < len(error.failures):
+            raise
+        raise SaveFailed(f"{folder}: {'; '.join(found)}") from error
+
+
+def write_model(folder: Path, state: Snapshot, group: dist.ProcessGroup) -> None:
+    """model/: every rank its files, the first one all that is not weights; a collective."""
+    rank, size = dist.get_rank(group), dist.get_world_size(group)
+    with agreed(group):
+        folder.mkdir(parents=True, exist_ok=True)
+    for i, held in enumerate(state.files):
+        with agreed(group):
+            if held:
+                state.plan.write_file(folder, i * size + rank, held)
+    with agreed(group):
+        if rank == 0:
+            state.plan.write_index(folder)
+            state.rest(folder)
 
 
 def write_rest_of_model(folder: Path, root: LossModule, card: ModelCard, vocabulary: Vocabulary) -> None:

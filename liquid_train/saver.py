@@ -1,0 +1,64 @@
+"""Checkpoints written beside the training: one thread of each rank writes a copy of the state while the next steps are made."""
+
+from __future__ import annotations
+
+import time
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+
+import torch.distributed as dist
+
+from liquid_train.config import CheckpointConfig
+from liquid_train.train_state import SaveFailed, Snapshot, write
+
+
+class Saver:
+    """Writes the checkpoints of a run, one at a time. All ranks call the same methods at the same steps.
+
+    step: of the save at hand, or the last one. saved_step: of the newest checkpoint that is known to be complete; 0: none.
+    """
+
+    def __init__(self, run_dir: Path, settings: CheckpointConfig, saved_step: int) -> None:
+        """A collective of all ranks."""
+        self.saved_step = saved_step
+        self._run_dir, self._settings = run_dir, settings
+        self._group = dist.new_group(backend="gloo")  # its own: what the threads agree on must not mix with what training exchanges
+        self._threads = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        self._writing: Future[float] | None = None
+        self.step = 0
+
+    def start(self, state: Snapshot) -> None:
+        """Begin to write; where checkpoint.async_save is off, write. The one before must have been settled."""
+        assert self._writing is None
+        self.step = state.step
+        if self._settings.async_save:
+            self._writing = self._threads.submit(self._write, state)
+            return
+        self._writing = Future()
+        try:
+            self._writing.set_result(self._write(state))
+        except SaveFailed as error:
+            self._writing.set_exception(error)
+
+    def ended(self) -> bool:
+        """Whether there is a save that has ended and was not settled."""
+        return self._writing is not None and self._writing.done()
+
+    def settle(self) -> tuple[int, float] | None:
+        """Wait for the save at hand: (its step, seconds it took to write), or None where there is none. Raises SaveFailed on all ranks."""
+        if self._writing is None:
+            return None
+        writing, self._writing = self._writing, None
+        seconds = writing.result()
+        self.saved_step = self.step
+        return self.step, seconds
+
+    def close(self) -> None:
+        """Wait until nothing is written any more."""
+        self._threads.shutdown()
+        self._writing = None
+
+    def _write(self, state: Snapshot) -> float:
+        started = time.perf_counter()
+        write(state, self._run_dir, self._settings, self._group)
+        return time.perf_counter() - started
