@@ -144,7 +144,7 @@ def checkpoint_tool(rest: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="liquid checkpoint", description="Look at checkpoints, and take the model out of one.")
     parser.add_argument("action", choices=("list", "verify", "export"))
     parser.add_argument("path", help="list: a run's folder; verify: a checkpoint's; export: either (a run: its newest checkpoint)")
-    parser.add_argument("output", nargs="?", help="export: a folder that is empty or not there")
+    parser.add_argument("output", nargs="?", help="export: a folder that is empty or not there, or a URL such as s3://bucket/model")
     parser.add_argument("--dtype", choices=("bf16", "fp16", "fp32"), help="export: cast the weights (default: as they are stored)")
     parser.add_argument("--shard-gib", type=float, default=5.0, help="export: GiB of one safetensors file (default: 5)")
     args = parser.parse_args(rest)
@@ -155,7 +155,7 @@ def checkpoint_tool(rest: list[str]) -> int:
         if args.output is None:
             raise ValueError("export needs a folder to write to: liquid checkpoint export CHECKPOINT_OR_RUN OUTPUT")
         source = checkpoint.model_folder(folder)
-        plan = import_module("liquid_train.hf_folder").export(source, Path(args.output), dtype=args.dtype, shard_gib=args.shard_gib)
+        plan = import_module("liquid_train.export").export(source, args.output, dtype=args.dtype, shard_gib=args.shard_gib)
         print(f"{source} -> {args.output}: {plan.elements:,} parameters, {plan.size / 2**30:,.2f} GiB in {len(plan.names)} file(s)")
         return 0
     if args.action == "list":

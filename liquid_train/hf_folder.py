@@ -6,20 +6,16 @@ One model.safetensors, or model-0000i-of-0000n.safetensors with model.safetensor
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
-from liquid_train.files import sync, write_synced
-
-DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+from liquid_train.files import write_synced
 
 
 @dataclass(frozen=True)
@@ -69,72 +65,3 @@ class Plan:
             weight_map = {name: self.file(number) for number, names in enumerate(self.names) for name in names}
             index = {"metadata": {"total_parameters": self.elements, "total_size": self.size}, "weight_map": weight_map}
             write_synced(folder / SAFE_WEIGHTS_INDEX_NAME, json.dumps(index, indent=2))
-
-
-def export(source: Path, output: Path, *, dtype: str | None = None, shard_gib: float = 5.0) -> Plan:
-    """Copy a folder in Hugging Face format to `output`, its weights cast to `dtype` (None: as stored) and cut into files anew.
-
-    Everything beside the weights (tokenizer, generation config, liquid.json) is copied; config.json names the new dtype. The folder
-    appears under its name when it is complete. Memory: one file of the output, and one tensor of the source.
-    ValueError: output exists, source has no safetensors, a value is too large for fp16, or the disk cannot take it.
-    """
-    if output.is_file() or (output.is_dir() and any(output.iterdir())):
-        raise ValueError(f"{output} exists already; give a folder that is empty or not there")
-    if not shard_gib > 0:
-        raise ValueError(f"--shard-gib {shard_gib:g}: must be above 0")
-    if not any(source.glob("*.safetensors")):
-        raise ValueError(f"{source}: no *.safetensors there; only those can be exported")
-    cast_to = DTYPES[dtype] if dtype else None
-    partial = output.absolute().with_name(f".{output.absolute().name}.partial")
-    try:
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-        plan = _copy_weights(source, partial, cast_to, shard_gib)
-        _copy_rest(source, partial, cast_to)
-        for path in [*partial.iterdir(), partial]:
-            sync(path)
-        partial.rename(output)
-        sync(partial.parent)
-    except OSError as error:
-        raise ValueError(f"{output}: could not be written: {error}") from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-    return plan
-
-
-def _copy_weights(source: Path, folder: Path, dtype: torch.dtype | None, shard_gib: float) -> Plan:
-    where = {}
-    stand_ins = {}  # on the meta device: what the tensors will be, without their content
-    for path in sorted(source.glob("*.safetensors")):
-        with safe_open(path, "pt") as file:
-            for name in file.keys():  # noqa: SIM118 - a file, not a dict
-                where[name] = path
-                stored = file.get_slice(name)
-                kept = stored[:0].dtype if stored.get_shape() else file.get_tensor(name).dtype
-                stand_ins[name] = torch.empty(stored.get_shape(), dtype=dtype if dtype and kept.is_floating_point else kept, device="meta")
-    plan = Plan.of(stand_ins.items(), shard_gib)
-    for number, names in enumerate(plan.names):
-        tensors = {}
-        for name in names:
-            with safe_open(where[name], "pt") as file:
-                tensors[name] = _cast(name, file.get_tensor(name), stand_ins[name].dtype)
-        plan.write_file(folder, number, tensors)
-    plan.write_index(folder)
-    return plan
-
-
-def _cast(name: str, tensor: Tensor, dtype: torch.dtype) -> Tensor:
-    cast = tensor.to(dtype)
-    if dtype == torch.float16 and not torch.equal(cast.isinf(), tensor.isinf()):
-        raise ValueError(f"--dtype fp16: {name} holds values beyond fp16's {torch.finfo(dtype).max:g}; use bf16")
-    return cast
-
-
-def _copy_rest(source: Path, folder: Path, dtype: torch.dtype | None) -> None:
-    for path in source.iterdir():
-        if path.is_file() and path.suffix != ".safetensors" and path.name != SAFE_WEIGHTS_INDEX_NAME:
-            shutil.copyfile(path, folder / path.name)
-    if dtype is not None:
-        config = json.loads((source / "config.json").read_text())
-        config.pop("torch_dtype", None)  # the name of older transformers
-        write_synced(folder / "config.json", json.dumps(config | {"dtype": str(dtype).removeprefix("torch.")}, indent=2))

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import resource
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import pytest
 import torch
 from safetensors import safe_open
@@ -15,7 +17,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 
 from liquid_train import backbone
 from liquid_train.cli import main
-from liquid_train.hf_folder import Plan, export
+from liquid_train.export import export
+from liquid_train.hf_folder import Plan
 from tests.tiny_model import save, tiny
 
 MIB = 2**20
@@ -85,6 +88,24 @@ def test_an_export_is_cast_cut_and_complete(tmp_path: Path, capsys: pytest.Captu
     as_stored.mkdir()
     export(source, as_stored)
     assert all(torch.equal(tensor, stored(as_stored)[name]) for name, tensor in stored(source).items())
+
+
+def test_an_export_to_an_object_store(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """fsspec's in-memory store stands for the others: the same calls; config.json, without which a folder is no model, comes last."""
+    source, url = save(tmp_path / "model"), "memory://bucket/exported"
+    assert main(["checkpoint", "export", str(source), url, "--dtype", "bf16", "--shard-gib", "1e-4"]) == 0
+    store = fsspec.filesystem("memory")
+    written = sorted(store.ls("/bucket/exported"), key=lambda entry: entry["created"])
+    assert written[-1]["name"].endswith("/config.json")
+    store.get("/bucket/exported/", str(tmp_path / "back"), recursive=True)
+    export(source, tmp_path / "local", dtype="bf16", shard_gib=1e-4)
+    assert {p.name: p.read_bytes() for p in (tmp_path / "back").iterdir()} == {p.name: p.read_bytes() for p in (tmp_path / "local").iterdir()}
+    capsys.readouterr()
+    for output, message in ((url, "holds a model already"), ("nosuch://bucket/x", "nosuch"), ("s3://bucket/x", "pip install s3fs")):
+        if output.startswith("s3") and importlib.util.find_spec("s3fs"):
+            continue
+        assert main(["checkpoint", "export", str(source), output]) == 2
+        assert message in capsys.readouterr().err
 
 
 def test_an_export_that_cannot_be_made_leaves_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -33,6 +33,20 @@ TRANSIENT_STATUS = (408, 425, 429)  # HTTP statuses below 500 that are worth ano
 T = TypeVar("T")
 
 
+def file_system(url: str) -> tuple[Any, str]:
+    """(file system, path there) of an fsspec URL. ValueError when its kind is unknown or needs a package that is not installed."""
+    # a byte range of a compressed answer would be a range of something else
+    options = {"headers": {"Accept-Encoding": "identity"}} if url.startswith(("http://", "https://")) else {}
+    try:
+        return url_to_fs(url, **options)
+    except ImportError as error:
+        kind = url.partition("://")[0].rpartition("::")[2]
+        package = PACKAGES.get(kind)
+        raise ValueError(f"{url}: {error}; " + (f"pip install {package}" if package else f"install what fsspec needs for {kind}://")) from error
+    except ValueError as error:
+        raise ValueError(f"{url}: {error}; give a folder's path, or a URL like s3://bucket/set, gs://bucket/set, https://host/set") from error
+
+
 class RemoteFolder:
     """The files below a URL. A process opens its own connections at its first request; none of them is pickled or inherited.
 
@@ -56,16 +70,7 @@ class RemoteFolder:
     def _connect(self) -> tuple[Any, str]:
         """(file system, the folder's path there) of this process: a forked child must not use its parent's event loop and sockets."""
         if self._opened is None or self._opened[0] != os.getpid():
-            # a byte range of a compressed answer would be a range of something else
-            options = {"headers": {"Accept-Encoding": "identity"}} if self.url.startswith(("http://", "https://")) else {}
-            try:
-                system, root = url_to_fs(self.url, **options)
-            except ImportError as error:
-                kind = self.url.partition("://")[0].rpartition("::")[2]
-                package = PACKAGES.get(kind)
-                raise ValueError(f"{self.url}: {error}; " + (f"pip install {package}" if package else f"install what fsspec needs for {kind}://")) from error
-            except ValueError as error:
-                raise ValueError(f"{self.url}: {error}; give a folder's path, or a URL like s3://bucket/set, gs://bucket/set, https://host/set") from error
+            system, root = file_system(self.url)
             self._opened = (os.getpid(), system, root.rstrip("/"))
         return self._opened[1:]
 

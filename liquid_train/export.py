@@ -1,0 +1,119 @@
+"""`liquid checkpoint export`: the model of a checkpoint for plain transformers, in a folder or in an object store.
+
+Weights are read, cast and written file by file: memory holds one file of the output, and one tensor of the source.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from torch import Tensor
+from transformers.utils import SAFE_WEIGHTS_INDEX_NAME
+
+from liquid_train.data.remote import file_system
+from liquid_train.files import sync, write_synced
+from liquid_train.hf_folder import Plan
+
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+CONFIG = "config.json"  # without it a folder is no model
+
+
+def export(source: Path, output: str | Path, *, dtype: str | None = None, shard_gib: float = 5.0) -> Plan:
+    """Copy a folder in Hugging Face format to `output`, its weights cast to `dtype` (None: as stored) and cut into files anew.
+
+    Everything beside the weights (tokenizer, generation config, liquid.json) is copied; config.json names the new dtype. output: a folder,
+    which appears under its name when it is complete, or a URL of fsspec's (s3://bucket/model), where config.json comes last.
+    ValueError: output exists, source has no safetensors, a value is too large for fp16, or the output cannot be written.
+    """
+    if not shard_gib > 0:
+        raise ValueError(f"--shard-gib {shard_gib:g}: must be above 0")
+    if not any(source.glob("*.safetensors")):
+        raise ValueError(f"{source}: no *.safetensors there; only those can be exported")
+    cast_to = DTYPES[dtype] if dtype else None
+    try:
+        to = _to_store if "://" in str(output) else _to_folder
+        return to(source, str(output), cast_to, shard_gib)
+    except OSError as error:
+        raise ValueError(f"{output}: could not be written: {error}") from error
+
+
+def _to_folder(source: Path, output: str, dtype: torch.dtype | None, shard_gib: float) -> Plan:
+    final = Path(output).absolute()
+    if final.is_file() or (final.is_dir() and any(final.iterdir())):
+        raise ValueError(f"{output} exists already; give a folder that is empty or not there")
+    partial = final.with_name(f".{final.name}.partial")
+    try:
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        plan = _copy_weights(source, partial, dtype, shard_gib)
+        _copy_rest(source, partial, dtype)
+        for path in [*partial.iterdir(), partial]:
+            sync(path)
+        partial.rename(final)
+        sync(partial.parent)
+        return plan
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _to_store(source: Path, url: str, dtype: torch.dtype | None, shard_gib: float) -> Plan:
+    system, root = file_system(url.rstrip("/"))
+    if system.exists(f"{root}/{CONFIG}"):
+        raise ValueError(f"{url} holds a model already; give another URL, or remove it there")
+    with tempfile.TemporaryDirectory() as folder:
+
+        def send() -> None:
+            for path in sorted(Path(folder).iterdir(), key=lambda p: p.name == CONFIG):
+                system.put_file(str(path), f"{root}/{path.name}")
+                path.unlink()
+
+        plan = _copy_weights(source, Path(folder), dtype, shard_gib, written=send)
+        _copy_rest(source, Path(folder), dtype)
+        send()
+    return plan
+
+
+def _copy_weights(source: Path, folder: Path, dtype: torch.dtype | None, shard_gib: float, written: Callable[[], None] = lambda: None) -> Plan:
+    """Write the files one after another; `written` is called after each, and may take it away before the next is made."""
+    where = {}
+    stand_ins = {}  # on the meta device: what the tensors will be, without their content
+    for path in sorted(source.glob("*.safetensors")):
+        with safe_open(path, "pt") as file:
+            for name in file.keys():  # noqa: SIM118 - a file, not a dict
+                where[name] = path
+                stored = file.get_slice(name)
+                kept = stored[:0].dtype if stored.get_shape() else file.get_tensor(name).dtype
+                stand_ins[name] = torch.empty(stored.get_shape(), dtype=dtype if dtype and kept.is_floating_point else kept, device="meta")
+    plan = Plan.of(stand_ins.items(), shard_gib)
+    for number, names in enumerate(plan.names):
+        tensors = {}
+        for name in names:
+            with safe_open(where[name], "pt") as file:
+                tensors[name] = _cast(name, file.get_tensor(name), stand_ins[name].dtype)
+        plan.write_file(folder, number, tensors)
+        written()
+    plan.write_index(folder)
+    return plan
+
+
+def _cast(name: str, tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    cast = tensor.to(dtype)
+    if dtype == torch.float16 and not torch.equal(cast.isinf(), tensor.isinf()):
+        raise ValueError(f"--dtype fp16: {name} holds values beyond fp16's {torch.finfo(dtype).max:g}; use bf16")
+    return cast
+
+
+def _copy_rest(source: Path, folder: Path, dtype: torch.dtype | None) -> None:
+    for path in source.iterdir():
+        if path.is_file() and path.suffix != ".safetensors" and path.name != SAFE_WEIGHTS_INDEX_NAME:
+            shutil.copyfile(path, folder / path.name)
+    if dtype is not None:
+        config = json.loads((source / CONFIG).read_text())
+        config.pop("torch_dtype", None)  # the name of older transformers
+        write_synced(folder / CONFIG, json.dumps(config | {"dtype": str(dtype).removeprefix("torch.")}, indent=2))
