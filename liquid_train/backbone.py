@@ -72,13 +72,13 @@ def model_config(backbone: BackboneConfig, tokenizer_entries: int) -> PreTrained
         raise ValueError(f"backbone.architecture={backbone.architecture}: {error}") from error
 
 
-def build(config: PreTrainedConfig, vocabulary: Vocabulary) -> PreTrainedModel:
-    """The model on the meta device, fp32, vocabulary.rows embedding rows, packed attention; no memory is used yet."""
+def build(config: PreTrainedConfig, vocabulary: Vocabulary, attention: str = PACKED) -> PreTrainedModel:
+    """The model on the meta device, fp32, vocabulary.rows embedding rows, attention as registered by attention.py; no memory is used yet."""
     config.vocab_size = vocabulary.rows
     tokenizer = vocabulary.tokenizer
     config.bos_token_id, config.eos_token_id, config.pad_token_id = tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config, dtype=torch.float32, attn_implementation=PACKED)
+        model = AutoModelForCausalLM.from_config(config, dtype=torch.float32, attn_implementation=attention)
     model.generation_config = GenerationConfig.from_model_config(config)
     return model
 

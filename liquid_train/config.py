@@ -110,6 +110,7 @@ class ParallelConfig:
     shard: int = -1  # ranks that share weights and optimizer state (FSDP2); -1 = all remaining ranks
     tensor: int = 1  # ranks that share every matrix product (tensor parallelism): for models whose layers are too large for one
     precision: str = "bf16"  # bf16 or fp32
+    attention: str = "auto"  # within documents: flash, varlen, flex, rectangles, or auto = the first of these that runs here
     activation_checkpoint: str = "none"  # none, selective (keeps matrix products and attention) or full
     compile: bool = False
     cpu_offload: bool = False  # weights and optimizer state wait in the host's memory: slow, the last resort

@@ -16,7 +16,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, MixedPrecisionPolicy, fully_shard
-from torch.utils.checkpoint import checkpoint, create_selective_checkpoint_contexts
+from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 
 from liquid_train.config import ParallelConfig
 from liquid_train.config_checks import degrees
@@ -82,6 +82,10 @@ def make_mesh(config: ParallelConfig, world: World) -> DeviceMesh:
     return init_device_mesh(world.device.type, (replicate, shard, tensor), mesh_dim_names=("replicate", "shard", "tensor"))
 
 
+def compute_dtype(config: ParallelConfig) -> torch.dtype:
+    return torch.bfloat16 if config.precision == "bf16" else torch.float32
+
+
 def parallelize(root: LossModule, config: ParallelConfig, world: World) -> None:
     """Tensor parallelism, activation checkpointing, compile, FSDP2: each wraps what the one before made. The model is on meta."""
     mesh = make_mesh(config, world)
@@ -93,7 +97,7 @@ def parallelize(root: LossModule, config: ParallelConfig, world: World) -> None:
             checkpoint_activations(block, selective=config.activation_checkpoint == "selective")
         if config.compile:
             block.compile()
-    compute = torch.bfloat16 if config.precision == "bf16" else torch.float32
+    compute = compute_dtype(config)
     # Weights stay fp32 in their shards; gathered copies are cast to the compute type; gradients are summed in fp32.
     policy = MixedPrecisionPolicy(param_dtype=compute, reduce_dtype=torch.float32)
     options: dict[str, Any] = {"mesh": mesh["replicate", "shard"] if config.replicate > 1 else mesh["shard"], "mp_policy": policy}
@@ -117,6 +121,12 @@ KEPT = [
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default,
     torch.ops._c10d_functional.all_reduce.default,
 ]
+KEPT_NAMESPACES = ("flash_attn", "torch_attn")  # variable-length attention of flash-attn and of torch, registered when first imported
+
+
+def what_to_keep(context: object, operator: Any, *args: Any, **kwargs: Any) -> CheckpointPolicy:
+    kept = operator in KEPT or operator is torch.ops.higher_order.flex_attention or getattr(operator, "namespace", None) in KEPT_NAMESPACES
+    return CheckpointPolicy.MUST_SAVE if kept else CheckpointPolicy.PREFER_RECOMPUTE
 
 
 def checkpoint_activations(block: nn.Module, *, selective: bool) -> None:
@@ -126,7 +136,7 @@ def checkpoint_activations(block: nn.Module, *, selective: bool) -> None:
     """
     options: dict[str, Any] = {"use_reentrant": False, "preserve_rng_state": False}  # there is no dropout
     if selective:
-        options["context_fn"] = functools.partial(create_selective_checkpoint_contexts, KEPT)
+        options["context_fn"] = functools.partial(create_selective_checkpoint_contexts, what_to_keep)
     block.forward = functools.partial(checkpoint, block.forward, **options)
 
 

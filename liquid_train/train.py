@@ -20,7 +20,7 @@ import torch.distributed as dist
 
 from evals.heldout import heldout_batches, heldout_loss
 from liquid_train import backbone, checkpoint, train_state
-from liquid_train.attention import in_words
+from liquid_train.attention import choose_kernel, implementation, in_words
 from liquid_train.config import TASKS, TrainJob, load, package_path, to_yaml
 from liquid_train.data.loader import BatchLoader, LoaderError, MicroBatch, RankBatch, batch_digest, micro_batches, one_clear_error, open_sources
 from liquid_train.data.padding import padding_warning
@@ -33,7 +33,7 @@ from liquid_train.loss import LossModule
 from liquid_train.metric_families import headline
 from liquid_train.metrics import Compute, batch_totals, data_ended, share_metrics, speed_metrics, step_metrics
 from liquid_train.optimizer import RowRates, build_optimizer, learning_rate
-from liquid_train.parallel import World, assert_dtypes, parallelize, process_group, set_sync
+from liquid_train.parallel import World, assert_dtypes, compute_dtype, parallelize, process_group, set_sync
 from liquid_train.resume import as_lines, changes_since, continued, find_checkpoint, planned_steps
 from liquid_train.run_vocabulary import make_tokenizer, open_vocabulary
 from liquid_train.saver import Saver
@@ -102,7 +102,9 @@ class Run:
     def _model(self) -> tuple[LossModule, torch.optim.AdamW]:
         c, settings = self.config, self.config.backbone
         hf_config = backbone.model_config(settings, self.vocabulary.text_size)
-        lm = backbone.build(hf_config, self.vocabulary)
+        self.softcap = getattr(hf_config, "attn_logit_softcapping", None)
+        self.attention = choose_kernel(c.parallel.attention, self.world.device, compute_dtype(c.parallel), self.softcap)
+        lm = backbone.build(hf_config, self.vocabulary, implementation(self.attention))
         root = LossModule.of(lm, self.vocabulary, c.loss)
         self.compute = Compute.of(lm, self.vocabulary, self.world.device)
         parallelize(root, c.parallel, self.world)
@@ -284,7 +286,7 @@ def begin_log(run: Run) -> Tracker | None:
         f"{c.run.dir} {start}: {parameters:,} parameters, {run.world.size} rank(s) on {run.world.device.type}, "
         f"{run.steps} steps of {c.data.global_batch} x {c.data.seq_len} tokens"
     )
-    tracker.say(in_words(getattr(run.root.lm.config, "attn_logit_softcapping", None)))
+    tracker.say(in_words(run.attention, run.softcap))
     warning = padding_warning(c, run.sets, run.vocabulary)
     for line in [*run.notes, *([warning] if warning else [])]:
         tracker.say(line)
