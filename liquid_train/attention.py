@@ -77,6 +77,7 @@ def rectangle_length(length: int) -> int:
     return -(-length // step) * step
 
 
+@torch.compiler.disable  # the documents' lengths differ in every batch: a compiled block would be compiled again for each
 def packed_attention(
     module: nn.Module,
     query: Tensor,

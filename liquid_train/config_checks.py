@@ -93,6 +93,11 @@ def check_plan(c: PlanJob) -> None:
 def check_backbone(c: TrainJob) -> None:
     one_of(c, "backbone.init", ("random", "pretrained"))
     one_of(c, "backbone.image_init", ("mean", "normal", "codebook"))
+    b = c.backbone
+    require(
+        b.image_init == "mean" or b.init == "pretrained",
+        f"backbone.image_init={b.image_init} needs backbone.init=pretrained and backbone.path=FOLDER: with init={b.init} every row is random",
+    )
     tokenizer = c.backbone.tokenizer
     found = tokenizer is None or (Path(tokenizer) / "tokenizer.json").is_file()
     require(found, f"backbone.tokenizer={tokenizer}: no tokenizer.json there; give a folder in Hugging Face format")

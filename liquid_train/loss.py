@@ -67,7 +67,8 @@ class ChunkedCrossEntropy(torch.autograd.Function):
             grad = logits.sub_(chunk.log_z).exp_()  # in place: softmax, and from here on the gradient with respect to the logits
             if options.z_loss:
                 grad *= 1 + 2 * options.z_loss * chunk.log_z
-            grad.scatter_add_(1, chunk.column, -chunk.here.to(grad.dtype))
+            if grad.shape[1]:  # none where this rank's part of the vocabulary is all padding
+                grad.scatter_add_(1, chunk.column, -chunk.here.to(grad.dtype))
             grad *= w
             if options.softcap is not None:
                 grad *= 1 - tanh.square()

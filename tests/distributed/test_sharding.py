@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -34,15 +35,18 @@ def rank_main(rank: int, ranks: int, folder: str, parallel: dict[str, Any]) -> N
     lm.set_attn_implementation(PACKED)
     lm.train().requires_grad_(True)
     root = LossModule.of(lm, vocabulary, LossConfig())
+    root.options = replace(root.options, vocabulary=parallel.pop("vocabulary", root.options.vocabulary))
     whole = sum(p.numel() for p in root.parameters())
     config = ParallelConfig(precision="fp32", **parallel)
     parallelize(root, config, World(rank, ranks, torch.device("cpu"), config.tensor))
     local: int = sum(p.to_local().numel() for p in root.parameters())  # type: ignore[attr-defined]
-    root(batch_of(vocabulary.text_size)).total.backward()  # the first one also sets FSDP up
+    batch = batch_of(min(vocabulary.text_size, root.options.vocabulary))
+    total = root(batch).total
+    total.backward()  # the first one also sets FSDP up
     with CommDebugMode() as talk:
-        root(batch_of(vocabulary.text_size)).total.backward()
+        root(batch).total.backward()
     counts = {str(op).split(".")[-1].strip("_"): n for op, n in talk.get_comm_counts().items()}
-    Path(folder, f"rank-{rank}.json").write_text(json.dumps({"whole": whole, "local": local, "counts": counts}))
+    Path(folder, f"rank-{rank}.json").write_text(json.dumps({"whole": whole, "local": local, "counts": counts, "loss": total.item()}))
     del root, lm
     dist.barrier()
     dist.destroy_process_group()
@@ -63,3 +67,12 @@ def test_fsdp_gathers_and_reduces_each_group_once(tmp_path: Path) -> None:
 def test_tensor_parallel_ranks_hold_a_part_of_every_matrix(tmp_path: Path) -> None:
     for found in spawn(tmp_path, 2, tensor=2, shard=1):
         assert found["local"] == pytest.approx(found["whole"] / 2, rel=0.01), "all but the norms"
+
+
+def test_a_rank_whose_part_of_the_vocabulary_is_all_padding(tmp_path: Path) -> None:
+    """Few ids and many rows behind them: the second rank has no logits, takes part in every sum, and the loss is that of one rank."""
+    found = []
+    for name, ranks in (("one", 1), ("two", 2)):
+        (tmp_path / name).mkdir()
+        found += spawn(tmp_path / name, ranks, tensor=ranks, shard=1, vocabulary=40)
+    assert [f["loss"] for f in found] == pytest.approx([found[0]["loss"]] * 3, rel=1e-6)

@@ -195,3 +195,12 @@ def test_the_best_checkpoint_stays_beside_the_newest(root: Path) -> None:
     assert checkpoint.read_scores(root / "best")["scores"] == {str(step): loss for step, loss in losses.items()} and len(losses) == 4
     highest = max(losses, key=lambda step: losses[step])
     assert highest != 8 and [checkpoint.step_of(p) for p in checkpoint.committed(root / "best")] == [highest, 8]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("option", ["parallel.compile=true", "parallel.cpu_offload=true"])
+def test_compiled_or_offloaded_it_is_the_same_run(root: Path, one_rank: list[dict], option: str) -> None:
+    """Also with documents of ever new lengths: a compiled block must not be compiled again for each."""
+    found = train(root, option, "train.steps=20", "launch.nproc=2", "train.batch_digest=true", option)
+    for ours, expected in zip(found, one_rank, strict=True):
+        assert ours["batch_digest"] == expected["batch_digest"] and abs(ours["loss"] - expected["loss"]) < 1e-4
