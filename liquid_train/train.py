@@ -349,13 +349,10 @@ def train_on(config: TrainJob, world: World, phases: Phases, stop: StopSignal, r
             result = train_step(run, batches, lr, stop.received)
             skipped_in_a_row = skipped_in_a_row + 1 if result["skipped"] else 0
             if result["spike"]:
-                settle_save(run, tracker)
                 note_spike(run, tracker, result["loss"])
             if result["spike"] and config.train.spike.action == "rewind":
-                run.progress.streams.update(batch.states)
-                if run.progress.step != run.saver.saved_step:
-                    return go_back(run.progress, batch.step, run.resumed_from, run.dir)
-                run.progress.guard.left_out += 1  # the weights are the checkpoint's: nothing to undo
+                if back := leave_out(run, batch):
+                    return back
                 check_skipped(config, skipped_in_a_row)
                 phases.enter("data")
                 before = time.perf_counter()
@@ -400,18 +397,26 @@ def say_if(tracker: Tracker | None, line: str | None) -> None:
 def note_spike(run: Run, tracker: Tracker | None, loss: float) -> None:
     """Say that the loss of the step at hand is a spike and what is done about it. ValueError where training went back often enough."""
     spike, guard, step = run.config.train.spike, run.progress.guard, run.progress.step
-    done = {
-        "warn": "training goes on",
-        "skip": "no optimizer step",
-        "rewind": f"back to the checkpoint of step {run.saver.saved_step}, on without the data since",
-    }
+    if spike.action == "rewind":
+        settle_save(run, tracker)  # the checkpoint at hand is the one to go back to
+    saved = run.saver.saved_step
+    done = {"warn": "training goes on", "skip": "no optimizer step", "rewind": f"back to the checkpoint of step {saved}, on without the data since"}
     found = f"step {step + 1}: the loss jumps to {loss:.3f} (spike {guard.spikes})"
-    if spike.action == "rewind" and step != run.saver.saved_step and guard.rewinds >= spike.rewinds:
+    if spike.action == "rewind" and step != saved and guard.rewinds >= spike.rewinds:
         raise ValueError(
             f"{found}, and train.spike.rewinds={spike.rewinds}: as many times training went back already; lower "
             f"optimizer.lr={run.config.optimizer.lr}, or look at the data of such a step: liquid run replay {run.dir} --step N"
         )
     say_if(tracker, f"{found}: {done[spike.action]} (train.spike.action={spike.action})")
+
+
+def leave_out(run: Run, batch: RankBatch) -> Rewind | None:
+    """Leave the data of a spike out, and all since the newest checkpoint: where to go back to, or None where that is where training stands."""
+    run.progress.streams.update(batch.states)
+    if run.progress.step != run.saver.saved_step:
+        return go_back(run.progress, batch.step, run.resumed_from, run.dir)
+    run.progress.guard.left_out += 1
+    return None
 
 
 def check_skipped(config: TrainJob, in_a_row: int) -> None:
