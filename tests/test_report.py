@@ -251,7 +251,7 @@ def test_memory_and_mfu_that_no_device_told_have_no_curve(page: Page) -> None:
 
 def test_curves_take_their_colours_from_the_page(page: Page) -> None:
     svgs = re.findall(r"<svg.*?</svg>", page.html, flags=re.S)
-    assert len(svgs) == 1 + 2 * len(TASKS) + len(FIGURES) + 2 + 3
+    assert len(svgs) == 1 + 2 * len(TASKS) + len(FIGURES) + 2 + 4
     for svg in svgs:
         assert "var(--text-soft)" in svg and not re.search(r"#[0-9a-f]{6}\b", svg) and "font-family" not in svg
 
