@@ -107,6 +107,11 @@ def test_a_rewound_run_cut_in_two_equals_a_whole_one(root: Path, rewound: list[d
     assert weights[0] == weights[1]
 
 
+def test_replay_finds_the_data_of_a_step_after_a_rewind(root: Path, rewound: list[dict[str, Any]], capsys: pytest.CaptureFixture[str]) -> None:
+    assert rewound[54]["left_out"] > 0 and main(["run", "replay", str(root / "rewound"), "--step", "55"]) == 0
+    assert "its digest is the one that was logged" in capsys.readouterr().out
+
+
 def test_the_last_rewind_is_followed_by_an_end(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A threshold that ordinary noise passes."""
     here(root, "spent", "train.steps=200", "train.spike.action=rewind", "train.spike.rewinds=1", "train.spike.threshold=0.01", status=2)
