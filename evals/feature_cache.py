@@ -11,6 +11,7 @@ import numpy as np
 
 from evals.features import FeatureNetwork
 from evals.receipt import arrays_digest, texts_digest
+from liquid_train.files import dispensable
 
 LAST: dict[str, np.ndarray] = {}  # at most one
 
@@ -35,9 +36,10 @@ def stored_features(network: FeatureNetwork, pixels: np.ndarray, path: Path) -> 
     except (OSError, ValueError, EOFError):
         pass
     features = network(pixels)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    with partial.open("wb") as file:
-        np.save(file, features, allow_pickle=False)
-    partial.replace(path)
+    with dispensable(f"features.cache: {path}"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_suffix(".partial")
+        with partial.open("wb") as file:
+            np.save(file, features, allow_pickle=False)
+        partial.replace(path)
     return features

@@ -30,6 +30,7 @@ from evals.self_vqascore import score_drawn, tell_captions
 from evals.wrong_captions import caption_pairs
 from liquid_train.data.shards import ShardSet
 from liquid_train.eval_settings import PERIODIC, EvalsConfig
+from liquid_train.files import dispensable
 from liquid_train.generate.pictures import contact_sheet, decode, save_png
 from liquid_train.generate.sampler import draw
 from liquid_train.image_tokenizer import ImageTokenizer
@@ -65,7 +66,8 @@ def evaluate(
     for name, measured in measurements(handle, config, sets, step, out_dir, due):
         metrics |= {f"eval/{key}": value.value for key, value in measured.values.items()}
         if rank == 0:
-            write_measurement(out_dir / "evals", name, step, measured)
+            with dispensable(f"evals: {name} of step {step}"):
+                write_measurement(out_dir / "evals", name, step, measured)
     return metrics
 
 
@@ -81,7 +83,8 @@ def measurements(handle: ModelHandle, config: EvalsConfig, sets: str | None, ste
         drawn = draw_prompts(handle, config, count)
         if "grid" in due and config.images:
             if handle.rank == 0:
-                write_grid(out_dir / "samples", step, drawn.pixels[: config.images], drawn.prompts[: config.images], config)
+                with dispensable(f"evals: the pictures of step {step}"):
+                    write_grid(out_dir / "samples", step, drawn.pixels[: config.images], drawn.prompts[: config.images], config)
             yield "grid", grid_measurement(handle, drawn, config.images)
         if shards is not None and "image_quality" in judged:
             yield from guarded("image_quality", lambda: quality(handle, drawn, config, shards))

@@ -95,13 +95,26 @@ class LossConfig:
 
 
 @dataclass
+class SpikeConfig:
+    """What is done about a step whose loss lies far above the last ones' (spike_guard.py)."""
+
+    action: str = "warn"  # warn: count it; skip: no optimizer step; rewind: back to the newest checkpoint, on behind the spike's data
+    threshold: float = 6.0  # robust standard deviations above the median
+    window: int = 128  # steps that these are taken from; none is a spike before half of them are known
+    rewinds: int = 3  # the next spike ends the run
+
+
+@dataclass
 class TrainConfig:
     steps: int | None = None
     tokens: int | None = None  # length in tokens instead of steps
     micro_batch: int = 4  # sequences per rank and forward pass
     deterministic: bool = False
     batch_digest: bool = False
-    max_skipped: int = 10  # non-finite steps in a row before the run stops
+    max_skipped: int = 10  # non-finite steps, or skipped spikes, in a row before the run stops
+    hang_timeout: float | None = 1800.0  # seconds without progress after which a rank says where it hangs, and ends; null = never
+    profile_steps: list[int] | None = None  # [first, last]: these steps are profiled
+    spike: SpikeConfig = field(default_factory=SpikeConfig)
 
 
 @dataclass

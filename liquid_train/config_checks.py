@@ -43,6 +43,7 @@ def check_train(c: TrainJob) -> None:
         require(named, f"data.skip: {skipped}: not SOURCE/KEY with a source of {', '.join(c.data.sources)}")
     for task in c.loss.weight:
         require(task in TASKS, f"loss.weight.{task}: no such task; one of {', '.join(TASKS)}")
+    check_safety(c)
     check_parallel(c)
     check_periods(c)
     require(c.optimizer.image_embedding_lr_scale >= 0, f"optimizer.image_embedding_lr_scale={c.optimizer.image_embedding_lr_scale}: must be 0 or more")
@@ -56,6 +57,17 @@ def check_train(c: TrainJob) -> None:
     require(0 <= c.data.unconditional <= 1, f"data.unconditional={c.data.unconditional}: a share between 0 and 1")
     require(c.backbone.init == "random" or c.backbone.path is not None, "backbone.init=pretrained needs backbone.path=FOLDER with an HF model")
     check_backbone(c)
+
+
+def check_safety(c: TrainJob) -> None:
+    spike, hang, steps = c.train.spike, c.train.hang_timeout, c.train.profile_steps
+    one_of(c, "train.spike.action", ("warn", "skip", "rewind"))
+    require(spike.threshold > 0, f"train.spike.threshold={spike.threshold}: must be above 0")
+    require(spike.window >= 4, f"train.spike.window={spike.window}: must be 4 or more")
+    require(spike.rewinds > 0, f"train.spike.rewinds={spike.rewinds}: must be 1 or more")
+    require(hang is None or hang > 0, f"train.hang_timeout={hang}: seconds above 0, or null for never")
+    right = steps is None or (len(steps) == 2 and 1 <= steps[0] <= steps[1])
+    require(right, f"train.profile_steps={steps}: give the first and the last step to profile, such as [10,12]")
 
 
 def check_periods(c: TrainJob) -> None:

@@ -83,10 +83,13 @@ def supervise(command: list[str]) -> int:
 
 
 def _pass_on(lines: IO[str]) -> None:
-    """Print the ranks' lines, without torchrun's: its own begin with a level and a date, or follow its traceback."""
+    """Print the ranks' lines, without torchrun's: its own begin with a level and a date, or follow its traceback.
+
+    A rank may still have something to say after torchrun has noticed that another one ended.
+    """
     launcher = False
     for line in lines:
         launcher = launcher or bool(re.match(r"[EW]\d{4} .*torch/distributed/(elastic|run)", line))
-        if not launcher and not re.match(r"[EWI]\d{4} ", line):
+        if line.startswith("liquid train: ") or (not launcher and not re.match(r"[EWI]\d{4} ", line)):
             sys.stderr.write(line)
             sys.stderr.flush()

@@ -9,12 +9,14 @@ import logging
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.distributed_c10d import _set_pg_timeout
 from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 
@@ -26,12 +28,14 @@ from liquid_train.tensor_parallel import cut
 
 @dataclass(frozen=True)
 class World:
-    """This process among the others. `tensor` neighbours hold parts of the same matrices and read the same data."""
+    """This process among the others. `tensor` neighbours hold parts of the same matrices and read the same data.
+    timeout: of a collective; None: torch's own."""
 
     rank: int
     size: int
     device: torch.device
     tensor: int = 1
+    timeout: timedelta | None = None
 
     @property
     def main(self) -> bool:
@@ -54,7 +58,7 @@ class World:
 
 
 @contextlib.contextmanager
-def process_group(tensor: int = 1) -> Iterator[World]:
+def process_group(tensor: int = 1, timeout: timedelta | None = None) -> Iterator[World]:
     """Join the processes torchrun started, or stand alone as a group of one. NCCL where each rank has a GPU, else gloo."""
     rank, size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     local = int(os.environ.get("LOCAL_RANK", 0))
@@ -64,12 +68,12 @@ def process_group(tensor: int = 1) -> Iterator[World]:
         torch.cuda.set_device(device)
     backend = "cpu:gloo,cuda:nccl" if cuda else "gloo"
     if size > 1:
-        dist.init_process_group(backend)
+        dist.init_process_group(backend, timeout=timeout)
     else:
         dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
     logging.getLogger("torch.distributed.tensor._redistribute").setLevel(logging.ERROR)  # at every save: that two gathers are not one
     try:
-        yield World(rank, size, device, tensor)
+        yield World(rank, size, device, tensor, timeout)
         dist.barrier()  # none leaves while another still talks to it
     finally:
         gc.collect()  # sharded tensors must be gone before the group is, or gloo aborts at exit
@@ -79,7 +83,11 @@ def process_group(tensor: int = 1) -> Iterator[World]:
 def make_mesh(config: ParallelConfig, world: World) -> DeviceMesh:
     """replicate x shard x tensor; neighbours in `tensor` are neighbours in rank, so that they share a machine's fast links."""
     replicate, shard, tensor = degrees(config, world.size)
-    return init_device_mesh(world.device.type, (replicate, shard, tensor), mesh_dim_names=("replicate", "shard", "tensor"))
+    mesh = init_device_mesh(world.device.type, (replicate, shard, tensor), mesh_dim_names=("replicate", "shard", "tensor"))
+    if world.timeout is not None:
+        for group in mesh.get_all_groups():  # they do not inherit it
+            _set_pg_timeout(world.timeout, group)
+    return mesh
 
 
 def compute_dtype(config: ParallelConfig) -> torch.dtype:

@@ -29,6 +29,7 @@ from liquid_train.generate.pictures import contact_sheet, decode, save_png
 from liquid_train.image_tokenizer import ImageTokenizer
 from liquid_train.loss import LossModule
 from liquid_train.run_folder import json_lines
+from liquid_train.spike_guard import GuardState
 from liquid_train.train_state import read_progress
 from liquid_train.vocabulary import Vocabulary
 
@@ -65,7 +66,7 @@ def replay(run_dir: str | Path, step: int, output: str | Path | None = None) -> 
     earlier = [c for c in kept if step_of(c) < step]
     weights = earlier[-1] if earlier else kept[0]
     vocabulary = backbone.read_vocabulary(weights / "model")
-    batch = rebuild(config, vocabulary, step, earlier[-1] if earlier else None)
+    batch = rebuild(config, vocabulary, step + left_out(run_dir, step), earlier[-1] if earlier else None)
     check_digest(run_dir, step, batch)
     print(f"weights of step {step_of(weights)}" + ("" if step_of(weights) == step - 1 else f", the nearest that is kept; step {step} had those of {step - 1}"))
     root = open_model(config, weights / "model", vocabulary)
@@ -91,12 +92,18 @@ def read_config(run_dir: Path) -> TrainJob:
     return config
 
 
+def left_out(run_dir: Path, step: int) -> int:
+    """How many steps' worth of data was left out before `step` (train.spike.action=rewind), by the last line that was logged up to it."""
+    found = [line["left_out"] for line in json_lines(run_dir / "metrics.jsonl") if line and "left_out" in line and line["step"] <= step]
+    return int(found[-1]) if found else 0
+
+
 def rebuild(config: TrainJob, vocabulary: Vocabulary, step: int, checkpoint: Path | None) -> RankBatch:
-    """The whole global batch of 1-based `step`, from a checkpoint before it or from the first step."""
+    """The whole global batch of 1-based data step `step`, from a checkpoint before it or from the first step."""
     vq = ImageTokenizer.from_files(package_path(config.vq.config), package_path(config.vq.checkpoint), parts=())
     sets = open_sources(config, vq.fingerprint, vq.codebook_size)
     progress = read_progress(checkpoint)[0] if checkpoint else None
-    first, states = (progress.step, progress.streams) if progress else (0, {})
+    first, states = (progress.step + GuardState.of(checkpoint).left_out, progress.streams) if checkpoint and progress else (0, {})
     alone = replace(config, data=replace(config.data, workers=0))
     loader = BatchLoader(alone, sets, vocabulary, rank=0, world=1, first_step=first, steps=step, states=states)
     batch = None

@@ -64,7 +64,7 @@ class Curve:
     lines: dict[str, Points] = field(default_factory=dict)  # by label
     baseline: float | None = None
     raw_only: bool = False  # no noise in it: one solid line
-    unit: str = ""  # "", "%" (values are shares), "log", "sci" (learning rates) or "count" (4.2 k)
+    unit: str = ""  # "", "%" (values are shares), "log", "sci" (learning rates), "count" (4.2 k) or "s" (seconds)
 
     @property
     def empty(self) -> bool:
@@ -92,6 +92,12 @@ def thin(steps: list[int], values: list[float], bins: int = 200) -> Points:
         inside = np.asarray(values)[part]
         keep += sorted({int(part[inside.argmin()]), int(part[inside.argmax()])})
     return [steps[i] for i in keep], [values[i] for i in keep]
+
+
+def binned(steps: list[int], values: list[float], bins: int = 40) -> Points:
+    """Means over at most `bins` stretches of steps, each at its last step: what happens now and then counts with the steps around it."""
+    parts = [part for part in np.array_split(np.arange(len(values)), bins) if len(part)]
+    return [steps[part[-1]] for part in parts], [float(np.asarray(values)[part].mean()) for part in parts]
 
 
 def curve_svg(curve: Curve) -> str:
@@ -143,9 +149,9 @@ def _format(axes: Axes, curve: Curve) -> None:
     else:
         axes.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
     axes.yaxis.set_major_formatter(_FORMATS[curve.unit])
-    if curve.unit in ("sci", "count"):
+    if curve.unit in ("sci", "count", "s"):
         axes.set_ylim(bottom=0)
-    if curve.unit == "count" and max(values) > 0:  # one odd step must not flatten a throughput curve: outliers leave the frame
+    if curve.unit in ("count", "s") and max(values) > 0:  # one odd step must not flatten the curve: outliers leave the frame
         axes.set_ylim(top=1.12 * float(np.percentile(values, 99.5)))
 
 
@@ -155,6 +161,7 @@ _FORMATS = {
     "sci": FuncFormatter(lambda y, _: f"{y:.2g}"),
     "%": FuncFormatter(lambda y, _: f"{100 * y:.4g}%"),
     "count": EngFormatter(sep=""),
+    "s": FuncFormatter(lambda y, _: f"{y:.3g}"),
 }
 
 
@@ -242,6 +249,9 @@ def _throughput(run: Run) -> list[Curve]:
         Curve("data_wait", "Share of time waiting for data", series(run.train, "data_wait_fraction"), unit="%"),
         Curve("packing", "Packing efficiency", series(run.train, "packing_efficiency"), unit="%"),
     ]
+    keys = dict.fromkeys(key for line in run.train for key in line if key.startswith("time/"))
+    phases = {key.removeprefix("time/"): binned(*series(run.train, key)) for key in keys}
+    curves.append(Curve("time", "Seconds a logged step", lines={name: points for name, points in phases.items() if any(points[1])}, unit="s"))
     for key, title, unit in (("mfu", "Model FLOPs utilization", "%"), ("memory_gib", "Peak memory, GiB", "")):
         points = series(run.train, key)
         if any(points[1]):  # both stay 0 where a device does not tell

@@ -20,7 +20,7 @@ FIXED = ("backbone", "vq")
 ORDER = ("seed", "data.sources", "data.seq_len", "data.global_batch", "data.streams", "data.window", "data.unconditional", "data.prompts", "data.weight_unit")
 # These belong to the machine or the occasion, not to the run: a change is not worth a word.
 FREE = ("run", "launch", "tracker", "checkpoint", "evals", "data.workers", "data.heldout", "data.allow_change", "data.cache", "data.cache_gib",
-        "train.micro_batch", "train.batch_digest", "parallel")  # fmt: skip
+        "train.micro_batch", "train.batch_digest", "train.hang_timeout", "train.profile_steps", "parallel")  # fmt: skip
 SHARDS = "data.sources.{}.shards"  # stands for the content of a source's shard set among the keys that changed
 SAME_POSITIONS = ("weight", "max_epochs")  # a source's keys that leave every document where it was
 

@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch.distributed.checkpoint.api import CheckpointException
 
 from evals.heldout import heldout_batches, heldout_loss
 from liquid_train import backbone, checkpoint, train_state
@@ -34,24 +35,31 @@ from liquid_train.metric_families import headline
 from liquid_train.metrics import Compute, batch_totals, data_ended, share_metrics, speed_metrics, step_metrics
 from liquid_train.optimizer import RowRates, build_optimizer, learning_rate
 from liquid_train.parallel import World, assert_dtypes, compute_dtype, parallelize, process_group, set_sync
+from liquid_train.phases import Phases
 from liquid_train.resume import as_lines, changes_since, continued, find_checkpoint, planned_steps
 from liquid_train.run_vocabulary import make_tokenizer, open_vocabulary
 from liquid_train.saver import Saver
+from liquid_train.spike_guard import GuardedProgress, GuardState, Rewind, go_back, is_spike
+from liquid_train.step_profile import StepProfile
 from liquid_train.tracker import RunLock, Tracker
 from liquid_train.vocabulary import UNCONDITIONAL, Vocabulary
+from liquid_train.watchdog import Watchdog, collective_timeout, lost_peer, prepare_flight_recorder
 
 
 class Run:
-    """Everything one rank holds while it trains. Built by `prepare`, driven by `train`."""
+    """Everything one rank holds while it trains, from a checkpoint or from the start; rewind: from where a spike sent it back to."""
 
-    def __init__(self, config: TrainJob, world: World) -> None:
+    def __init__(self, config: TrainJob, world: World, phases: Phases | None = None, rewind: Rewind | None = None) -> None:
         self.config, self.world, self.dir = config, world, Path(config.run.dir)
+        self.phases = phases or Phases()
         self.steps = planned_steps(config)
-        self.resumed_from = find_checkpoint(config)
+        self.resumed_from = rewind.checkpoint if rewind else find_checkpoint(config)
         vq_config, vq_weights = package_path(config.vq.config), package_path(config.vq.checkpoint)
         self.image_tokenizer = ImageTokenizer.from_files(vq_config, vq_weights)
         self.sets = open_sources(config, self.image_tokenizer.fingerprint, self.image_tokenizer.codebook_size)
         self.progress, self.notes = self._progress()
+        if rewind:
+            self.progress.guard, self.progress.streams = rewind.guard, {**self.progress.streams, **rewind.streams}
         self.lock = RunLock(self.dir) if world.main else None
         if world.main and (left := checkpoint.set_aside(self.dir, self.progress.step)):
             self.notes.append(f"checkpoints of later steps are set aside: {', '.join(str(p) for p in left)}")
@@ -60,19 +68,22 @@ class Run:
         self.vocabulary = self._vocabulary()
         self.card = self._card()
         self.heldout = heldout_batches(config, self.vocabulary, world, self.image_tokenizer.fingerprint) if config.evals.every else []
+        left_out = self.progress.guard.left_out
+        # how many steps' worth of data a run that leaves some out will need is not known yet
+        unknown = config.train.spike.action == "rewind" and self.progress.step < self.steps
         self.loader = BatchLoader(
-            config, self.sets, self.vocabulary, rank=world.data_rank, world=world.data_size, first_step=self.progress.step, steps=self.steps,
-            states=self.progress.streams,
+            config, self.sets, self.vocabulary, rank=world.data_rank, world=world.data_size, first_step=self.progress.step + left_out,
+            steps=sys.maxsize if unknown else self.steps + left_out, states=self.progress.streams,
         )  # fmt: skip
         self.root, self.optimizer = self._model()
 
-    def _progress(self) -> tuple[train_state.Progress, list[str]]:
+    def _progress(self) -> tuple[GuardedProgress, list[str]]:
         """Where the run stands, and lines that say what changed since the checkpoint."""
         shards = {name: s.digest for name, s in self.sets.items()}
         if not self.resumed_from:
-            return train_state.Progress(shards=shards), []
+            return GuardedProgress(shards=shards), []
         changes = changes_since(self.resumed_from, self.config, shards)
-        progress, _ = train_state.read_progress(self.resumed_from)
+        progress = GuardedProgress(**vars(train_state.read_progress(self.resumed_from)[0]), guard=GuardState.of(self.resumed_from))
         progress.streams, given_up = continued(progress.streams, changes, self.config)
         progress.shards = shards
         return progress, [*(f"changed since the checkpoint: {line}" for line in as_lines(changes)), *given_up]
@@ -157,7 +168,8 @@ def train_step(run: Run, batches: list[MicroBatch], lr: float, stop: bool) -> di
 
     The loss is the weighted mean over the targets of the whole global batch, whatever micro-batch or rank they are in.
     """
-    device = run.world.device
+    device, phases, spikes = run.world.device, run.phases, run.config.train.spike
+    phases.enter("forward")
     share = torch.stack(
         [sum((b.weights.sum().double() for b in batches), torch.zeros((), dtype=torch.float64)), torch.tensor(float(stop), dtype=torch.float64)]
     ).to(device)
@@ -167,11 +179,15 @@ def train_step(run: Run, batches: list[MicroBatch], lr: float, stop: bool) -> di
     loss_sum = torch.zeros((), dtype=torch.float64, device=device)
     for i, batch in enumerate(batches):
         set_sync(run.root, i == len(batches) - 1)
+        if i:
+            phases.enter("forward")
         output = run.root(batch.to(device))
+        phases.enter("backward")
         # FSDP averages gradients over ranks; the sum is meant
         (output.total * (run.world.data_size / max(total_weight, 1e-9))).backward()
         per_task += output.per_task
         loss_sum += output.total.detach().double()
+    phases.enter("optimizer")
     run.rates.mask_gradients(run.progress.step)
     norm = torch.nn.utils.clip_grad_norm_(run.root.parameters(), run.config.optimizer.grad_clip)
     norm = norm.full_tensor() if hasattr(norm, "full_tensor") else norm
@@ -179,11 +195,14 @@ def train_step(run: Run, batches: list[MicroBatch], lr: float, stop: bool) -> di
     run.world.sum(sums)
     loss = float(sums[-1]) / max(total_weight, 1e-9)
     finite = bool(torch.isfinite(norm)) and loss == loss and abs(loss) != float("inf")  # the same on all ranks: both were reduced
-    if finite:
+    spike = finite and is_spike(loss, run.progress.guard, spikes)
+    skipped = not finite or (spike and spikes.action != "warn")
+    if not skipped:
         run.rates.step(run.optimizer, run.progress.step, lr)
     run.optimizer.zero_grad()
+    phases.enter("logging")
     per_task = sums[:-1].view(4, -1).cpu()
-    return {"loss": loss, "per_task": per_task, "grad_norm": float(norm), "finite": finite, "stop": stops > 0}
+    return {"loss": loss, "per_task": per_task, "grad_norm": float(norm), "finite": finite, "spike": spike, "skipped": skipped, "stop": stops > 0}
 
 
 def account(run: Run, batch: RankBatch, result: dict[str, Any], lr: float, seconds: float, waited: float) -> dict[str, Any]:
@@ -205,6 +224,7 @@ def account(run: Run, batch: RankBatch, result: dict[str, Any], lr: float, secon
     targets = int(result["per_task"][2].sum())
     speed = speed_metrics(run.compute, run.world, tokens=tokens, targets=targets, squares=totals.squares, seconds=seconds, waited=waited)
     so_far: dict[str, Any] = {"step": progress.step, "tokens": progress.tokens, "documents": progress.documents, "skipped": progress.skipped}
+    so_far |= {"spikes": progress.guard.spikes, "rewinds": progress.guard.rewinds, "left_out": progress.guard.left_out}
     so_far |= share_metrics(progress.source_documents, progress.source_tokens)
     return step_metrics(totals, result, so_far, lr, speed)
 
@@ -242,6 +262,7 @@ def start_save(run: Run) -> None:
 
 def save_and_wait(run: Run, tracker: Tracker | None) -> None:
     """Save a checkpoint, unless that of this step is there already; SaveFailed on all ranks when it cannot be written."""
+    run.phases.enter("checkpoint")
     settle_save(run, tracker)
     if run.saver.saved_step != run.progress.step:
         start_save(run)
@@ -250,6 +271,7 @@ def save_and_wait(run: Run, tracker: Tracker | None) -> None:
 
 def save_and_go_on(run: Run, tracker: Tracker | None) -> None:
     """Save a checkpoint beside the next steps, once the one before is written."""
+    run.phases.enter("checkpoint")
     started = time.perf_counter()
     settle_save(run, tracker)
     start_save(run)
@@ -293,43 +315,69 @@ def begin_log(run: Run) -> Tracker | None:
     return tracker
 
 
-def train(config: TrainJob, world: World) -> None:
+def train(config: TrainJob, world: World, phases: Phases) -> None:
     """Train to the planned step; resume by itself; save and leave on SIGTERM. A collective of all ranks."""
     torch.use_deterministic_algorithms(config.train.deterministic)
+    phases.cuda = world.device.type == "cuda"
     stop = StopSignal()
-    run = Run(config, world)
+    rewind = train_on(config, world, phases, stop)
+    while rewind:
+        gc.collect()  # the memory of the model before goes before that of the next one comes
+        rewind = train_on(config, world, phases, stop, rewind)
+
+
+def train_on(config: TrainJob, world: World, phases: Phases, stop: StopSignal, rewind: Rewind | None = None) -> Rewind | None:
+    """Train from a checkpoint or the start to the end of the run, or to a spike that sends it back: to where."""
+    phases.enter("start")
+    run = Run(config, world, phases, rewind)
     tracker = begin_log(run)
+    profile = StepProfile(config.train.profile_steps, run.dir, world)
     skipped_in_a_row = 0
     metrics: dict[str, Any] = {}
     try:
+        phases.step = run.progress.step + 1
+        phases.enter("data")
         before = time.perf_counter()
         for batch in run.loader:
             if data_ended(batch, config.data, world):
                 end_early(run, tracker, metrics)
                 break
             waited = time.perf_counter() - before
+            profile.begin(phases.step)
             batches = micro_batches(config, batch, world.data_size, run.vocabulary.pad)
-            lr = learning_rate(batch.step, run.steps, config.optimizer.lr, config.schedule)
+            lr = learning_rate(run.progress.step, run.steps, config.optimizer.lr, config.schedule)
             result = train_step(run, batches, lr, stop.received)
-            skipped_in_a_row = 0 if result["finite"] else skipped_in_a_row + 1
+            skipped_in_a_row = skipped_in_a_row + 1 if result["skipped"] else 0
+            if result["spike"]:
+                note_spike(run, tracker, result["loss"])
+            if result["spike"] and config.train.spike.action == "rewind":
+                if back := leave_out(run, batch):
+                    return back
+                check_skipped(config, skipped_in_a_row)
+                phases.enter("data")
+                before = time.perf_counter()
+                continue
             run.progress.skipped += not result["finite"]
             metrics = account(run, batch, result, lr, time.perf_counter() - before, waited)
             if config.train.batch_digest:
                 add_digest(metrics, batch, world)
-            if batch.step == 0:
+            if run.progress.step == 1:
                 assert_dtypes(run.root, run.optimizer)
+            say_if(tracker, profile.end(run.progress.step))
+            phases.steps_done += 1
             finish_step(run, tracker, metrics)
-            if skipped_in_a_row >= config.train.max_skipped:
-                raise ValueError(
-                    f"train.max_skipped={config.train.max_skipped}: as many steps in a row had a loss or gradient that was not finite; "
-                    f"lower optimizer.lr={config.optimizer.lr}"
-                )
+            check_skipped(config, skipped_in_a_row)
             if result["stop"]:
                 save_and_wait(run, tracker)
-                if tracker:
-                    tracker.say(f"stopped by a signal; saved step {run.progress.step}. The same command goes on from there.")
+                say_if(tracker, f"stopped by a signal; saved step {run.progress.step}. The same command goes on from there.")
+            if result["stop"] or run.progress.step == run.steps:
                 break
+            phases.step = run.progress.step + 1
+            phases.enter("data")
             before = time.perf_counter()
+        phases.enter("end")
+        say_if(tracker, profile.end(run.progress.step, over=True))
+        say_if(tracker, f"time of {phases.steps_done} steps: {phases.in_words()}")
     finally:
         run.saver.close()
         if tracker:
@@ -337,15 +385,58 @@ def train(config: TrainJob, world: World) -> None:
         if run.lock:
             run.lock.release()
         del run.root, run.optimizer, run.rates  # before the process group goes (see parallel.process_group)
+    return None
+
+
+def say_if(tracker: Tracker | None, line: str | None) -> None:
+    """Rank 0 has the tracker, and says it."""
+    if tracker and line:
+        tracker.say(line)
+
+
+def note_spike(run: Run, tracker: Tracker | None, loss: float) -> None:
+    """Say that the loss of the step at hand is a spike and what is done about it. ValueError where training went back often enough."""
+    spike, guard, step = run.config.train.spike, run.progress.guard, run.progress.step
+    if spike.action == "rewind":
+        settle_save(run, tracker)  # the checkpoint at hand is the one to go back to
+    saved = run.saver.saved_step
+    done = {"warn": "training goes on", "skip": "no optimizer step", "rewind": f"back to the checkpoint of step {saved}, on without the data since"}
+    found = f"step {step + 1}: the loss jumps to {loss:.3f} (spike {guard.spikes})"
+    if spike.action == "rewind" and step != saved and guard.rewinds >= spike.rewinds:
+        raise ValueError(
+            f"{found}, and train.spike.rewinds={spike.rewinds}: as many times training went back already; lower "
+            f"optimizer.lr={run.config.optimizer.lr}, or look at the data of such a step: liquid run replay {run.dir} --step N"
+        )
+    say_if(tracker, f"{found}: {done[spike.action]} (train.spike.action={spike.action})")
+
+
+def leave_out(run: Run, batch: RankBatch) -> Rewind | None:
+    """Leave the data of a spike out, and all since the newest checkpoint: where to go back to, or None where that is where training stands."""
+    run.progress.streams.update(batch.states)
+    if run.progress.step != run.saver.saved_step:
+        return go_back(run.progress, batch.step, run.resumed_from, run.dir)
+    run.progress.guard.left_out += 1
+    return None
+
+
+def check_skipped(config: TrainJob, in_a_row: int) -> None:
+    """ValueError when too many steps in a row were left out."""
+    if in_a_row >= config.train.max_skipped:
+        raise ValueError(
+            f"train.max_skipped={config.train.max_skipped}: as many steps in a row had a loss or gradient that was not finite, or were spikes "
+            f"that train.spike.action={config.train.spike.action} leaves out; lower optimizer.lr={config.optimizer.lr}"
+        )
 
 
 def finish_step(run: Run, tracker: Tracker | None, metrics: dict[str, Any]) -> None:
     """Log, evaluate and save when it is time; the last step always does."""
     c, step = run.config, run.progress.step
     last = step == run.steps
+    due = step % c.tracker.every == 0 or last
+    times = run.phases.take() if due else {}
     if tracker:
-        if step % c.tracker.every == 0 or last:
-            tracker.write(metrics)
+        if due:
+            tracker.write(metrics | times)
         tracker.show(metrics)
     if c.evals.every and (step % c.evals.every == 0 or last):
         log_evaluation(run, tracker, last)
@@ -358,6 +449,7 @@ def finish_step(run: Run, tracker: Tracker | None, metrics: dict[str, Any]) -> N
 
 
 def log_evaluation(run: Run, tracker: Tracker | None, last: bool) -> None:
+    run.phases.enter("evaluation")
     started, step = time.perf_counter(), run.progress.step
     found = evaluate_now(run, last)
     if tracker:
@@ -383,7 +475,7 @@ def end_early(run: Run, tracker: Tracker | None, metrics: dict[str, Any]) -> Non
     """Every source is used up: do what the last step does, as far as it was not done at this step; `metrics`: its, {} when none was made."""
     c, step = run.config, run.progress.step
     if tracker and metrics and step % c.tracker.every:
-        tracker.write(metrics)
+        tracker.write(metrics | run.phases.take())
     if metrics and c.evals.every and step % c.evals.every:
         log_evaluation(run, tracker, last=True)
     save_and_wait(run, tracker)
@@ -395,10 +487,13 @@ def main(overrides: list[str]) -> int:
     """Run one rank; 0, or 2 after one line on stderr for a user's mistake."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     gc.freeze()  # collections that walk through torch's and transformers' objects cost half a second while the data is opened
+    phases = Phases()
     try:
         config = load("train", overrides)
-        with process_group(config.parallel.tensor) as world, one_clear_error():
-            train(config, world)
+        hangs, timeout = Path(config.run.dir) / "hangs", config.train.hang_timeout
+        prepare_flight_recorder(hangs)
+        with Watchdog(phases, timeout, hangs), process_group(config.parallel.tensor, collective_timeout(timeout)) as world, one_clear_error():
+            train(config, world, phases)
     except LoaderError as error:  # one rank's own: the others do not know of it
         print(f"liquid train: rank {os.environ.get('RANK', 0)}: {error}", file=sys.stderr)
         return 2
@@ -406,11 +501,11 @@ def main(overrides: list[str]) -> int:
         if int(os.environ.get("RANK", 0)) == 0:
             print(f"liquid train: {error}", file=sys.stderr)
         return 2
-    except Exception as error:
-        lost = "Connection closed by peer" in str(error)  # gloo's words; the rank that is gone has said why
+    except (Exception, CheckpointException) as error:
+        lost = lost_peer(error)
         if not lost and not is_full(error):
             raise
-        why = "another rank is gone" if lost else f"{error}; make room for run.dir={config.run.dir} and start the same command again"
+        why = f"{lost} ({phases})" if lost else f"{error}; make room for run.dir={config.run.dir} and start the same command again"
         print(f"liquid train: rank {os.environ.get('RANK', 0)}: {why}", file=sys.stderr)
         return 2
     return 0

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import resource
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -15,13 +17,14 @@ from PIL import Image, ImageDraw, ImageFilter
 
 from evals import t2i, vqa
 from evals.drawn_shapes import PALETTE, SHAPES, judge
+from evals.feature_cache import LAST
 from evals.features import feature_name, vq_features
 from evals.measurement import ModelHandle
 from evals.periodic import evaluate as evaluate_periodically
 from evals.run import run
 from liquid_train.config import EvalJob, VQSettings
 from liquid_train.data.shards import ShardSet
-from liquid_train.eval_settings import EvalsConfig
+from liquid_train.eval_settings import EvalsConfig, FeaturesConfig
 from tests.shard_sets import image_set, text_set
 from tests.tiny_model import save, tiny, vq
 
@@ -307,6 +310,31 @@ def test_a_metric_that_cannot_be_measured_is_told_and_the_others_go_on(images, t
     found = evaluate_periodically(model, vocabulary, vq(), config, sets=str(images), grid=(2, 3), prompt="", step=1, out_dir=tmp_path, rank=0, world_size=1)
     assert "eval/vqa_accuracy" in found and "eval/frechet_distance" not in found
     assert "image_quality could not be measured: a kernel distance needs at least 4 pictures" in capsys.readouterr().err
+
+
+def test_a_full_disk_costs_an_evaluation_its_files_and_nothing_else(images, tmp_path, capsys):
+    """A limit on the size of files stands for it: not a byte can be written."""
+    model, vocabulary = tiny(tmp_path / "model")
+    config = EvalsConfig(vqa_samples=2, images=1, prompts=["a red circle"], quality_images=4, features=FeaturesConfig(cache=str(tmp_path / "cache")))
+    _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    found = []
+    for out, limit in (("room", hard), ("none", 0)):
+        LAST.clear()
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
+        try:
+            found.append(
+                evaluate_periodically(
+                    model, vocabulary, vq(), config, sets=str(images), grid=(2, 3), prompt="", step=1, out_dir=tmp_path / out, rank=0, world_size=1
+                )
+            )
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
+        shutil.rmtree(tmp_path / "cache")
+    assert found[0] == found[1] and not list((tmp_path / "none" / "evals").glob("step-*"))
+    said = capsys.readouterr().err
+    for what in ("evals: vqa of step 1", "evals: the pictures of step 1", "evals: image_quality of step 1", "features.cache: "):
+        assert said.count(what) == 1, said
+    assert "could not be written: [Errno 27] File too large. The run goes on without." in said and len(said.splitlines()) == 6
 
 
 def test_periodic_evaluation_without_pictures_or_questions_measures_nothing(tmp_path):

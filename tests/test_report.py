@@ -88,6 +88,8 @@ def metrics_lines(steps: int, rng: np.random.Generator) -> list[dict]:
         }
         line |= {f"loss/{task}": value for task, value in loss.items()} | {f"accuracy/{task}": min(0.99, math.exp(-value / 3)) for task, value in loss.items()}
         line |= {"grad_norm": 0.4 + 4 * fall * float(rng.random()), "tokens_per_second": 8192.0, "mfu": None, "data_wait_fraction": 0.004 * float(rng.random())}
+        line |= {"time/data": 0.01, "time/forward": 0.6, "time/backward": 1.2, "time/optimizer": 0.1}
+        line |= {"time/checkpoint": 2.0 if step % 100 == 1 else 0.0, "time/evaluation": 0.0}
         line |= {"packing_efficiency": 0.97 + 0.02 * float(rng.random()), "memory_gib": 0.0}
         line |= {"epoch/text": step / 300, "epoch/t2i": step / 150, "epoch/vqa": step / 90}
         lines.append(line)
@@ -219,7 +221,17 @@ def test_every_number_of_a_finished_run_is_shown(page: Page) -> None:
         assert shown in text, shown
     for shown in ("9.9 on average", "3.419", "not Inception", "as the VQ decodes them", "40 min 00 s", "8,192"):
         assert shown in text, shown
-    for shown in ("Loss, text", "Loss, t2i", "Token accuracy, vqa", "Learning rate", "Gradient norm", "Tokens per second", "Packing", "waiting"):
+    for shown in (
+        "Loss, text",
+        "Loss, t2i",
+        "Token accuracy, vqa",
+        "Learning rate",
+        "Gradient norm",
+        "Tokens per second",
+        "Packing",
+        "waiting",
+        "Seconds a logged step",
+    ):
         assert shown in text, shown
     for shown in ("a teal triangle", "is there not a brown shape in the image?", "learning rate 0.003", "num_hidden_layers: 4", "versions.torch", "0f3a9c1"):
         assert shown in text, shown
@@ -239,7 +251,7 @@ def test_memory_and_mfu_that_no_device_told_have_no_curve(page: Page) -> None:
 
 def test_curves_take_their_colours_from_the_page(page: Page) -> None:
     svgs = re.findall(r"<svg.*?</svg>", page.html, flags=re.S)
-    assert len(svgs) == 1 + 2 * len(TASKS) + len(FIGURES) + 2 + 3
+    assert len(svgs) == 1 + 2 * len(TASKS) + len(FIGURES) + 2 + 4
     for svg in svgs:
         assert "var(--text-soft)" in svg and not re.search(r"#[0-9a-f]{6}\b", svg) and "font-family" not in svg
 

@@ -50,7 +50,7 @@ def metrics(run: Path) -> list[dict[str, Any]]:
 
 
 def without_timings(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    return [{k: v for k, v in line.items() if k not in TIMINGS} for line in lines]
+    return [{k: v for k, v in line.items() if k not in TIMINGS and not k.startswith("time/")} for line in lines]
 
 
 def start(root: Path, run: str, *overrides: str, stderr: int = subprocess.DEVNULL) -> subprocess.Popen[str]:

@@ -1,0 +1,71 @@
+"""What this rank is doing at the moment, and how long each kind of work took: for the watchdog, the time split and the profiler."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+
+import torch
+from torch.profiler import record_function
+
+ON_DEVICE = ("forward", "backward", "optimizer")  # on CUDA their time is the device's
+TIMED = ("data", *ON_DEVICE, "checkpoint", "evaluation")
+
+
+class Phases:
+    """One phase after another, from `start` on. Between those of TIMED a rank is in `logging`, at the end in `end`.
+
+    On the host a phase lasts until the next one is entered. CUDA works behind the host, so the phases ON_DEVICE are timed there by
+    events, which are read once they have come to pass: nothing waits for them, and a step's optimizer may count with the step after.
+    """
+
+    def __init__(self) -> None:
+        self.name, self.step = "start", 0  # step: the number of the one at hand, as in metrics.jsonl
+        self.steps_done = 0  # by this process
+        self.entered = 0  # how many phases: it stands still when the rank does
+        self.since = time.monotonic()
+        self.cuda = False
+        self.total = dict.fromkeys(TIMED, 0.0)
+        self._seconds = dict.fromkeys(TIMED, 0.0)  # since `take`
+        self._events: deque[tuple[str, torch.cuda.Event, torch.cuda.Event]] = deque()
+        self._begun: torch.cuda.Event | None = None
+        self._label: record_function | None = None
+
+    def __str__(self) -> str:
+        return f"{self.name} of step {self.step}" if self.step else self.name
+
+    def enter(self, name: str) -> None:
+        """End the phase at hand and begin another."""
+        now, event = time.monotonic(), None
+        if self.cuda and (self._begun is not None or name in ON_DEVICE):
+            event = torch.cuda.Event(enable_timing=True)
+            event.record()
+        if self._begun is not None and event is not None:
+            self._events.append((self.name, self._begun, event))
+        elif self.name in TIMED:
+            self._seconds[self.name] += now - self.since
+        if self._label is not None:
+            self._label.__exit__(None, None, None)
+        self._label = record_function(name)  # a bar in a profile
+        self._label.__enter__()
+        self._begun = event if name in ON_DEVICE else None
+        self.name, self.since = name, now
+        self.entered += 1
+
+    def take(self) -> dict[str, float]:
+        """{"time/<phase>": seconds} of the phases that have ended since the last call."""
+        while self._events and self._events[0][2].query():
+            name, begin, end = self._events.popleft()
+            self._seconds[name] += begin.elapsed_time(end) / 1000
+        found = {f"time/{name}": seconds for name, seconds in self._seconds.items()}
+        for name, seconds in self._seconds.items():
+            self.total[name] += seconds
+            self._seconds[name] = 0.0
+        return found
+
+    def in_words(self) -> str:
+        """How the whole time up to now divides: 'forward 40%, backward 50%, ...' of '12.3 s'."""
+        self.take()
+        whole = max(sum(self.total.values()), 1e-9)
+        shares = ", ".join(f"{name} {100 * seconds / whole:.1f}%" for name, seconds in self.total.items() if seconds)
+        return f"{whole:.1f} s: {shares}"

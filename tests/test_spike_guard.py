@@ -1,0 +1,96 @@
+"""What counts as a loss spike, and what of it is known after a restart."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from liquid_train.checkpoint import checkpoint_name
+from liquid_train.config import SpikeConfig, load
+from liquid_train.spike_guard import GuardState, is_spike, limit
+from liquid_train.train import check_skipped
+from liquid_train.watchdog import collective_timeout, lost_peer
+
+
+def normal(n: int, mean: float = 2.0, deviation: float = 0.05) -> list[float]:
+    return [float(x) for x in np.random.default_rng(0).normal(mean, deviation, n)]
+
+
+def test_the_limit_is_that_of_a_normal_distribution_and_spikes_hardly_move_it() -> None:
+    config = SpikeConfig(threshold=6.0, window=4000)
+    losses = normal(4000)
+    assert limit(losses, config) == pytest.approx(2.0 + 6 * 0.05, abs=0.02)
+    polluted = losses[:3900] + [50.0] * 100
+    assert limit(polluted, config) == pytest.approx(2.0 + 6 * 0.05, abs=0.03)
+    assert limit([2.0] * 64, config=SpikeConfig(window=64)) == pytest.approx(2.0 * 1.06), "a deviation of nothing counts 1% of the median"
+
+
+def test_none_is_a_spike_before_half_of_the_window_is_known() -> None:
+    state, config = GuardState(), SpikeConfig(window=20)
+    assert not any(is_spike(loss, state, config) for loss in [*normal(9), 1000.0])
+    assert is_spike(1000.0, state, config) and state.spikes == 1
+
+
+@pytest.mark.parametrize(("action", "found"), [("warn", 10), ("skip", 30)])
+def test_a_new_level_is_learned_unless_spikes_are_acted_on(action: str, found: int) -> None:
+    """Where steps are left out the level cannot be a new one of the model: train.max_skipped ends the run."""
+    state, config = GuardState(normal(20)), SpikeConfig(action=action, window=20)
+    for loss in normal(30, mean=4.0):
+        is_spike(loss, state, config)
+    assert state.spikes == found and len(state.losses) == 20
+
+
+def test_a_falling_loss_has_no_spikes() -> None:
+    state, config = GuardState(), SpikeConfig()
+    noise = normal(2000, mean=0.0, deviation=0.03)
+    assert not any(is_spike(1.5 + 6 * math.exp(-step / 300) + noise[step], state, config) for step in range(2000))
+
+
+def test_a_checkpoint_of_an_older_version_knows_no_spikes(tmp_path: Path) -> None:
+    folder = tmp_path / checkpoint_name(3)
+    folder.mkdir()
+    (folder / "trainer.json").write_text("{}")
+    assert GuardState.of(folder) == GuardState()
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("train.spike.action=stop", "train.spike.action=stop: one of warn, skip, rewind"),
+        ("train.spike.window=1", "train.spike.window=1"),
+        ("train.hang_timeout=0", "train.hang_timeout=0"),
+        ("train.profile_steps=[3]", "train.profile_steps=\\[3\\]: give the first and the last step"),
+        ("train.profile_steps=[4,3]", "train.profile_steps=\\[4, 3\\]"),
+    ],
+)
+def test_wrong_settings_are_refused(override: str, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        load("train", ["experiment=quickstart", override])
+
+
+def test_too_many_skipped_steps_end_a_run() -> None:
+    config = load("train", ["experiment=quickstart", "train.max_skipped=3", "train.spike.action=skip"])
+    check_skipped(config, 2)
+    with pytest.raises(ValueError, match="train.max_skipped=3: .* train.spike.action=skip leaves out"):
+        check_skipped(config, 3)
+
+
+def test_a_failed_collective_is_told_in_one_line() -> None:
+    """What torch 2.13 says of gloo's; other errors are not mistaken for one."""
+    gloo = RuntimeError("[/pytorch/third_party/gloo/gloo/transport/tcp/pair.cc:537] Connection closed by peer [10.0.0.2]:5512. This is typically caused")
+    assert lost_peer(gloo) == "another rank is gone, or cannot be reached: Connection closed by peer [10.0.0.2]:5512"
+    assert lost_peer(RuntimeError("a matrix of\nthe wrong shape")) is None
+    import torch.distributed as dist
+
+    nccl = dist.DistBackendError("NCCL error in: NCCLUtils.hpp:1, remote process exited,\nNCCL version 2.27")
+    assert lost_peer(nccl) == "another rank is gone, or cannot be reached: NCCL error in: NCCLUtils.hpp:1, remote process exited, NCCL version 2.27"
+
+
+def test_a_collective_outlives_the_watchdog() -> None:
+    assert collective_timeout(None) is None
+    for hang in (8.0, 1800.0):
+        timeout = collective_timeout(hang)
+        assert timeout is not None and timeout.total_seconds() > 4 * hang, "the watchdog is patient up to four times its limit"
