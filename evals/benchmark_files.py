@@ -247,7 +247,10 @@ def read_mme(config: BenchmarksConfig) -> Collector:
 
 
 def add_subtask(collector: Collector, known: dict[str, Path], folder: Path, subtask: str) -> None:
-    """known: the collector's pictures, to which the subtask's are added. A picture counts with both its questions or not at all: half of the points are for both answers right."""
+    """known: the collector's pictures, to which the subtask's are added.
+
+    A picture counts with both its questions or not at all: half of the points are for both answers right.
+    """
     texts_in, pictures_at = (folder / part if (folder / part).is_dir() else folder for part in ("questions_answers_YN", "images"))
     pictures = pictures_in(pictures_at)
     files = {path.stem: path for path in sorted(texts_in.glob("*.txt"))}

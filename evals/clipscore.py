@@ -1,7 +1,7 @@
 """CLIPScore: how near a picture and its text are in CLIP's space: 2.5 max(cos, 0) (Hessel et al. 2021, arXiv 2104.08718).
 
-Beside it `clip_cosine`, the cosine itself: torchmetrics' CLIPScore is 100 max(cos, 0) of the bare text, so that its numbers compare with
-100 times this one where `clipscore.prefix` is empty.
+Beside it `clip_cosine`, the mean of the cosines themselves: torchmetrics' CLIPScore is 100 max(that, 0) with the bare texts, so that it
+compares with 100 times this one where `clipscore.prefix` is empty.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
+from safetensors import SafetensorError
 
 from evals.features import folder_weights
 from evals.measurement import Measurement, ModelHandle, average
@@ -57,7 +58,7 @@ def open_clip(config: CLIPScoreConfig, device: torch.device) -> CLIP:
             raise ValueError(f"its model_type is {kind}")
         model = CLIPModel.from_pretrained(path, local_files_only=True).eval().to(device)
         processor = CLIPProcessor.from_pretrained(path, local_files_only=True)
-    except (OSError, ValueError, ImportError, KeyError) as error:
+    except (OSError, ValueError, ImportError, KeyError, SafetensorError) as error:
         raise ValueError(f"clipscore.model={path}: cannot be opened as a CLIP model with its processor: {error}") from error
     return CLIP(model, processor, model.config.text_config.max_position_embeddings, f"CLIP {path.name}, texts behind {config.prefix!r}", weights)
 

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
+from safetensors import SafetensorError
 from torch import Tensor
 
 from evals.features import folder_weights
@@ -82,11 +83,13 @@ def open_judge(config: JudgeConfig, device: torch.device) -> Judge:
 
     path = Path(str(config.model))
     weights = folder_weights(path, "vqascore.model", "a visual question answering model")
+    loaded: Any
     try:
         processor = AutoProcessor.from_pretrained(path, local_files_only=True)
-        model, loading = AutoModelForImageTextToText.from_pretrained(path, local_files_only=True, dtype="auto", output_loading_info=True)
-    except (OSError, ValueError, ImportError, KeyError) as error:
+        loaded = AutoModelForImageTextToText.from_pretrained(path, local_files_only=True, dtype="auto", output_loading_info=True)
+    except (OSError, ValueError, ImportError, KeyError, SafetensorError) as error:
         raise ValueError(f"vqascore.model={path}: cannot be opened as a model of pictures and text to text: {error}") from error
+    model, loading = loaded
     if loading["missing_keys"]:
         raise ValueError(f"vqascore.model={path}: {len(loading['missing_keys'])} weights of {type(model).__name__} are not there; give a whole model's folder")
     text = model.config.get_text_config()

@@ -135,7 +135,7 @@ def score(data: WISEPrompts, files: list[Path], max_bad: float) -> Measurement:
     times = Counter(row.get("prompt_id") for _, _, row in rows if isinstance(row, dict) and isinstance(row.get("prompt_id"), int))
     for path, place, row in rows:
         id = row.get("prompt_id") if isinstance(row, dict) else None
-        marks = [row.get(mark) for mark in MARKS] if isinstance(row, dict) else []
+        marks: list[Any] = [row.get(mark) for mark in MARKS] if isinstance(row, dict) else []
         if not isinstance(id, int):
             left_out.setdefault("marks without a prompt_id", []).append(f"{path.name}, entry {place}")
         elif id not in known:

@@ -280,7 +280,7 @@ def test_only_inception_s_numbers_are_called_fid_and_kid(handle, tmp_path):
     pixels = np.random.default_rng(0).integers(0, 256, (20, 16, 16, 3), dtype=np.uint8)
     data = PictureSets(pixels[:8], pixels, ["p"] * 8, list(range(8)), ["a"] * 8, ["a"] * 20, {}, "noise")
     measured = image_quality(handle, data, FeaturesConfig("inception", str(tmp_path / "inception.pt")))
-    assert set(measured.values) == {"fid", "fid_floor", "fid/a", "kid", "kid_deviation", "precision", "recall"}
+    assert set(measured.values) == {"fid", "fid_floor", "fid/a", "kid", "kid/a", "kid_deviation", "precision", "recall"}
     assert measured.warnings == []  # 8 pictures, 3 features
 
 
