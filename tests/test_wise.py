@@ -40,7 +40,7 @@ ALL = [(1, 2, 2, 2), (400, 0, 0, 0), (401, 2, 0, 0), (567, 2, 1, 1), (568, 0, 2,
 
 
 def test_wiscore_and_the_weights_of_the_categories_by_hand(tmp_path):
-    assert wiscore((2, 1, 0)) == pytest.approx((0.7 * 2 + 0.2) / 2) and wiscore((2, 2, 2)) == 1.0
+    assert wiscore((2, 1, 0)) == pytest.approx((0.7 * 2 + 0.2) / 2) and wiscore((2, 2, 2)) == pytest.approx(1)
     assert [category(id) for id in (1, 400, 401, 567, 568, 700, 701, 800, 801, 900, 901, 1000)] == [c for c in CATEGORIES for _ in range(2)]
     files = [marks(tmp_path / "a.jsonl", ALL[:3]), marks(tmp_path / "b.jsonl", ALL[3:])]
     measured = score(read_prompts(published(tmp_path / "w")), files, 0.0)
@@ -113,4 +113,4 @@ def test_the_job_draws_what_the_published_scorer_reads_and_later_scores_its_mark
     path = marks(tmp_path / "m.jsonl", [(1, 2, 2, 2), (2, 0, 0, 0), (401, 1, 1, 1), (701, 0, 0, 0)])
     run(load("eval", ["metrics=[wise]", f"wise.prompts={config.prompts}", f"wise.scores=[{path}]", f"output={tmp_path / 'scored'}"]))
     content = json.loads((tmp_path / "scored" / "model-wise.json").read_text())
-    assert content["values"]["wise/cultural"]["value"] == 0.5 and "4 of WISE's 1,000 prompts" in capsys.readouterr().out
+    assert content["values"]["wise/cultural"]["value"] == pytest.approx(0.5) and "4 of WISE's 1,000 prompts" in capsys.readouterr().out
