@@ -58,7 +58,18 @@ class WISEConfig:
     max_bad: float = 0.0  # share of prompts that may be left out (and are then named)
 
 
-PERIODIC = ("vqa", "grid", "image_quality", "self_vqascore", "captions")  # what is measured while training: evals/periodic.py
+@dataclass
+class LanguageConfig:
+    """What lm-evaluation-harness is asked for; see evals/language.py."""
+
+    tasks: list[str] = field(default_factory=list)
+    include_path: str | None = None  # a folder of task files (YAML, which may name Python functions: only trusted ones)
+    shots: int | None = None  # solved examples before each question; None = as the task says
+    limit: int | None = None  # only the first N documents of a task
+    batch_size: int = 8
+
+
+PERIODIC = ("vqa", "grid", "image_quality", "self_vqascore", "captions", "language")  # what is measured while training: evals/periodic.py
 
 
 @dataclass
@@ -76,6 +87,7 @@ class EvalsConfig:
     caption_images: int = 0  # real pictures whose right and wrong captions the model is asked about
     features: FeaturesConfig = field(default_factory=FeaturesConfig)
     vqascore: VQAScoreConfig = field(default_factory=VQAScoreConfig)
+    language: LanguageConfig = field(default_factory=LanguageConfig)
 
 
 OWN_METRICS = ("vqa", "t2i", "image_quality", "self_vqascore", "captions", "image_tokenizer")  # what each is: evals/suite.py
@@ -116,14 +128,3 @@ class BenchmarksConfig:
     gqa: QuestionFiles = field(default_factory=QuestionFiles)
     pope: QuestionFiles = field(default_factory=QuestionFiles)
     mme: MMEFiles = field(default_factory=MMEFiles)
-
-
-@dataclass
-class LanguageConfig:
-    """What lm-evaluation-harness is asked for; see evals/language.py."""
-
-    tasks: list[str] = field(default_factory=list)
-    include_path: str | None = None  # a folder of task files (YAML, which may name Python functions: only trusted ones)
-    shots: int | None = None  # solved examples before each question; None = as the task says
-    limit: int | None = None  # only the first N documents of a task
-    batch_size: int = 8
