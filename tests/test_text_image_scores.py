@@ -6,6 +6,7 @@ import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,11 +17,12 @@ from transformers import AutoModelForImageTextToText, AutoProcessor, CLIPModel, 
 
 from evals.clipscore import clipscore, open_clip
 from evals.measurement import ModelHandle
+from evals.run import run
 from evals.vqa_judge import Pictures, open_judge, vqascore
-from liquid_train.config import load
+from liquid_train.config import EvalJob, VQSettings, load
 from liquid_train.eval_settings import CLIPScoreConfig, JudgeConfig
 from tests import judge_models
-from tests.tiny_model import tiny, vq
+from tests.tiny_model import save, tiny, vq
 
 CPU = torch.device("cpu")
 TEXTS = ["a red circle", "a blue rectangle with a teal triangle", "a red circle", "no"]
@@ -164,3 +166,25 @@ def test_a_damaged_model_is_told(folders, tmp_path):
     (tmp_path / "deeper" / "config.json").write_text(json.dumps(about))
     with pytest.raises(ValueError, match="9 weights of LlavaForConditionalGeneration are not there"):
         open_judge(JudgeConfig(model=str(tmp_path / "deeper")), CPU)
+
+
+def test_the_job_asks_the_judges_about_what_it_drew(folders, tmp_path):
+    (tmp_path / "bench").mkdir()
+    (tmp_path / "bench" / "prompts.txt").write_text("a red circle\na blue rectangle\n")
+    (tmp_path / "bench" / "genai_skills.json").write_text(json.dumps({"basic": [1], "all": [1, 2]}))
+    settings: dict[str, Any] = {"shards": "no such set", "train_shards": None, "device": "cpu", "vq": VQSettings("auto", "auto"), "guidance": 1.0}
+    model, output = str(save(tmp_path / "model", grid=(2, 2))), str(tmp_path / "out")
+    job = EvalJob(
+        checkpoint=model, output=output, images_per_prompt=1, metrics=["vqascore", "clipscore", "genai_bench_vqascore"], genai_bench=str(tmp_path / "bench"),
+        vqascore=JudgeConfig(QUESTION, "Yes", 8, str(folders["llava"])), clipscore=CLIPScoreConfig(str(folders["clip"])), **settings,
+    )  # fmt: skip
+    run(job)
+    found = {name: json.loads((tmp_path / "out" / f"model-{name}.json").read_text()) for name in job.metrics}
+    assert found["vqascore"]["values"]["vqascore"]["n"] == 24 == found["clipscore"]["values"]["clipscore"]["n"]
+    counts = {key: value["n"] for key, value in found["genai_bench_vqascore"]["values"].items()}
+    assert counts == {"genai_bench_vqascore": 2, "genai_bench_vqascore/basic": 1, "genai_bench_vqascore/all": 2}
+    assert "LlavaForConditionalGeneration" in found["vqascore"]["receipt"]["features"] and found["clipscore"]["receipt"]["feature_weights"]
+    (folders["clip"] / "config.json").touch()  # another model, as far as anyone can tell
+    before = (tmp_path / "out" / "model-clipscore.json").stat().st_mtime_ns
+    run(job)
+    assert (tmp_path / "out" / "model-clipscore.json").stat().st_mtime_ns > before
