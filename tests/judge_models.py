@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import (
@@ -19,7 +20,6 @@ from transformers import (
     LlavaConfig,
     LlavaForConditionalGeneration,
     LlavaProcessor,
-    PreTrainedTokenizerFast,
     T5Config,
 )
 
@@ -30,11 +30,11 @@ TEMPLATE = (
     "{% for m in messages %}USER: {% for c in m['content'] %}{% if c['type'] == 'image' %}<image>\n{% else %}{{ c['text'] }}{% endif %}{% endfor %}"
     "{% endfor %}{% if add_generation_prompt %} ASSISTANT:{% endif %}"
 )
-VISION = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "image_size": 28, "patch_size": 14}
+VISION: dict[str, Any] = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "image_size": 28, "patch_size": 14}
 PIXELS = {"height": 28, "width": 28}
 
 
-def tokenizer(folder: Path) -> PreTrainedTokenizerFast:
+def tokenizer(folder: Path) -> Any:
     made = train_bpe(TEXT, 300, folder)
     made.add_tokens(["<image>"], special_tokens=True)
     return made
@@ -50,7 +50,7 @@ def llava(folder: Path) -> Path:
     )  # fmt: skip
     torch.manual_seed(0)
     model = LlavaForConditionalGeneration(
-        LlavaConfig(vision_config=CLIPVisionConfig(**VISION), text_config=text, image_token_id=image, image_seq_length=4)  # type: ignore[arg-type]
+        LlavaConfig(vision_config=CLIPVisionConfig(**VISION), text_config=text, image_token_id=image, image_seq_length=4)  # type: ignore[call-arg]
     )
     louder(model)
     prepare = CLIPImageProcessorPil(size={"shortest_edge": 28}, crop_size=PIXELS)
@@ -64,15 +64,12 @@ def blip2_t5(folder: Path) -> Path:
     """An encoder-decoder without a chat template."""
     words = tokenizer(folder / "tokenizer")
     image = words.convert_tokens_to_ids("<image>")
-    text = T5Config(
-        vocab_size=len(words), d_model=16, d_kv=8, d_ff=32, num_layers=2, num_heads=2, decoder_start_token_id=words.pad_token_id,
-        pad_token_id=words.pad_token_id, eos_token_id=words.eos_token_id, tie_word_embeddings=False,
-    )  # fmt: skip
-    vision = {k: v for k, v in VISION.items()}
-    qformer = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "encoder_hidden_size": 16, "vocab_size": 40}
+    special = {"decoder_start_token_id": words.pad_token_id, "pad_token_id": words.pad_token_id, "eos_token_id": words.eos_token_id}
+    text = T5Config(vocab_size=len(words), d_model=16, d_kv=8, d_ff=32, num_layers=2, num_heads=2, **special)
+    qformer: Any = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "encoder_hidden_size": 16, "vocab_size": 40}
     torch.manual_seed(0)
     model = Blip2ForConditionalGeneration(
-        Blip2Config(vision_config=vision, qformer_config=qformer, text_config=text.to_dict(), num_query_tokens=3, image_token_index=image)  # type: ignore[arg-type]
+        Blip2Config(vision_config=VISION, qformer_config=qformer, text_config=text.to_dict(), num_query_tokens=3, image_token_index=image)  # type: ignore[arg-type]
     )
     louder(model)
     model.save_pretrained(folder)
