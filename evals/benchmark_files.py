@@ -20,7 +20,7 @@ from typing import Any
 
 from evals.json_files import named, read_lines, read_object, read_rows
 from evals.vqa_scores import COGNITION, PERCEPTION
-from liquid_train.eval_settings import BENCHMARKS, BenchmarksConfig
+from liquid_train.eval_settings import BENCHMARKS, BenchmarksConfig, QuestionFiles
 
 PICTURES = (".jpg", ".jpeg", ".png")
 
@@ -52,9 +52,10 @@ class Benchmark:
 
 @dataclass
 class Collector:
-    """Takes what can be asked and notes what cannot. pictures: file by the name that questions call it by."""
+    """Takes what can be asked and notes what cannot. pictures: file by the name that questions call it by; None: they are not
+    looked for, since answers are given already."""
 
-    pictures: dict[str, Path]
+    pictures: dict[str, Path] | None
     items: list[Item] = field(default_factory=list)
     left_out: dict[str, list[str]] = field(default_factory=dict)
     seen: set[int | str] = field(default_factory=set)
@@ -67,10 +68,11 @@ class Collector:
             self.drop("entries without an id or a question", id)
         elif id in self.seen:
             self.drop("question ids that stand twice", id)
-        elif str(image) not in self.pictures:
+        elif self.pictures is not None and str(image) not in self.pictures:
             self.drop("missing images", f"{image} of question {id}")
         else:
-            self.items.append(Item(id, self.pictures[str(image)], question, answers, group))
+            file = self.pictures[str(image)] if self.pictures is not None else Path(str(image))
+            self.items.append(Item(id, file, question, answers, group))
         if isinstance(id, (int, str)):
             self.seen.add(id)
 
@@ -109,6 +111,14 @@ def pictures_in(folder: str | Path, name: Callable[[Path], str] = lambda path: p
     return {name(path): path for path in files}
 
 
+def pictures_of(name: str, files: QuestionFiles, key: Callable[[Path], str] = lambda path: path.stem) -> dict[str, Path] | None:
+    """The pictures of benchmarks.NAME.images; None where it has no value and there is a file of answers."""
+    if files.images is None and files.predictions is not None:
+        return None
+    (images,) = given((f"{name}.images", files.images))
+    return pictures_in(images, key)
+
+
 def coco_number(path: Path) -> str:
     """COCO_val2014_000000262148.jpg and 000000262148.jpg are both picture 262148; any other name stands for itself."""
     number = path.stem.rsplit("_", 1)[-1]
@@ -141,8 +151,8 @@ def given(*keys: tuple[str, str | None]) -> list[Path]:
 def read_vqav2(config: BenchmarksConfig) -> Collector:
     """Without annotations (the test splits) no score is made, only the file for the server."""
     c = config.vqav2
-    questions, images = given(("vqav2.questions", c.questions), ("vqav2.images", c.images))
-    collector = Collector(pictures_in(images, coco_number))
+    (questions,) = given(("vqav2.questions", c.questions))
+    collector = Collector(pictures_of("vqav2", c, coco_number))
     annotations = read_annotations(Path(c.annotations), collector) if c.annotations is not None else None
     rows = list(dicts(read_rows(questions, "questions"), collector))
     for row in rows:
@@ -175,16 +185,16 @@ def texts(answers: Any) -> tuple[str, ...]:
 
 
 def read_textvqa(config: BenchmarksConfig) -> Collector:
-    questions, images = given(("textvqa.questions", config.textvqa.questions), ("textvqa.images", config.textvqa.images))
-    collector = Collector(pictures_in(images))
+    (questions,) = given(("textvqa.questions", config.textvqa.questions))
+    collector = Collector(pictures_of("textvqa", config.textvqa))
     rows = list(dicts(read_rows(questions, "data"), collector))
     add_labelled(collector, [(id_of(row), row.get("image_id"), row.get("question"), texts(row.get("answers")), "") for row in rows])
     return collector
 
 
 def read_gqa(config: BenchmarksConfig) -> Collector:
-    questions, images = given(("gqa.questions", config.gqa.questions), ("gqa.images", config.gqa.images))
-    collector = Collector(pictures_in(images))
+    (questions,) = given(("gqa.questions", config.gqa.questions))
+    collector = Collector(pictures_of("gqa", config.gqa))
     rows = []
     for id, row in read_object(questions).items():
         if not isinstance(row, dict):
@@ -207,11 +217,11 @@ def add_labelled(collector: Collector, rows: list[tuple[Any, Any, Any, tuple[str
 
 
 def read_pope(config: BenchmarksConfig) -> Collector:
-    questions, images = given(("pope.questions", config.pope.questions), ("pope.images", config.pope.images))
+    (questions,) = given(("pope.questions", config.pope.questions))
     files = sorted(p for p in questions.iterdir() if p.suffix in (".json", ".jsonl")) if questions.is_dir() else [questions]
     if not files:
         raise ValueError(f"benchmarks.pope.questions={questions}: no .json files there; give POPE's coco_pope_SPLIT.json")
-    collector = Collector(pictures_in(images))
+    collector = Collector(pictures_of("pope", config.pope))
     for path in files:
         split = path.stem.rsplit("_", 1)[-1]
         for row in dicts(read_lines(path), collector):
@@ -229,20 +239,24 @@ def read_mme(config: BenchmarksConfig) -> Collector:
     subtasks = [name for name in (*PERCEPTION, *COGNITION) if (folder / name).is_dir()]
     if not subtasks:
         raise ValueError(f"benchmarks.mme.folder={folder}: none of MME's folders there (existence, count, ...)")
-    collector = Collector({})
+    pictures: dict[str, Path] = {}
+    collector = Collector(pictures)
     for subtask in subtasks:
-        add_subtask(collector, folder / subtask, subtask)
+        add_subtask(collector, pictures, folder / subtask, subtask)
     return collector
 
 
-def add_subtask(collector: Collector, folder: Path, subtask: str) -> None:
-    """A picture counts with both its questions or not at all: half of the points are for both answers right."""
+def add_subtask(collector: Collector, known: dict[str, Path], folder: Path, subtask: str) -> None:
+    """known: the collector's pictures, to which the subtask's are added.
+
+    A picture counts with both its questions or not at all: half of the points are for both answers right.
+    """
     texts_in, pictures_at = (folder / part if (folder / part).is_dir() else folder for part in ("questions_answers_YN", "images"))
     pictures = pictures_in(pictures_at)
     files = {path.stem: path for path in sorted(texts_in.glob("*.txt"))}
     for name in sorted(pictures.keys() - files.keys()):
         collector.drop("images without questions", f"{subtask}/{name}")
-    collector.pictures |= {f"{subtask}/{name}": path for name, path in pictures.items()}
+    known |= {f"{subtask}/{name}": path for name, path in pictures.items()}
     for name, path in files.items():
         lines = [line.split("\t") for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
         if len(lines) != 2 or any(len(line) != 2 or not line[0].strip() or line[1].strip().lower() not in ("yes", "no") for line in lines):

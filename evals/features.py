@@ -101,9 +101,7 @@ def hf_features(path: Path, mode: str, device: torch.device) -> FeatureNetwork:
     """The pooled output of a vision model; of CLIP, its projection into the space shared with text."""
     from transformers import AutoModel
 
-    files = sorted(path.glob("*.safetensors"))
-    if not (path / "config.json").is_file() or not files:
-        raise ValueError(f"features.path={path}: no config.json with safetensors there; give the folder of a CLIP or DINOv2 model")
+    weights = folder_weights(path, "features.path", "a CLIP or DINOv2 model")
     about = json.loads((path / "preprocessor_config.json").read_text()) if (path / "preprocessor_config.json").is_file() else {}
     if not {"image_mean", "image_std"} <= about.keys():
         raise ValueError(f"features.path={path}: preprocessor_config.json with image_mean and image_std is missing; copy it from the model's repository")
@@ -117,5 +115,12 @@ def hf_features(path: Path, mode: str, device: torch.device) -> FeatureNetwork:
         images = torch.from_numpy(resize(pixels, side, mode)).permute(0, 3, 1, 2).to(device) / 255
         return projection(vision(pixel_values=(images - mean) / std).pooler_output)
 
-    weights = sha256_of(files[0]) if len(files) == 1 else "+".join(sha256_of(f)[:16] for f in files)
     return FeatureNetwork(f"{type(model).__name__} {path.name}, pooled", weights, f"{mode}, {side} pixels, not cropped", compute)
+
+
+def folder_weights(path: Path, key: str, what: str) -> str:
+    """sha256 of a Hugging Face folder's safetensors, of several the beginnings. Raises ValueError with the key where they are not there."""
+    files = sorted(path.glob("*.safetensors"))
+    if not (path / "config.json").is_file() or not files:
+        raise ValueError(f"{key}={path}: no config.json with safetensors there; give the folder of {what}")
+    return sha256_of(files[0]) if len(files) == 1 else "+".join(sha256_of(f)[:16] for f in files)

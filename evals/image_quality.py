@@ -54,7 +54,7 @@ def image_quality(handle: ModelHandle, data: PictureSets, config: FeaturesConfig
     sums, drawn = shared_features(handle, network, data.drawn, real.shape[1])
     reference = Gaussian.of(real)
     values, warnings = distances(sums, drawn, real, reference, seed)
-    values |= category_distances(drawn, real, data.drawn_categories, data.real_categories)
+    values |= category_distances(drawn, real, data.drawn_categories, data.real_categories, seed)
     if data.reconstructed is not None:
         passed = network(data.reconstructed)
         values["frechet_of_reconstructions"] = bare(frechet_distance(Gaussian.of(passed), reference), len(passed), "the same pictures are in both sets")
@@ -91,13 +91,18 @@ def distances(sums: FeatureSums, drawn: np.ndarray, real: np.ndarray, reference:
         values["frechet_floor"] = bare(floor, n, f"mean of {FLOOR_DRAWS} draws of real pictures")
     if n >= MIN_PICTURES:
         values["frechet_infinity"] = bare(frechet_infinity(drawn, reference, seed, max(n // 4, 2)), n, "a fit")
-    mean, deviation, size = kernel_distance(drawn, real, seed)
-    kind = f"mean +- {Z:.2f} standard deviations of {SUBSETS} subsets of {size} pictures"
-    values["kernel_distance"] = Value(mean, n, mean - Z * deviation, mean + Z * deviation, kind)
+    values["kernel_distance"], deviation = kernel_value(drawn, real, seed)
     values["kernel_deviation"] = bare(deviation, n, "a deviation itself")
     precision, recall = precision_recall(drawn, real)
     values |= {"precision": share(precision), "recall": share(recall)}
     return values, small_sample_warnings(n, len(real), width, floor)
+
+
+def kernel_value(drawn: np.ndarray, real: np.ndarray, seed: int) -> tuple[Value, float]:
+    """(the kernel distance, its standard deviation over subsets)."""
+    mean, deviation, size = kernel_distance(drawn, real, seed)
+    kind = f"mean +- {Z:.2f} standard deviations of {SUBSETS} subsets of {size} pictures"
+    return Value(mean, len(drawn), mean - Z * deviation, mean + Z * deviation, kind), deviation
 
 
 def small_sample_warnings(drawn: int, real: int, width: int, floor: float | None) -> list[str]:
@@ -113,11 +118,15 @@ def small_sample_warnings(drawn: int, real: int, width: int, floor: float | None
     return warnings
 
 
-def category_distances(drawn: np.ndarray, real: np.ndarray, drawn_categories: Sequence[str | None], real_categories: Sequence[str | None]) -> dict[str, Value]:
-    """Frechet distance within each category that has 2 pictures or more on both sides, as frechet_distance/CATEGORY."""
-    values = {}
+def category_distances(
+    drawn: np.ndarray, real: np.ndarray, drawn_categories: Sequence[str | None], real_categories: Sequence[str | None], seed: int
+) -> dict[str, Value]:
+    """Within each category: frechet_distance/CATEGORY where it has 2 pictures or more on both sides, kernel_distance/CATEGORY from 4 on."""
+    values: dict[str, Value] = {}
     for category in sorted({c for c in drawn_categories if c is not None}):
         a, b = (features[[c == category for c in own]] for features, own in ((drawn, drawn_categories), (real, real_categories)))
         if min(len(a), len(b)) >= 2:
             values[f"frechet_distance/{category}"] = bare(frechet_distance(Gaussian.of(a), Gaussian.of(b)), len(a), "too few pictures a category to resample")
+        if min(len(a), len(b)) >= 4:
+            values[f"kernel_distance/{category}"] = kernel_value(a, b, seed)[0]
     return values

@@ -11,8 +11,14 @@ from __future__ import annotations
 
 import math
 import os
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
 from importlib.metadata import version
 from typing import Any
+
+import numpy as np
 
 from evals.intervals import Z
 from evals.measurement import Measurement, ModelHandle, Value, bare
@@ -26,11 +32,11 @@ NAMES = {True: "language", False: "language_all"}  # by whether image rows are m
 def check_language(config: LanguageConfig) -> Any:
     """The harness's tasks. Raises ValueError where it is missing, or a task is unknown."""
     os.environ.setdefault("HF_DATASETS_OFFLINE", "1")
+    os.environ.setdefault("DISABLE_MULTIPROC", "1")  # the harness would fork a process that trains, or holds a GPU, to resample
     try:
-        from lm_eval.tasks import TaskManager
+        manager = task_manager(config.include_path)
     except ImportError as error:
         raise ValueError(f"metrics: language needs lm-evaluation-harness ({error}): pip install 'liquid-train[language]'") from error
-    manager = TaskManager(include_path=config.include_path)
     unknown = [task for task in config.tasks if not manager.match_tasks([task])]
     if unknown:
         where = f"language.include_path={config.include_path} and the harness"
@@ -38,14 +44,21 @@ def check_language(config: LanguageConfig) -> Any:
     return manager
 
 
+@cache
+def task_manager(include_path: str | None) -> Any:
+    """It looks through all of the harness's files, which takes seconds."""
+    from lm_eval.tasks import TaskManager
+
+    return TaskManager(include_path=include_path)
+
+
 def language(handle: ModelHandle, config: LanguageConfig, manager: Any) -> Measurement:
-    """All tasks, once over text ids only and once over all rows. Raises ValueError where a task's data is not there."""
+    """All tasks, once over text ids only and once over all rows; a collective. Raises ValueError where a task's data is not there."""
     values: dict[str, Value] = {}
     prompts: list[str] = []
     for masked, prefix in NAMES.items():
-        found = evaluate(handle, config, manager, masked)
-        values |= {f"{prefix}/{key}": value for key, value in task_values(found).items()}
-        prompts = [f"{task} {s['prompt_hash']} {s['target_hash']}" for task, samples in sorted(found["samples"].items()) for s in samples]
+        found, prompts = evaluate(handle, config, manager, masked)
+        values |= {f"{prefix}/{key}": value for key, value in found.items()}
     receipt = Receipt(
         n=len(prompts),
         prompts=texts_digest(prompts),
@@ -57,32 +70,73 @@ def language(handle: ModelHandle, config: LanguageConfig, manager: Any) -> Measu
     return Measurement(values, receipt, warnings=warnings)
 
 
-def evaluate(handle: ModelHandle, config: LanguageConfig, manager: Any, masked: bool) -> dict[str, Any]:
-    """What lm_eval.simple_evaluate returns."""
+def evaluate(handle: ModelHandle, config: LanguageConfig, manager: Any, masked: bool) -> tuple[dict[str, Value], list[str]]:
+    """(values, digests of the prompts in the tasks' order), on every rank."""
     from lm_eval import simple_evaluate
 
     handle.progress(NAMES[masked], 0, 1)
     try:
-        found = simple_evaluate(
-            language_model(handle, config.batch_size, masked), tasks=list(config.tasks), num_fewshot=config.shots, limit=config.limit, task_manager=manager,
-            bootstrap_iters=1000,
-        )  # fmt: skip
+        with own_random_state(handle):
+            found = simple_evaluate(
+                language_model(handle, config.batch_size, masked), tasks=list(config.tasks), num_fewshot=config.shots, limit=config.limit,
+                task_manager=manager, bootstrap_iters=1000,
+            )  # fmt: skip
     except OSError as error:  # datasets' errors of a file or a connection that is not there
         raise ValueError(
             f"language.tasks={','.join(config.tasks)}: a task's data cannot be read: {error}; give local files with language.include_path"
         ) from error
     handle.progress(NAMES[masked], 1, 1)
-    assert found is not None  # of rank 0, the only one
-    return found
+    measured = (task_values(found), prompt_digests(found)) if found is not None else None  # None but on rank 0
+    if handle.world_size > 1:
+        import torch.distributed as dist
+
+        shared = [measured]
+        dist.broadcast_object_list(shared)
+        measured = shared[0]
+    assert measured is not None
+    return measured
+
+
+def prompt_digests(found: dict[str, Any]) -> list[str]:
+    """One a document, whichever rank it was given to."""
+    ordered = ((task, sorted(samples, key=lambda s: s["doc_id"])) for task, samples in sorted(found["samples"].items()))
+    return [f"{task} {s['prompt_hash']} {s['target_hash']}" for task, samples in ordered for s in samples]
+
+
+@contextmanager
+def own_random_state(handle: ModelHandle) -> Iterator[None]:
+    """The harness seeds every generator; whoever asked for a measurement goes on with his own."""
+    import torch
+
+    device = handle.model.device
+    states = random.getstate(), np.random.get_state()
+    try:
+        with torch.random.fork_rng([device] if device.type == "cuda" else []):
+            yield
+    finally:
+        random.setstate(states[0])
+        np.random.set_state(states[1])
 
 
 def language_model(handle: ModelHandle, batch_size: int, masked: bool) -> Any:
-    """The harness's wrapper of the model, whose image rows never win where `masked`."""
+    """The harness's wrapper of the model, whose image rows never win where `masked`; every rank answers its share of the documents."""
+    import torch
+    import torch.distributed as dist
     from lm_eval.models.huggingface import HFLM
 
     vocabulary = handle.vocabulary
 
-    class TextOnly(HFLM):
+    class Ranks(HFLM):
+        def all_gather(self, tensor: Any) -> Any:
+            parts = [torch.empty_like(tensor) for _ in range(self.world_size)]
+            dist.all_gather(parts, tensor)
+            return torch.stack(parts)
+
+        def barrier(self) -> None:
+            if self.world_size > 1:
+                dist.barrier()
+
+    class TextOnly(Ranks):
         def _model_call(self, *args: Any, **kwargs: Any) -> Any:
             logits = super()._model_call(*args, **kwargs)
             logits[..., vocabulary.text_size :] = -math.inf
@@ -92,8 +146,10 @@ def language_model(handle: ModelHandle, batch_size: int, masked: bool) -> Any:
             return super()._model_generate(*args, suppress_tokens=list(range(vocabulary.text_size, vocabulary.rows)), **kwargs)
 
     begins_with_bos = bool(prompt_ids({}, "text", vocabulary.tokenizer))
-    wrapper = TextOnly if masked else HFLM
-    return wrapper(pretrained=handle.model, tokenizer=vocabulary.tokenizer, batch_size=batch_size, add_bos_token=begins_with_bos)
+    kind = TextOnly if masked else Ranks
+    made = kind(pretrained=handle.model, tokenizer=vocabulary.tokenizer, batch_size=batch_size, add_bos_token=begins_with_bos)
+    made._rank, made._world_size = handle.rank, handle.world_size  # given a model, the harness takes itself for the only process
+    return made
 
 
 def task_values(found: dict[str, Any]) -> dict[str, Value]:

@@ -5,6 +5,7 @@
     image_quality  distances of drawn pictures from the held-out ones as the VQ decodes them
     self_vqascore  how well the model itself finds that those drawn pictures fit their prompts
     captions       how well the model tells right captions of held-out pictures from wrong ones
+    language       lm-evaluation-harness, where evals.language.tasks names some
 
 Each goes into evals/step-NNNNNNNN-NAME.json with its receipt. A metric that cannot be measured is reported and does not end the run.
 """
@@ -24,6 +25,7 @@ from transformers import PreTrainedModel
 
 from evals import t2i, vqa
 from evals.image_quality import PictureSets, image_quality
+from evals.language import check_language, language
 from evals.measurement import Measurement, ModelHandle, write_measurement
 from evals.receipt import Receipt, seeds_text, texts_digest
 from evals.self_vqascore import score_drawn, tell_captions
@@ -92,6 +94,8 @@ def measurements(handle: ModelHandle, config: EvalsConfig, sets: str | None, ste
             yield from guarded("self_vqascore", lambda: score_drawn(handle, t2i.drawn_texts(drawn), config.vqascore))
     if shards is not None and config.caption_images and "captions" in due:
         yield from guarded("captions", lambda: tell_captions(handle, caption_pairs(shards, config.caption_images, 0), config.vqascore))
+    if config.language.tasks and "language" in due:
+        yield from guarded("language", lambda: language(handle, config.language, check_language(config.language)))
 
 
 def guarded(name: str, measure: Callable[[], Measurement]) -> Iterator[tuple[str, Measurement]]:

@@ -24,6 +24,7 @@ from rich.table import Table
 
 from evals.benchmark_files import Benchmark, read_benchmark
 from evals.measurement import Measurement, ModelHandle, Progress, file_name, write_measurement
+from evals.score_files import score_files
 from liquid_train.checkpoint import model_folder, step_of
 from liquid_train.config import EvalJob
 from liquid_train.data.shards import ShardSet
@@ -42,7 +43,11 @@ SETTINGS = ("seed", "images_per_prompt", "guidance", "temperature", "top_k", "ma
 
 
 def run(config: EvalJob) -> None:
-    """Evaluate a checkpoint. Raises ValueError for a user's mistake, before the model is loaded where that can be told."""
+    """Evaluate a checkpoint, or without one score what is in files. Raises ValueError for a user's mistake, before the model is loaded
+    where that can be told."""
+    if config.checkpoint is None:
+        score(config)
+        return
     folder = model_folder(config.checkpoint)
     output = output_folder(config, folder)
     if config.max_images is not None and config.max_images < 1:
@@ -77,6 +82,20 @@ def run(config: EvalJob) -> None:
     print(f"written to {output}")
 
 
+def score(config: EvalJob) -> None:
+    """Answers and a judge's marks from files, into output/model-NAME.json."""
+    assert config.output is not None  # config_checks.check_eval
+    output = Path(config.output)
+    found = score_files(config)
+    for name, measured in found.items():
+        write_predictions(output, None, measured)
+        write_measurement(output, name, None, measured)
+        for warning in measured.warnings:
+            print(f"{name}: {warning}")
+    print_values([output / file_name(name, None) for name in found])
+    print(f"written to {output}")
+
+
 def in_run(folder: Path) -> bool:
     """Whether a model/ folder belongs to a checkpoint of a run."""
     return folder.name == "model" and folder.parent.parent.name == "checkpoints"
@@ -100,6 +119,9 @@ def inputs_of(config: EvalJob, folder: Path) -> dict[str, Any]:
         "code": text_digest("".join(sha256_of(p) for p in code)),
         "features": [asdict(config.features), file_identity(Path(config.features.path)) if config.features.path is not None else None],
         "vqascore": asdict(config.vqascore),
+        "judges": [asdict(config.clipscore), [file_identity(p) for path in judge_paths(config) for p in sorted(Path(path).glob("*"))]],
+        "reference": [asdict(config.reference), text_digest(json.dumps(picture_identities(config)))],
+        "wise": [asdict(config.wise), [file_identity(p) for p in sorted(Path(config.wise.prompts).glob("*.json"))] if config.wise.prompts else None],
         "genai_bench": [file_identity(p) for p in sorted(Path(config.genai_bench).glob("*"))] if config.genai_bench is not None else None,
         "benchmarks": [asdict(config.benchmarks), text_digest(json.dumps([file_identity(p) for p in benchmark_paths(config)]))],
         "language": [asdict(config.language), [file_identity(p) for p in task_files(config)]],
@@ -123,12 +145,31 @@ def benchmark_paths(config: EvalJob) -> list[Path]:
     return [file for path in paths for file in (sorted(path.rglob("*")) if path.is_dir() else [path])]
 
 
+def judge_paths(config: EvalJob) -> list[str]:
+    return [path for path in (config.vqascore.model, config.clipscore.model) if path is not None]
+
+
+def picture_identities(config: EvalJob) -> list[Any]:
+    """The reference pictures, where they are measured."""
+    where = config.reference.folder
+    return [file_identity(p) for p in sorted(Path(where).rglob("*"))] if where is not None and "reference_quality" in config.metrics else []
+
+
 def write_predictions(output: Path, step: int | None, measured: Measurement) -> None:
-    """The files that a benchmark's server or program takes, and the names of what was left out."""
+    """The files and pictures that a benchmark's server or program takes, and the names of what was left out."""
     for name, text in measured.detail.get("files", {}).items():
-        path = output / "predictions" / (file_name("", step).removesuffix(".json") + name)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_synced(path, text)
+        write_synced(prediction_path(output, step, name), text)
+    for name, pixels in measured.detail.get("pictures", {}).items():
+        from liquid_train.generate.pictures import save_png
+
+        save_png(prediction_path(output, step, name), pixels)
+
+
+def prediction_path(output: Path, step: int | None, name: str) -> Path:
+    """predictions/STEP-NAME, whose folder is there."""
+    path = output / "predictions" / (file_name("", step).removesuffix(".json") + name)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path
 
 
 def evaluate(config: EvalJob, session: Session, step: int | None, folder: Path, benchmarks: dict[str, Benchmark]) -> dict[str, Measurement]:

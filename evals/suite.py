@@ -6,7 +6,12 @@ image_quality    distances of drawn from real pictures: Frechet, kernel, precisi
 self_vqascore    how well the model itself finds that its pictures fit their prompts
 captions         how well it tells right captions of real pictures from wrong ones
 image_tokenizer  what real pictures lose through the image tokenizer
+vqascore         how well another model finds that they do
+clipscore        how near pictures and prompts are in CLIP's space
+reference_quality  distances of drawn pictures from a folder of real ones with their prompts (MJHQ-30K)
 genai_bench      self_vqascore of pictures drawn from GenAI-Bench's prompts
+genai_bench_vqascore  vqascore of the same pictures
+wise             pictures of WISE's prompts for a judge
 vqav2, textvqa, gqa, pope, mme  answers to published benchmarks (benchmark_files.py)
 language         lm-evaluation-harness
 """
@@ -19,15 +24,18 @@ from pathlib import Path
 
 import numpy as np
 
-from evals import benchmarks, t2i, vqa
+from evals import benchmarks, t2i, vqa, wise
 from evals.benchmark_files import Benchmark
+from evals.clipscore import clipscore, open_clip
 from evals.features import open_features
 from evals.genai_bench import read_genai_bench
 from evals.image_quality import PictureSets, image_quality
 from evals.language import check_language, language
 from evals.measurement import Measurement, ModelHandle
+from evals.reference_pictures import read_reference, reference_quality
 from evals.self_vqascore import score_drawn, tell_captions
 from evals.tokenizer_quality import tokenizer_quality
+from evals.vqa_judge import Pictures, open_judge, vqascore
 from evals.wrong_captions import caption_pairs
 from liquid_train.config import EvalJob
 from liquid_train.data.shards import ShardSet
@@ -45,7 +53,12 @@ class Inputs:
         self.tasks = check_language(config.language) if "language" in config.metrics else None
         self.tagged = read_genai_bench(Path(config.genai_bench)) if config.genai_bench is not None else []
         self.image_tokenizer = open_vq(session, config.vq)
-        open_features(config.features, self.image_tokenizer)  # whatever is wrong with its files is told before anything is drawn
+        # whatever is wrong with files is told before anything is drawn
+        self.features = open_features(config.features, self.image_tokenizer)
+        self.judge = open_judge(config.vqascore, session.model.device) if chosen(config) & {"vqascore", "genai_bench_vqascore"} else None
+        self.clip = open_clip(config.clipscore, session.model.device) if "clipscore" in chosen(config) else None
+        self.reference = read_reference(config.reference) if "reference_quality" in config.metrics else None
+        self.wise = wise.read_prompts(config.wise) if "wise" in config.metrics else None
         if chosen(config) & {"vqa", "image_quality"}:
             _ = self.questions, self.train
         self.pairs = caption_pairs(self.shards, config.caption_images, config.seed) if "captions" in config.metrics else None
@@ -77,6 +90,10 @@ def chosen(config: EvalJob) -> set[str]:
     return {name for name in config.metrics if config.images_per_prompt or name not in DRAWING}
 
 
+def pictures(drawn: t2i.Drawn, tags: list[list[str]]) -> Pictures:
+    return Pictures(drawn.pixels, drawn.prompts, tags, drawn.seeds, drawn.sampler)
+
+
 class Suite:
     """The chosen metrics of one model."""
 
@@ -85,9 +102,19 @@ class Suite:
 
     @cached_property
     def drawn(self) -> t2i.Drawn:
+        return self.draw(self.handle, [caption for caption in t2i.CAPTIONS for _ in range(self.config.images_per_prompt)], self.config.seed)
+
+    @cached_property
+    def genai_drawn(self) -> t2i.Drawn:
+        return self.draw(self.handle, [p.text for p in self.inputs.tagged], self.config.seed)
+
+    def draw(self, handle: ModelHandle, prompts: list[str], seed: int) -> t2i.Drawn:
         c = self.config
-        prompts = [caption for caption in t2i.CAPTIONS for _ in range(c.images_per_prompt)]
-        return t2i.draw_pictures(self.handle, prompts, seed=c.seed, guidance=c.guidance, temperature=c.temperature, top_k=c.top_k, batch_size=c.batch_size)
+        return t2i.draw_pictures(handle, prompts, seed=seed, guidance=c.guidance, temperature=c.temperature, top_k=c.top_k, batch_size=c.batch_size)
+
+    def judged(self, drawn: t2i.Drawn, tags: list[list[str]], name: str) -> Measurement:
+        assert self.inputs.judge is not None
+        return vqascore(self.handle, self.inputs.judge, pictures(drawn, tags), self.config.vqascore, name=name, seed=self.config.seed)
 
     def vqa(self) -> Measurement:
         data = vqa.VQAData(self.inputs.questions, self.inputs.train)
@@ -116,14 +143,32 @@ class Suite:
     def image_tokenizer(self) -> Measurement:
         return tokenizer_quality(self.handle, self.inputs.real.pixels[: self.config.tokenizer_images], self.config.features, seed=self.config.seed)
 
+    def vqascore(self) -> Measurement:
+        return self.judged(self.drawn, [[] for _ in self.drawn.prompts], "vqascore")
+
+    def clipscore(self) -> Measurement:
+        assert self.inputs.clip is not None
+        return clipscore(self.handle, self.inputs.clip, pictures(self.drawn, []), self.config.clipscore, seed=self.config.seed)
+
+    def reference_quality(self) -> Measurement:
+        c = self.config
+        assert self.inputs.reference is not None
+        return reference_quality(
+            self.handle, self.inputs.reference, self.inputs.features, self.draw, c.features, max_bad=c.reference.max_bad, seed=c.seed
+        )  # fmt: skip
+
     def genai_bench(self) -> Measurement:
-        c, prompts = self.config, self.inputs.tagged
-        drawn = t2i.draw_pictures(
-            self.handle, [p.text for p in prompts], seed=c.seed, guidance=c.guidance, temperature=c.temperature, top_k=c.top_k, batch_size=c.batch_size
-        )
-        measured = score_drawn(self.handle, t2i.drawn_texts(drawn, [p.tags for p in prompts]), c.vqascore, seed=c.seed)
+        tags = [p.tags for p in self.inputs.tagged]
+        measured = score_drawn(self.handle, t2i.drawn_texts(self.genai_drawn, tags), self.config.vqascore, seed=self.config.seed)
         renamed = {key.replace("self_vqascore", "genai_bench", 1): value for key, value in measured.values.items()}
         return Measurement(renamed, measured.receipt)
+
+    def genai_bench_vqascore(self) -> Measurement:
+        return self.judged(self.genai_drawn, [p.tags for p in self.inputs.tagged], "genai_bench_vqascore")
+
+    def wise(self) -> Measurement:
+        assert self.inputs.wise is not None
+        return wise.pictures(self.handle, self.inputs.wise, self.draw(self.handle, [p.text for p in self.inputs.wise.prompts], self.config.seed))
 
     def language(self) -> Measurement:
         return language(self.handle, self.config.language, self.inputs.tasks)

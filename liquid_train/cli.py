@@ -22,8 +22,9 @@ JOB_MODULES = {
 }
 FREE_TEXT = ("prompt", "null_prompt", "image", "checkpoint", "prompts", "questions", "output", "run.dir", "run.name", "vq.config", "vq.checkpoint",
              "tokenize.input", "tokenize.images", "tokenize.image_key", "tokenize.text_key", "tokenize.output",
-             "genai_bench", "language.include_path", "benchmarks.suffix",
-             *(f"benchmarks.{name}.{key}" for name in BENCHMARKS for key in ("questions", "annotations", "images", "folder")),
+             "genai_bench", "language.include_path", "evals.language.include_path", "benchmarks.suffix",
+             *(f"benchmarks.{name}.{key}" for name in BENCHMARKS for key in ("questions", "annotations", "images", "folder", "predictions")),
+             "vqascore.model", "clipscore.model", "clipscore.prefix", "reference.folder", "wise.prompts",
              "features.path", "vqascore.question", "vqascore.answer", "evals.vqascore.question", "evals.vqascore.answer")  # fmt: skip
 
 USAGE = """usage: liquid <job> [key=value ...]        jobs: tokenize, train, eval, generate, serve, plan   (liquid <job> --help lists the keys)

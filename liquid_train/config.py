@@ -20,7 +20,17 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from liquid_train.eval_settings import OWN_METRICS, BenchmarksConfig, EvalsConfig, FeaturesConfig, LanguageConfig, VQAScoreConfig
+from liquid_train.eval_settings import (
+    OWN_METRICS,
+    BenchmarksConfig,
+    CLIPScoreConfig,
+    EvalsConfig,
+    FeaturesConfig,
+    JudgeConfig,
+    LanguageConfig,
+    ReferenceConfig,
+    WISEConfig,
+)
 
 TASKS = ("text", "t2i", "i2t", "vqa", "chat")
 
@@ -293,7 +303,7 @@ class ServeJob:
 class EvalJob:
     """Everything `liquid eval` reads."""
 
-    checkpoint: str = "???"
+    checkpoint: str | None = None  # None: what is scored is in files already
     shards: str = "data/quickstart/images-test"  # the shard set with the questions
     train_shards: str | None = "data/quickstart/images-train"  # for the blind baseline: answers by the question alone
     output: str | None = None  # a folder; None = evals/ in the run
@@ -311,7 +321,10 @@ class EvalJob:
     caption_images: int = 500  # real pictures whose right and wrong captions are compared
     tokenizer_images: int = 200  # real pictures that are encoded and decoded again
     features: FeaturesConfig = field(default_factory=FeaturesConfig)
-    vqascore: VQAScoreConfig = field(default_factory=VQAScoreConfig)
+    vqascore: JudgeConfig = field(default_factory=JudgeConfig)
+    clipscore: CLIPScoreConfig = field(default_factory=CLIPScoreConfig)
+    reference: ReferenceConfig = field(default_factory=ReferenceConfig)
+    wise: WISEConfig = field(default_factory=WISEConfig)
     device: str = "auto"
     vq: VQSettings = field(default_factory=VQSettings)
 

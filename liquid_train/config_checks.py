@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from liquid_train.config import TASKS, BackboneConfig, EvalJob, GenerateJob, ParallelConfig, PlanJob, ServeJob, TokenizeJob, TrainJob
-from liquid_train.eval_settings import METRICS, PERIODIC
+from liquid_train.eval_settings import BENCHMARKS, METRICS, PERIODIC
 
 
 def require(condition: bool, message: str) -> None:
@@ -78,6 +78,9 @@ def check_periods(c: TrainJob) -> None:
         require(name in PERIODIC, f"evals.periods.{name}: no such metric; one of {', '.join(PERIODIC)}")
         fits = period > 0 and every > 0 and period % every == 0
         require(fits, f"evals.periods.{name}={period}: must be a multiple of evals.every={every}, when evaluations are made")
+    require(c.evals.language.batch_size > 0, f"evals.language.batch_size={c.evals.language.batch_size}: must be 1 or more")
+    limit = c.evals.language.limit
+    require(limit is None or limit > 0, f"evals.language.limit={limit}: must be 1 or more, or null for all")
     one_of(c, "checkpoint.best_is", ("highest", "lowest"))
     if best is not None:
         require(best.startswith(("eval/", "val/")), f"checkpoint.best={best}: give a number of metrics.jsonl, such as eval/vqa_accuracy or val/loss/t2i")
@@ -176,17 +179,53 @@ def check_eval(c: EvalJob) -> None:
         require(name in METRICS, f"metrics: {name}: no such metric; one of {', '.join(METRICS)}")
     require(c.genai_bench is not None or "genai_bench" not in c.metrics, "metrics: genai_bench needs genai_bench=FOLDER with GenAI-Bench's files")
     require(bool(c.language.tasks) or "language" not in c.metrics, "metrics: language needs language.tasks=[...], such as [hellaswag,arc_easy]")
+    check_files_to_score(c)
+    check_judges(c)
     b = c.benchmarks
     require(0 <= b.max_bad < 1, f"benchmarks.max_bad={b.max_bad}: a share from 0 to below 1")
     require(b.max_questions is None or b.max_questions > 0, f"benchmarks.max_questions={b.max_questions}: must be 1 or more, or null for all")
     require(c.language.limit is None or c.language.limit > 0, f"language.limit={c.language.limit}: must be 1 or more, or null for all")
-    for key in ("batch_size", "caption_images", "vqascore.batch_size", "benchmarks.max_new_tokens", "language.batch_size"):
+    for key in ("batch_size", "caption_images", "vqascore.batch_size", "clipscore.batch_size", "benchmarks.max_new_tokens", "language.batch_size"):
         require(get(c, key) > 0, f"{key}={get(c, key)}: must be 1 or more")
     require(c.tokenizer_images >= 2, f"tokenizer_images={c.tokenizer_images}: must be 2 or more")
     one_of(c, "features.kind", ("vq", "inception", "hf"))
     one_of(c, "features.resize", ("clean", "legacy_pytorch", "legacy_tensorflow"))
     require(c.features.kind == "vq" or c.features.path is not None, f"features.kind={c.features.kind} needs features.path=PATH")
     require("{text}" in c.vqascore.question, f"vqascore.question={c.vqascore.question}: must hold {{text}} where the text goes")
+
+
+def check_files_to_score(c: EvalJob) -> None:
+    """What is in files already is scored without a model, everything else with one."""
+    keys = {name: f"benchmarks.{name}.predictions" for name in BENCHMARKS if getattr(c.benchmarks, name).predictions is not None}
+    keys |= {"wise": "wise.scores"} if c.wise.scores else {}
+    given = [keys[name] for name in c.metrics if name in keys]
+    if c.checkpoint is not None:
+        require(not given, f"{', '.join(given)}: files are scored without a model; leave out these, or checkpoint={c.checkpoint}")
+        return
+    require(bool(given), "checkpoint has no value; give checkpoint=...")
+    others = [name for name in c.metrics if name not in keys]
+    require(not others, f"checkpoint has no value, and metrics={','.join(others)} need one; leave them out to score {', '.join(given)}")
+    require(c.output is not None, f"output has no value, and {', '.join(given)} belong to no run; give output=DIR")
+
+
+def check_judges(c: EvalJob) -> None:
+    """Models and folders that single metrics need."""
+    for metrics, key, what in (
+        (("vqascore", "genai_bench_vqascore"), "vqascore.model", "a visual question answering model in Hugging Face format"),
+        (("clipscore",), "clipscore.model", "a CLIP model in Hugging Face format"),
+        (("reference_quality",), "reference.folder", "real pictures, as MJHQ-30K's"),
+        (("wise",), "wise.prompts", "WISE's three JSON files"),
+    ):
+        path, asked = get(c, key), [name for name in metrics if name in c.metrics]
+        require(path is not None or not asked, f"metrics: {', '.join(asked)} needs {key}=FOLDER with {what}")
+        require(path is None or Path(path).is_dir(), f"{key}={path}: no such folder; give that of {what}")
+        model = key.endswith(".model") and path is not None
+        require(not model or (Path(str(path)) / "config.json").is_file(), f"{key}={path}: no config.json there; give the folder of {what}")
+    require(c.genai_bench is not None or "genai_bench_vqascore" not in c.metrics, "metrics: genai_bench_vqascore needs genai_bench=FOLDER")
+    for key in ("reference.max_bad", "wise.max_bad"):
+        require(0 <= get(c, key) < 1, f"{key}={get(c, key)}: a share from 0 to below 1")
+    least = c.reference.per_category
+    require(least is None or least > 0, f"reference.per_category={least}: must be 1 or more, or null for all")
 
 
 def get(config: Any, key: str) -> Any:

@@ -24,7 +24,52 @@ class VQAScoreConfig:
     batch_size: int = 64
 
 
-PERIODIC = ("vqa", "grid", "image_quality", "self_vqascore", "captions")  # what is measured while training: evals/periodic.py
+@dataclass
+class JudgeConfig(VQAScoreConfig):
+    """The same, with another model to ask besides the one that is measured; see evals/vqa_judge.py."""
+
+    model: str | None = None  # its folder in Hugging Face format
+
+
+@dataclass
+class CLIPScoreConfig:
+    """See evals/clipscore.py."""
+
+    model: str | None = None  # the folder of a CLIP model
+    prefix: str = "A photo depicts "  # before every text, as published
+    batch_size: int = 64
+
+
+@dataclass
+class ReferenceConfig:
+    """Real pictures with the prompts to draw for them; see evals/reference_pictures.py."""
+
+    folder: str | None = None
+    per_category: int | None = None  # only the first N pictures of each category
+    max_bad: float = 0.0  # share of pictures that may be left out (and are then named)
+
+
+@dataclass
+class WISEConfig:
+    """See evals/wise.py."""
+
+    prompts: str | None = None  # the folder of the three published JSON files
+    scores: list[str] = field(default_factory=list)  # a judge's JSON-lines files: scored without a model
+    max_bad: float = 0.0  # share of prompts that may be left out (and are then named)
+
+
+@dataclass
+class LanguageConfig:
+    """What lm-evaluation-harness is asked for; see evals/language.py."""
+
+    tasks: list[str] = field(default_factory=list)
+    include_path: str | None = None  # a folder of task files (YAML, which may name Python functions: only trusted ones)
+    shots: int | None = None  # solved examples before each question; None = as the task says
+    limit: int | None = None  # only the first N documents of a task
+    batch_size: int = 8
+
+
+PERIODIC = ("vqa", "grid", "image_quality", "self_vqascore", "captions", "language")  # what is measured while training: evals/periodic.py
 
 
 @dataclass
@@ -42,19 +87,21 @@ class EvalsConfig:
     caption_images: int = 0  # real pictures whose right and wrong captions the model is asked about
     features: FeaturesConfig = field(default_factory=FeaturesConfig)
     vqascore: VQAScoreConfig = field(default_factory=VQAScoreConfig)
+    language: LanguageConfig = field(default_factory=LanguageConfig)
 
 
 OWN_METRICS = ("vqa", "t2i", "image_quality", "self_vqascore", "captions", "image_tokenizer")  # what each is: evals/suite.py
 BENCHMARKS = ("vqav2", "textvqa", "gqa", "pope", "mme")  # from files as they are published: evals/benchmark_files.py
-METRICS = (*OWN_METRICS, "genai_bench", *BENCHMARKS, "language")
+METRICS = (*OWN_METRICS, "vqascore", "clipscore", "reference_quality", "genai_bench", "genai_bench_vqascore", "wise", *BENCHMARKS, "language")
 READING = ("vqa", "image_quality", "captions")  # those that read shards, and vqa train_shards
-DRAWING = ("t2i", "image_quality", "self_vqascore")  # those that measure images_per_prompt pictures of each caption
+DRAWING = ("t2i", "image_quality", "self_vqascore", "vqascore", "clipscore")  # those that measure images_per_prompt pictures of each caption
 
 
 @dataclass
 class QuestionFiles:
     questions: str | None = None
     images: str | None = None  # the folder with the pictures
+    predictions: str | None = None  # answers as the server or program takes them: scored without a model
 
 
 @dataclass
@@ -65,6 +112,7 @@ class AnnotatedFiles(QuestionFiles):
 @dataclass
 class MMEFiles:
     folder: str | None = None
+    predictions: str | None = None  # the folder of SUBTASK.txt: scored without a model
 
 
 @dataclass
@@ -80,14 +128,3 @@ class BenchmarksConfig:
     gqa: QuestionFiles = field(default_factory=QuestionFiles)
     pope: QuestionFiles = field(default_factory=QuestionFiles)
     mme: MMEFiles = field(default_factory=MMEFiles)
-
-
-@dataclass
-class LanguageConfig:
-    """What lm-evaluation-harness is asked for; see evals/language.py."""
-
-    tasks: list[str] = field(default_factory=list)
-    include_path: str | None = None  # a folder of task files (YAML, which may name Python functions: only trusted ones)
-    shots: int | None = None  # solved examples before each question; None = as the task says
-    limit: int | None = None  # only the first N documents of a task
-    batch_size: int = 8

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from evals import benchmarks
+from evals import benchmark_scores, benchmarks
 from evals.benchmark_files import Benchmark, read_benchmark
 from evals.measurement import ModelHandle
 from evals.run import run
@@ -28,7 +28,7 @@ def read(name: str, files: dict[str, Any], **settings: Any) -> Benchmark:
 
 
 def scores(benchmark: Benchmark, given: list[str]) -> dict[str, float]:
-    return {key: value.value for key, value in benchmarks.SCORES[benchmark.name](benchmark.items, given).items()}
+    return {key: value.value for key, value in benchmark_scores.SCORES[benchmark.name](benchmark.items, given).items()}
 
 
 # ------------------------------------------------------------------------------------------------ each format
@@ -43,7 +43,7 @@ def test_vqav2_by_hand_and_the_file_for_its_server(tmp_path):
     other = (2 * 1 / 3 + 8 * 2 / 3) / 10  # two said red: one other is left for each of them, two for the rest
     expected = {"vqav2": (1 + 1 + other + 0) / 4, "vqav2/yes_no": 0.5, "vqav2/number": 1.0, "vqav2/other": other}
     assert scores(found, ["yes", "two", "a red", "yes"]) == pytest.approx(expected)
-    files = benchmarks.prediction_files(found, ["yes", "two", "red", "é"])
+    files = benchmark_scores.prediction_files(found, ["yes", "two", "red", "é"])
     assert json.loads(files["vqav2.json"]) == [{"question_id": 10 + n, "answer": a} for n, a in enumerate(["yes", "two", "red", "é"])]
 
 
@@ -52,26 +52,26 @@ def test_textvqa_gqa_and_their_test_splits(tmp_path):
     assert scores(found, ["Stop.", "go"]) == {"textvqa": 0.5} and found.labelled
     hidden = read("textvqa", sets.textvqa(tmp_path / "h", answers=False))
     assert len(hidden.items) == 2 and not hidden.labelled
-    assert json.loads(benchmarks.prediction_files(hidden, ["x", "y"])["textvqa.json"])[1] == {"question_id": 1, "answer": "y"}
+    assert json.loads(benchmark_scores.prediction_files(hidden, ["x", "y"])["textvqa.json"])[1] == {"question_id": 1, "answer": "y"}
     found = read("gqa", sets.gqa(tmp_path / "g"))
     assert scores(found, ["Table.", "yes", "right"]) == pytest.approx({"gqa": 2 / 3, "gqa/open": 1.0, "gqa/binary": 0.5})
-    assert json.loads(benchmarks.prediction_files(found, ["a", "b", "c"])["gqa.json"])[0] == {"questionId": "001", "prediction": "a"}
+    assert json.loads(benchmark_scores.prediction_files(found, ["a", "b", "c"])["gqa.json"])[0] == {"questionId": "001", "prediction": "a"}
 
 
 def test_pope_by_split(tmp_path):
     found = read("pope", sets.pope(tmp_path))
     assert [i.group for i in found.items] == ["popular"] * 4 + ["random"] * 4
     given = ["no", "yes", "no", "yes", "yes", "No, there is none", "yes", "yes"]  # labels: no yes no yes
-    values = benchmarks.pope(found.items, given)
+    values = benchmark_scores.pope(found.items, given)
     for split, part in (("popular", slice(4)), ("random", slice(4, 8))):
         published = pope_scores(given[part], [i.answers[0] for i in found.items[part]])
         assert {key: values[f"pope/{split}/{key}"].value for key in published} == pytest.approx(published)
     assert values["pope/random/accuracy"].value == 0.25 and values["pope/accuracy"].value == 0.625 == (1 + 0.25) / 2
     assert values["pope/random/f1"].low <= values["pope/random/f1"].value <= values["pope/random/f1"].high
-    files = benchmarks.prediction_files(found, given)
+    files = benchmark_scores.prediction_files(found, given)
     assert set(files) == {"pope-popular.jsonl", "pope-random.jsonl"}
     assert json.loads(files["pope-random.jsonl"].splitlines()[1]) == {"question": "a dog, 2?", "answer": "No, there is none"}
-    assert benchmarks.yes_no_scores(np.zeros(3, bool), np.ones(3, bool))["precision"].value == 0.0
+    assert benchmark_scores.yes_no_scores(np.zeros(3, bool), np.ones(3, bool))["precision"].value == 0.0
 
 
 def test_mme_from_both_layouts(tmp_path):
@@ -79,8 +79,8 @@ def test_mme_from_both_layouts(tmp_path):
     assert [i.group for i in found.items] == ["posters"] * 4 + ["OCR"] * 4 + ["code_reasoning"] * 4
     values = scores(found, ["yes", "no", "yes", "yes"] + ["no"] * 4 + ["Yes.", "No."] * 2)
     assert values == {"mme/posters": 75.0 + 50.0, "mme/OCR": 50.0, "mme/code_reasoning": 200.0}  # no sums: most subtasks are missing
-    assert "no questions of existence" in benchmarks.warnings_of(found, BenchmarksConfig())[0]
-    files = benchmarks.prediction_files(found, ["a\tb"] * 12)
+    assert "no questions of existence" in benchmark_scores.warnings_of(found, BenchmarksConfig())[0]
+    files = benchmark_scores.prediction_files(found, ["a\tb"] * 12)
     assert files["mme/OCR.txt"].splitlines()[0] == "0001.png\tIs it A? Please answer yes or no.\tYes\ta b"
 
 
@@ -110,7 +110,7 @@ def test_what_cannot_be_used_is_named_and_refused_or_left_out_as_allowed(tmp_pat
         if asked:
             found = read("vqav2", files, max_bad=0.5)
             assert len(found.items) >= 2 and sum(map(len, found.left_out.values())) in (1, 2)
-            assert "left out: " in benchmarks.warnings_of(found, BenchmarksConfig())[0]
+            assert "left out: " in benchmark_scores.warnings_of(found, BenchmarksConfig())[0]
 
 
 def test_files_of_another_format_are_told(tmp_path):

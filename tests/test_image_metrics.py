@@ -8,7 +8,7 @@ import scipy.linalg
 import torch
 import torch.nn.functional as F
 from PIL import Image
-from torchmetrics.image.fid import _compute_fid
+from torchmetrics.image.fid import FrechetInceptionDistance, _compute_fid
 from torchmetrics.image.kid import poly_mmd
 from transformers import CLIPConfig, CLIPModel, Dinov2Config, Dinov2Model
 
@@ -34,7 +34,7 @@ def some(n: int, d: int, seed: int = 0, shift: float = 0.0) -> np.ndarray:
     return random.normal(shift, 1, (n, d)) @ random.normal(size=(d, d)) / np.sqrt(d)
 
 
-@pytest.mark.parametrize("d", [64, 512])
+@pytest.mark.parametrize("d", [64, 512, 2048])
 def test_frechet_distance_of_known_gaussians_is_the_closed_form(d):
     """Covariances that share their eigenvectors: the distance is that of the means plus the squared differences of the deviations."""
     random = np.random.default_rng(d)
@@ -45,14 +45,68 @@ def test_frechet_distance_of_known_gaussians_is_the_closed_form(d):
     assert frechet_distance(a, b) == pytest.approx(((a.mean - b.mean) ** 2).sum() + ((first - second) ** 2).sum(), rel=1e-9)
 
 
-def test_frechet_distance_equals_scipy_s_root_and_torchmetrics():
-    a, b = Gaussian.of(some(300, 40)), Gaussian.of(some(250, 40, seed=1, shift=1.0))
-    root = scipy.linalg.sqrtm(a.covariance @ b.covariance).real
-    expected = ((a.mean - b.mean) ** 2).sum() + np.trace(a.covariance + b.covariance - 2 * root)
-    assert frechet_distance(a, b) == pytest.approx(expected, rel=1e-8) == frechet_distance(b, a)
-    assert frechet_distance(a, a) == pytest.approx(0, abs=1e-9)
+def by_root(a: Gaussian, b: Gaussian) -> complex:
+    """The definition, with scipy's root of the plain product."""
+    root = scipy.linalg.sqrtm(a.covariance @ b.covariance)
+    return complex(((a.mean - b.mean) ** 2).sum() + np.trace(a.covariance + b.covariance) - 2 * np.trace(root))
+
+
+def as_clean_fid(a: Gaussian, b: Gaussian, eps: float = 1e-6) -> float:
+    """The same with what clean-fid and pytorch-fid add: eps on both diagonals where the root is not finite, the real part of it."""
+    root = scipy.linalg.sqrtm(a.covariance @ b.covariance)
+    if not np.isfinite(root).all():
+        offset = eps * np.eye(len(a.mean))
+        root = scipy.linalg.sqrtm((a.covariance + offset) @ (b.covariance + offset))
+    return float(((a.mean - b.mean) ** 2).sum() + np.trace(a.covariance + b.covariance) - 2 * np.trace(root.real))
+
+
+@pytest.mark.parametrize(("d", "n"), [(40, 250), (64, 1000), (256, 600)])
+def test_frechet_distance_equals_scipy_s_root_clean_fid_s_and_torchmetrics_formulas(d, n):
+    assert n > 2 * d
+    a, b = Gaussian.of(some(n + 50, d)), Gaussian.of(some(n, d, seed=1, shift=0.1))
+    root = by_root(a, b)
+    assert abs(root.imag) < 1e-6
+    assert frechet_distance(a, b) == pytest.approx(root.real, rel=1e-8) == frechet_distance(b, a)
+    assert frechet_distance(a, b) == pytest.approx(as_clean_fid(a, b), rel=1e-8)
+    assert frechet_distance(a, a) == pytest.approx(0, abs=1e-8)
     theirs = _compute_fid(*(torch.from_numpy(x) for x in (a.mean, a.covariance, b.mean, b.covariance)))
     assert frechet_distance(a, b) == pytest.approx(float(theirs), rel=1e-8)
+
+
+class FlatPixels(torch.nn.Module):
+    """As many features as numbers of a small picture."""
+
+    num_features = 3 * 6 * 6
+
+    def forward(self, pictures: torch.Tensor) -> torch.Tensor:
+        return pictures.flatten(1).double() / 255
+
+
+def test_the_number_is_that_of_torchmetrics_class_over_the_same_pictures():
+    random = np.random.default_rng(0)
+    real, drawn = (random.integers(low, 256, (300, 3, 6, 6), dtype=np.uint8) for low in (0, 60))
+    metric = FrechetInceptionDistance(feature=FlatPixels()).set_dtype(torch.float64)
+    for start in range(0, 300, 100):
+        metric.update(torch.from_numpy(real[start : start + 100]), real=True)
+        metric.update(torch.from_numpy(drawn[start : start + 100]), real=False)
+    network = FlatPixels()
+    sums = [sum((FeatureSums.of(network(torch.from_numpy(part)).numpy()) for part in np.split(pictures, 3)[1:]),
+                FeatureSums.of(network(torch.from_numpy(np.split(pictures, 3)[0])).numpy())) for pictures in (real, drawn)]  # fmt: skip
+    assert frechet_distance(sums[0].gaussian(), sums[1].gaussian()) == pytest.approx(float(metric.compute()), rel=1e-6)
+
+
+@pytest.mark.parametrize("n", [100, 200, 255])
+def test_a_covariance_without_full_rank_gives_the_closed_form_where_a_plain_root_need_not(n):
+    """Two sets in the same n - 1 directions: the distance of Gaussians that share their eigenvectors, most of whose deviations are 0."""
+    random = np.random.default_rng(n)
+    turn = np.linalg.qr(random.normal(size=(256, 256)))[0]
+    first, second = (np.where(np.arange(256) < n - 1, random.uniform(0.1, 3, 256), 0) for _ in range(2))
+    a, b = Gaussian(np.zeros(256), (turn * first**2) @ turn.T), Gaussian(np.ones(256), (turn * second**2) @ turn.T)
+    found = frechet_distance(a, b)
+    assert isinstance(found, float) and found == pytest.approx(256 + ((first - second) ** 2).sum(), rel=1e-6)
+    few, many = Gaussian.of(some(n, 256)), Gaussian.of(some(700, 256, seed=1))
+    assert np.isfinite(frechet_distance(few, many)) and frechet_distance(few, many) > 0
+    assert frechet_distance(few, many) == pytest.approx(as_clean_fid(few, many), rel=1e-3)
 
 
 def test_fewer_pictures_than_features_give_a_finite_number_above_zero():
@@ -280,7 +334,7 @@ def test_only_inception_s_numbers_are_called_fid_and_kid(handle, tmp_path):
     pixels = np.random.default_rng(0).integers(0, 256, (20, 16, 16, 3), dtype=np.uint8)
     data = PictureSets(pixels[:8], pixels, ["p"] * 8, list(range(8)), ["a"] * 8, ["a"] * 20, {}, "noise")
     measured = image_quality(handle, data, FeaturesConfig("inception", str(tmp_path / "inception.pt")))
-    assert set(measured.values) == {"fid", "fid_floor", "fid/a", "kid", "kid_deviation", "precision", "recall"}
+    assert set(measured.values) == {"fid", "fid_floor", "fid/a", "kid", "kid/a", "kid_deviation", "precision", "recall"}
     assert measured.warnings == []  # 8 pictures, 3 features
 
 

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import json
+import os
+import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 
 from evals.measurement import ModelHandle
+from evals.periodic import evaluate
 from liquid_train.config import load
-from liquid_train.eval_settings import LanguageConfig
+from liquid_train.eval_settings import EvalsConfig, LanguageConfig
 from tests.tiny_model import tiny, vq
 
 TASK = """
@@ -76,3 +81,49 @@ def test_what_is_missing_is_told(tasks):
         return
     with pytest.raises(ValueError, match="no_such_task: no such task in language.include_path"):
         check_language(LanguageConfig(["shapes", "no_such_task"], tasks.include_path))
+
+
+def rank_main(rank: int, folder: str, tasks: LanguageConfig, world_size: int) -> None:
+    torch.set_num_threads(1)
+    if world_size > 1:
+        dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=world_size)
+    os.environ |= {"HF_DATASETS_CACHE": f"{folder}/cache-{rank}", "LOCAL_RANK": str(rank)}
+    model, vocabulary = tiny(Path(folder) / f"model-{rank}")
+    tokenizer = vq()
+    config = EvalsConfig(language=tasks, periods={"language": 20})
+    settings: dict[str, Any] = {"sets": None, "grid": (), "prompt": "", "rank": rank, "world_size": world_size, "out_dir": Path(folder)}
+    assert evaluate(model, vocabulary, tokenizer, config, step=10, **settings) == {}
+    torch.manual_seed(5)
+    found = evaluate(model, vocabulary, tokenizer, config, step=20, **settings)
+    torch.testing.assert_close(torch.rand(3), torch.rand(3, generator=torch.Generator().manual_seed(5)))  # the run's own generator goes on
+    (Path(folder) / f"found-{rank}.json").write_text(json.dumps(found))
+
+
+def test_the_live_model_is_measured_alike_by_one_rank_and_by_two(tasks, tmp_path, monkeypatch):
+    pytest.importorskip("lm_eval")
+    for name in ("HF_DATASETS_CACHE", "LOCAL_RANK"):
+        monkeypatch.setenv(name, "")  # rank_main sets them: what it leaves is undone
+    folders = {size: tmp_path / str(size) for size in (1, 2)}
+    for size, folder in folders.items():
+        folder.mkdir()
+        if size == 1:
+            rank_main(0, str(folder), tasks, 1)
+        else:
+            torch.multiprocessing.spawn(rank_main, (str(folder), tasks, size), nprocs=size)
+    alone, *both = (json.loads((folders[size] / f"found-{rank}.json").read_text()) for size, rank in ((1, 0), (2, 0), (2, 1)))
+    assert set(alone) == {"eval/language/shapes/acc", "eval/language_all/shapes/acc"}
+    assert both == [pytest.approx(alone, abs=1e-6)] * 2
+    one, two = (json.loads((folders[size] / "evals" / "step-00000020-language.json").read_text()) for size in (1, 2))
+    assert one["receipt"] == two["receipt"] and one["receipt"]["n"] == 12
+    assert one["values"]["language/shapes/acc"]["low"] == pytest.approx(two["values"]["language/shapes/acc"]["low"])
+
+
+def test_a_run_without_the_harness_says_so_and_goes_on(tasks, tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "lm_eval.tasks", None)
+    from evals.language import task_manager
+
+    task_manager.cache_clear()
+    model, vocabulary = tiny(tmp_path / "model")
+    settings: dict[str, Any] = {"sets": None, "grid": (), "prompt": "", "rank": 0, "world_size": 1, "out_dir": tmp_path, "step": 1}
+    assert evaluate(model, vocabulary, vq(), EvalsConfig(language=tasks), **settings) == {}
+    assert "language could not be measured: metrics: language needs lm-evaluation-harness" in capsys.readouterr().err

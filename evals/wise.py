@@ -1,0 +1,169 @@
+"""WISE: pictures whose prompts need knowledge of the world, marked by a judge (Niu et al. 2025, arXiv 2503.07265).
+
+FOLDER/{cultural_common_sense, spatio-temporal_reasoning, natural_science}.json   or *_verified.json
+    [{"prompt_id", "Prompt", "Explanation", "Category", "Subcategory"}]
+predictions/STEP-wise/PROMPT_ID.png    what the published scorer reads, and beside them judge.jsonl: what a judge must know of each
+a judge's marks: JSON lines {"prompt_id", "consistency", "realism", "aesthetic_quality"}, each 0 to 2, as the published scorer writes them
+
+A picture's WiScore is (0.7 consistency + 0.2 realism + 0.1 aesthetic quality) / 2; the whole is the mean of the six categories, each
+weighted by its share of the 1,000 prompts. What a category is goes by the prompt's number, as in the published program.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from evals.json_files import named, read_json, read_lines
+from evals.measurement import Measurement, ModelHandle, average, bare
+from evals.receipt import Receipt, seeds_text, texts_digest
+from liquid_train.eval_settings import WISEConfig
+
+if TYPE_CHECKING:
+    from evals.t2i import Drawn
+
+FILES = ("cultural_common_sense", "spatio-temporal_reasoning", "natural_science")
+MARKS = {"consistency": 0.7, "realism": 0.2, "aesthetic_quality": 0.1}  # with their weights
+HIGHEST = 2
+CATEGORIES = {  # with the last prompt of each; they follow each other from 1 on
+    "cultural": 400, "time": 567, "space": 700, "biology": 800, "physics": 900, "chemistry": 1000,
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class WISEPrompt:
+    id: int
+    text: str
+    explanation: str
+
+
+@dataclass(frozen=True)
+class WISEPrompts:
+    """In the order of their numbers. left_out: {reason: names}."""
+
+    prompts: list[WISEPrompt]
+    left_out: dict[str, list[str]]
+
+    def warnings(self) -> list[str]:
+        lines = [f"left out: {reason}: {named(names)}" for reason, names in self.left_out.items()]
+        full = max(CATEGORIES.values())
+        return lines + ([f"{len(self.prompts)} of WISE's {full:,} prompts: not the published score"] if len(self.prompts) < full else [])
+
+
+def category(id: int) -> str:
+    """Of a prompt from 1 to 1000."""
+    return next(name for name, last in CATEGORIES.items() if id <= last)
+
+
+def read_prompts(config: WISEConfig) -> WISEPrompts:
+    """Raises ValueError for files that are missing or of another format, and with counts and names where more entries cannot be used
+    than wise.max_bad allows."""
+    if config.prompts is None:
+        raise ValueError("wise.prompts has no value; give the folder of WISE's three JSON files")
+    folder = Path(config.prompts)
+    if not folder.is_dir():
+        raise ValueError(f"wise.prompts={folder}: no such folder; give the one with {', '.join(FILES)} (.json)")
+    found: dict[int, WISEPrompt] = {}
+    left_out: dict[str, list[str]] = {}
+    for stem in FILES:
+        path = next((p for p in (folder / f"{stem}.json", folder / f"{stem}_verified.json") if p.is_file()), folder / f"{stem}.json")
+        rows = read_json(path)
+        if not isinstance(rows, list):
+            raise ValueError(f"{path}: not a list of prompts; give the published file")
+        for place, row in enumerate(rows, 1):
+            reason, prompt = usable(row, found)
+            if prompt is None:
+                left_out.setdefault(reason, []).append(f"{path.name}, entry {place}")
+            else:
+                found[prompt.id] = prompt
+    refuse_many("wise.prompts", len(found), left_out, config.max_bad)
+    return WISEPrompts([found[id] for id in sorted(found)], left_out)
+
+
+def usable(row: Any, found: dict[int, WISEPrompt]) -> tuple[str, WISEPrompt | None]:
+    """(why not, None), or ("", the prompt)."""
+    id, text, explanation = (row.get(key) for key in ("prompt_id", "Prompt", "Explanation")) if isinstance(row, dict) else (None, None, None)
+    if not isinstance(id, int) or not 1 <= id <= max(CATEGORIES.values()):
+        return "entries without a prompt_id from 1 to 1000", None
+    if id in found:
+        return "prompt_ids that stand twice", None
+    if not isinstance(text, str) or not text.strip() or not isinstance(explanation, str):
+        return "entries without a Prompt or an Explanation", None
+    return "", WISEPrompt(id, text, explanation)
+
+
+def refuse_many(key: str, good: int, left_out: dict[str, list[str]], max_bad: float) -> None:
+    bad = sum(map(len, left_out.values()))
+    if bad > max_bad * (good + bad) or not good:
+        reasons = "; ".join(f"{reason}: {named(names)}" for reason, names in left_out.items())
+        raise ValueError(f"{key}: {bad} of {good + bad} entries cannot be used. {reasons}. Mend the files, or allow a larger share with wise.max_bad={max_bad}")
+
+
+def pictures(handle: ModelHandle, data: WISEPrompts, drawn: Drawn) -> Measurement:
+    """No number: the pictures of the prompts, drawn in their order, and the file for a judge. detail: {"pictures", "files"} by name."""
+    rows = [{"prompt_id": p.id, "Prompt": p.text, "Explanation": p.explanation, "image": f"{p.id}.png"} for p in data.prompts]
+    receipt = Receipt(
+        n=len(rows), prompts=texts_digest([*drawn.prompts, handle.suffix]), seeds=seeds_text(drawn.seeds), sampler=dict(drawn.sampler), dtype=handle.dtype
+    )
+    detail = {
+        "pictures": {f"wise/{p.id}.png": pixels for p, pixels in zip(data.prompts, drawn.pixels, strict=True)},
+        "files": {"wise/judge.jsonl": "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)},
+    }
+    told = "no score: the pictures and judge.jsonl are in predictions/; wise.scores=[FILE,...] without a checkpoint scores a judge's marks"
+    return Measurement({}, receipt, detail, [*data.warnings(), told])
+
+
+def wiscore(marks: Sequence[float]) -> float:
+    """consistency, realism, aesthetic quality, each 0 to 2 -> 0 to 1."""
+    return sum(weight * mark for weight, mark in zip(MARKS.values(), marks, strict=True)) / HIGHEST
+
+
+def score(data: WISEPrompts, files: list[Path], max_bad: float) -> Measurement:
+    """wise/CATEGORY, and wise where every category has a marked picture. Raises ValueError with counts and names where more prompts
+    have no marks, or more marks no prompt, than max_bad allows."""
+    left_out = {reason: list(names) for reason, names in data.left_out.items()}
+    known = {p.id for p in data.prompts}
+    scores: dict[int, float] = {}
+    twice: set[str] = set()
+    rows = [(path, place, row) for path in files for place, row in enumerate(read_lines(path), 1)]
+    times = Counter(row.get("prompt_id") for _, _, row in rows if isinstance(row, dict) and isinstance(row.get("prompt_id"), int))
+    for path, place, row in rows:
+        id = row.get("prompt_id") if isinstance(row, dict) else None
+        marks: list[Any] = [row.get(mark) for mark in MARKS] if isinstance(row, dict) else []
+        if not isinstance(id, int):
+            left_out.setdefault("marks without a prompt_id", []).append(f"{path.name}, entry {place}")
+        elif id not in known:
+            left_out.setdefault("marks of unknown prompts", []).append(str(id))
+        elif times[id] > 1:
+            twice.add(str(id))
+        elif not all(isinstance(mark, (int, float)) and 0 <= mark <= HIGHEST for mark in marks):
+            left_out.setdefault("marks other than 0 to 2 (999: the judge failed)", []).append(str(id))
+        else:
+            scores[id] = wiscore(marks)
+    missing = [str(id) for id in sorted(known - times.keys())]
+    left_out |= {reason: names for reason, names in (("prompts marked more than once", sorted(twice)), ("prompts without marks", missing)) if names}
+    refuse_many("wise.scores", len(scores), left_out, max_bad)
+    return scored(WISEPrompts([p for p in data.prompts if p.id in scores], left_out), scores)
+
+
+def scored(data: WISEPrompts, scores: dict[int, float]) -> Measurement:
+    values, sizes, first = {}, {}, 1
+    for name, last in CATEGORIES.items():
+        own = [scores[p.id] for p in data.prompts if first <= p.id <= last]
+        sizes[name], first = last - first + 1, last + 1
+        if own:
+            values[f"wise/{name}"] = average(own)
+    warnings = data.warnings()
+    if len(values) == len(CATEGORIES):
+        means = [values[f"wise/{name}"].value for name in CATEGORIES]
+        values["wise"] = bare(float(np.average(means, weights=list(sizes.values()))), len(scores), "a weighted mean over categories")
+    else:
+        warnings.append("a category has no marks: the weighted mean over all six is not given")
+    prompts = texts_digest([p.text for p in data.prompts])
+    return Measurement(values, Receipt(n=len(scores), prompts=prompts, features="a judge's marks from files"), {"files": {}}, warnings)
