@@ -168,5 +168,6 @@ def test_two_ranks_rewind_alike_and_one_that_stands_still_is_named(root: Path, r
     assert head.strip() in kept and "in train_step" in kept and "  rank 1 on " in kept
     entries = pickle.loads((run / "hangs" / "collectives-rank-0").read_bytes())["entries"]
     assert any(entry["profiling_name"] == "gloo:all_reduce" for entry in entries)
-    alone = next(line for line in said if line.startswith("liquid train: rank 1: another rank is gone"))
+    # rank 1 finds its neighbour gone; where waking up takes it long, its own watchdog is first
+    alone = next(line for line in said if line.startswith(("liquid train: rank 1: another rank is gone", "liquid train: rank 1 on ")))
     assert " of step " in alone and "gloo" not in alone
