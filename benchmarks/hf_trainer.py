@@ -44,7 +44,8 @@ from liquid_train.data.packing import Sequence as Row
 from liquid_train.data.sequences import IGNORED
 from liquid_train.generate.live import live_model
 from liquid_train.parallel import process_group
-from liquid_train.train import Run, account, train_step
+from liquid_train.train import account, train_step
+from liquid_train.training_run import Run
 
 WAYS = ("padded", "packed", "ours")
 TOLERANCE = 1e-4  # of the first step's loss, absolute

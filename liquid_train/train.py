@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import gc
 import json
-import math
 import os
 import platform
 import signal
 import subprocess
 import sys
 import time
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -19,118 +18,23 @@ import torch
 import torch.distributed as dist
 from torch.distributed.checkpoint.api import CheckpointException
 
-from evals.heldout import heldout_batches, heldout_loss
-from liquid_train import backbone, checkpoint, train_state
-from liquid_train.attention import choose_kernel, implementation, in_words
-from liquid_train.config import TASKS, TrainJob, load, package_path, to_yaml
-from liquid_train.data.loader import BatchLoader, LoaderError, MicroBatch, RankBatch, batch_digest, micro_batches, one_clear_error, open_sources
+from liquid_train.attention import in_words
+from liquid_train.config import TASKS, TrainJob, load, to_yaml
+from liquid_train.data.loader import LoaderError, MicroBatch, RankBatch, batch_digest, micro_batches, one_clear_error
 from liquid_train.data.padding import padding_warning
 from liquid_train.files import is_full, write_synced
-from liquid_train.generate.live import live_model
-from liquid_train.image_rows import fill_image_rows
-from liquid_train.image_tokenizer import ImageTokenizer
 from liquid_train.launcher import STOP_FILE
-from liquid_train.loss import LossModule
-from liquid_train.metric_families import headline
-from liquid_train.metrics import Compute, batch_totals, data_ended, share_metrics, speed_metrics, step_metrics
-from liquid_train.optimizer import RowRates, build_optimizer, learning_rate
-from liquid_train.parallel import World, assert_dtypes, compute_dtype, parallelize, process_group, set_sync
+from liquid_train.metrics import batch_totals, data_ended, share_metrics, speed_metrics, step_metrics
+from liquid_train.optimizer import learning_rate
+from liquid_train.parallel import World, assert_dtypes, process_group, set_sync
 from liquid_train.phases import Phases
-from liquid_train.resume import as_lines, changes_since, continued, find_checkpoint, planned_steps
-from liquid_train.run_vocabulary import make_tokenizer, open_vocabulary
-from liquid_train.saver import Saver
-from liquid_train.spike_guard import GuardedProgress, GuardState, Rewind, go_back, is_spike
+from liquid_train.run_evaluation import log_evaluation
+from liquid_train.run_saving import save_and_go_on, save_and_wait, settle_save
+from liquid_train.spike_guard import Rewind, go_back, is_spike
 from liquid_train.step_profile import StepProfile
-from liquid_train.tracker import RunLock, Tracker
-from liquid_train.vocabulary import UNCONDITIONAL, Vocabulary
+from liquid_train.tracker import Tracker
+from liquid_train.training_run import Run
 from liquid_train.watchdog import Watchdog, collective_timeout, lost_peer, prepare_flight_recorder
-
-
-class Run:
-    """Everything one rank holds while it trains, from a checkpoint or from the start; rewind: from where a spike sent it back to."""
-
-    def __init__(self, config: TrainJob, world: World, phases: Phases | None = None, rewind: Rewind | None = None) -> None:
-        self.config, self.world, self.dir = config, world, Path(config.run.dir)
-        self.phases = phases or Phases()
-        self.steps = planned_steps(config)
-        self.resumed_from = rewind.checkpoint if rewind else find_checkpoint(config)
-        vq_config, vq_weights = package_path(config.vq.config), package_path(config.vq.checkpoint)
-        self.image_tokenizer = ImageTokenizer.from_files(vq_config, vq_weights)
-        self.sets = open_sources(config, self.image_tokenizer.fingerprint, self.image_tokenizer.codebook_size)
-        self.progress, self.notes = self._progress()
-        if rewind:
-            self.progress.guard, self.progress.streams = rewind.guard, {**self.progress.streams, **rewind.streams}
-        self.lock = RunLock(self.dir) if world.main else None
-        if world.main and (left := checkpoint.set_aside(self.dir, self.progress.step)):
-            self.notes.append(f"checkpoints of later steps are set aside: {', '.join(str(p) for p in left)}")
-        self.saver = Saver(self.dir, config.checkpoint, saved_step=self.progress.step)
-        self.stalled = 0.0  # seconds that training stood still for the newest checkpoint
-        self.vocabulary = self._vocabulary()
-        self.card = self._card()
-        self.heldout = heldout_batches(config, self.vocabulary, world, self.image_tokenizer.fingerprint) if config.evals.every else []
-        left_out = self.progress.guard.left_out
-        # how many steps' worth of data a run that leaves some out will need is not known yet
-        unknown = config.train.spike.action == "rewind" and self.progress.step < self.steps
-        self.loader = BatchLoader(
-            config, self.sets, self.vocabulary, rank=world.data_rank, world=world.data_size, first_step=self.progress.step + left_out,
-            steps=sys.maxsize if unknown else self.steps + left_out, states=self.progress.streams,
-        )  # fmt: skip
-        self.root, self.optimizer = self._model()
-
-    def _progress(self) -> tuple[GuardedProgress, list[str]]:
-        """Where the run stands, and lines that say what changed since the checkpoint."""
-        shards = {name: s.digest for name, s in self.sets.items()}
-        if not self.resumed_from:
-            return GuardedProgress(shards=shards), []
-        changes = changes_since(self.resumed_from, self.config, shards)
-        progress = GuardedProgress(**vars(train_state.read_progress(self.resumed_from)[0]), guard=GuardState.of(self.resumed_from))
-        progress.streams, given_up = continued(progress.streams, changes, self.config)
-        progress.shards = shards
-        return progress, [*(f"changed since the checkpoint: {line}" for line in as_lines(changes)), *given_up]
-
-    def _vocabulary(self) -> Vocabulary:
-        """Rank 0 makes the run's tokenizer once; everybody loads it."""
-        folder = self.resumed_from / "model" if self.resumed_from else self.dir / "tokenizer"
-        if self.world.main and not self.resumed_from:
-            make_tokenizer(self.config, self.sets, folder)
-        dist.barrier()
-        return open_vocabulary(self.config, folder, self.image_tokenizer.codebook_size)
-
-    def _card(self) -> backbone.ModelCard:
-        grid = next((list(sample["codes"].shape) for s in self.sets.values() for sample in s if "codes" in sample), [])
-        vq = self.config.vq
-        return backbone.ModelCard(
-            self.vocabulary.image_start,
-            self.vocabulary.codebook_size,
-            self.image_tokenizer.fingerprint,
-            vq.config,
-            vq.checkpoint,
-            grid,
-            self.config.data.prompts[0],
-            null_prompt=UNCONDITIONAL if self.config.data.unconditional else "",
-        )
-
-    def _model(self) -> tuple[LossModule, torch.optim.AdamW]:
-        c, settings = self.config, self.config.backbone
-        hf_config = backbone.model_config(settings, self.vocabulary.text_size)
-        self.softcap = getattr(hf_config, "attn_logit_softcapping", None)
-        self.attention = choose_kernel(c.parallel.attention, self.world.device, compute_dtype(c.parallel), self.softcap)
-        lm = backbone.build(hf_config, self.vocabulary, implementation(self.attention))
-        root = LossModule.of(lm, self.vocabulary, c.loss)
-        self.compute = Compute.of(lm, self.vocabulary, self.world.device)
-        parallelize(root, c.parallel, self.world)
-        backbone.materialize(lm, self.world.device, offloaded=c.parallel.cpu_offload)
-        optimizer = build_optimizer(lm, c.optimizer)
-        self.rates = RowRates(lm, self.vocabulary, c.optimizer)
-        if self.resumed_from:
-            train_state.load(self.resumed_from, root, optimizer)
-        elif settings.init == "pretrained":
-            assert settings.path is not None
-            backbone.fill_from_folder(lm, settings.path)
-            fill_image_rows(lm, self.vocabulary, settings.image_init, self.image_tokenizer.quantize.embedding.weight, c.seed)
-        else:
-            backbone.fill_random(lm, c.seed)
-        return root, optimizer
 
 
 def environment(world: World) -> dict[str, Any]:
@@ -229,69 +133,19 @@ def account(run: Run, batch: RankBatch, result: dict[str, Any], lr: float, secon
     return step_metrics(totals, result, so_far, lr, speed)
 
 
+def assert_invariants(run: Run, batches: list[MicroBatch]) -> None:
+    """What must hold at a process's first step: fp32 weights and optimizer state, as many rows as the vocabulary has, no id beyond it."""
+    assert_dtypes(run.root, run.optimizer)
+    lm: Any = run.root.lm
+    tables = lm.get_input_embeddings().weight, lm.get_output_embeddings().weight
+    assert all(table.shape[0] == run.vocabulary.rows for table in tables), "embedding and head must have a row for every id"
+    assert all(int(b.input_ids.max()) < run.vocabulary.image_end for b in batches), "an id lies beyond the vocabulary"
+
+
 def add_digest(metrics: dict[str, Any], batch: RankBatch, world: World) -> None:
     parts: list[Any] = [None] * world.size
     dist.all_gather_object(parts, batch.digests())
     metrics["batch_digest"] = batch_digest({g: d for part in parts for g, d in part.items()})
-
-
-def evaluate_now(run: Run, last: bool) -> dict[str, Any]:
-    """Held-out loss and what evals/periodic.py measures, everything at the last step; a collective of all ranks."""
-    from evals.periodic import evaluate
-
-    metrics = heldout_loss(run.root, run.heldout, run.world)
-    settings = run.config.evals if run.card.null_prompt else replace(run.config.evals, guidance=1.0)  # nothing to be guided away from
-    with live_model(run.root, run.root.lm, run.world.device) as model:
-        metrics |= evaluate(
-            model, run.vocabulary, run.image_tokenizer, settings, sets=heldout_images(run.config), grid=tuple(run.card.grid), prompt=run.card.prompt,
-            step=run.progress.step, out_dir=run.dir, rank=run.world.rank, world_size=run.world.size, last=last,
-        )  # fmt: skip
-    return metrics
-
-
-def heldout_images(config: TrainJob) -> str | None:
-    """Path of the held-out set whose questions are asked while training."""
-    return next((s.path for s in config.data.heldout.values() if s.task == "vqa"), None)
-
-
-def start_save(run: Run) -> None:
-    """Begin to write a checkpoint of this step; a collective."""
-    copied = run.config.checkpoint.async_save
-    run.saver.start(train_state.snapshot(run.root, run.optimizer, run.progress, run.config, run.card, run.vocabulary, run.world, copied=copied))
-
-
-def save_and_wait(run: Run, tracker: Tracker | None) -> None:
-    """Save a checkpoint, unless that of this step is there already; SaveFailed on all ranks when it cannot be written."""
-    run.phases.enter("checkpoint")
-    settle_save(run, tracker)
-    if run.saver.saved_step != run.progress.step:
-        start_save(run)
-        run.saver.settle()
-
-
-def save_and_go_on(run: Run, tracker: Tracker | None) -> None:
-    """Save a checkpoint beside the next steps, once the one before is written."""
-    run.phases.enter("checkpoint")
-    started = time.perf_counter()
-    settle_save(run, tracker)
-    start_save(run)
-    run.stalled = time.perf_counter() - started
-
-
-def settle_save(run: Run, tracker: Tracker | None) -> None:
-    """Wait for the save at hand, if there is one, and say how it ended; where it failed, there may be room again at the next one."""
-    try:
-        written = run.saver.settle()
-    except train_state.SaveFailed as error:
-        every = run.config.checkpoint.every
-        again = min(max(-(-run.progress.step // every), run.saver.step // every + 1) * every, run.steps)
-        say = f"{error}. Training goes on; the next checkpoint is tried at step {again}."
-    else:
-        if written is None:
-            return
-        say = f"checkpoint of step {written[0]}: training stood still for {run.stalled:.2f} s, written in {written[1]:.1f} s"
-    if tracker:
-        tracker.say(say)
 
 
 def begin_log(run: Run) -> Tracker | None:
@@ -361,8 +215,8 @@ def train_on(config: TrainJob, world: World, phases: Phases, stop: StopSignal, r
             metrics = account(run, batch, result, lr, time.perf_counter() - before, waited)
             if config.train.batch_digest:
                 add_digest(metrics, batch, world)
-            if run.progress.step == 1:
-                assert_dtypes(run.root, run.optimizer)
+            if not phases.steps_done:
+                assert_invariants(run, batches)
             say_if(tracker, profile.end(run.progress.step))
             phases.steps_done += 1
             finish_step(run, tracker, metrics)
@@ -446,29 +300,6 @@ def finish_step(run: Run, tracker: Tracker | None, metrics: dict[str, Any]) -> N
         save_and_wait(run, tracker)
     elif step % c.checkpoint.every == 0:
         save_and_go_on(run, tracker)
-
-
-def log_evaluation(run: Run, tracker: Tracker | None, last: bool) -> None:
-    run.phases.enter("evaluation")
-    started, step = time.perf_counter(), run.progress.step
-    found = evaluate_now(run, last)
-    if tracker:
-        tracker.write({"step": step, **found})
-        tracker.say(f"step {step}: {headline(found)}, in {time.perf_counter() - started:.1f} s")
-        if run.config.checkpoint.best is not None:
-            note_score(run, tracker, found, run.config.checkpoint.best)
-
-
-def note_score(run: Run, tracker: Tracker, found: dict[str, Any], metric: str) -> None:
-    """By which the best checkpoint is kept; where it cannot be noted, say so and train on."""
-    step, value = run.progress.step, found.get(metric, math.nan)
-    if not math.isfinite(value):
-        tracker.say(f"step {step} has no score: checkpoint.best={metric} was not measured, or is not a number")
-        return
-    try:
-        checkpoint.note_score(run.dir, step, metric, run.config.checkpoint.best_is, value)
-    except OSError as error:
-        tracker.say(f"step {step}: its score could not be noted ({error}). Training goes on; the best checkpoint is then one of the others.")
 
 
 def end_early(run: Run, tracker: Tracker | None, metrics: dict[str, Any]) -> None:

@@ -21,7 +21,8 @@ from liquid_train.data.loader import micro_batches
 from liquid_train.generate.live import live_model
 from liquid_train.optimizer import learning_rate
 from liquid_train.parallel import World, process_group
-from liquid_train.train import Run, train_step
+from liquid_train.train import train_step
+from liquid_train.training_run import Run
 
 
 def ours(config: TrainJob, world: World) -> list[list[float]]:

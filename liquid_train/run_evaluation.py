@@ -1,0 +1,58 @@
+"""Evaluation in the middle of training: the live model measured, the numbers logged, the best checkpoint noted."""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import replace
+from typing import Any
+
+from evals.heldout import heldout_loss
+from liquid_train import checkpoint
+from liquid_train.config import TrainJob
+from liquid_train.generate.live import live_model
+from liquid_train.metric_families import headline
+from liquid_train.tracker import Tracker
+from liquid_train.training_run import Run
+
+
+def evaluate_now(run: Run, last: bool) -> dict[str, Any]:
+    """Held-out loss and what evals/periodic.py measures, everything at the last step; a collective of all ranks."""
+    from evals.periodic import evaluate
+
+    metrics = heldout_loss(run.root, run.heldout, run.world)
+    settings = run.config.evals if run.card.null_prompt else replace(run.config.evals, guidance=1.0)  # nothing to be guided away from
+    with live_model(run.root, run.root.lm, run.world.device) as model:
+        metrics |= evaluate(
+            model, run.vocabulary, run.image_tokenizer, settings, sets=heldout_images(run.config), grid=tuple(run.card.grid), prompt=run.card.prompt,
+            step=run.progress.step, out_dir=run.dir, rank=run.world.rank, world_size=run.world.size, last=last,
+        )  # fmt: skip
+    return metrics
+
+
+def heldout_images(config: TrainJob) -> str | None:
+    """Path of the held-out set whose questions are asked while training."""
+    return next((s.path for s in config.data.heldout.values() if s.task == "vqa"), None)
+
+
+def log_evaluation(run: Run, tracker: Tracker | None, last: bool) -> None:
+    run.phases.enter("evaluation")
+    started, step = time.perf_counter(), run.progress.step
+    found = evaluate_now(run, last)
+    if tracker:
+        tracker.write({"step": step, **found})
+        tracker.say(f"step {step}: {headline(found)}, in {time.perf_counter() - started:.1f} s")
+        if run.config.checkpoint.best is not None:
+            note_score(run, tracker, found, run.config.checkpoint.best)
+
+
+def note_score(run: Run, tracker: Tracker, found: dict[str, Any], metric: str) -> None:
+    """By which the best checkpoint is kept; where it cannot be noted, say so and train on."""
+    step, value = run.progress.step, found.get(metric, math.nan)
+    if not math.isfinite(value):
+        tracker.say(f"step {step} has no score: checkpoint.best={metric} was not measured, or is not a number")
+        return
+    try:
+        checkpoint.note_score(run.dir, step, metric, run.config.checkpoint.best_is, value)
+    except OSError as error:
+        tracker.say(f"step {step}: its score could not be noted ({error}). Training goes on; the best checkpoint is then one of the others.")
