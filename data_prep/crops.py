@@ -7,13 +7,12 @@ multiratio   the size of a list whose aspect ratio is nearest: resized to cover 
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from liquid_train.images import UnusableImage, cover
+from liquid_train.images import UnusableImage, cover, nearest_size
 
 AREA_TOLERANCE = 0.2  # of size^2, by which a size of the list may differ
 STEPS = 8  # a default list's sides are multiples of about size / STEPS
@@ -51,11 +50,7 @@ class Crop:
         original = {"original_width": width, "original_height": height}
         if self.kind == "center":
             return cover(pixels, (self.size, self.size)), original
-        return cover(pixels, self.nearest(width, height)), {**original, "multiratio": True}
-
-    def nearest(self, width: int, height: int) -> Size:
-        """The size of the list whose aspect ratio is nearest, measured by its logarithm; the first one on a tie."""
-        return min(self.sizes, key=lambda s: abs(math.log(s[0] * height / (s[1] * width))))
+        return cover(pixels, nearest_size(self.sizes, width, height)), {**original, "multiratio": True}
 
 
 def default_sizes(size: int, downsampling: int, max_aspect: float | None) -> tuple[Size, ...]:

@@ -45,13 +45,13 @@ def with_codes(handle: ModelHandle, benchmark: Benchmark, max_bad: float) -> tup
     """The benchmark without the questions whose picture cannot be read, and every other picture's codes [rows, columns]."""
     if len(handle.grid) != 2:
         raise ValueError("the model was trained on no pictures (liquid.json states no grid); train with a t2i, i2t or vqa source")
-    height, width = (side * handle.image_tokenizer.downsampling for side in handle.grid)
+    sizes = [handle.usual_size, *((width, height) for width, height in handle.multiratio)]
     paths = list(dict.fromkeys(item.image for item in benchmark.items))
     codes: dict[Path, np.ndarray] = {}
     why: dict[Path, str] = {}
     for done, path in enumerate(paths, 1):
         try:
-            codes[path] = encode(handle.image_tokenizer, load_picture(path, width, height)[None])[0]
+            codes[path] = encode(handle.image_tokenizer, load_picture(path, sizes)[None])[0]
         except READ_ERRORS as error:
             why[path] = reason(error)
         handle.progress("pictures", done, len(paths))

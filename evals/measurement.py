@@ -37,7 +37,8 @@ def silent(what: str, done: int, total: int) -> None:
 @dataclass(frozen=True)
 class ModelHandle:
     """A model to be measured, whole on every rank. grid: rows and columns of codes, empty where it saw no pictures; suffix: of
-    a text-to-image prompt. rank r of world_size takes every world_size-th item, and sums are made over all ranks."""
+    a text-to-image prompt. rank r of world_size takes every world_size-th item, and sums are made over all ranks. multiratio: width
+    and height in pixels of the pictures whose size the prompt states (liquid.json: sizes)."""
 
     model: PreTrainedModel
     vocabulary: Vocabulary
@@ -47,10 +48,23 @@ class ModelHandle:
     rank: int = 0
     world_size: int = 1
     progress: Progress = silent
+    multiratio: Sequence[Sequence[int]] = ()
 
     @classmethod
     def of(cls, session: Session, image_tokenizer: ImageTokenizer, progress: Progress = silent) -> ModelHandle:
-        return cls(session.model, session.vocabulary, image_tokenizer, tuple(session.card.grid), session.card.prompt, progress=progress)
+        card = session.card
+        return cls(session.model, session.vocabulary, image_tokenizer, tuple(card.grid), card.prompt, progress=progress, multiratio=card.sizes)
+
+    @property
+    def usual_size(self) -> tuple[int, int]:
+        """Width and height in pixels of a picture of `grid`."""
+        rows, columns = self.grid
+        return columns * self.image_tokenizer.downsampling, rows * self.image_tokenizer.downsampling
+
+    @property
+    def stated_size(self) -> tuple[int, int] | None:
+        """The usual size where a prompt states it, as in training on pictures of several sizes."""
+        return self.usual_size if list(self.usual_size) in map(list, self.multiratio) else None
 
     @property
     def dtype(self) -> str:

@@ -15,7 +15,7 @@ from __future__ import annotations
 import json
 import math
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -55,14 +55,15 @@ def evaluate(
     rank: int,
     world_size: int,
     last: bool = False,
+    multiratio: Sequence[Sequence[int]] = (),
 ) -> dict[str, float]:
     """Metrics by the name they are logged under, the same on every rank; a collective: every rank holds the whole model.
 
     sets: the shard set whose questions are asked, None for no questions. grid: rows and columns of codes; empty where the model
-    has seen no pictures. prompt: suffix of a text-to-image prompt. last: measure also what is not due by its period. Rank 0 writes
-    out_dir/samples/step-NNNNNNNN.png and .json and out_dir/evals/step-NNNNNNNN-NAME.json.
+    has seen no pictures. prompt: suffix of a text-to-image prompt. multiratio: as ModelHandle's. last: measure also what is not due by its period.
+    Rank 0 writes out_dir/samples/step-NNNNNNNN.png and .json and out_dir/evals/step-NNNNNNNN-NAME.json.
     """
-    handle = ModelHandle(model, vocabulary, image_tokenizer, grid, prompt, rank, world_size)
+    handle = ModelHandle(model, vocabulary, image_tokenizer, grid, prompt, rank, world_size, multiratio=multiratio)
     metrics: dict[str, float] = {}
     due = {name for name in PERIODIC if last or step % config.periods.get(name, 1) == 0}
     for name, measured in measurements(handle, config, sets, step, out_dir, due):
@@ -147,7 +148,7 @@ def draw_prompts(handle: ModelHandle, config: EvalsConfig, count: int) -> t2i.Dr
     if own:
         codes[own] = draw(
             handle.model, handle.vocabulary, [prompts[i] for i in own], seeds=own, grid=(handle.grid[0], handle.grid[1]), guidance=config.guidance,
-            temperature=config.temperature, top_k=config.top_k, batch_size=BATCH, suffix=handle.suffix,
+            temperature=config.temperature, top_k=config.top_k, batch_size=BATCH, suffix=handle.suffix, size=handle.stated_size,
         )  # fmt: skip
     codes = handle.gathered(codes)
     sampler = {"guidance": config.guidance, "temperature": config.temperature, "top_k": config.top_k}

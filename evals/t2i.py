@@ -109,7 +109,7 @@ def draw_pictures(handle: ModelHandle, prompts: list[str], *, seed: int, guidanc
     seeds = [seed + i for i in range(len(prompts))]
     codes = draw(
         handle.model, handle.vocabulary, prompts, seeds=seeds, grid=(handle.grid[0], handle.grid[1]), guidance=guidance, temperature=temperature,
-        top_k=top_k, batch_size=batch_size, suffix=handle.suffix, progress=lambda *p: handle.progress("codes", *p),
+        top_k=top_k, batch_size=batch_size, suffix=handle.suffix, size=handle.stated_size, progress=lambda *p: handle.progress("codes", *p),
     )  # fmt: skip
     return Drawn(codes, decode(handle.image_tokenizer, codes), prompts, seeds, {"guidance": guidance, "temperature": temperature, "top_k": top_k})
 

@@ -37,7 +37,7 @@ class ModelCard:
     vq_fingerprint: str
     vq_config: str
     vq_checkpoint: str
-    grid: list[int]  # rows and columns of the images it was trained on
+    grid: list[int]  # rows and columns of the images it was trained on; of several sizes, those of the squarest
     prompt: str  # suffix of a text-to-image prompt
     null_prompt: str = "<unconditional>"  # what guidance draws away from; empty: none was trained (data.unconditional=0)
     sizes: list[list[int]] = field(default_factory=list)  # width and height in pixels that a prompt may state (tokenize.crop=multiratio)

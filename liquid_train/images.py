@@ -7,9 +7,11 @@ a picture that would fill the memory is refused by its header.
 from __future__ import annotations
 
 import io
+import math
 import struct
 import warnings
 import zlib
+from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 
@@ -86,6 +88,11 @@ def on_white(rgba: np.ndarray) -> np.ndarray:
         alpha = strip[:, :, 3:] / 255.0
         rgb[top : top + rows] = (1 - alpha) * 255 + alpha * strip[:, :, :3]
     return rgb
+
+
+def nearest_size(sizes: Iterable[tuple[int, int]], width: int, height: int) -> tuple[int, int]:
+    """That of `sizes` (width, height) whose aspect ratio is nearest, measured by its logarithm; the first one on a tie."""
+    return min(sizes, key=lambda s: abs(math.log(s[0] * height / (s[1] * width))))
 
 
 def cover(pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:

@@ -25,7 +25,7 @@ def evaluate_now(run: Run, last: bool) -> dict[str, Any]:
     with live_model(run.root, run.root.lm, run.world.device) as model:
         metrics |= evaluate(
             model, run.vocabulary, run.image_tokenizer, settings, sets=heldout_images(run.config), grid=tuple(run.card.grid), prompt=run.card.prompt,
-            step=run.progress.step, out_dir=run.dir, rank=run.world.rank, world_size=run.world.size, last=last,
+            step=run.progress.step, out_dir=run.dir, rank=run.world.rank, world_size=run.world.size, last=last, multiratio=run.card.sizes,
         )  # fmt: skip
     return metrics
 

@@ -15,6 +15,7 @@ from liquid_train.config import TrainJob, package_path
 from liquid_train.data.loader import BatchLoader, open_sources
 from liquid_train.image_rows import fill_image_rows
 from liquid_train.image_tokenizer import ImageTokenizer
+from liquid_train.images import nearest_size
 from liquid_train.loss import LossModule
 from liquid_train.metrics import Compute
 from liquid_train.optimizer import RowRates, build_optimizer
@@ -79,7 +80,12 @@ class Run:
         return open_vocabulary(self.config, folder, self.image_tokenizer.codebook_size)
 
     def _card(self) -> backbone.ModelCard:
-        grid = next((list(sample["codes"].shape) for s in self.sets.values() for sample in s if "codes" in sample), [])
+        sizes = list(dict.fromkeys(size for s in self.sets.values() for size in s.multiratio_sizes))
+        if sizes:
+            width, height = nearest_size(sizes, 1, 1)
+            grid = [height // self.image_tokenizer.downsampling, width // self.image_tokenizer.downsampling]
+        else:
+            grid = next((list(sample["codes"].shape) for s in self.sets.values() for sample in s if "codes" in sample), [])
         vq = self.config.vq
         return backbone.ModelCard(
             self.vocabulary.image_start,
@@ -90,6 +96,7 @@ class Run:
             grid,
             self.config.data.prompts[0],
             null_prompt=UNCONDITIONAL if self.config.data.unconditional else "",
+            sizes=[list(size) for size in sizes],
         )
 
     def _model(self) -> tuple[LossModule, torch.optim.AdamW]:

@@ -11,7 +11,7 @@ from PIL import Image
 
 from data_prep.crops import AREA_TOLERANCE, Crop, default_sizes, make_crop
 from liquid_train.config import load
-from liquid_train.images import UnusableImage, cover
+from liquid_train.images import UnusableImage, cover, nearest_size
 
 DEFAULT = ((704, 384), (576, 448), (512, 512), (448, 576), (384, 704))
 
@@ -56,7 +56,7 @@ def test_a_picture_of_the_right_size_is_left_as_it_is():
 @example(1, 1)
 def test_multiratio_takes_the_nearest_aspect(width, height):
     crop = make_crop("multiratio", 512, None, None, downsampling=16, resolution=256)
-    chosen = crop.nearest(width, height)
+    chosen = nearest_size(crop.sizes, width, height)
 
     def distance(size):  # how far the aspects are apart, as an exact ratio of 1 or more
         ratio = Fraction(size[0] * height, size[1] * width)

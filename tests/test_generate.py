@@ -204,12 +204,12 @@ def test_pictures_of_another_size_are_cropped_to_their_centre_and_transparency_i
     image = np.zeros((40, 100, 3), np.uint8)
     image[:, 30:70] = (255, 0, 0)  # the middle 40 x 40 is red
     Image.fromarray(image).save(tmp_path / "wide.png")
-    assert np.abs(load_picture(tmp_path / "wide.png", 20, 20).astype(int) - [255, 0, 0]).max() < 20
+    assert np.abs(load_picture(tmp_path / "wide.png", [(20, 20)]).astype(int) - [255, 0, 0]).max() < 20
     exact = np.random.default_rng(0).integers(0, 256, (16, 24, 3), dtype=np.uint8)
     Image.fromarray(exact).save(tmp_path / "exact.png")
-    np.testing.assert_array_equal(load_picture(tmp_path / "exact.png", 24, 16), exact)
+    np.testing.assert_array_equal(load_picture(tmp_path / "exact.png", [(20, 20), (24, 16)]), exact)
     Image.new("RGBA", (8, 8), (0, 0, 0, 0)).save(tmp_path / "clear.png")
-    assert load_picture(tmp_path / "clear.png", 8, 8).min() == 255
+    assert load_picture(tmp_path / "clear.png", [(8, 8)]).min() == 255
 
 
 def test_codes_survive_the_way_through_files():

@@ -104,6 +104,12 @@ class ShardSet:
             log.warning("%s: %s was made from the tars and names no VQ: that the codes (up to %d) are of this one cannot be checked",
                         self.path, INDEX_NAME, highest)  # fmt: skip
 
+    @property
+    def multiratio_sizes(self) -> list[tuple[int, int]]:
+        """Width and height in pixels of the list that its pictures were fitted to (tokenize.crop=multiratio); empty for other sets."""
+        crop = self.index.get("recipe", {}).get("crop", {})
+        return [(int(width), int(height)) for width, height in crop.get("sizes", ())]
+
     def check_files(self) -> None:
         """Raise ValueError naming the first tar that the index lists and that is missing or has another size.
 

@@ -95,10 +95,10 @@ def answer_questions(config: GenerateJob, request: Request, session: Session) ->
     tokenizer = open_vq(session, config.vq, parts=("encoder",))
     codes: dict[Path, Any] = {}
     errors: dict[Path, str] = {}
-    width, height = _size(session, tokenizer.downsampling)
+    sizes = session.sizes(tokenizer.downsampling)
     for path in dict.fromkeys(q.image for q in request.questions):
         try:
-            pixels = load_picture(path, width, height)
+            pixels = load_picture(path, sizes)
         except READ_ERRORS as error:
             errors[path] = type(error).__name__
             log.warning("%s: not a picture that can be read: %s", path, error)
@@ -133,9 +133,9 @@ def describe_picture(config: GenerateJob, request: Request, session: Session) ->
 
     assert request.image is not None
     tokenizer = open_vq(session, config.vq, parts=("encoder",))
-    width, height = _size(session, tokenizer.downsampling)
+    sizes = session.sizes(tokenizer.downsampling)
     try:
-        pixels = load_picture(request.image, width, height)
+        pixels = load_picture(request.image, sizes)
     except READ_ERRORS as error:
         raise ValueError(f"image={request.image}: not a picture that can be read: {error}") from error
     codes = encode(tokenizer, pixels[None])[0]
@@ -191,7 +191,7 @@ def named_pictures(config: GenerateJob, request: Request, session: Session) -> d
     codes = {}
     for path in paths:
         try:
-            pixels = load_picture(path, *_size(session, tokenizer.downsampling))
+            pixels = load_picture(path, session.sizes(tokenizer.downsampling))
         except READ_ERRORS as error:
             raise ValueError(f"<image:{path}> in a prompt: not a picture that can be read: {error}") from error
         codes[path] = encode(tokenizer, pixels[None])[0]
@@ -207,9 +207,3 @@ def progress_bar() -> Progress:
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
     return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
-
-
-def _size(session: Session, downsampling: int) -> tuple[int, int]:
-    """Width and height in pixels of the pictures the model was trained on."""
-    rows, columns = session.grid
-    return columns * downsampling, rows * downsampling

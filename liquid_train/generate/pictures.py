@@ -1,6 +1,6 @@
 """Pictures as files, as pixels and as codes.
 
-file -> RGB, resized and cropped to the trained size -> pixels uint8 [N, H, W, 3] <-> VQ <-> codes [N, rows, columns]
+file -> RGB, resized and cropped to the nearest trained size -> pixels uint8 [N, H, W, 3] <-> VQ <-> codes [N, rows, columns]
 """
 
 from __future__ import annotations
@@ -13,18 +13,19 @@ import torch
 from PIL import Image
 
 from liquid_train.image_tokenizer import ImageTokenizer, scale_pixels
-from liquid_train.images import cover, read_rgb
+from liquid_train.images import cover, nearest_size, read_rgb
 
 CPU_BATCH = 2  # a CPU encodes fastest in small batches
 
 
-def load_picture(path: Path, width: int, height: int) -> np.ndarray:
-    """A picture file -> RGB uint8 [height, width, 3], read and cropped as `liquid tokenize` does (tokenize.crop=center).
+def load_picture(file: Path | bytes, sizes: Sequence[tuple[int, int]]) -> np.ndarray:
+    """A picture file, or its content -> RGB uint8 [height, width, 3], of that of `sizes` (width, height) whose aspect ratio is nearest.
 
-    Raises one of images.READ_ERRORS when the file is missing or broken.
+    Read, scaled and cropped as `liquid tokenize` does. Raises one of images.READ_ERRORS when the file is missing or broken.
     """
-    pixels = read_rgb(path)
-    return pixels if pixels.shape[:2] == (height, width) else cover(pixels, (width, height))
+    pixels = read_rgb(file)
+    size = nearest_size(sizes, pixels.shape[1], pixels.shape[0])
+    return pixels if pixels.shape[1::-1] == size else cover(pixels, size)
 
 
 @torch.inference_mode()

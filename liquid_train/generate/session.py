@@ -38,6 +38,11 @@ class Session:
             raise ValueError("the model was trained on no pictures (liquid.json states no grid); train with a t2i, i2t or vqa source")
         return self.card.grid[0], self.card.grid[1]
 
+    def sizes(self, downsampling: int) -> list[tuple[int, int]]:
+        """Width and height in pixels of the pictures it was trained on, the usual one first. ValueError when it saw none."""
+        rows, columns = self.grid
+        return list(dict.fromkeys([(columns * downsampling, rows * downsampling), *((w, h) for w, h in self.card.sizes)]))
+
     def null_prompt(self, given: str, guidance: float) -> str:
         """What guidance draws away from. ValueError when the model was not trained with it, unless forced."""
         trained = self.card.null_prompt
@@ -54,8 +59,7 @@ class Session:
 
         ValueError when the model was not trained on such pictures, unless forced.
         """
-        rows, columns = self.grid
-        usual = (columns * downsampling, rows * downsampling)
+        usual = self.sizes(downsampling)[0]
         width, height = usual if size is None else (int(side) for side in size.split("x"))
         if width % downsampling or height % downsampling:
             raise ValueError(f"size={size}: width and height must be multiples of {downsampling}, what the VQ makes a code of")

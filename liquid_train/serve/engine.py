@@ -13,12 +13,12 @@ import numpy as np
 from liquid_train.config import GenerateJob, ServeLimits
 from liquid_train.data.sequences import prompt_ids
 from liquid_train.generate.interleaved import Part, conversation_ids, end_of_turn, parts_ids
-from liquid_train.generate.pictures import decode, encode
+from liquid_train.generate.pictures import decode, encode, load_picture
 from liquid_train.generate.sampler import Sampling, draw
 from liquid_train.generate.session import AUTO, Session
 from liquid_train.generate.text import Streamed, answer, caption, complete_ids
 from liquid_train.image_tokenizer import ImageTokenizer
-from liquid_train.images import READ_ERRORS, cover, read_rgb
+from liquid_train.images import READ_ERRORS
 from liquid_train.serve.requests import AnswerRequest, GenerateRequest, Limited
 
 Check = Callable[[], None]  # raises when the work is to stop
@@ -38,8 +38,7 @@ class Engine:
     def __init__(self, session: Session, tokenizer: ImageTokenizer, limits: ServeLimits) -> None:
         self.session, self.tokenizer, self.limits, self.limited = session, tokenizer, limits, Limited(limits)
         self.chats = bool(session.vocabulary.tokenizer.chat_template)
-        (rows, columns), d = session.grid, tokenizer.downsampling
-        self.sizes = list(dict.fromkeys(f"{w}x{h}" for w, h in ((columns * d, rows * d), *session.card.sizes)))  # that it draws, the usual one first
+        self.sizes = [f"{width}x{height}" for width, height in session.sizes(tokenizer.downsampling)]  # that it draws, the usual one first
 
     def check_generate(self, r: GenerateRequest) -> None:
         """ValueError when the model or the limits do not allow it."""
@@ -75,10 +74,9 @@ class Engine:
         return self._answer(self.codes(picture), r.question, r.max_new_tokens or self.limited.usual_tokens)
 
     def codes(self, picture: bytes) -> np.ndarray:
-        """A picture file -> codes [rows, columns], scaled and cropped to the trained size. ValueError when it is broken."""
-        rows, columns = self.session.grid
+        """A picture file -> codes [rows, columns], scaled and cropped to the nearest trained size. ValueError when it is broken."""
         try:
-            pixels = cover(read_rgb(picture), (columns * self.tokenizer.downsampling, rows * self.tokenizer.downsampling))
+            pixels = load_picture(picture, self.session.sizes(self.tokenizer.downsampling))
         except READ_ERRORS as error:
             raise ValueError(f"image: not a picture that can be read: {error}") from error
         return encode(self.tokenizer, pixels[None])[0]
