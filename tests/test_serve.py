@@ -221,6 +221,7 @@ def test_a_full_line_answers_503_with_retry_after(folder: Path) -> None:
     from liquid_train.config import ServeLimits, VQSettings
     from liquid_train.generate.session import open_model, open_vq
     from liquid_train.serve.api import build_api
+    from liquid_train.serve.drawings import Drawings
     from liquid_train.serve.engine import Engine
     from liquid_train.serve.worker import Worker
 
@@ -228,7 +229,7 @@ def test_a_full_line_answers_503_with_retry_after(folder: Path) -> None:
     engine, worker = Engine(session, open_vq(session, VQSettings("auto", "auto")), ServeLimits()), Worker(waiting=0)
     go = threading.Event()
     held = worker.submit(lambda check: go.wait(60), threading.Event())
-    with TestClient(build_api(engine, worker, "tiny")) as client:
+    with TestClient(build_api(Drawings(engine, worker), "tiny")) as client:
         reply = client.post("/generate", json=GENERATE)
         assert reply.status_code == 503 and int(reply.headers["Retry-After"]) > 0 and "waiting" in reply.json()["error"]
         go.set()
@@ -303,15 +304,25 @@ def test_a_conversation_is_read_as_the_model_was_taught(folder: Path, template: 
         assert found == answer(model, vocabulary, [(codes, "a circle?")], max_new_tokens=12)[0]
 
 
-def test_drawing_stops_at_the_next_row(folder: Path) -> None:
+@pytest.fixture
+def drawings(folder: Path) -> Iterator[Any]:
+    """Up to four pictures a batch, in this process."""
     from liquid_train.config import ServeLimits, VQSettings
     from liquid_train.generate.session import open_model, open_vq
+    from liquid_train.serve.drawings import Drawings
     from liquid_train.serve.engine import Engine
-    from liquid_train.serve.requests import GenerateRequest
-    from liquid_train.serve.worker import Stopped, Worker
+    from liquid_train.serve.worker import Worker
 
     session = open_model(folder, "cpu")
-    engine, worker = Engine(session, open_vq(session, VQSettings("auto", "auto")), ServeLimits()), Worker(waiting=1)
+    worker = Worker(waiting=20)
+    yield Drawings(Engine(session, open_vq(session, VQSettings("auto", "auto")), ServeLimits()), worker)
+    worker.close()
+
+
+def test_drawing_stops_at_the_next_row(drawings: Any) -> None:
+    from liquid_train.serve.requests import GenerateRequest
+    from liquid_train.serve.worker import Stopped
+
     stop, rows = threading.Event(), []
 
     def row_done(done: int, total: int) -> None:
@@ -319,11 +330,74 @@ def test_drawing_stops_at_the_next_row(folder: Path) -> None:
         if done == 3:
             stop.set()
 
-    asked = GenerateRequest(prompt="a red circle", guidance=1.0, count=3)
     with pytest.raises(Stopped):
-        worker.submit(lambda check: engine.generate(asked, check, row_done), stop).result(60)
-    assert rows == [(1, 8), (2, 8), (3, 8)]
-    worker.close()
+        drawings.submit(GenerateRequest(prompt="a red circle", guidance=1.0, count=3), stop, row_done).result(60)
+    assert rows == [(1, 8), (2, 8), (3, 8)] and not drawings.line
+
+
+def test_drawings_that_wait_together_are_one_batch_and_the_same_pictures(drawings: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Taken along: what fits into four pictures and has the same settings. A stopped one leaves the others' pictures alone."""
+    from liquid_train.serve import engine
+    from liquid_train.serve.requests import GenerateRequest
+    from liquid_train.serve.worker import Stopped
+
+    asked = [
+        GenerateRequest(prompt="a red circle", guidance=1.0, seed=1, count=2),
+        GenerateRequest(prompt="a blue rectangle", guidance=1.0, seed=2),
+        GenerateRequest(prompt="a red circle", guidance=1.0, seed=3, temperature=0.5),
+        GenerateRequest(prompt="a red circle", guidance=1.0, seed=4, count=3),
+        GenerateRequest(prompt="a red circle", guidance=1.0, seed=5),  # stopped while it waits
+        GenerateRequest(prompt="a red circle", guidance=1.0, seed=6),
+        GenerateRequest(prompt="a red circle", guidance=1.0, seed=7),
+    ]
+    alone = [drawings.submit(one, threading.Event()).result(60) for one in asked]
+    batches, draw = [], engine.draw
+
+    def watched(*arguments: Any, **options: Any) -> Any:
+        batches.append(options["seeds"])
+        return draw(*arguments, **options)
+
+    monkeypatch.setattr(engine, "draw", watched)
+    go, stops, rows = threading.Event(), [threading.Event() for _ in asked], []
+    drawings.worker.submit(lambda check: go.wait(60), threading.Event())
+
+    def first_row(done: int, _: int) -> None:
+        rows.append(done)
+        stops[0].set()  # the one that took the others along is not wanted any more: they are drawn all the same
+
+    futures = [drawings.submit(one, stop, first_row) for one, stop in zip(asked, stops, strict=True)]
+    stops[4].set()
+    go.set()
+    for n, future in enumerate(futures):
+        if n in (0, 4):
+            with pytest.raises(Stopped):
+                future.result(60)
+        else:
+            np.testing.assert_array_equal(future.result(60), alone[n])
+    assert batches == [[1, 2, 2, 6], [3], [4, 5, 6, 7]] and not drawings.line
+
+
+def test_an_answer_stops_at_the_next_token(drawings: Any) -> None:
+    from liquid_train.generate.text import GREEDY
+    from liquid_train.serve.engine import Turn
+    from liquid_train.serve.requests import AnswerRequest
+    from liquid_train.serve.worker import Stopped
+
+    engine, looks = drawings.engine, []
+
+    def check() -> None:
+        looks.append(1)
+        if len(looks) == 3:
+            raise Stopped("stopped")
+
+    content = base64.b64decode(picture())
+    for question in ("is it red?", None):
+        looks.clear()
+        with pytest.raises(Stopped):
+            engine.answer(AnswerRequest(image="x", question=question, max_new_tokens=30), content, check)
+    looks.clear()
+    with pytest.raises(Stopped):
+        engine.reply([Turn("user", [engine.codes(content), "is it red?"])], GREEDY, 0, 30, check, lambda text: None)
 
 
 @pytest.mark.parametrize(

@@ -44,11 +44,12 @@ def answer(
     max_new_tokens: int = 16,
     batch_size: int = 64,
     progress: Callable[[int, int], None] | None = None,
+    on_token: Callable[[int, int], None] | None = None,
 ) -> list[str]:
     """Greedy answers to (codes [rows, columns], question) pairs, in their order, as documents of task vqa state them.
 
     An answer ends at eos or at a newline (which begins the next question of a chained document). batch_size: questions
-    answered together; those about the same image share one reading of it. progress: called with (answered, all).
+    answered together; those about the same image share one reading of it. progress: called with (answered, all). on_token: as complete_ids'.
     """
     tokenizer = vocabulary.tokenizer
     ids = {question: question_ids(question, tokenizer) for question in dict.fromkeys(question for _, question in items)}
@@ -60,13 +61,24 @@ def answer(
         stem = prompt_ids({"codes": items[numbers[0]][0]}, "vqa", tokenizer)
         width = min(MAX_BRANCHES, batch_size)
         rows += [Row(stem, [ids[items[n][1]] for n in part], part) for part in (numbers[i : i + width] for i in range(0, len(numbers), width))]
-    return _decode_all(model, vocabulary, rows, len(items), max_new_tokens, batch_size, GREEDY, newline_ends=True, progress=progress)
+    return _decode_all(model, vocabulary, rows, len(items), max_new_tokens, batch_size, GREEDY, newline_ends=True, on_token=on_token, progress=progress)
 
 
-def caption(model: PreTrainedModel, vocabulary: Vocabulary, images: Sequence[np.ndarray], *, max_new_tokens: int = 64, batch_size: int = 32) -> list[str]:
-    """Greedy captions of code grids [rows, columns], as documents of task i2t state them; a caption ends at eos or at a newline."""
+def caption(
+    model: PreTrainedModel,
+    vocabulary: Vocabulary,
+    images: Sequence[np.ndarray],
+    *,
+    max_new_tokens: int = 64,
+    batch_size: int = 32,
+    on_token: Callable[[int, int], None] | None = None,
+) -> list[str]:
+    """Greedy captions of code grids [rows, columns], as documents of task i2t state them; a caption ends at eos or at a newline.
+
+    on_token: as complete_ids'.
+    """
     rows = [Row([], [prompt_ids({"codes": codes}, "i2t", vocabulary.tokenizer)], [n]) for n, codes in enumerate(images)]
-    return _decode_all(model, vocabulary, rows, len(rows), max_new_tokens, batch_size, GREEDY, newline_ends=True)
+    return _decode_all(model, vocabulary, rows, len(rows), max_new_tokens, batch_size, GREEDY, newline_ends=True, on_token=on_token)
 
 
 def complete(

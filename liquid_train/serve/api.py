@@ -24,7 +24,8 @@ from PIL import Image
 from starlette.exceptions import HTTPException as StarletteHTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from liquid_train.serve.engine import Check, Engine
+from liquid_train.serve.drawings import Drawings
+from liquid_train.serve.engine import Check
 from liquid_train.serve.requests import AnswerRequest, GenerateRequest, field_message, picture_content
 from liquid_train.serve.worker import Busy, Stopped, Worker
 
@@ -35,8 +36,9 @@ RETRY_AFTER = 5  # seconds
 WATCH_EVERY = 0.5  # seconds: how often it is looked whether the client is still there
 
 
-def build_api(engine: Engine, worker: Worker, checkpoint: str) -> FastAPI:
+def build_api(drawings: Drawings, checkpoint: str) -> FastAPI:
     """The application; the page is mounted on it where it is wanted."""
+    engine, worker = drawings.engine, drawings.worker
     app = FastAPI(title="liquid serve", description="Pictures from words, and answers about pictures.")
     app.add_middleware(BodyLimit, size=int(engine.limits.body_mib * 2**20))
     add_error_answers(app)
@@ -51,14 +53,11 @@ def build_api(engine: Engine, worker: Worker, checkpoint: str) -> FastAPI:
     async def generate(body: GenerateRequest, request: Request) -> dict[str, Any]:
         """Draw `count` pictures: PNGs in base64, each with its seed."""
         engine.check_generate(body)
-        start = time.perf_counter()
-
-        def work(check: Check) -> dict[str, Any]:
-            pixels = engine.generate(body, check)
-            images = [{"seed": body.seed + i, "png": base64.b64encode(png(picture)).decode()} for i, picture in enumerate(pixels)]
-            return {"images": images, "width": pixels.shape[2], "height": pixels.shape[1]}
-
-        return {**await in_turn(worker, request, work), "seconds": round(time.perf_counter() - start, 3)}
+        start, stop = time.perf_counter(), threading.Event()
+        pixels = await while_wanted(drawings.submit(body, stop), stop, request)
+        files = await asyncio.to_thread(lambda: [base64.b64encode(png(picture)).decode() for picture in pixels])
+        images = [{"seed": body.seed + i, "png": file} for i, file in enumerate(files)]
+        return {"images": images, "width": pixels.shape[2], "height": pixels.shape[1], "seconds": round(time.perf_counter() - start, 3)}
 
     @app.post("/answer")
     async def answer(body: AnswerRequest, request: Request) -> dict[str, Any]:
@@ -66,7 +65,7 @@ def build_api(engine: Engine, worker: Worker, checkpoint: str) -> FastAPI:
         picture = picture_content(body.image)
         engine.check_answer(body, picture)
         start = time.perf_counter()
-        text = await in_turn(worker, request, lambda check: engine.answer(body, picture))
+        text = await in_turn(worker, request, lambda check: engine.answer(body, picture, check))
         return {"answer": text, "seconds": round(time.perf_counter() - start, 3)}
 
     return app
@@ -75,7 +74,11 @@ def build_api(engine: Engine, worker: Worker, checkpoint: str) -> FastAPI:
 async def in_turn(worker: Worker, request: Request, work: Callable[[Check], T]) -> T:
     """What `work` gives when its turn comes; it is given up when the client goes away."""
     stop = threading.Event()
-    future: Future[T] = worker.submit(work, stop)
+    return await while_wanted(worker.submit(work, stop), stop, request)
+
+
+async def while_wanted(future: Future[T], stop: threading.Event, request: Request) -> T:
+    """The future's result; `stop` is set when the client goes away."""
     result = asyncio.wrap_future(future)
     while not (await asyncio.wait([result], timeout=WATCH_EVERY))[0]:
         if await request.is_disconnected():

@@ -14,7 +14,7 @@ from liquid_train.config import GenerateJob, ServeLimits
 from liquid_train.data.sequences import prompt_ids
 from liquid_train.generate.interleaved import Part, conversation_ids, end_of_turn, parts_ids
 from liquid_train.generate.pictures import decode, encode, load_picture
-from liquid_train.generate.sampler import Sampling, draw
+from liquid_train.generate.sampler import WIDTH_STEP, Sampling, draw
 from liquid_train.generate.session import AUTO, Session
 from liquid_train.generate.text import Streamed, answer, caption, complete_ids
 from liquid_train.image_tokenizer import ImageTokenizer
@@ -44,24 +44,37 @@ class Engine:
         """ValueError when the model or the limits do not allow it."""
         self.limited.text("prompt", r.prompt)
         self.limited.count(r.count)
-        (rows, columns), _ = self.session.drawing_size(r.size, self.tokenizer.downsampling)
+        (rows, columns), _ = self._size(r)
         self.limited.pixels(f"size={r.size}", columns * self.tokenizer.downsampling, rows * self.tokenizer.downsampling)
         self.session.null_prompt(AUTO, r.guidance)
 
-    def generate(self, r: GenerateRequest, check: Check, row_done: Callable[[int, int], object] = lambda done, rows: None) -> np.ndarray:
-        """Pictures uint8 [count, height, width, 3]. row_done: called with (rows of codes drawn, rows in all)."""
-        (rows, columns), stated = self.session.drawing_size(r.size, self.tokenizer.downsampling)
+    def kind(self, r: GenerateRequest) -> tuple[object, ...]:
+        """Equal for requests that can be drawn as one batch: size, settings, and columns of the prompt in the cache."""
+        grid, stated = self._size(r)
+        sample = {"text": r.prompt, **({} if stated is None else {"multiratio": True, "width": stated[0], "height": stated[1]})}
+        length = len(prompt_ids(sample, "t2i", self.session.vocabulary.tokenizer, prompt=self.session.card.prompt))
+        return grid, r.guidance, r.temperature, r.top_k, r.top_p, -(-length // WIDTH_STEP)
+
+    def generate(self, asked: Sequence[GenerateRequest], row_done: Callable[[int, int], object]) -> list[np.ndarray]:
+        """The pictures of requests of one kind: uint8 [count, height, width, 3] each. row_done: called with (rows of codes drawn, rows in all)."""
+        r, card = asked[0], self.session.card
+        (rows, columns), stated = self._size(r)
 
         def progress(done: int, total: int) -> None:
-            check()
             row_done(done * rows // total, rows)
 
+        seeds = [one.seed + i for one in asked for i in range(one.count)]
         codes = draw(
-            self.session.model, self.session.vocabulary, [r.prompt] * r.count, seeds=[r.seed + i for i in range(r.count)], grid=(rows, columns),
+            self.session.model, self.session.vocabulary, [one.prompt for one in asked for _ in range(one.count)], seeds=seeds, grid=(rows, columns),
             guidance=r.guidance, temperature=r.temperature, top_k=r.top_k, top_p=r.top_p, batch_size=self.limits.pictures,
-            suffix=self.session.card.prompt, size=stated, null_prompt=self.session.null_prompt(AUTO, r.guidance), progress=progress,
+            suffix=card.prompt, size=stated, null_prompt=self.session.null_prompt(AUTO, r.guidance),
+            progress=progress,
         )  # fmt: skip
-        return decode(self.tokenizer, codes)
+        ends = np.cumsum([one.count for one in asked])[:-1]
+        return np.split(decode(self.tokenizer, codes), ends)
+
+    def _size(self, r: GenerateRequest) -> tuple[tuple[int, int], tuple[int, int] | None]:
+        return self.session.drawing_size(r.size, self.tokenizer.downsampling)
 
     def check_answer(self, r: AnswerRequest, picture: bytes) -> None:
         """ValueError when the limits do not allow it, or `picture` is none."""
@@ -69,9 +82,9 @@ class Engine:
         self.limited.new_tokens(r.max_new_tokens)
         self.limited.picture("image", picture)
 
-    def answer(self, r: AnswerRequest, picture: bytes) -> str:
+    def answer(self, r: AnswerRequest, picture: bytes, check: Check) -> str:
         """The greedy answer, or without a question a caption. ValueError for a picture that turns out to be broken."""
-        return self._answer(self.codes(picture), r.question, r.max_new_tokens or self.limited.usual_tokens)
+        return self._answer(self.codes(picture), r.question, r.max_new_tokens or self.limited.usual_tokens, lambda *_: check())
 
     def codes(self, picture: bytes) -> np.ndarray:
         """A picture file -> codes [rows, columns], scaled and cropped to the nearest trained size. ValueError when it is broken."""
@@ -89,6 +102,12 @@ class Engine:
         """
         check()
         vocabulary = self.session.vocabulary
+        streamed = Streamed(vocabulary, write)
+
+        def on_token(number: int, token: int) -> None:
+            check()
+            streamed(number, token)
+
         if self.chats:
             ids = conversation_ids([(turn.role, turn.parts) for turn in turns], vocabulary.tokenizer)
             end = end_of_turn(vocabulary.tokenizer)
@@ -96,23 +115,17 @@ class Engine:
             pictures = [part for turn in turns for part in turn.parts if isinstance(part, np.ndarray)]
             text = " ".join(part for part in turns[-1].parts if isinstance(part, str)).strip()
             if pictures:
-                return self._answer(pictures[-1], text, max_new_tokens)
+                return self._answer(pictures[-1], text, max_new_tokens, on_token)
             ids, end = prompt_ids({}, "text", vocabulary.tokenizer) + parts_ids([text], vocabulary.tokenizer), None
-        streamed = Streamed(vocabulary, write)
-
-        def on_token(number: int, token: int) -> None:
-            check()
-            streamed(number, token)
-
         return complete_ids(
             self.session.model, vocabulary, [ids], seeds=[seed], max_new_tokens=max_new_tokens, sampling=sampling, end=end, on_token=on_token
         )[0]  # fmt: skip
 
-    def _answer(self, codes: np.ndarray, question: str | None, max_new_tokens: int) -> str:
+    def _answer(self, codes: np.ndarray, question: str | None, max_new_tokens: int, on_token: Callable[[int, int], None]) -> str:
         model, vocabulary = self.session.model, self.session.vocabulary
         if not question:
-            return caption(model, vocabulary, [codes], max_new_tokens=max_new_tokens)[0]
-        return answer(model, vocabulary, [(codes, question)], max_new_tokens=max_new_tokens)[0]
+            return caption(model, vocabulary, [codes], max_new_tokens=max_new_tokens, on_token=on_token)[0]
+        return answer(model, vocabulary, [(codes, question)], max_new_tokens=max_new_tokens, on_token=on_token)[0]
 
 
 DEFAULT_SAMPLING = Sampling(GenerateJob.temperature, GenerateJob.top_k, GenerateJob.top_p)

@@ -35,17 +35,19 @@ def serve(config: ServeJob, folder: Path, listening: socket.socket) -> None:
 
     from liquid_train.generate.session import open_model, open_vq
     from liquid_train.serve.api import build_api
+    from liquid_train.serve.drawings import Drawings
     from liquid_train.serve.engine import Engine
     from liquid_train.serve.worker import Worker
 
     session = open_model(folder, config.device, config.precision, vq=config.vq, force=config.force)
     engine = Engine(session, open_vq(session, config.vq), config.limits)
     worker = Worker(config.limits.waiting)
-    app = build_api(engine, worker, str(folder))
+    drawings = Drawings(engine, worker)
+    app = build_api(drawings, str(folder))
     if config.ui:
         from liquid_train.serve.page import mount
 
-        app = mount(app, engine, worker, PAGE)
+        app = mount(app, drawings, PAGE)
     address = url(config.host, listening.getsockname()[1])
     print(f"{address}{PAGE if config.ui else '/docs'}   API: POST {address}/generate, POST {address}/answer, GET {address}/health", flush=True)
     if not is_local(config.host):

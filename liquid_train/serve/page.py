@@ -23,6 +23,7 @@ from pydantic import ValidationError
 
 from liquid_train.config import GenerateJob
 from liquid_train.generate.sampler import Sampling
+from liquid_train.serve.drawings import Drawings
 from liquid_train.serve.engine import DEFAULT_SAMPLING, Check, Engine, Turn
 from liquid_train.serve.requests import MAX_SEED, GenerateRequest, field_message
 from liquid_train.serve.worker import Busy, Stopped, Worker
@@ -32,26 +33,27 @@ T = TypeVar("T")
 LOOK_EVERY = 0.1  # seconds between two looks at how far the work is
 
 
-def mount(app: FastAPI, engine: Engine, worker: Worker, path: str) -> FastAPI:
+def mount(app: FastAPI, drawings: Drawings, path: str) -> FastAPI:
     """Put the page at `path` of the application, and lead / there."""
 
     @app.get("/", include_in_schema=False)
     async def root() -> RedirectResponse:
         return RedirectResponse(path)
 
-    blocks = build(engine, worker).queue(max_size=None, default_concurrency_limit=engine.limits.waiting + 1, api_open=False)
-    return gr.mount_gradio_app(app, blocks, path=path, max_file_size=int(engine.limits.body_mib * 2**20), show_error=True, footer_links=[], ssr_mode=False)
+    limits = drawings.engine.limits
+    blocks = build(drawings).queue(max_size=None, default_concurrency_limit=limits.waiting + 1, api_open=False)
+    return gr.mount_gradio_app(app, blocks, path=path, max_file_size=int(limits.body_mib * 2**20), show_error=True, footer_links=[], ssr_mode=False)
 
 
-def build(engine: Engine, worker: Worker) -> gr.Blocks:
+def build(drawings: Drawings) -> gr.Blocks:
     """The page's two tabs."""
     stops = Stops()
     with gr.Blocks(title="liquid", analytics_enabled=False, delete_cache=(3600, 3600)) as blocks:
         gr.Markdown("# liquid\nOne model that draws pictures and reads them.")
         with gr.Tab("Draw"):
-            draw_tab(engine, worker, stops)
+            draw_tab(drawings, stops)
         with gr.Tab("Chat"):
-            chat_tab(engine, worker, stops)
+            chat_tab(drawings.engine, drawings.worker, stops)
         blocks.unload(stops.leave)
     return blocks
 
@@ -79,8 +81,8 @@ class Stops:
             self.stop(request.session_hash, tab)
 
 
-def draw_tab(engine: Engine, worker: Worker, stops: Stops) -> None:
-    limits, sizes = engine.limits, engine.sizes
+def draw_tab(drawings: Drawings, stops: Stops) -> None:
+    engine, limits, sizes = drawings.engine, drawings.engine.limits, drawings.engine.sizes
     with gr.Row():
         with gr.Column(scale=1):
             prompt = gr.Textbox(label="Prompt", lines=2, max_length=limits.characters)
@@ -101,7 +103,7 @@ def draw_tab(engine: Engine, worker: Worker, stops: Stops) -> None:
             engine.check_generate(asked)
             progress: queue.SimpleQueue[tuple[int, int]] = queue.SimpleQueue()
             event = stops.start(request.session_hash, "draw")
-            future = worker.submit(lambda check: engine.generate(asked, check, lambda *row: progress.put(row)), event)
+            future = drawings.submit(asked, event, lambda *row: progress.put(row))
             yield "waiting for its turn", []
             for done, rows in follow(future, event, progress):
                 yield bar(done, rows), gr.skip()
@@ -183,10 +185,11 @@ def chat_tab(engine: Engine, worker: Worker, stops: Stops) -> None:
 
 
 def follow(future: Future[Any], event: threading.Event, news: queue.SimpleQueue[T]) -> Iterator[T]:
-    """What the work reports, as it comes, until it is done. Stopped work ends at its next look; waiting work leaves the line."""
+    """What the work reports, as it comes, until it is done or stopped. Stopped work ends at its next look; waiting work leaves the line."""
     try:
         while not future.done() or not news.empty():
-            if event.is_set() and future.cancel():
+            if event.is_set():
+                future.cancel()
                 return
             with suppress(queue.Empty):
                 yield news.get(timeout=LOOK_EVERY)

@@ -45,10 +45,7 @@ class Worker:
             if self.open >= self.limit:
                 raise Busy(f"{self.limit - 1} requests are waiting, no more may; try again later")
             self.open += 1
-
-        def check() -> None:
-            if stop.is_set() or self.closing.is_set():
-                raise Stopped("the server is ending" if self.closing.is_set() else "stopped")
+        check = self.checker(stop)
 
         def turn() -> T:
             check()
@@ -57,6 +54,15 @@ class Worker:
         future = self.pool.submit(turn)
         future.add_done_callback(self._leave)
         return future
+
+    def checker(self, stop: threading.Event) -> Callable[[], None]:
+        """What raises Stopped once `stop` is set or the server ends."""
+
+        def check() -> None:
+            if stop.is_set() or self.closing.is_set():
+                raise Stopped("the server is ending" if self.closing.is_set() else "stopped")
+
+        return check
 
     def close(self) -> None:
         """Give up what runs, drop what waits, and end the thread."""
