@@ -31,6 +31,8 @@ from liquid_train.serve.worker import Busy, Stopped, Worker
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 LOOK_EVERY = 0.1  # seconds between two looks at how far the work is
+# The gallery is as high as its pictures; gradio's Share works on its own hosting alone.
+CSS = '.grid-wrap {max-height: none !important} button[title="Share"] {display: none}'
 
 
 def mount(app: FastAPI, drawings: Drawings, path: str) -> FastAPI:
@@ -42,7 +44,9 @@ def mount(app: FastAPI, drawings: Drawings, path: str) -> FastAPI:
 
     limits = drawings.engine.limits
     blocks = build(drawings).queue(max_size=None, default_concurrency_limit=limits.waiting + 1, api_open=False)
-    return gr.mount_gradio_app(app, blocks, path=path, max_file_size=int(limits.body_mib * 2**20), show_error=True, footer_links=[], ssr_mode=False)
+    return gr.mount_gradio_app(
+        app, blocks, path=path, max_file_size=int(limits.body_mib * 2**20), show_error=True, footer_links=[], ssr_mode=False, css=CSS
+    )  # fmt: skip
 
 
 def build(drawings: Drawings) -> gr.Blocks:
@@ -91,11 +95,11 @@ def draw_tab(drawings: Drawings, stops: Stops) -> None:
             count = gr.Slider(1, limits.pictures, value=min(4, limits.pictures), step=1, label="Pictures")
             seed = gr.Number(value=0, precision=0, minimum=0, maximum=MAX_SEED, label="Seed", info="picture i is drawn with seed + i")
             with gr.Row():
-                start = gr.Button("Draw", variant="primary")
-                stop = gr.Button("Stop", variant="stop")
+                start = gr.Button("Draw", variant="primary", min_width=100)
+                stop = gr.Button("Stop", variant="stop", min_width=100)
         with gr.Column(scale=2):
             status = gr.Markdown("")
-            gallery = gr.Gallery(label="Pictures", columns=2, format="png", object_fit="contain")
+            gallery = gr.Gallery(label="Pictures", columns=2, height="auto", format="png", object_fit="contain")
 
     def draw(prompt: str, size: str, guidance: float, count: int, seed: int | None, request: gr.Request) -> Iterator[tuple[str, Any]]:
         with shown():
@@ -131,7 +135,7 @@ def chat_tab(engine: Engine, worker: Worker, stops: Stops) -> None:
     box = gr.MultimodalTextbox(file_types=["image"], file_count="multiple", show_label=False, placeholder="A message, with pictures if you like")
     with gr.Row():
         most = engine.limits.new_tokens
-        tokens = gr.Slider(1, most, value=engine.limited.usual_tokens, step=1, label="Longest answer, in tokens")
+        tokens = gr.Slider(1, most, value=engine.limited.usual_tokens, step=1, label="Longest", info="answer, in tokens")
         warmth = gr.Slider(0, 2, value=GenerateJob.temperature, step=0.1, label="Temperature", info="0 is greedy")
         stop = gr.Button("Stop", variant="stop")
         clear = gr.Button("New conversation")
@@ -215,7 +219,7 @@ def shown() -> Iterator[None]:
         text = f"{type(error).__name__}: {error}"
     else:
         return
-    gr.Warning(html.escape(text), duration=None)
+    gr.Warning(html.escape(text), duration=None, title="Error")
 
 
 def bar(done: int, rows: int) -> str:
