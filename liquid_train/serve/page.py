@@ -135,7 +135,7 @@ def chat_tab(engine: Engine, worker: Worker, stops: Stops) -> None:
     box = gr.MultimodalTextbox(file_types=["image"], file_count="multiple", show_label=False, placeholder="A message, with pictures if you like")
     with gr.Row():
         most = engine.limits.new_tokens
-        tokens = gr.Slider(1, most, value=engine.limited.usual_tokens, step=1, label="Longest", info="answer, in tokens")
+        tokens = gr.Slider(1, most, value=engine.limited.usual_tokens, step=1, label="Tokens", info="at most")
         warmth = gr.Slider(0, 2, value=GenerateJob.temperature, step=0.1, label="Temperature", info="0 is greedy")
         stop = gr.Button("Stop", variant="stop")
         clear = gr.Button("New conversation")
