@@ -146,7 +146,7 @@ def real_features(
     own_size = config.kind == "vq"
     features, content = file_features(
         network, [p.path for p in data.pictures],
-        (lambda path: load_picture(path, width, height)) if own_size else read_rgb, f"scaled and cut to {width}x{height}" if own_size else "as they are",
+        (lambda path: load_picture(path, [(width, height)])) if own_size else read_rgb, f"scaled and cut to {width}x{height}" if own_size else "as they are",
         Path(config.cache) if config.cache is not None else None, lambda done: handle.progress("real pictures", done, len(data.pictures)),
     )  # fmt: skip
     good = ~np.isnan(features).all(axis=1)
