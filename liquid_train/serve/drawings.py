@@ -83,7 +83,7 @@ class Drawings:
         def row_done(done: int, rows: int) -> None:
             wanted = [w for w in batch if w.wanted]
             if not wanted:
-                raise Stopped("stopped")
+                batch[0].check()  # raises Stopped, with the reason
             for w in wanted:
                 w.row_done(done, rows)
 
