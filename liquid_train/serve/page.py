@@ -219,7 +219,7 @@ def shown() -> Iterator[None]:
         text = f"{type(error).__name__}: {error}"
     else:
         return
-    gr.Warning(html.escape(text), duration=None, title="Error")
+    gr.Warning(html.escape(text), duration=None)
 
 
 def bar(done: int, rows: int) -> str:
