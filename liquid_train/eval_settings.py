@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from string import Formatter
 
 
 @dataclass
@@ -16,12 +17,27 @@ class FeaturesConfig:
 
 
 @dataclass
+class QuestionPart:
+    """Templates with the names of groups in braces, such as "what color is the {shape}?" and "{color}"."""
+
+    question: str = ""
+    answer: str = ""
+
+
+def template_fields(template: str) -> set[str]:
+    """Names in braces. Raises ValueError for braces that are none."""
+    return {name for _, name, _, _ in Formatter().parse(template) if name is not None}
+
+
+@dataclass
 class VQAScoreConfig:
-    """How a model is asked whether a picture fits a text; see evals/self_vqascore.py."""
+    """How a model is asked whether a picture fits a text, as a whole or by parts; see evals/caption_parts.py."""
 
     question: str = 'Does this figure show "{text}"? Please answer yes or no.'
     answer: str = "Yes"
     batch_size: int = 64
+    pattern: str | None = None  # regular expression whose named groups are the parts of a text; None = asked as a whole
+    parts: list[QuestionPart] = field(default_factory=list)  # what is asked about them
 
 
 @dataclass
