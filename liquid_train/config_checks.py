@@ -180,6 +180,8 @@ def check_eval(c: EvalJob) -> None:
         require(name in METRICS, f"metrics: {name}: no such metric; one of {', '.join(METRICS)}")
     require(c.genai_bench is not None or "genai_bench" not in c.metrics, "metrics: genai_bench needs genai_bench=FOLDER with GenAI-Bench's files")
     require(bool(c.language.tasks) or "language" not in c.metrics, "metrics: language needs language.tasks=[...], such as [hellaswag,arc_easy]")
+    rows = c.heldout.batches
+    require(rows is None or rows > 0, f"heldout.batches={rows}: must be 1 or more, or null for all")
     check_files_to_score(c)
     check_judges(c)
     b = c.benchmarks

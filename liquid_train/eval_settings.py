@@ -85,6 +85,15 @@ class LanguageConfig:
     batch_size: int = 8
 
 
+@dataclass
+class HeldoutConfig:
+    """For metrics=[heldout]: data.heldout of a run's config, with its seq_len, prompts and seed; see evals/heldout.py."""
+
+    run: str | None = None  # the folder of the run whose config it is; None = that of the checkpoint
+    whole: bool = False  # every sample, not only max_samples of each source
+    batches: int | None = None  # only so many micro-batches of packed rows
+
+
 PERIODIC = ("vqa", "grid", "image_quality", "self_vqascore", "captions", "language")  # what is measured while training: evals/periodic.py
 
 
@@ -108,7 +117,7 @@ class EvalsConfig:
 
 OWN_METRICS = ("vqa", "t2i", "image_quality", "self_vqascore", "captions", "image_tokenizer")  # what each is: evals/suite.py
 BENCHMARKS = ("vqav2", "textvqa", "gqa", "pope", "mme")  # from files as they are published: evals/benchmark_files.py
-METRICS = (*OWN_METRICS, "vqascore", "clipscore", "reference_quality", "genai_bench", "genai_bench_vqascore", "wise", *BENCHMARKS, "language")
+METRICS = (*OWN_METRICS, "heldout", "vqascore", "clipscore", "reference_quality", "genai_bench", "genai_bench_vqascore", "wise", *BENCHMARKS, "language")
 READING = ("vqa", "image_quality", "captions")  # those that read shards, and vqa train_shards
 DRAWING = ("t2i", "image_quality", "self_vqascore", "vqascore", "clipscore")  # those that measure images_per_prompt pictures of each caption
 

@@ -19,7 +19,7 @@ import torch
 import torch.distributed as dist
 from torch.distributed.checkpoint.api import CheckpointException
 
-from evals.heldout import heldout_batches, heldout_loss
+from evals.heldout import heldout_set, log_heldout
 from liquid_train import backbone, checkpoint, train_state
 from liquid_train.attention import choose_kernel, implementation, in_words
 from liquid_train.config import TASKS, TrainJob, load, package_path, to_yaml
@@ -67,7 +67,7 @@ class Run:
         self.stalled = 0.0  # seconds that training stood still for the newest checkpoint
         self.vocabulary = self._vocabulary()
         self.card = self._card()
-        self.heldout = heldout_batches(config, self.vocabulary, world, self.image_tokenizer.fingerprint) if config.evals.every else []
+        self.heldout = heldout_set(config, self.vocabulary, self.image_tokenizer.fingerprint) if config.evals.every else None
         left_out = self.progress.guard.left_out
         # how many steps' worth of data a run that leaves some out will need is not known yet
         unknown = config.train.spike.action == "rewind" and self.progress.step < self.steps
@@ -239,7 +239,8 @@ def evaluate_now(run: Run, last: bool) -> dict[str, Any]:
     """Held-out loss and what evals/periodic.py measures, everything at the last step; a collective of all ranks."""
     from evals.periodic import evaluate
 
-    metrics = heldout_loss(run.root, run.heldout, run.world)
+    assert run.heldout is not None
+    metrics = log_heldout(run.root, run.heldout, run.world, run.progress.step, run.dir)
     settings = run.config.evals if run.card.null_prompt else replace(run.config.evals, guidance=1.0)  # nothing to be guided away from
     with live_model(run.root, run.root.lm, run.world.device) as model:
         metrics |= evaluate(
