@@ -13,7 +13,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import rankdata
 
 from evals.answer_probability import answer_probabilities
 from evals.caption_parts import described, joined, questions_about, unmatched
@@ -108,5 +107,6 @@ def area_value(right: np.ndarray, wrong: np.ndarray, seed: int) -> Value:
 
 def area(right: np.ndarray, wrong: np.ndarray) -> float:
     """Area under the ROC curve: share of all pairs in which the right one is higher, ties counting half (Mann and Whitney 1947)."""
-    ranks = rankdata(np.concatenate([right, wrong]))[: len(right)]
-    return float((ranks.sum() - len(right) * (len(right) + 1) / 2) / (len(right) * len(wrong)))
+    others = np.sort(wrong)
+    below, not_above = (np.searchsorted(others, right, side) for side in ("left", "right"))
+    return float((below + not_above).sum() / (2 * len(right) * len(wrong)))
