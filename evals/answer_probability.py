@@ -17,31 +17,36 @@ from liquid_train.vocabulary import Vocabulary
 def answer_probabilities(
     model: PreTrainedModel,
     vocabulary: Vocabulary,
-    items: Sequence[tuple[np.ndarray, str]],
-    answers: Sequence[str],
+    items: Sequence[tuple[np.ndarray, str, Sequence[str]]],
     *,
     batch_size: int = 64,
     progress: Callable[[int, int], None] | None = None,
-) -> np.ndarray:
-    """(codes [rows, columns], question) pairs -> fp64 [items, answers]: product of the probabilities of each answer's tokens.
+) -> list[np.ndarray]:
+    """Of each (codes [rows, columns], question, answers): fp64 [answers], the product of the probabilities of each answer's tokens.
 
-    The softmax goes over the text ids alone, as answers are decoded. progress: called with (items done, all).
+    The softmax goes over the text ids alone, as answers are decoded. Answers to one question that differ in their last token only
+    share a row. progress: called with (rows done, all).
     """
     tokenizer = vocabulary.tokenizer
-    targets = [encode_text(tokenizer, " " + a) for a in answers]
-    heads = [prompt_ids({"codes": codes}, "vqa", tokenizer) + question_ids(question, tokenizer) for codes, question in items]
-    order = sorted(range(len(items)), key=lambda n: -len(heads[n]))  # longest first: too little memory shows at once
-    logs = np.zeros((len(items), len(answers)))
+    logs = [np.zeros(len(answers)) for _, _, answers in items]
+    rows: dict[tuple[int, tuple[int, ...]], list[tuple[int, list[int]]]] = {}  # (item, beginning) -> (number of the answer, its tokens)
+    for n, (_, _, answers) in enumerate(items):
+        for a, answer in enumerate(answers):
+            target = encode_text(tokenizer, " " + answer)
+            rows.setdefault((n, tuple(target[:-1])), []).append((a, target))
+    heads = [prompt_ids({"codes": codes}, "vqa", tokenizer) + question_ids(question, tokenizer) for codes, question, _ in items]
+    order = sorted(rows, key=lambda row: -len(heads[row[0]]) - len(row[1]))  # longest first: too little memory shows at once
     for start in range(0, len(order), batch_size):
         batch = order[start : start + batch_size]
-        for beginning in dict.fromkeys(tuple(t[:-1]) for t in targets):  # answers of one token share one pass
-            chances = continuation_log_probabilities(model, vocabulary, [heads[n] + list(beginning) for n in batch], len(beginning) + 1)
-            for a, target in enumerate(targets):
-                if tuple(target[:-1]) == beginning:
-                    logs[batch, a] = sum(chances[:, place, token] for place, token in enumerate(target))
+        places = max(len(beginning) for _, beginning in batch) + 1
+        chances = continuation_log_probabilities(model, vocabulary, [heads[n] + list(beginning) for n, beginning in batch], places)
+        for row, (n, beginning) in zip(chances, batch, strict=True):
+            own = row[places - len(beginning) - 1 :]
+            for a, target in rows[n, beginning]:
+                logs[n][a] = own[range(len(target)), target].sum()
         if progress is not None:
             progress(min(start + batch_size, len(order)), len(order))
-    return np.exp(logs)
+    return [np.exp(log) for log in logs]
 
 
 def continuation_log_probabilities(model: PreTrainedModel, vocabulary: Vocabulary, rows: list[list[int]], places: int) -> np.ndarray:

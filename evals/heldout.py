@@ -1,53 +1,164 @@
-"""Held-out loss and token accuracy per task, over fixed documents, with the training loss's own code on all ranks."""
+"""Held-out loss and token accuracy per task, over fixed documents, with the training loss's own code.
+
+Every rank packs all documents alike and measures its share of the rows; sums of single documents are added up in fp64. So the numbers
+are the same for any number of ranks, and documents can be resampled for the intervals.
+"""
 
 from __future__ import annotations
 
-import torch
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 
-from liquid_train.config import TASKS, TrainJob
+import numpy as np
+import torch
+from transformers import PreTrainedModel
+
+from evals.intervals import bootstrap, bootstrap_name
+from evals.measurement import Measurement, ModelHandle, Value, write_measurement
+from evals.receipt import Receipt, texts_digest
+from liquid_train.attention import choose_kernel, implementation
+from liquid_train.config import TASKS, LossConfig, TrainJob
 from liquid_train.data.loader import MicroBatch, collate, open_set
 from liquid_train.data.mixture import Document, SourceReader
-from liquid_train.data.packing import best_fit, join, pour
+from liquid_train.data.packing import Sequence, best_fit, join, pour
+from liquid_train.files import dispensable
 from liquid_train.loss import LossModule
-from liquid_train.parallel import World, reshard
+from liquid_train.parallel import World, compute_dtype, reshard
 from liquid_train.vocabulary import Vocabulary
 
+RESAMPLES = 500
 
-def heldout_batches(config: TrainJob, vocabulary: Vocabulary, world: World, vq_fingerprint: str) -> list[MicroBatch]:
-    """This rank's share of the documents of data.heldout, packed; every rank gets as many micro-batches.
 
-    Captions, prompts and questions are drawn once (epoch 0), and no caption is replaced by <unconditional>.
+@dataclass(frozen=True)
+class HeldoutSet:
+    """rows: packed documents, the same on every rank. noted: by source and reason, how many samples were left out or shortened."""
+
+    rows: list[Sequence]
+    noted: dict[str, int]
+    config: TrainJob
+    pad: int
+
+    def batches(self, rank: int, ranks: int) -> Iterator[tuple[list[int], MicroBatch]]:
+        """(numbers of the rows, micro-batch of them) of one rank; every rank gets as many, some of them perhaps of no row."""
+        size = self.config.train.micro_batch
+        own = list(range(rank, len(self.rows), ranks))
+        for start in range(0, len(range(0, len(self.rows), ranks)), size):  # rank 0 has the most
+            numbers = own[start : start + size]
+            yield numbers, collate([self.rows[n] for n in numbers], size, self.config, self.pad)
+
+
+def heldout_set(config: TrainJob, vocabulary: Vocabulary, vq_fingerprint: str, *, whole: bool = False, batches: int | None = None) -> HeldoutSet:
+    """The documents of data.heldout. Captions, prompts and questions are drawn once (epoch 0), and no caption is replaced by <unconditional>.
+
+    whole: all samples, not max_samples of each source. batches: so many micro-batches of rows, chosen by the config's seed.
+    Raises ValueError, with the source's name, for a folder that cannot be read or has codes of another VQ.
     """
     documents: list[Document] = []
+    noted: Counter[str] = Counter()
     for name, source in config.data.heldout.items():
         try:
             shards = open_set(config, source.path, vq_fingerprint, vocabulary.codebook_size)
         except ValueError as error:
             raise ValueError(f"data.heldout.{name}.path={source.path}: {error}") from error
         reader = SourceReader(name, source, shards, vocabulary.tokenizer, config.data, 1, config.seed, unconditional=0.0)
-        documents += reader.first(source.max_samples or shards.num_samples)
-    seq_len, size = config.data.seq_len, config.train.micro_batch
+        documents += reader.first(shards.num_samples if whole or not source.max_samples else source.max_samples)
+        noted.update({f"data.heldout.{name}: {reason}": count for reason, count in reader.dropped.items()})
+    seq_len = config.data.seq_len
     bins = sum(len(d) for d in documents) // seq_len + 2
     placed, left = best_fit([d for d in documents if not d.splittable], bins, seq_len)
     left += pour([d for d in documents if d.splittable], placed, seq_len)
-    sequences = [join(p, seq_len, vocabulary.pad) for p in placed if p]
-    own = sequences[world.data_rank :: world.data_size]
-    needed = -(-len(sequences[:: world.data_size]) // size)  # rank 0 has the most
-    return [collate(own[i * size : (i + 1) * size], size, config, vocabulary.pad) for i in range(needed)]
+    rows = [join(p, seq_len, vocabulary.pad) for p in [*placed, *alone(left, seq_len)] if p]
+    if batches is not None:
+        order = np.random.default_rng(config.seed).permutation(len(rows))
+        rows = [rows[n] for n in sorted(order[: batches * config.train.micro_batch])]
+    return HeldoutSet(rows, dict(noted), config, vocabulary.pad)
+
+
+def alone(documents: list[Document], seq_len: int) -> list[list[Document]]:
+    """Rows for what the gaps between other documents had no place for."""
+    rows: list[list[Document]] = []
+    for document in documents:
+        while len(document) > seq_len:
+            head, document = document.split(seq_len)
+            rows.append([head])
+        rows.append([document])
+    return rows
 
 
 @torch.no_grad()
-def heldout_loss(root: LossModule, batches: list[MicroBatch], world: World) -> dict[str, float]:
-    """{"val/loss/<task>": nats per target token, "val/accuracy/<task>": share} over all ranks; a collective."""
-    sums = torch.zeros(4, len(TASKS), dtype=torch.float64, device=world.device)
-    for batch in batches:
-        sums += root(batch.to(world.device)).per_task
+def measure(root: LossModule, data: HeldoutSet, world: World, dtype: torch.dtype) -> Measurement:
+    """heldout_loss/TASK, nats per target token, and heldout_accuracy/TASK; n counts tokens. A collective of all ranks. dtype: computed in."""
+    firsts = np.cumsum([0, *(row.documents for row in data.rows)])  # number of each row's first document
+    sums = torch.zeros(3, int(firsts[-1]), dtype=torch.float64, device=world.device)
+    for numbers, batch in data.batches(world.data_rank, world.data_size):
+        output = root(batch.to(world.device))
+        owners = torch.zeros(batch.targets.shape, dtype=torch.int64)  # of each place, its document
+        for i, n in enumerate(numbers):
+            row = data.rows[n]
+            covered = np.repeat(np.arange(firsts[n], firsts[n + 1]), row.lengths[: row.documents])
+            owners[i, : len(covered)] = torch.from_numpy(covered)
+        chosen = owners.to(world.device).view(-1)[output.chosen]
+        for total, values in zip(sums, (output.losses, output.correct, torch.ones_like(output.losses)), strict=True):
+            total.index_add_(0, chosen, values.double())
     reshard(root)
     world.sum(sums)
-    loss, correct, count, _ = sums.cpu()
-    metrics = {}
-    for i, task in enumerate(TASKS):
-        if count[i]:
-            metrics[f"val/loss/{task}"] = float(loss[i] / count[i])
-            metrics[f"val/accuracy/{task}"] = float(correct[i] / count[i])
-    return metrics
+    tasks = np.concatenate([row.tasks[np.cumsum([0, *row.lengths])[: row.documents]] for row in data.rows]) if data.rows else np.zeros(0)
+    receipt = Receipt(n=int(firsts[-1]), data=texts_digest([row.digest().hex() for row in data.rows]), dtype=str(dtype).removeprefix("torch."))
+    return Measurement(by_task(sums.cpu().numpy(), tasks, data.config.seed), receipt, warnings=warnings(data, tasks))
+
+
+def by_task(sums: np.ndarray, tasks: np.ndarray, seed: int) -> dict[str, Value]:
+    """sums [loss, right ones, targets; documents] -> means over the targets of each task, with intervals from resampled documents."""
+    values = {}
+    kind = f"{bootstrap_name(RESAMPLES, seed)}, of documents"
+    for task in sorted(set(tasks.tolist())):
+        own = sums[:, tasks == task]
+        count = int(own[2].sum())
+        for name, row in (("loss", own[0]), ("accuracy", own[1])) if count else ():
+            low, high = bootstrap(own.shape[1], partial(mean_of, row, own[2]), seed=seed, resamples=RESAMPLES)
+            values[f"heldout_{name}/{TASKS[task]}"] = Value(float(row.sum()) / count, count, low, high, kind)
+    return values
+
+
+def mean_of(sums: np.ndarray, counts: np.ndarray, picked: np.ndarray) -> float:
+    return float(sums[picked].sum() / max(counts[picked].sum(), 1))
+
+
+def warnings(data: HeldoutSet, tasks: np.ndarray) -> list[str]:
+    found = [f"{reason}, {count} of its samples" for reason, count in sorted(data.noted.items())]
+    wanted = {source.task for source in data.config.data.heldout.values()} - {TASKS[task] for task in set(tasks.tolist())}
+    return found + [f"no document of {task} is among those that were measured" for task in sorted(wanted)]
+
+
+def log_heldout(root: LossModule, data: HeldoutSet, world: World, step: int, out_dir: Path) -> dict[str, float]:
+    """While training: {"val/loss/TASK", "val/accuracy/TASK"}, and rank 0 writes out_dir/evals/step-NNNNNNNN-heldout.json; a collective."""
+    if not data.rows:
+        return {}
+    measured = measure(root, data, world, compute_dtype(data.config.parallel))
+    if world.main:
+        with dispensable(f"evals: heldout of step {step}"):
+            write_measurement(out_dir / "evals", "heldout", step, measured)
+    return {key.replace("heldout_", "val/", 1): value.value for key, value in measured.values.items()}
+
+
+def heldout(handle: ModelHandle, data: HeldoutSet) -> Measurement:
+    """The same of a plain model."""
+    with packed(handle.model):
+        root = LossModule.of(handle.model, handle.vocabulary, LossConfig(chunk=data.config.loss.chunk))
+        return measure(root, data, World(handle.rank, handle.world_size, handle.model.device), handle.model.dtype)
+
+
+@contextmanager
+def packed(model: PreTrainedModel) -> Iterator[None]:
+    """Let the model attend within packed documents, by the best kernel that its device has."""
+    config, before = model.config, model.config._attn_implementation
+    kernel = choose_kernel("auto", model.device, model.dtype, getattr(config, "attn_logit_softcapping", None))
+    config._attn_implementation = implementation(kernel)
+    try:
+        yield
+    finally:
+        config._attn_implementation = before

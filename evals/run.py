@@ -26,7 +26,7 @@ from evals.benchmark_files import Benchmark, read_benchmark
 from evals.measurement import Measurement, ModelHandle, Progress, file_name, write_measurement
 from evals.score_files import score_files
 from liquid_train.checkpoint import model_folder, step_of
-from liquid_train.config import EvalJob
+from liquid_train.config import EvalJob, TrainJob, read_config
 from liquid_train.data.shards import ShardSet
 from liquid_train.eval_settings import BENCHMARKS, DRAWING, METRICS, READING
 from liquid_train.files import sha256_of, write_synced
@@ -101,6 +101,28 @@ def in_run(folder: Path) -> bool:
     return folder.name == "model" and folder.parent.parent.name == "checkpoints"
 
 
+def trained_with(config: EvalJob) -> TrainJob:
+    """The config whose data.heldout is measured. Raises ValueError where no run has one."""
+    if config.heldout.run is not None:
+        found, key = read_config(Path(config.heldout.run)), f"heldout.run={config.heldout.run}"
+    else:
+        key = f"checkpoint={config.checkpoint}"
+        folder = model_folder(str(config.checkpoint))
+        if not in_run(folder):
+            raise ValueError(f"metrics: heldout needs a run's config, and {key} belongs to no run; give heldout.run=RUN")
+        found = read_config(folder.parents[2])
+    if not found.data.heldout:
+        raise ValueError(f"metrics: heldout: {key}: its data.heldout names no sources; give heldout.run=RUN with another one")
+    return found
+
+
+def heldout_identity(config: EvalJob) -> list[Any] | None:
+    if "heldout" not in config.metrics:
+        return None
+    c = trained_with(config)
+    return [asdict(config.heldout), asdict(c.data), c.seed, c.train.micro_batch, {name: ShardSet(s.path).digest for name, s in c.data.heldout.items()}]
+
+
 def output_folder(config: EvalJob, folder: Path) -> Path:
     if config.output is not None:
         return Path(config.output)
@@ -118,6 +140,7 @@ def inputs_of(config: EvalJob, folder: Path) -> dict[str, Any]:
         "vq": [file_identity(Path(path)) if Path(path).is_file() else path for path in (config.vq.config, config.vq.checkpoint)],
         "code": text_digest("".join(sha256_of(p) for p in code)),
         "features": [asdict(config.features), file_identity(Path(config.features.path)) if config.features.path is not None else None],
+        "heldout": heldout_identity(config),
         "vqascore": asdict(config.vqascore),
         "judges": [asdict(config.clipscore), [file_identity(p) for path in judge_paths(config) for p in sorted(Path(path).glob("*"))]],
         "reference": [asdict(config.reference), text_digest(json.dumps(picture_identities(config)))],

@@ -2,6 +2,7 @@
 
     P(answer | picture, question with the text in it)        VQAScore (Lin et al. 2024), with the drawing model as the judge
 
+or, where the config takes texts apart, by the answers to questions about their parts (caption_parts.py).
 A model may be wrong about its own pictures in the way it drew them wrong: beside the score stands how well it tells right captions
 of real pictures from wrong ones (area under the ROC curve), by which the score can be trusted or not.
 """
@@ -12,9 +13,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import rankdata
 
 from evals.answer_probability import answer_probabilities
+from evals.caption_parts import described, joined, questions_about, unmatched
 from evals.intervals import bootstrap, bootstrap_name
 from evals.measurement import Measurement, ModelHandle, Value, average
 from evals.receipt import Receipt, arrays_digest, seeds_text, texts_digest
@@ -42,49 +43,60 @@ class CaptionPairs:
     cases: dict[str, tuple[list[str], list[str]]]
 
 
-def scores(handle: ModelHandle, codes: Sequence[np.ndarray], texts: Sequence[str], config: VQAScoreConfig, what: str) -> np.ndarray:
-    """P(config.answer) of each (picture, text), fp64 [n]; a collective."""
-    own = handle.own(len(texts))
-    found = np.zeros(len(texts))
-    if own:
-        items = [(codes[n], config.question.replace("{text}", texts[n])) for n in own]
-        found[own] = answer_probabilities(
-            handle.model, handle.vocabulary, items, [config.answer], batch_size=config.batch_size, progress=lambda *p: handle.progress(what, *p)
-        )[:, 0]
+def scores(handle: ModelHandle, codes: Sequence[np.ndarray], texts: Sequence[Sequence[str]], config: VQAScoreConfig, what: str) -> np.ndarray:
+    """How well each picture fits each of its texts, fp64 [pictures, texts of one]; a collective. texts: as many for every picture.
+
+    What several texts ask about one picture is asked once.
+    """
+    asked = {(n, k): questions_about(text, config) for n in handle.own(len(codes)) for k, text in enumerate(texts[n])}
+    answers: dict[tuple[int, str], list[str]] = {}
+    for (n, _), questions in asked.items():
+        for question, answer in questions:
+            wanted = answers.setdefault((n, question), [])
+            if answer not in wanted:
+                wanted.append(answer)
+    items = [(codes[n], question, wanted) for (n, question), wanted in answers.items()]
+    chances = answer_probabilities(handle.model, handle.vocabulary, items, batch_size=config.batch_size, progress=lambda *p: handle.progress(what, *p))
+    known = {item: dict(zip(answers[item], row, strict=True)) for item, row in zip(answers, chances, strict=True)}
+    found = np.zeros((len(codes), len(texts[0])))
+    for (n, k), questions in asked.items():
+        found[n, k] = joined(known[n, question][answer] for question, answer in questions)
     return handle.gathered(found)
 
 
 def score_drawn(handle: ModelHandle, data: DrawnTexts, config: VQAScoreConfig, *, seed: int = 0) -> Measurement:
     """self_vqascore over all drawn pictures, and self_vqascore/TAG over those whose text has the tag."""
-    found = scores(handle, data.codes, data.texts, config, "self-VQAScore")
+    found = scores(handle, data.codes, [[text] for text in data.texts], config, "self-VQAScore")[:, 0]
     values = {"self_vqascore": average(found, seed)}
     for tag in sorted({t for tags in data.tags for t in tags}):
         values[f"self_vqascore/{tag}"] = average(found[[tag in tags for tags in data.tags]], seed)
     receipt = Receipt(
         n=len(data.texts), prompts=texts_digest(data.texts), seeds=seeds_text(data.seeds),
-        sampler=dict(data.sampler), features=asked(config), dtype=handle.dtype,
+        sampler=dict(data.sampler), features=judge(config), dtype=handle.dtype,
     )  # fmt: skip
-    return Measurement(values, receipt)
+    return Measurement(values, receipt, warnings=unmatched(data.texts, config))
 
 
 def tell_captions(handle: ModelHandle, data: CaptionPairs, config: VQAScoreConfig, *, seed: int = 0) -> Measurement:
     """Of each case: caption_auc/CASE, how often a right caption of a real picture scores above a wrong one (0.5 is chance), and the
     mean scores of both."""
     values: dict[str, Value] = {}
-    for case, captions in data.cases.items():
-        right, wrong = (scores(handle, data.codes, texts, config, f"captions, {case}") for texts in captions)
+    columns = [texts for captions in data.cases.values() for texts in captions]
+    found = scores(handle, data.codes, list(zip(*columns, strict=True)), config, "captions")
+    for i, case in enumerate(data.cases):
+        right, wrong = found[:, 2 * i], found[:, 2 * i + 1]
         values[f"caption_auc/{case}"] = area_value(right, wrong, seed)
         values[f"self_vqascore_right/{case}"], values[f"self_vqascore_wrong/{case}"] = average(right, seed), average(wrong, seed)
-    texts = [text for captions in data.cases.values() for part in captions for text in part]
+    texts = [text for column in columns for text in column]
     receipt = Receipt(
-        n=len(data.codes), data=arrays_digest(data.codes), prompts=texts_digest(texts), sampler={"greedy": None}, features=asked(config), dtype=handle.dtype
+        n=len(data.codes), data=arrays_digest(data.codes), prompts=texts_digest(texts), sampler={"greedy": None}, features=judge(config), dtype=handle.dtype
     )
-    return Measurement(values, receipt)
+    return Measurement(values, receipt, warnings=unmatched(texts, config))
 
 
-def asked(config: VQAScoreConfig) -> str:
-    """The judge, as receipts name it."""
-    return f"the measured model itself: P({config.answer!r}) of {config.question!r}"
+def judge(config: VQAScoreConfig) -> str:
+    """As receipts name it."""
+    return f"the measured model itself: {described(config)}"
 
 
 def area_value(right: np.ndarray, wrong: np.ndarray, seed: int) -> Value:
@@ -95,5 +107,6 @@ def area_value(right: np.ndarray, wrong: np.ndarray, seed: int) -> Value:
 
 def area(right: np.ndarray, wrong: np.ndarray) -> float:
     """Area under the ROC curve: share of all pairs in which the right one is higher, ties counting half (Mann and Whitney 1947)."""
-    ranks = rankdata(np.concatenate([right, wrong]))[: len(right)]
-    return float((ranks.sum() - len(right) * (len(right) + 1) / 2) / (len(right) * len(wrong)))
+    others = np.sort(wrong)
+    below, not_above = (np.searchsorted(others, right, side) for side in ("left", "right"))
+    return float((below + not_above).sum() / (2 * len(right) * len(wrong)))

@@ -5,6 +5,7 @@ t2i              right colours and shapes of drawn pictures
 image_quality    distances of drawn from real pictures: Frechet, kernel, precision, recall
 self_vqascore    how well the model itself finds that its pictures fit their prompts
 captions         how well it tells right captions of real pictures from wrong ones
+heldout          loss and token accuracy on held-out documents
 image_tokenizer  what real pictures lose through the image tokenizer
 vqascore         how well another model finds that they do
 clipscore        how near pictures and prompts are in CLIP's space
@@ -29,10 +30,12 @@ from evals.benchmark_files import Benchmark
 from evals.clipscore import clipscore, open_clip
 from evals.features import open_features
 from evals.genai_bench import read_genai_bench
+from evals.heldout import heldout, heldout_set
 from evals.image_quality import PictureSets, image_quality
 from evals.language import check_language, language
 from evals.measurement import Measurement, ModelHandle
 from evals.reference_pictures import read_reference, reference_quality
+from evals.run import trained_with
 from evals.self_vqascore import score_drawn, tell_captions
 from evals.tokenizer_quality import tokenizer_quality
 from evals.vqa_judge import Pictures, open_judge, vqascore
@@ -59,6 +62,10 @@ class Inputs:
         self.clip = open_clip(config.clipscore, session.model.device) if "clipscore" in chosen(config) else None
         self.reference = read_reference(config.reference) if "reference_quality" in config.metrics else None
         self.wise = wise.read_prompts(config.wise) if "wise" in config.metrics else None
+        where, vocabulary = config.heldout, session.vocabulary
+        self.heldout = None
+        if "heldout" in config.metrics:
+            self.heldout = heldout_set(trained_with(config), vocabulary, self.card.vq_fingerprint, whole=where.whole, batches=where.batches)
         if chosen(config) & {"vqa", "image_quality"}:
             _ = self.questions, self.train
         self.pairs = caption_pairs(self.shards, config.caption_images, config.seed) if "captions" in config.metrics else None
@@ -139,6 +146,10 @@ class Suite:
     def captions(self) -> Measurement:
         assert self.inputs.pairs is not None
         return tell_captions(self.handle, self.inputs.pairs, self.config.vqascore, seed=self.config.seed)
+
+    def heldout(self) -> Measurement:
+        assert self.inputs.heldout is not None
+        return heldout(self.handle, self.inputs.heldout)
 
     def image_tokenizer(self) -> Measurement:
         return tokenizer_quality(self.handle, self.inputs.real.pixels[: self.config.tokenizer_images], self.config.features, seed=self.config.seed)

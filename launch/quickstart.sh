@@ -20,7 +20,7 @@ liquid tokenize tokenize.source=easy_vqa tokenize.split=test tokenize.copies=1 t
 liquid tokenize tokenize.source=python_docs tokenize.split=train tokenize.output=$data/text-train
 liquid tokenize tokenize.source=python_docs tokenize.split=test tokenize.output=$data/text-test
 liquid train "experiment=$experiment"
-# the question as training words it; the published wording of VQAScore means nothing to a model this small
-liquid eval "checkpoint=$run" 'vqascore.question=is there {text}?' vqascore.answer=yes
+# asked by parts, as training words it; the published wording of VQAScore means nothing to a model this small
+liquid eval "checkpoint=$run" vqascore=easy_vqa
 liquid generate "checkpoint=$run" task=t2i prompts=conf/prompt_files/easy_vqa.txt "output=$run/samples/final" seed=0
 liquid run report "$run"

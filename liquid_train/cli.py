@@ -24,8 +24,8 @@ FREE_TEXT = ("prompt", "null_prompt", "image", "checkpoint", "prompts", "questio
              "tokenize.input", "tokenize.images", "tokenize.image_key", "tokenize.text_key", "tokenize.output",
              "genai_bench", "language.include_path", "evals.language.include_path", "benchmarks.suffix",
              *(f"benchmarks.{name}.{key}" for name in BENCHMARKS for key in ("questions", "annotations", "images", "folder", "predictions")),
-             "vqascore.model", "clipscore.model", "clipscore.prefix", "reference.folder", "wise.prompts",
-             "features.path", "vqascore.question", "vqascore.answer", "evals.vqascore.question", "evals.vqascore.answer")  # fmt: skip
+             "vqascore.model", "clipscore.model", "clipscore.prefix", "reference.folder", "wise.prompts", "heldout.run",
+             "features.path", *(f"{where}vqascore.{key}" for where in ("", "evals.") for key in ("question", "answer", "pattern")))  # fmt: skip
 
 USAGE = """usage: liquid <job> [key=value ...]        jobs: tokenize, train, eval, generate, serve, plan   (liquid <job> --help lists the keys)
        liquid run list [FOLDER]            all runs below FOLDER (default: runs)

@@ -26,6 +26,7 @@ from liquid_train.eval_settings import (
     CLIPScoreConfig,
     EvalsConfig,
     FeaturesConfig,
+    HeldoutConfig,
     JudgeConfig,
     LanguageConfig,
     ReferenceConfig,
@@ -325,6 +326,7 @@ class EvalJob:
     clipscore: CLIPScoreConfig = field(default_factory=CLIPScoreConfig)
     reference: ReferenceConfig = field(default_factory=ReferenceConfig)
     wise: WISEConfig = field(default_factory=WISEConfig)
+    heldout: HeldoutConfig = field(default_factory=HeldoutConfig)
     device: str = "auto"
     vq: VQSettings = field(default_factory=VQSettings)
 
@@ -378,6 +380,15 @@ def typed(schema: type, composed: DictConfig | ListConfig) -> Any:
         key = getattr(error, "full_key", None) or getattr(error, "key", None) or ""
         text = str(error).split("\n")[0]
         raise ValueError(f"{key}: {text}{_suggest(str(key), schema)}") from error
+
+
+def read_config(run_dir: Path) -> TrainJob:
+    """The config that a run was trained with. Raises ValueError where there is none."""
+    file = run_dir / "config.yaml"
+    if not file.is_file():
+        raise ValueError(f"{run_dir}: no config.yaml there; give the folder of a run")
+    config: TrainJob = typed(TrainJob, OmegaConf.load(file))
+    return config
 
 
 def all_keys(schema: type, prefix: str = "") -> list[str]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from liquid_train.config import TASKS, BackboneConfig, EvalJob, GenerateJob, ParallelConfig, PlanJob, ServeJob, TokenizeJob, TrainJob
-from liquid_train.eval_settings import BENCHMARKS, METRICS, PERIODIC
+from liquid_train.eval_settings import BENCHMARKS, METRICS, PERIODIC, VQAScoreConfig, template_fields
 
 
 def require(condition: bool, message: str) -> None:
@@ -78,6 +78,7 @@ def check_periods(c: TrainJob) -> None:
         require(name in PERIODIC, f"evals.periods.{name}: no such metric; one of {', '.join(PERIODIC)}")
         fits = period > 0 and every > 0 and period % every == 0
         require(fits, f"evals.periods.{name}={period}: must be a multiple of evals.every={every}, when evaluations are made")
+    check_vqascore(c.evals.vqascore, "evals.vqascore")
     require(c.evals.language.batch_size > 0, f"evals.language.batch_size={c.evals.language.batch_size}: must be 1 or more")
     limit = c.evals.language.limit
     require(limit is None or limit > 0, f"evals.language.limit={limit}: must be 1 or more, or null for all")
@@ -179,19 +180,44 @@ def check_eval(c: EvalJob) -> None:
         require(name in METRICS, f"metrics: {name}: no such metric; one of {', '.join(METRICS)}")
     require(c.genai_bench is not None or "genai_bench" not in c.metrics, "metrics: genai_bench needs genai_bench=FOLDER with GenAI-Bench's files")
     require(bool(c.language.tasks) or "language" not in c.metrics, "metrics: language needs language.tasks=[...], such as [hellaswag,arc_easy]")
+    rows = c.heldout.batches
+    require(rows is None or rows > 0, f"heldout.batches={rows}: must be 1 or more, or null for all")
     check_files_to_score(c)
     check_judges(c)
     b = c.benchmarks
     require(0 <= b.max_bad < 1, f"benchmarks.max_bad={b.max_bad}: a share from 0 to below 1")
     require(b.max_questions is None or b.max_questions > 0, f"benchmarks.max_questions={b.max_questions}: must be 1 or more, or null for all")
     require(c.language.limit is None or c.language.limit > 0, f"language.limit={c.language.limit}: must be 1 or more, or null for all")
-    for key in ("batch_size", "caption_images", "vqascore.batch_size", "clipscore.batch_size", "benchmarks.max_new_tokens", "language.batch_size"):
+    for key in ("batch_size", "caption_images", "clipscore.batch_size", "benchmarks.max_new_tokens", "language.batch_size"):
         require(get(c, key) > 0, f"{key}={get(c, key)}: must be 1 or more")
     require(c.tokenizer_images >= 2, f"tokenizer_images={c.tokenizer_images}: must be 2 or more")
     one_of(c, "features.kind", ("vq", "inception", "hf"))
     one_of(c, "features.resize", ("clean", "legacy_pytorch", "legacy_tensorflow"))
     require(c.features.kind == "vq" or c.features.path is not None, f"features.kind={c.features.kind} needs features.path=PATH")
-    require("{text}" in c.vqascore.question, f"vqascore.question={c.vqascore.question}: must hold {{text}} where the text goes")
+    check_vqascore(c.vqascore, "vqascore")
+    judges = [name for name in ("vqascore", "genai_bench_vqascore") if name in c.metrics]
+    require(c.vqascore.pattern is None or not judges, f"vqascore.pattern: {', '.join(judges)} asks about whole texts only; leave one of them out")
+
+
+def check_vqascore(c: VQAScoreConfig, key: str) -> None:
+    """The templates fit the pattern, and every text can be asked about."""
+    require("{text}" in c.question, f"{key}.question={c.question}: must hold {{text}} where the text goes")
+    require(c.batch_size > 0, f"{key}.batch_size={c.batch_size}: must be 1 or more")
+    require((c.pattern is None) == (not c.parts), f"{key}.pattern={c.pattern} and {len(c.parts)} {key}.parts: give both, or neither")
+    try:
+        groups = set(re.compile(c.pattern or "").groupindex)
+    except re.error as error:
+        raise ValueError(f"{key}.pattern={c.pattern}: not a regular expression: {error}") from error
+    for n, part in enumerate(c.parts):
+        for name in ("question", "answer"):
+            here, template = f"{key}.parts[{n}].{name}", getattr(part, name)
+            require(bool(template.strip()), f"{here} is empty")
+            try:
+                unknown = template_fields(template) - groups
+            except ValueError as error:
+                raise ValueError(f"{here}={template}: {error}") from error
+            require(not unknown, f"{here}={template}: {', '.join(sorted(unknown))}: no group of {key}.pattern, which has {', '.join(sorted(groups)) or 'none'}")
+        require(bool(template_fields(part.question) | template_fields(part.answer)), f"{key}.parts[{n}]: names no group of {key}.pattern, so it fits no text")
 
 
 def check_files_to_score(c: EvalJob) -> None:

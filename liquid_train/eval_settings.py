@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from string import Formatter
 
 
 @dataclass
@@ -16,12 +17,27 @@ class FeaturesConfig:
 
 
 @dataclass
+class QuestionPart:
+    """Templates with the names of groups in braces, such as "what color is the {shape}?" and "{color}"."""
+
+    question: str = ""
+    answer: str = ""
+
+
+def template_fields(template: str) -> set[str]:
+    """Names in braces. Raises ValueError for braces that are none."""
+    return {name for _, name, _, _ in Formatter().parse(template) if name is not None}
+
+
+@dataclass
 class VQAScoreConfig:
-    """How a model is asked whether a picture fits a text; see evals/self_vqascore.py."""
+    """How a model is asked whether a picture fits a text, as a whole or by parts; see evals/caption_parts.py."""
 
     question: str = 'Does this figure show "{text}"? Please answer yes or no.'
     answer: str = "Yes"
     batch_size: int = 64
+    pattern: str | None = None  # regular expression whose named groups are the parts of a text; None = asked as a whole
+    parts: list[QuestionPart] = field(default_factory=list)  # what is asked about them
 
 
 @dataclass
@@ -69,6 +85,15 @@ class LanguageConfig:
     batch_size: int = 8
 
 
+@dataclass
+class HeldoutConfig:
+    """For metrics=[heldout]: data.heldout of a run's config, with its seq_len, prompts and seed; see evals/heldout.py."""
+
+    run: str | None = None  # the folder of the run whose config it is; None = that of the checkpoint
+    whole: bool = False  # every sample, not only max_samples of each source
+    batches: int | None = None  # only so many micro-batches of packed rows
+
+
 PERIODIC = ("vqa", "grid", "image_quality", "self_vqascore", "captions", "language")  # what is measured while training: evals/periodic.py
 
 
@@ -92,7 +117,7 @@ class EvalsConfig:
 
 OWN_METRICS = ("vqa", "t2i", "image_quality", "self_vqascore", "captions", "image_tokenizer")  # what each is: evals/suite.py
 BENCHMARKS = ("vqav2", "textvqa", "gqa", "pope", "mme")  # from files as they are published: evals/benchmark_files.py
-METRICS = (*OWN_METRICS, "vqascore", "clipscore", "reference_quality", "genai_bench", "genai_bench_vqascore", "wise", *BENCHMARKS, "language")
+METRICS = (*OWN_METRICS, "heldout", "vqascore", "clipscore", "reference_quality", "genai_bench", "genai_bench_vqascore", "wise", *BENCHMARKS, "language")
 READING = ("vqa", "image_quality", "captions")  # those that read shards, and vqa train_shards
 DRAWING = ("t2i", "image_quality", "self_vqascore", "vqascore", "clipscore")  # those that measure images_per_prompt pictures of each caption
 

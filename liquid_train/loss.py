@@ -123,10 +123,14 @@ def reduce_logits(logits: Tensor, column: Tensor, group: dist.ProcessGroup | Non
 @dataclass(frozen=True)
 class LossOutput:
     """total: weighted sum over targets (with gradient). per_task [4, tasks]: sums of loss, of correct, counts,
-    and sums of weighted loss without z-loss (no gradient)."""
+    and sums of weighted loss without z-loss (no gradient). chosen, losses, correct [T]: of each target its place in the flattened
+    batch, its loss in nats and whether it was the likeliest (no gradient)."""
 
     total: Tensor
     per_task: Tensor
+    chosen: Tensor
+    losses: Tensor
+    correct: Tensor
 
 
 class LossModule(nn.Module):
@@ -156,7 +160,7 @@ class LossModule(nn.Module):
         sums = torch.zeros(4, len(TASKS), device=hidden.device, dtype=torch.float64)
         for row, values in enumerate((losses, correct, torch.ones_like(losses), weights * losses)):
             sums[row].index_add_(0, tasks, values.double())
-        return LossOutput(total, sums)
+        return LossOutput(total, sums, chosen, losses, correct)
 
     def _head(self) -> tuple[Tensor, HeadOptions]:
         """The head's rows on this rank: all of them, or under tensor parallelism a part."""

@@ -52,7 +52,8 @@ class World:
 
     def sum(self, values: Tensor) -> None:
         """Add up what the data ranks have, in place; a collective. Tensor-parallel neighbours have the same and count once."""
-        dist.all_reduce(values)
+        if self.size > 1:
+            dist.all_reduce(values)
         if self.tensor > 1:
             values /= self.tensor
 

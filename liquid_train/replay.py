@@ -13,13 +13,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from omegaconf import OmegaConf
 from rich.progress import track
 
 from liquid_train import backbone
 from liquid_train.attention import DocumentPlan
 from liquid_train.checkpoint import committed, step_of
-from liquid_train.config import TASKS, TrainJob, package_path, typed
+from liquid_train.config import TASKS, TrainJob, package_path, read_config
 from liquid_train.data.loader import BatchLoader, MicroBatch, RankBatch, batch_digest, open_sources
 from liquid_train.data.packing import Sequence
 from liquid_train.data.readable import ReadableDocument, documents
@@ -81,15 +80,6 @@ def replay(run_dir: str | Path, step: int, output: str | Path | None = None) -> 
     if output:
         write_output(Path(output), found, [p for p in pictures if p is not None], config)
     return found
-
-
-def read_config(run_dir: Path) -> TrainJob:
-    """The config that a run was trained with. Raises ValueError where there is none."""
-    file = run_dir / "config.yaml"
-    if not file.is_file():
-        raise ValueError(f"{run_dir}: no config.yaml there; give the folder of a run")
-    config: TrainJob = typed(TrainJob, OmegaConf.load(file))
-    return config
 
 
 def left_out(run_dir: Path, step: int) -> int:

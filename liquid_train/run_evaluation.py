@@ -7,7 +7,7 @@ import time
 from dataclasses import replace
 from typing import Any
 
-from evals.heldout import heldout_loss
+from evals.heldout import log_heldout
 from liquid_train import checkpoint
 from liquid_train.config import TrainJob
 from liquid_train.generate.live import live_model
@@ -20,7 +20,8 @@ def evaluate_now(run: Run, last: bool) -> dict[str, Any]:
     """Held-out loss and what evals/periodic.py measures, everything at the last step; a collective of all ranks."""
     from evals.periodic import evaluate
 
-    metrics = heldout_loss(run.root, run.heldout, run.world)
+    assert run.heldout is not None
+    metrics = log_heldout(run.root, run.heldout, run.world, run.progress.step, run.dir)
     settings = run.config.evals if run.card.null_prompt else replace(run.config.evals, guidance=1.0)  # nothing to be guided away from
     with live_model(run.root, run.root.lm, run.world.device) as model:
         metrics |= evaluate(

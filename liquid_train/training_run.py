@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from evals.heldout import heldout_batches
+from evals.heldout import heldout_set
 from liquid_train import backbone, checkpoint, train_state
 from liquid_train.attention import choose_kernel, implementation
 from liquid_train.config import TrainJob, package_path
@@ -50,7 +50,7 @@ class Run:
         self.stalled = 0.0  # seconds that training stood still for the newest checkpoint
         self.vocabulary = self._vocabulary()
         self.card = self._card()
-        self.heldout = heldout_batches(config, self.vocabulary, world, self.image_tokenizer.fingerprint) if config.evals.every else []
+        self.heldout = heldout_set(config, self.vocabulary, self.image_tokenizer.fingerprint) if config.evals.every else None
         left_out = self.progress.guard.left_out
         # how many steps' worth of data a run that leaves some out will need is not known yet
         unknown = config.train.spike.action == "rewind" and self.progress.step < self.steps

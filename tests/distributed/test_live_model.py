@@ -1,8 +1,10 @@
-"""Pictures of a sharded model on two ranks: those that one process draws with the same weights, to the code."""
+"""A sharded model while it trains: pictures and every periodic number are those of one process with the same weights."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,42 +12,108 @@ import torch
 import torch.distributed as dist
 from torch.distributed.tensor import DTensor
 
+from evals.heldout import heldout_set, log_heldout
 from evals.measurement import ModelHandle
-from evals.periodic import draw_prompts
-from liquid_train.config import LossConfig, ParallelConfig
+from evals.periodic import draw_prompts, evaluate
+from liquid_train.attention import PACKED
+from liquid_train.config import LossConfig, ParallelConfig, TrainJob, load
 from liquid_train.data.sequences import DEFAULT_PROMPT
 from liquid_train.eval_settings import EvalsConfig
 from liquid_train.generate.live import live_model
 from liquid_train.generate.sampler import draw
 from liquid_train.loss import LossModule
 from liquid_train.parallel import World, parallelize
+from tests.distributed.running import data_overrides, make_data
 from tests.tiny_model import tiny, vq
 
 PROMPTS = [f"a {('red', 'teal', 'blue')[i % 3]} {('circle', 'rectangle')[i % 2]}" for i in range(24)]
 GRID = (3, 4)
+ARCHITECTURES = ("qwen2", "gemma2")
+MEASURED = {"vqa", "grid", "image_quality", "self_vqascore", "captions", "heldout"}  # language has a test of its own: its harness is dear to import
 
 
-def rank_main(rank: int, folder: str, architecture: str) -> None:
+def rank_main(rank: int, size: int, folder: Path, config: TrainJob) -> None:
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
-    lm, vocabulary = tiny(Path(folder) / f"tokenizer-{rank}", architecture)
-    root = LossModule.of(lm, vocabulary, LossConfig())
-    device = torch.device("cpu")
-    parallelize(root, ParallelConfig(precision="fp32"), World(rank, 2, device))
-    settings = EvalsConfig(guidance=7.0, temperature=1.0, prompts=PROMPTS, images=len(PROMPTS), quality_images=0)
-    for _ in range(2):  # the second time shows that the first left everything in its place
-        with live_model(root, lm, device) as model:
-            codes = draw_prompts(ModelHandle(model, vocabulary, vq(), GRID, DEFAULT_PROMPT, rank, 2), settings, len(PROMPTS)).codes
-        assert all(isinstance(p, DTensor) for p in root.parameters()), "the weights are sharded again"
-        np.save(Path(folder) / f"codes-{rank}.npy", codes)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/store-{size}", rank=rank, world_size=size)
+    world = World(rank, size, torch.device("cpu"))
+    if size == 2:
+        for architecture in ARCHITECTURES:
+            draw_sharded(world, folder, architecture)
+    measure_everything(world, folder, config)
     dist.barrier()
     dist.destroy_process_group()
 
 
-@pytest.mark.parametrize("architecture", ["qwen2", "gemma2"])
-def test_two_ranks_draw_what_one_process_draws(tmp_path: Path, architecture: str) -> None:
-    torch.multiprocessing.spawn(rank_main, (str(tmp_path), architecture), nprocs=2)
+def draw_sharded(world: World, folder: Path, architecture: str) -> None:
+    lm, vocabulary = tiny(folder / f"tokenizer-{world.rank}", architecture)
+    root = LossModule.of(lm, vocabulary, LossConfig())
+    parallelize(root, ParallelConfig(precision="fp32"), world)
+    settings = EvalsConfig(guidance=7.0, temperature=1.0, prompts=PROMPTS, images=len(PROMPTS), quality_images=0)
+    for _ in range(2):  # the second time shows that the first left everything in its place
+        with live_model(root, lm, world.device) as model:
+            codes = draw_prompts(ModelHandle(model, vocabulary, vq(), GRID, DEFAULT_PROMPT, world.rank, world.size), settings, len(PROMPTS)).codes
+        assert all(isinstance(p, DTensor) for p in root.parameters()), "the weights are sharded again"
+        np.save(folder / f"codes-{architecture}-{world.rank}.npy", codes)
+
+
+def measure_everything(world: World, folder: Path, config: TrainJob) -> None:
+    """As liquid_train.train does; into FOLDER/run-SIZE, and every rank's numbers beside it."""
+    out_dir = folder / f"run-{world.size}"
+    lm, vocabulary = tiny(folder / f"measured-{world.size}-{world.rank}")
+    lm.config._attn_implementation = PACKED
+    data = heldout_set(config, vocabulary, vq().fingerprint)
+    root = LossModule.of(lm, vocabulary, config.loss)
+    if world.size > 1:
+        parallelize(root, ParallelConfig(precision="fp32"), world)
+    found = log_heldout(root, data, world, 1, out_dir)
+    with live_model(root, lm, world.device) as model:
+        found |= evaluate(
+            model, vocabulary, vq(), config.evals, sets=config.data.heldout["vqa"].path, grid=GRID, prompt=DEFAULT_PROMPT,
+            step=1, out_dir=out_dir, rank=world.rank, world_size=world.size,
+        )  # fmt: skip
+    (folder / f"found-{world.size}-{world.rank}.json").write_text(json.dumps(found))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What two ranks have left there, and the data."""
+    root = make_data(tmp_path_factory.mktemp("live"))
+    torch.multiprocessing.spawn(rank_main, (2, root, settings(root)), nprocs=2)
+    return root
+
+
+def settings(folder: Path) -> TrainJob:
+    numbers = ("vqa_samples=7", "images=5", "quality_images=9", "quality_reference=12", "caption_images=7", "guidance=3.0")  # 2 and 4 divide none
+    heldout = (f"data.heldout.{task}.max_samples=9" for task in ("text", "t2i", "i2t", "vqa"))
+    return load("train", ["experiment=quickstart", *data_overrides(folder), *(f"evals.{n}" for n in numbers), *heldout])
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_two_ranks_draw_what_one_process_draws(folder: Path, tmp_path: Path, architecture: str) -> None:
     model, vocabulary = tiny(tmp_path / "alone", architecture)
     expected = draw(model, vocabulary, PROMPTS, seeds=range(24), grid=GRID, guidance=7.0, temperature=1.0, batch_size=24)
     for rank in range(2):
-        np.testing.assert_array_equal(np.load(tmp_path / f"codes-{rank}.npy"), expected)
+        np.testing.assert_array_equal(np.load(folder / f"codes-{architecture}-{rank}.npy"), expected)
+
+
+def test_one_two_and_four_ranks_measure_the_same(folder: Path) -> None:
+    """Every number with its interval, on every rank; and the receipts, so that they compare."""
+    measure_everything(World(0, 1, torch.device("cpu")), folder, settings(folder))
+    torch.multiprocessing.spawn(rank_main, (4, folder, settings(folder)), nprocs=4)
+    single = json.loads((folder / "found-1-0.json").read_text())
+    assert {"val/loss/text", "val/accuracy/t2i", "eval/frechet_distance", "eval/caption_auc/full_caption_color", "eval/right_shape"} <= single.keys()
+    assert 0 < single["eval/self_vqascore"] < 1 and len(set(single.values())) > 15
+    for size in (2, 4):
+        for rank in range(size):
+            assert json.loads((folder / f"found-{size}-{rank}.json").read_text()) == pytest.approx(single, rel=1e-6, abs=1e-6)
+        for name in MEASURED:
+            one, more = (json.loads((folder / f"run-{n}" / "evals" / f"step-00000001-{name}.json").read_text()) for n in (1, size))
+            assert one["receipt"] == more["receipt"] and one["values"].keys() == more["values"].keys()
+            for key, value in one["values"].items():
+                found = more["values"][key]
+                assert numbers(found) == pytest.approx(numbers(value), rel=1e-6, abs=1e-6), key
+                assert found.keys() == value.keys() and found["interval"] == value["interval"]
+
+
+def numbers(value: dict[str, Any]) -> dict[str, float]:
+    return {key: number for key, number in value.items() if isinstance(number, int | float)}
