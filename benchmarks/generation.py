@@ -21,6 +21,7 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, DynamicCache, PreTrainedModel
 
 from liquid_train.data.sequences import prompt_ids
+from liquid_train.generate.lean import join_weights
 from liquid_train.generate.sampler import draw
 from liquid_train.generate.session import DTYPES
 from liquid_train.vocabulary import Vocabulary, train_bpe
@@ -43,7 +44,9 @@ def build(name: str, dtype: torch.dtype) -> tuple[PreTrainedModel, Vocabulary]:
         vocabulary = Vocabulary(train_bpe([*WORDS, "Generate an image based on this description."], 320, Path(folder)), codebook, text + codebook)
     torch.manual_seed(0)
     config = AutoConfig.for_model(**fields, vocab_size=text + codebook, max_position_embeddings=4096, tie_word_embeddings=True, pad_token_id=0)
-    return AutoModelForCausalLM.from_config(config, dtype=dtype).eval().requires_grad_(False), vocabulary
+    model = AutoModelForCausalLM.from_config(config, dtype=dtype).eval().requires_grad_(False)
+    join_weights(model)
+    return model, vocabulary
 
 
 @torch.inference_mode()

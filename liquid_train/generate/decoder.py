@@ -21,6 +21,7 @@ from transformers import PreTrainedModel
 from transformers.cache_utils import Cache, DynamicLayer
 
 from liquid_train.generate.grouped_attention import GROUPED
+from liquid_train.generate.lean import LeanStep, is_known
 
 STEM, PADDING = 0, -1
 
@@ -49,6 +50,12 @@ class PreallocatedLayer(DynamicLayer):
         self.keys[:, :, start : self.length] = key_states
         self.values[:, :, start : self.length] = value_states
         return self.keys[:, :, : self.length], self.values[:, :, : self.length]
+
+    def reserve(self) -> tuple[Tensor, Tensor]:
+        """All of the memory [rows, heads, capacity, head_dim], of which the caller fills one column more."""
+        self.length += 1
+        assert self.keys is not None and self.values is not None and self.length <= self.capacity
+        return self.keys, self.values
 
     def get_seq_length(self) -> int:
         return self.length
@@ -90,6 +97,7 @@ class Decoder:
         head = model.get_output_embeddings()
         self.head_weight, self.head_bias = head.weight, head.bias
         self.softcap = getattr(model.config, "final_logit_softcapping", None)
+        self.lean = LeanStep(model, longest) if is_known(model) else None
 
     def feed(self, ids: Tensor, branch: Tensor, position: Tensor) -> Tensor:
         """Append ids [rows, n] -> hidden states behind the last norm [rows, n, width].
@@ -109,7 +117,11 @@ class Decoder:
         self.position[:, start] = position[:, 0]
         self.hidden_columns[..., start] = 0
         masks = self.hidden_columns[..., : self.length] if self.window is None else self._masks(start)
-        return self._forward(ids, position, masks)[:, 0]
+        if self.lean is None:
+            return self._forward(ids, position, masks)[:, 0]
+        wide, near = (masks["full_attention"], masks["sliding_attention"]) if isinstance(masks, dict) else (masks, None)
+        cache = [layer.reserve() for layer in self.layers]
+        return self.lean(ids[:, 0], position[:, 0], cache, start, wide, near)
 
     def take(self, rows: Tensor) -> None:
         """Go on with these rows, int64 [n], repeated where they are named twice."""
