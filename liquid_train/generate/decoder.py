@@ -119,9 +119,9 @@ class Decoder:
         masks = self.hidden_columns[..., : self.length] if self.window is None else self._masks(start)
         if self.lean is None:
             return self._forward(ids, position, masks)[:, 0]
-        wide, near = (masks["full_attention"], masks["sliding_attention"]) if isinstance(masks, dict) else (masks, None)
+        wide, near = (masks["full_attention"], masks["sliding_attention"]) if isinstance(masks, dict) else (masks, masks)
         cache = [layer.reserve() for layer in self.layers]
-        return self.lean(ids[:, 0], position[:, 0], cache, start, wide, near)
+        return self.lean(ids[:, 0], position[:, 0], cache, slice(start, start + 1), wide, near)
 
     def take(self, rows: Tensor) -> None:
         """Go on with these rows, int64 [n], repeated where they are named twice."""

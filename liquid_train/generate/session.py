@@ -14,6 +14,7 @@ from transformers.utils import logging as transformers_logging
 from liquid_train.backbone import CARD, ModelCard, load_for_inference
 from liquid_train.config import VQSettings, package_path
 from liquid_train.data.sequences import DEFAULT_PROMPT
+from liquid_train.generate.lean import join_weights
 from liquid_train.image_tokenizer import PARTS, ImageTokenizer
 from liquid_train.vocabulary import IMAGE_TOKENS, UNCONDITIONAL, Vocabulary, load_tokenizer
 
@@ -94,6 +95,7 @@ def open_model(folder: Path, device: str, precision: str = "fp32", *, vq: VQSett
         vocabulary, card = published(folder, vq)
         model = AutoModelForCausalLM.from_pretrained(folder, dtype=DTYPES[precision], local_files_only=True)
         model = model.to(where).eval().requires_grad_(False)
+    join_weights(model)
     return Session(model, vocabulary, card, where, force)
 
 
