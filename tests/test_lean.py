@@ -10,6 +10,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from liquid_train.generate.decoder import Decoder, left_padded
+from liquid_train.generate.int8 import Int8Linear, quantize
 from liquid_train.generate.lean import Product, is_known, join_weights, joined
 from tests.tiny_model import ARCHITECTURES
 
@@ -82,3 +83,25 @@ def test_only_neighbours_are_joined() -> None:
     whole_again = joined([a, b, c])
     assert whole_again is not None and whole_again.data_ptr() == whole.data_ptr() and torch.equal(whole_again, whole)
     assert joined([a, c]) is None and joined([b, a]) is None and joined([a, b.clone()]) is None
+
+
+@pytest.mark.parametrize("kind", ["qwen2", "gemma2"])
+def test_int8_weights_take_a_byte_and_stay_within_half_a_step(kind: str) -> None:
+    model = model_of(kind, **FAMILIES[kind])
+    exact = {name: m.weight.clone() for name, m in model.named_modules() if isinstance(m, nn.Linear)}
+    full = stepped(model)
+    quantize(model)
+    for name, m in model.named_modules():
+        if isinstance(m, Int8Linear):
+            assert m.weight.dtype == torch.int8 and m.weight.element_size() == 1
+            error = (m.weight * m.scale[:, None] - exact[name]).abs()
+            assert (error <= m.scale[:, None] * 0.5001).all() and m.weight.abs().amax() == 127
+    assert sum(isinstance(m, Int8Linear) for m in model.modules()) == 14 and type(model.lm_head) is nn.Linear
+    assert Decoder(model, 1, 4, 4).lean is not None
+    apart = stepped(model)
+    join_weights(model)
+    torch.testing.assert_close(stepped(model), apart, atol=1e-5, rtol=0)  # as the general path, which the next lines take
+    model.config.model_type, known = "other", model.config.model_type
+    torch.testing.assert_close(apart, stepped(model), atol=1e-4, rtol=0)
+    model.config.model_type = known
+    assert 0 < (apart - full).abs().mean() < 0.1 * full.std()
