@@ -21,6 +21,7 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, DynamicCache, PreTrainedModel
 
 from liquid_train.data.sequences import prompt_ids
+from liquid_train.generate.int8 import quantize
 from liquid_train.generate.lean import join_weights
 from liquid_train.generate.sampler import draw
 from liquid_train.generate.session import DTYPES
@@ -37,14 +38,16 @@ SHAPES = {
 }  # fmt: skip
 
 
-def build(name: str, dtype: torch.dtype) -> tuple[PreTrainedModel, Vocabulary]:
+def build(name: str, precision: str) -> tuple[PreTrainedModel, Vocabulary]:
     """Random weights; text rows beyond the small tokenizer are there for the head to compute, as in the real model."""
     text, codebook, _, fields = SHAPES[name]
     with tempfile.TemporaryDirectory() as folder:
         vocabulary = Vocabulary(train_bpe([*WORDS, "Generate an image based on this description."], 320, Path(folder)), codebook, text + codebook)
     torch.manual_seed(0)
     config = AutoConfig.for_model(**fields, vocab_size=text + codebook, max_position_embeddings=4096, tie_word_embeddings=True, pad_token_id=0)
-    model = AutoModelForCausalLM.from_config(config, dtype=dtype).eval().requires_grad_(False)
+    model = AutoModelForCausalLM.from_config(config, dtype=DTYPES[precision]).eval().requires_grad_(False)
+    if precision == "int8":
+        quantize(model)
     join_weights(model)
     return model, vocabulary
 
@@ -76,7 +79,7 @@ def simple_loop(model: PreTrainedModel, vocabulary: Vocabulary, prompts: Sequenc
 
 def compare(name: str, precision: str, codes: int, repeats: int, recompute: bool) -> None:
     """Print milliseconds a step and images a second of both, and their ratio."""
-    model, vocabulary = build(name, DTYPES[precision])
+    model, vocabulary = build(name, precision)
     prompts = [WORDS[i % len(WORDS)] for i in range(BATCH)]
     ways = {
         "simple loop": lambda n: simple_loop(model, vocabulary, prompts, n),
