@@ -156,6 +156,7 @@ def check_generate(c: GenerateJob) -> None:
     one_of(c, "task", ("t2i", "i2t", "vqa", "t2t", "chat"))
     require(c.size is None or re.fullmatch(r"[1-9]\d*x[1-9]\d*", c.size) is not None, f"size={c.size}: give WIDTHxHEIGHT in pixels, for example 512x512")
     require(c.size is None or c.task == "t2i", f"size={c.size}: only task=t2i draws; leave it out")
+    require(not c.compile or c.task == "t2i", "compile=true: only the steps of task=t2i are compiled; leave it out")
     one_of(c, "precision", ("bf16", "fp32", "int8"))
     require(c.temperature >= 0, f"temperature={c.temperature}: must be 0 (greedy) or more")
     require(0 < c.top_p <= 1, f"top_p={c.top_p}: a share above 0 and up to 1")

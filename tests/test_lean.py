@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,10 +10,13 @@ import torch
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from liquid_train.config import load
+from liquid_train.generate.compiled import require_compiler
 from liquid_train.generate.decoder import Decoder, left_padded
 from liquid_train.generate.int8 import Int8Linear, quantize
-from liquid_train.generate.lean import Product, is_known, join_weights, joined
-from tests.tiny_model import ARCHITECTURES
+from liquid_train.generate.lean import LeanStep, Product, is_known, join_weights, joined
+from liquid_train.generate.sampler import draw
+from tests.tiny_model import ARCHITECTURES, tiny
 
 FAMILIES: dict[str, dict[str, Any]] = {
     **ARCHITECTURES,
@@ -36,10 +40,10 @@ def model_of(kind: str, **fields: Any) -> Any:
 
 
 @torch.inference_mode()
-def stepped(model: Any, steps: int = 30) -> torch.Tensor:
+def stepped(model: Any, steps: int = 30, compile: bool = False) -> torch.Tensor:
     """Logits [steps, rows, ids] of rows that go on with fixed ids, past Gemma-2's window."""
     ids, branch, position = left_padded(PROMPTS, 0, torch.device("cpu"), 8)
-    decoder, found = Decoder(model, 3, 8 + steps, 8 + steps), []
+    decoder, found = Decoder(model, 3, 8 + steps, 8 + steps, compile), []
     decoder.feed(ids, branch, position)
     for i in range(steps):
         hidden = decoder.step(torch.tensor([[20 + i], [50 + i], [30 + i]]), position[:, -1:] + 1 + i)
@@ -105,3 +109,28 @@ def test_int8_weights_take_a_byte_and_stay_within_half_a_step(kind: str) -> None
     torch.testing.assert_close(apart, stepped(model), atol=1e-4, rtol=0)
     model.config.model_type = known
     assert 0 < (apart - full).abs().mean() < 0.1 * full.std()
+
+
+@pytest.mark.parametrize("kind", ["qwen2", "gemma2"])
+def test_steps_of_fixed_shape_equal_the_others(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("liquid_train.generate.compiled.compiled_call", lambda: LeanStep.__call__)  # what would be compiled
+    model = model_of(kind, **FAMILIES[kind])
+    torch.testing.assert_close(stepped(model, compile=True), stepped(model), atol=1e-4, rtol=0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["qwen2", "gemma2"])
+def test_compiled_steps_equal_the_others(kind: str) -> None:
+    model = model_of(kind, **FAMILIES[kind])
+    torch.testing.assert_close(stepped(model, compile=True), stepped(model), atol=1e-4, rtol=0)
+
+
+def test_compile_is_refused_where_it_cannot_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, vocabulary = tiny(tmp_path)
+    monkeypatch.setattr("torch._inductor.config.cpp.cxx", (None, "no-such-compiler"))
+    with pytest.raises(ValueError, match=r"compile=true: no C\+\+ compiler.*g\+\+"):
+        draw(model, vocabulary, ["a red"], seeds=[0], grid=(1, 2), compile=True)
+    with pytest.raises(ValueError, match="compile=true: a model of type qwen3"):
+        require_compiler(model_of("qwen3"))
+    with pytest.raises(ValueError, match="compile=true: only .* task=t2i"):
+        load("generate", ["checkpoint=x", "task=t2t", "prompt=a", "compile=true"])
