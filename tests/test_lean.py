@@ -16,7 +16,8 @@ from liquid_train.generate.decoder import Decoder, left_padded
 from liquid_train.generate.int8 import Int8Linear, quantize
 from liquid_train.generate.lean import LeanStep, Product, is_known, join_weights, joined
 from liquid_train.generate.sampler import draw
-from tests.tiny_model import ARCHITECTURES, tiny
+from liquid_train.generate.session import open_model
+from tests.tiny_model import ARCHITECTURES, save, tiny
 
 FAMILIES: dict[str, dict[str, Any]] = {
     **ARCHITECTURES,
@@ -134,3 +135,12 @@ def test_compile_is_refused_where_it_cannot_be(tmp_path: Path, monkeypatch: pyte
         require_compiler(model_of("qwen3"))
     with pytest.raises(ValueError, match="compile=true: only .* task=t2i"):
         load("generate", ["checkpoint=x", "task=t2t", "prompt=a", "compile=true"])
+
+
+def test_int8_folder_draws_the_same_in_every_batch(tmp_path: Path) -> None:
+    session = open_model(save(tmp_path), "cpu", "int8")
+    assert sum(isinstance(m, Int8Linear) for m in session.model.modules()) == 14 and session.model.dtype == torch.bfloat16
+    prompts, options = ["a red circle", "a blue rectangle", "x"], dict[str, Any]({"grid": (2, 3), "guidance": 3.0})
+    together = draw(session.model, session.vocabulary, prompts, seeds=[1, 2, 3], **options)
+    for i, prompt in enumerate(prompts):
+        assert (draw(session.model, session.vocabulary, [prompt], seeds=[i + 1], **options)[0] == together[i]).all()
