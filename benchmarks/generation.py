@@ -4,7 +4,7 @@ Baseline: a loop that anyone would write first: prompts padded left, one doubled
 whole vocabulary at every step, text ids masked, torch.multinomial. Same weights, prompts, dtype and threads; the two take turns.
 Weights are random (the architectures are the quickstart's and SmolLM2-135M's): time does not depend on them.
 
-    python -m benchmarks.generation [--model quickstart|smollm2] [--precision fp32|bf16] [--codes N] [--repeats N] [--recompute]
+    python -m benchmarks.generation [--model quickstart|smollm2] [--precision fp32|bf16|int8] [--codes N] [--repeats N] [--compile] [--recompute [N]]
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import argparse
 import statistics
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -21,6 +21,8 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, DynamicCache, PreTrainedModel
 
 from liquid_train.data.sequences import prompt_ids
+from liquid_train.generate.int8 import quantize
+from liquid_train.generate.lean import join_weights
 from liquid_train.generate.sampler import draw
 from liquid_train.generate.session import DTYPES
 from liquid_train.vocabulary import Vocabulary, train_bpe
@@ -36,24 +38,32 @@ SHAPES = {
 }  # fmt: skip
 
 
-def build(name: str, dtype: torch.dtype) -> tuple[PreTrainedModel, Vocabulary]:
+def build(name: str, precision: str) -> tuple[PreTrainedModel, Vocabulary]:
     """Random weights; text rows beyond the small tokenizer are there for the head to compute, as in the real model."""
     text, codebook, _, fields = SHAPES[name]
     with tempfile.TemporaryDirectory() as folder:
         vocabulary = Vocabulary(train_bpe([*WORDS, "Generate an image based on this description."], 320, Path(folder)), codebook, text + codebook)
     torch.manual_seed(0)
     config = AutoConfig.for_model(**fields, vocab_size=text + codebook, max_position_embeddings=4096, tie_word_embeddings=True, pad_token_id=0)
-    return AutoModelForCausalLM.from_config(config, dtype=dtype).eval().requires_grad_(False), vocabulary
+    model = AutoModelForCausalLM.from_config(config, dtype=DTYPES[precision]).eval().requires_grad_(False)
+    if precision == "int8":
+        quantize(model)
+    join_weights(model)
+    return model, vocabulary
 
 
 @torch.inference_mode()
-def simple_loop(model: PreTrainedModel, vocabulary: Vocabulary, prompts: Sequence[str], codes: int, *, cache: bool = True) -> Tensor:
-    """The baseline: ids [prompts, codes]. cache=False computes the whole prefix at every step, as the published loop does under transformers 5."""
+def simple_loop(model: PreTrainedModel, vocabulary: Vocabulary, prompts: Sequence[str], codes: int, *, cache: bool = True, before: int = 0) -> Tensor:
+    """The baseline: ids [prompts, codes], behind `before` codes that are given.
+
+    cache=False computes the whole prefix at every step, as the published loop does under transformers 5.
+    """
     null = prompt_ids({}, "t2i", vocabulary.tokenizer, unconditional=True)
     rows = [prompt_ids({"text": text}, "t2i", vocabulary.tokenizer) for text in prompts] + [null] * len(prompts)
     width = max(map(len, rows))
-    ids = torch.tensor([[vocabulary.pad] * (width - len(r)) + r for r in rows])
-    mask = torch.tensor([[0] * (width - len(r)) + [1] * len(r) for r in rows])
+    given = [vocabulary.image_start + i for i in range(before)]
+    ids = torch.tensor([[vocabulary.pad] * (width - len(r)) + r + given for r in rows])
+    mask = torch.tensor([[0] * (width - len(r)) + [1] * (len(r) + before) for r in rows])
     state, drawn = (DynamicCache(config=model.config) if cache else None), []
     new = ids
     for _ in range(codes):
@@ -71,47 +81,61 @@ def simple_loop(model: PreTrainedModel, vocabulary: Vocabulary, prompts: Sequenc
     return torch.cat(drawn, 1)
 
 
-def compare(name: str, precision: str, codes: int, repeats: int, recompute: bool) -> None:
-    """Print milliseconds a step and images a second of both, and their ratio."""
-    model, vocabulary = build(name, DTYPES[precision])
+def compare(name: str, precision: str, codes: int, repeats: int, recompute: int, compile: bool) -> None:
+    """Print milliseconds a step and images a second of every way, and the ratio to the first."""
+    model, vocabulary = build(name, precision)
     prompts = [WORDS[i % len(WORDS)] for i in range(BATCH)]
-    ways = {
-        "simple loop": lambda n: simple_loop(model, vocabulary, prompts, n),
-        "sampler": lambda n: draw(
-            model, vocabulary, prompts, seeds=range(BATCH), grid=(1, n), guidance=GUIDANCE, temperature=TEMPERATURE, batch_size=BATCH
-        ),
-    }  # fmt: skip
+
+    def sampler(n: int, compile: bool = False) -> None:
+        draw(
+            model, vocabulary, prompts, seeds=range(BATCH), grid=(1, n), guidance=GUIDANCE, temperature=TEMPERATURE, batch_size=BATCH, compile=compile
+        )  # fmt: skip
+
+    ways: dict[str, Callable[[int], object]] = {"simple loop": lambda n: simple_loop(model, vocabulary, prompts, n), "sampler": sampler}
+    if compile:
+        ways["compiled"] = lambda n: sampler(n, True)
     times: dict[str, list[float]] = {way: [] for way in ways}
-    for way in ways.values():
-        way(4)  # warms up
+    for way, run in ways.items():
+        run(codes if way == "compiled" else 4)  # warms up; compiled code is made for one length
     for _ in range(repeats):
         for way, run in ways.items():
-            started = time.perf_counter()
-            run(codes)
-            times[way].append(time.perf_counter() - started)
-    if recompute:
-        started = time.perf_counter()
-        simple_loop(model, vocabulary, prompts, codes, cache=False)
-        times["whole prefix"] = [time.perf_counter() - started]
-    base = statistics.median(times["simple loop"])
-    for way, seconds in times.items():
-        median = statistics.median(seconds)
-        print(f"{name:<12}{precision:<6}{way:<14}{median / codes * 1e3:>9.2f}{BATCH / median:>10.2f}{base / median:>8.2f}")
+            times[way].append(seconds(lambda run=run: run(codes)))
+    steps = dict.fromkeys(ways, codes)
+    if recompute:  # steps from the middle of the picture on: the time of a step grows with its prefix
+        way = f"whole prefix ({recompute})"
+        steps[way] = recompute
+        times[way] = [seconds(lambda: simple_loop(model, vocabulary, prompts, recompute, cache=False, before=(codes - recompute) // 2))]
+    base = statistics.median(times["simple loop"]) / codes
+    for way, found in times.items():
+        step = statistics.median(found) / steps[way]
+        print(f"{name:<12}{precision:<6}{way:<20}{step * 1e3:>9.2f}{BATCH / step / codes:>10.3f}{base / step:>8.2f}", flush=True)
+
+
+def seconds(run: Callable[[], object]) -> float:
+    started = time.perf_counter()
+    run()
+    return time.perf_counter() - started
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.generation", description="Drawing with guidance, 8 pictures at a time.")
     parser.add_argument("--model", choices=tuple(SHAPES), help="only this one")
-    parser.add_argument("--precision", choices=tuple(DTYPES), help="only this one")
+    parser.add_argument("--precision", choices=tuple(DTYPES), help="only this one (default: fp32 and bf16)")
     parser.add_argument("--codes", type=int, help="codes a picture (default: 64 and 256)")
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--recompute", action="store_true", help="also a loop without a cache, which transformers 5 makes of the published one")
+    parser.add_argument("--compile", action="store_true", help="also compiled steps")
+    parser.add_argument(
+        "--recompute", type=int, nargs="?", const=8, default=0, metavar="N",
+        help="also the loop without a cache, which transformers 5 makes of the published one: N steps (8) once, in the middle of the picture",
+    )  # fmt: skip
     args = parser.parse_args(argv)
     print(f"{BATCH} pictures with guidance ({2 * BATCH} rows), {torch.get_num_threads()} thread(s), median of {args.repeats}, taking turns")
-    print(f"{'model':<12}{'':<6}{'':<14}{'ms/step':>9}{'images/s':>10}{'ratio':>8}")
+    if args.recompute:
+        print(f"whole prefix: {args.recompute} steps in the middle of the picture, once; images/s from the time of such a step")
+    print(f"{'model':<12}{'':<6}{'':<20}{'ms/step':>9}{'images/s':>10}{'ratio':>8}")
     for name in (args.model,) if args.model else SHAPES:
-        for precision in (args.precision,) if args.precision else DTYPES:
-            compare(name, precision, args.codes or SHAPES[name][2], args.repeats, args.recompute)
+        for precision in (args.precision,) if args.precision else ("fp32", "bf16"):
+            compare(name, precision, args.codes or SHAPES[name][2], args.repeats, args.recompute, args.compile)
 
 
 if __name__ == "__main__":

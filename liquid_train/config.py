@@ -269,6 +269,7 @@ class GenerateJob:
     max_new_tokens: int = 64
     batch_size: int = 32
     precision: str = "fp32"
+    compile: bool = False
     device: str = "auto"
     vq: VQSettings = field(default_factory=VQSettings)
 

@@ -157,7 +157,8 @@ def check_generate(c: GenerateJob) -> None:
     one_of(c, "task", ("t2i", "i2t", "vqa", "t2t", "chat"))
     require(c.size is None or re.fullmatch(r"[1-9]\d*x[1-9]\d*", c.size) is not None, f"size={c.size}: give WIDTHxHEIGHT in pixels, for example 512x512")
     require(c.size is None or c.task == "t2i", f"size={c.size}: only task=t2i draws; leave it out")
-    one_of(c, "precision", ("bf16", "fp32"))
+    require(not c.compile or c.task == "t2i", "compile=true: only the steps of task=t2i are compiled; leave it out")
+    one_of(c, "precision", ("bf16", "fp32", "int8"))
     require(c.temperature >= 0, f"temperature={c.temperature}: must be 0 (greedy) or more")
     require(0 < c.top_p <= 1, f"top_p={c.top_p}: a share above 0 and up to 1")
     require(c.top_k is None or c.top_k > 0, f"top_k={c.top_k}: must be 1 or more, or null for all")
@@ -165,7 +166,7 @@ def check_generate(c: GenerateJob) -> None:
 
 
 def check_serve(c: ServeJob) -> None:
-    one_of(c, "precision", ("bf16", "fp32"))
+    one_of(c, "precision", ("bf16", "fp32", "int8"))
     require(bool(c.host.strip()), "host is empty; give 127.0.0.1 for this machine alone, or 0.0.0.0 for every network it is in")
     require(0 <= c.port < 2**16, f"port={c.port}: between 0 (any free one) and 65535")
     for key, value in vars(c.limits).items():

@@ -20,7 +20,9 @@ from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.cache_utils import Cache, DynamicLayer
 
+from liquid_train.generate.compiled import CompiledStep
 from liquid_train.generate.grouped_attention import GROUPED
+from liquid_train.generate.lean import LeanStep, is_known
 
 STEM, PADDING = 0, -1
 
@@ -37,7 +39,7 @@ class PreallocatedLayer(DynamicLayer):
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
         self.device = key_states.device
-        self.keys, self.values = (t.new_empty(*t.shape[:2], self.capacity, t.shape[3]) for t in (key_states, value_states))
+        self.keys, self.values = (t.new_zeros(*t.shape[:2], self.capacity, t.shape[3]) for t in (key_states, value_states))
         self.is_initialized = True
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
@@ -50,6 +52,12 @@ class PreallocatedLayer(DynamicLayer):
         self.values[:, :, start : self.length] = value_states
         return self.keys[:, :, : self.length], self.values[:, :, : self.length]
 
+    def reserve(self) -> tuple[Tensor, Tensor]:
+        """All of the memory [rows, heads, capacity, head_dim], of which the caller fills one column more."""
+        self.length += 1
+        assert self.keys is not None and self.values is not None and self.length <= self.capacity
+        return self.keys, self.values
+
     def get_seq_length(self) -> int:
         return self.length
 
@@ -57,7 +65,7 @@ class PreallocatedLayer(DynamicLayer):
         """Go on with these rows, repeated where they are named twice."""
         assert self.keys is not None and self.values is not None
         keys, values = self.keys, self.values
-        self.keys, self.values = (t.new_empty(len(rows), *t.shape[1:]) for t in (keys, values))
+        self.keys, self.values = (t.new_zeros(len(rows), *t.shape[1:]) for t in (keys, values))
         self.keys[:, :, : self.length] = keys[rows, :, : self.length]
         self.values[:, :, : self.length] = values[rows, :, : self.length]
 
@@ -67,10 +75,10 @@ class Decoder:
 
     The model must be in eval mode; whatever attention it was loaded with, it attends as grouped_attention.py says. Raises
     ValueError when a sequence would be longer than the model's max_position_embeddings; `longest` is the longest row without its
-    padding and with all that is still to come.
+    padding and with all that is still to come. compile: the steps, as compiled.py says.
     """
 
-    def __init__(self, model: PreTrainedModel, rows: int, capacity: int, longest: int) -> None:
+    def __init__(self, model: PreTrainedModel, rows: int, capacity: int, longest: int, compile: bool = False) -> None:
         limit = getattr(model.config, "max_position_embeddings", None)
         if limit is not None and longest > limit:
             raise ValueError(f"prompt and continuation take {longest} tokens, the model goes up to {limit} (max_position_embeddings); shorten the prompt")
@@ -90,6 +98,9 @@ class Decoder:
         head = model.get_output_embeddings()
         self.head_weight, self.head_bias = head.weight, head.bias
         self.softcap = getattr(model.config, "final_logit_softcapping", None)
+        self.lean = LeanStep(model, longest) if is_known(model) else None
+        self.compile = compile
+        self.compiled: CompiledStep | None = None
 
     def feed(self, ids: Tensor, branch: Tensor, position: Tensor) -> Tensor:
         """Append ids [rows, n] -> hidden states behind the last norm [rows, n, width].
@@ -100,7 +111,7 @@ class Decoder:
         self.branch[:, start : self.length] = branch
         self.position[:, start : self.length] = position
         self.hidden_columns[..., start : self.length] = self._additive(branch.unsqueeze(1) == STEM)
-        return self._forward(ids, position, self._masks(start))
+        return self._forward(ids, position, self._masks(start, self.length))
 
     def step(self, ids: Tensor, position: Tensor) -> Tensor:
         """Append one token to every row's stem: ids and position [rows, 1] -> hidden states [rows, width]."""
@@ -108,12 +119,22 @@ class Decoder:
         self.branch[:, start] = STEM
         self.position[:, start] = position[:, 0]
         self.hidden_columns[..., start] = 0
-        masks = self.hidden_columns[..., : self.length] if self.window is None else self._masks(start)
-        return self._forward(ids, position, masks)[:, 0]
+        width = self.branch.shape[1] if self.compile else self.length
+        masks = self.hidden_columns[..., :width] if self.window is None else self._masks(start, width)
+        if self.lean is None:
+            return self._forward(ids, position, masks)[:, 0]
+        wide, near = (masks["full_attention"], masks["sliding_attention"]) if isinstance(masks, dict) else (masks, masks)
+        cache = [layer.reserve() for layer in self.layers]
+        if not self.compile:
+            return self.lean(ids[:, 0], position[:, 0], cache, slice(start, self.length), wide, near)
+        if self.compiled is None:  # the first step behind the prompts: from here on the cache stays where it is
+            self.compiled = CompiledStep(self.lean, cache)
+        return self.compiled(ids[:, 0], position[:, 0], start, wide, near)
 
     def take(self, rows: Tensor) -> None:
         """Go on with these rows, int64 [n], repeated where they are named twice."""
         self.branch, self.position, self.hidden_columns = self.branch[rows], self.position[rows], self.hidden_columns[rows]
+        self.compiled = None
         for layer in self.layers:
             layer.take(rows)
 
@@ -132,14 +153,14 @@ class Decoder:
         logits = F.linear(hidden, self.head_weight[first:end], bias).float()
         return logits if self.softcap is None else self.softcap * torch.tanh(logits / self.softcap)
 
-    def _masks(self, start: int) -> Tensor | dict[str, Tensor]:
-        """Additive mask [rows, 1, new, length] for the tokens from `start` on; one a kind of layer where a window slides."""
-        seen, new = self.branch[:, None, : self.length], self.branch[:, start : self.length, None]
-        order = torch.arange(self.length, device=self.device)
-        visible = ((seen == STEM) | ((seen == new) & (seen > STEM))) & (order <= order[start:, None])
+    def _masks(self, start: int, width: int) -> Tensor | dict[str, Tensor]:
+        """Additive mask [rows, 1, new, width] for the tokens from `start` on; one a kind of layer where a window slides."""
+        seen, new = self.branch[:, None, :width], self.branch[:, start : self.length, None]
+        order = torch.arange(width, device=self.device)
+        visible = ((seen == STEM) | ((seen == new) & (seen > STEM))) & (order <= order[start : self.length, None])
         if self.window is None:
             return self._additive(visible)
-        distance = self.position[:, start : self.length, None] - self.position[:, None, : self.length]
+        distance = self.position[:, start : self.length, None] - self.position[:, None, :width]
         near = visible & (distance < self.window)
         return {"full_attention": self._additive(visible), "sliding_attention": self._additive(near)}
 

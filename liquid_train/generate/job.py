@@ -68,7 +68,7 @@ def draw_pictures(config: GenerateJob, request: Request, session: Session) -> No
         codes = draw(
             session.model, session.vocabulary, request.prompts, seeds=seeds, grid=grid, guidance=config.guidance, temperature=config.temperature,
             top_k=config.top_k, top_p=config.top_p, batch_size=config.batch_size, suffix=session.card.prompt,
-            size=stated, null_prompt=null_prompt,
+            size=stated, null_prompt=null_prompt, compile=config.compile,
             progress=lambda done, total: bar.update(task, completed=done, total=total),
         )  # fmt: skip
     pixels = decode(tokenizer, codes)

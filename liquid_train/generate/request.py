@@ -144,7 +144,7 @@ def _need_output(c: GenerateJob, what: str) -> None:
 def _inputs(c: GenerateJob, folder: Path, asked: list[str], images: list[Path]) -> dict[str, Any]:
     """Everything that decides the results, and nothing that does not (batch_size, device)."""
     keys = {
-        "t2i": ("seed", "guidance", "null_prompt", "size", "temperature", "top_k", "top_p", "precision"),
+        "t2i": ("seed", "guidance", "null_prompt", "size", "temperature", "top_k", "top_p", "precision", "compile"),
         "i2t": ("max_new_tokens", "precision"),
         "vqa": ("max_new_tokens", "precision"),
         "t2t": ("seed", "temperature", "top_k", "top_p", "max_new_tokens", "precision"),

@@ -25,6 +25,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from liquid_train.data.sequences import DEFAULT_PROMPT, prompt_ids
+from liquid_train.generate.compiled import require_compiler
 from liquid_train.generate.decoder import Decoder, left_padded
 from liquid_train.vocabulary import UNCONDITIONAL, Vocabulary
 
@@ -62,6 +63,7 @@ def draw(
     size: tuple[int, int] | None = None,
     null_prompt: str = UNCONDITIONAL,
     progress: Progress | None = None,
+    compile: bool = False,
 ) -> np.ndarray:
     """Codes int64 [len(prompts), rows, columns], one grid a prompt.
 
@@ -69,8 +71,11 @@ def draw(
     grid: rows, columns. batch_size: pictures drawn together (twice as many rows with guidance). suffix: as in training.
     size: width and height in pixels, which the prompt then states, as in training on pictures of many aspect ratios.
     null_prompt: what guidance draws away from, <unconditional> or any text.
-    Raises ValueError when a prompt and its codes are longer than the model's positions.
+    compile: see compiled.py; pictures then depend on batch_size, and differ from those drawn without.
+    Raises ValueError when a prompt and its codes are longer than the model's positions, or compile is not possible.
     """
+    if compile:
+        require_compiler(model)
     assert len(seeds) == len(prompts)
     stated = {} if size is None else {"multiratio": True, "width": size[0], "height": size[1]}
     described = [prompt_ids({"text": text, **stated}, "t2i", vocabulary.tokenizer, prompt=suffix) for text in prompts]
@@ -79,7 +84,7 @@ def draw(
     else:
         unconditional = prompt_ids({"text": null_prompt, **stated}, "t2i", vocabulary.tokenizer, prompt="")
     null = None if guidance == 1 else unconditional
-    drawing = Drawing(model, vocabulary, null, grid, guidance, Sampling(temperature, top_k, top_p), batch_size)
+    drawing = Drawing(model, vocabulary, null, grid, guidance, Sampling(temperature, top_k, top_p), batch_size, compile)
     codes = np.zeros((len(prompts), *grid), dtype=np.int64)
     done = 0
     for numbers in drawing.batches(described):
@@ -105,6 +110,7 @@ class Drawing:
     guidance: float
     sampling: Sampling
     batch_size: int
+    compile: bool = False
 
     def width(self, prompt: Sequence[int]) -> int:
         """Columns that a prompt takes in the cache, padding included."""
@@ -145,10 +151,11 @@ class Drawing:
         Rows: the prompts, with guidance as many times the null prompt, then repetitions up to a number that keeps the bits.
         """
         rows = [*prompts, *([self.null] * len(prompts) if self.null else [])]
-        full = MIN_ROWS if self.model.device.type == "cpu" else self.batch_size * (2 if self.null else 1)
+        filled = self.compile or self.model.device.type != "cpu"  # compiled code is made for one number of rows
+        full = self.batch_size * (2 if self.null else 1) if filled else MIN_ROWS
         number = {row: n for n, row in enumerate(dict.fromkeys(map(tuple, rows)))}
         width = self.width(prompts[0])
-        decoder = Decoder(self.model, len(number), width + n_codes - 1, max(map(len, rows)) + n_codes - 1)
+        decoder = Decoder(self.model, len(number), width + n_codes - 1, max(map(len, rows)) + n_codes - 1, self.compile)
         ids, branch, position = left_padded(list(number), self.vocabulary.pad, decoder.device, width)
         hidden = decoder.feed(ids, branch, position)[:, -1]
         order = [number[tuple(row)] for row in rows]

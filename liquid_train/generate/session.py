@@ -14,11 +14,13 @@ from transformers.utils import logging as transformers_logging
 from liquid_train.backbone import CARD, ModelCard, load_for_inference
 from liquid_train.config import VQSettings, package_path
 from liquid_train.data.sequences import DEFAULT_PROMPT
+from liquid_train.generate.int8 import quantize
+from liquid_train.generate.lean import join_weights
 from liquid_train.image_tokenizer import PARTS, ImageTokenizer
 from liquid_train.vocabulary import IMAGE_TOKENS, UNCONDITIONAL, Vocabulary, load_tokenizer
 
 AUTO = "auto"  # vq.config, vq.checkpoint: those the model was trained with
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "int8": torch.bfloat16}  # int8: what is not a weight of a layer
 
 
 @dataclass(frozen=True)
@@ -89,15 +91,20 @@ def open_model(folder: Path, device: str, precision: str = "fp32", *, vq: VQSett
 
     Raises ValueError when it is neither, or the device is not there.
     """
-    where = device_of(device)
+    where, dtype = device_of(device), DTYPES[precision]
+    loaded = torch.device("cpu") if precision == "int8" else where  # the bf16 weights need not fit on the device
     transformers_logging.disable_progress_bar()
     model: Any
     if (folder / CARD).is_file():
-        model, vocabulary, card = load_for_inference(folder, where, DTYPES[precision])
+        model, vocabulary, card = load_for_inference(folder, loaded, dtype)
     else:
         vocabulary, card = published(folder, vq)
-        model = AutoModelForCausalLM.from_pretrained(folder, dtype=DTYPES[precision], local_files_only=True)
-        model = model.to(where).eval().requires_grad_(False)
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, local_files_only=True)
+        model = model.to(loaded).eval().requires_grad_(False)
+    if precision == "int8":
+        quantize(model)
+        model = model.to(where)
+    join_weights(model)
     return Session(model, vocabulary, card, where, force)
 
 

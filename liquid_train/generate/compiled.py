@@ -1,0 +1,61 @@
+"""The lean step through torch.compile: on a GPU as CUDA graphs (mode reduce-overhead), on a CPU as fused C++.
+
+Shapes must not change from step to step: attention goes over the whole reserve of the cache, hidden behind the mask, and the column
+that is written is a tensor. Compiled code rounds at other places than torch's own operations, so its logits are not equal to the bit.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from liquid_train.generate.lean import LeanStep, is_known
+
+
+def require_compiler(model: PreTrainedModel) -> None:
+    """Raises ValueError where the model's step cannot be compiled: another family, or no C++ compiler on this machine."""
+    from torch._inductor.cpp_builder import get_cpp_compiler
+    from torch._inductor.exc import InvalidCxxCompiler
+
+    if not is_known(model):
+        raise ValueError(f"compile=true: a model of type {model.config.model_type} with these modules has no step to compile; leave it out")
+    try:
+        get_cpp_compiler()
+    except InvalidCxxCompiler as error:
+        raise ValueError("compile=true: no C++ compiler was found; install g++ (or name one in the variable CXX), or leave it out") from error
+
+
+@functools.cache
+def compiled_call() -> Callable[..., Tensor]:
+    """LeanStep's call; compiled once a process for every kind of model and every shape."""
+    return torch.compile(LeanStep.__call__, mode="reduce-overhead", dynamic=False)
+
+
+class CompiledStep:
+    """LeanStep at fixed shapes; cache: keys and values of each layer, filled with finite numbers."""
+
+    def __init__(self, lean: LeanStep, cache: list[tuple[Tensor, Tensor]]) -> None:
+        self.lean, self.cache = lean, cache
+        for tensor in (*tensors_in(lean), *tensors_in(cache)):
+            torch._dynamo.mark_static_address(tensor)  # else a CUDA graph copies it at every step
+
+    def __call__(self, ids: Tensor, position: Tensor, start: int, mask: Tensor, near: Tensor) -> Tensor:
+        """As LeanStep, with masks of the whole reserve -> hidden states [rows, width]."""
+        torch.compiler.cudagraph_mark_step_begin()
+        column = torch.tensor([start], device=ids.device)
+        return compiled_call()(self.lean, ids, position, self.cache, column, mask, near)
+
+
+def tensors_in(thing: Any) -> Iterator[Tensor]:
+    if isinstance(thing, Tensor):
+        yield thing
+    elif isinstance(thing, (list, tuple)):
+        for item in thing:
+            yield from tensors_in(item)
+    elif type(thing).__module__ == LeanStep.__module__:
+        yield from tensors_in(list(vars(thing).values()))
