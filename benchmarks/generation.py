@@ -82,7 +82,7 @@ def simple_loop(model: PreTrainedModel, vocabulary: Vocabulary, prompts: Sequenc
 
 
 def compare(name: str, precision: str, codes: int, repeats: int, recompute: int, compile: bool) -> None:
-    """Print milliseconds a step and images a second of every way, and the ratio to the first."""
+    """Print milliseconds a step and images a second of every way, and the ratio to the first; by the clock and by time on the processors."""
     model, vocabulary = build(name, precision)
     prompts = [WORDS[i % len(WORDS)] for i in range(BATCH)]
 
@@ -94,7 +94,7 @@ def compare(name: str, precision: str, codes: int, repeats: int, recompute: int,
     ways: dict[str, Callable[[int], object]] = {"simple loop": lambda n: simple_loop(model, vocabulary, prompts, n), "sampler": sampler}
     if compile:
         ways["compiled"] = lambda n: sampler(n, True)
-    times: dict[str, list[float]] = {way: [] for way in ways}
+    times: dict[str, list[tuple[float, float]]] = {way: [] for way in ways}
     for way, run in ways.items():
         run(codes if way == "compiled" else 4)  # warms up; compiled code is made for one length
     for _ in range(repeats):
@@ -105,16 +105,17 @@ def compare(name: str, precision: str, codes: int, repeats: int, recompute: int,
         way = f"whole prefix ({recompute})"
         steps[way] = recompute
         times[way] = [seconds(lambda: simple_loop(model, vocabulary, prompts, recompute, cache=False, before=(codes - recompute) // 2))]
-    base = statistics.median(times["simple loop"]) / codes
-    for way, found in times.items():
-        step = statistics.median(found) / steps[way]
-        print(f"{name:<12}{precision:<6}{way:<20}{step * 1e3:>9.2f}{BATCH / step / codes:>10.3f}{base / step:>8.2f}", flush=True)
+    per_step = {way: [statistics.median(kind) / steps[way] for kind in zip(*found, strict=True)] for way, found in times.items()}
+    for way, (step, busy) in per_step.items():
+        ratio, busy_ratio = (base / own for base, own in zip(per_step["simple loop"], (step, busy), strict=True))
+        print(f"{name:<12}{precision:<6}{way:<20}{step * 1e3:>9.2f}{BATCH / step / codes:>10.3f}{ratio:>8.2f}{busy * 1e3:>12.2f}{busy_ratio:>8.2f}", flush=True)
 
 
-def seconds(run: Callable[[], object]) -> float:
-    started = time.perf_counter()
+def seconds(run: Callable[[], object]) -> tuple[float, float]:
+    """By the clock, and on the processors (all threads together)."""
+    started, busy = time.perf_counter(), time.process_time()
     run()
-    return time.perf_counter() - started
+    return time.perf_counter() - started, time.process_time() - busy
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -132,7 +133,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     print(f"{BATCH} pictures with guidance ({2 * BATCH} rows), {torch.get_num_threads()} thread(s), median of {args.repeats}, taking turns")
     if args.recompute:
         print(f"whole prefix: {args.recompute} steps in the middle of the picture, once; images/s from the time of such a step")
-    print(f"{'model':<12}{'':<6}{'':<20}{'ms/step':>9}{'images/s':>10}{'ratio':>8}")
+    print(f"{'model':<12}{'':<6}{'':<20}{'ms/step':>9}{'images/s':>10}{'ratio':>8}{'CPU ms/step':>12}{'ratio':>8}")
     for name in (args.model,) if args.model else SHAPES:
         for precision in (args.precision,) if args.precision else ("fp32", "bf16"):
             compare(name, precision, args.codes or SHAPES[name][2], args.repeats, args.recompute, args.compile)
