@@ -93,7 +93,7 @@ def run_job(name: str, rest: list[str]) -> int:
         print("\n".join(f"  {key}" for key in all_keys(JOBS[name])))
         return 0
     if name == "eval":  # evals is a config group of training, which Hydra would take the key for
-        rest = [re.sub(r"^evals=", "metrics=", o) for o in rest]
+        rest = [re.sub(r"^evals=", "metrics=", re.sub(r"^evals=(?=paper$)", "sheet=", o)) for o in rest]
     overrides = [quote(o) for o in rest]
     config = load(name, overrides)
     if name == "train":

@@ -317,6 +317,7 @@ class EvalJob:
     top_k: int | None = None
     max_images: int | None = None  # only the first N images of the set
     metrics: list[str] = field(default_factory=lambda: list(OWN_METRICS))
+    sheet: str | None = None  # paper: also write paper.md and paper.html, and only list there what lacks its files
     genai_bench: str | None = None  # the folder of GenAI-Bench's prompts and skill tags
     benchmarks: BenchmarksConfig = field(default_factory=BenchmarksConfig)
     language: LanguageConfig = field(default_factory=LanguageConfig)
