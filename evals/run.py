@@ -46,6 +46,11 @@ SETTINGS = ("seed", "images_per_prompt", "guidance", "temperature", "top_k", "ma
 def run(config: EvalJob) -> None:
     """Evaluate a checkpoint, or without one score what is in files. Raises ValueError for a user's mistake, before the model is loaded
     where that can be told."""
+    if config.watch is not None:
+        from evals.watch import watch
+
+        watch(config)
+        return
     if config.checkpoint is None:
         score(config)
         return
@@ -58,9 +63,7 @@ def run(config: EvalJob) -> None:
         ShardSet(path).check_files()
     inputs = inputs_of(config, folder)
     step = step_of(folder.parent) if in_run(folder) else None
-    names = [name for name in METRICS if name in config.metrics and (config.images_per_prompt or name not in DRAWING)]
-    if not names and config.sheet is None:
-        raise ValueError(f"images_per_prompt=0 leaves none of metrics={config.metrics} to measure; give 1 or more, or other metrics")
+    names = chosen_names(config)
     files = [output / file_name(name, step) for name in names]
     if is_current(output, inputs) and all(path.is_file() for path in files):
         print(f"{output}: evaluated with these settings already; nothing to do")
@@ -83,6 +86,14 @@ def run(config: EvalJob) -> None:
     print_tables(output)
     print_values([path for path in files if path.is_file()])
     print(f"written to {output}" + (f"; beside the paper's numbers: {output / 'paper.html'}" if config.sheet is not None else ""))
+
+
+def chosen_names(config: EvalJob) -> list[str]:
+    """What is to be measured. Raises ValueError for nothing, unless a sheet is to say so."""
+    names = [name for name in METRICS if name in config.metrics and (config.images_per_prompt or name not in DRAWING)]
+    if not names and config.sheet is None:
+        raise ValueError(f"images_per_prompt=0 leaves none of metrics={config.metrics} to measure; give 1 or more, or other metrics")
+    return names
 
 
 def score(config: EvalJob) -> None:

@@ -20,7 +20,7 @@ JOB_MODULES = {
     "serve": "liquid_train.serve.job",
     "plan": "liquid_train.scaling.planner",
 }
-FREE_TEXT = ("prompt", "null_prompt", "image", "checkpoint", "prompts", "questions", "output", "run.dir", "run.name", "vq.config", "vq.checkpoint",
+FREE_TEXT = ("prompt", "null_prompt", "image", "checkpoint", "watch", "prompts", "questions", "output", "run.dir", "run.name", "vq.config", "vq.checkpoint",
              "tokenize.input", "tokenize.images", "tokenize.image_key", "tokenize.text_key", "tokenize.output",
              "genai_bench", "language.include_path", "evals.language.include_path", "benchmarks.suffix",
              *(f"benchmarks.{name}.{key}" for name in BENCHMARKS for key in ("questions", "annotations", "images", "folder", "predictions")),

@@ -306,6 +306,9 @@ class EvalJob:
     """Everything `liquid eval` reads."""
 
     checkpoint: str | None = None  # None: what is scored is in files already
+    watch: str | None = None  # a run whose checkpoints are evaluated as they come
+    watch_newest: bool = False  # of several that wait only the newest
+    watch_seconds: float = 10.0  # between two looks at the run
     shards: str = "data/quickstart/images-test"  # the shard set with the questions
     train_shards: str | None = "data/quickstart/images-train"  # for the blind baseline: answers by the question alone
     output: str | None = None  # a folder; None = evals/ in the run

@@ -237,8 +237,13 @@ def check_files_to_score(c: EvalJob) -> None:
     keys = {name: f"benchmarks.{name}.predictions" for name in BENCHMARKS if getattr(c.benchmarks, name).predictions is not None}
     keys |= {"wise": "wise.scores"} if c.wise.scores else {}
     given = [keys[name] for name in c.metrics if name in keys]
-    if c.checkpoint is not None:
-        require(not given, f"{', '.join(given)}: files are scored without a model; leave out these, or checkpoint={c.checkpoint}")
+    require(c.watch_seconds > 0, f"watch_seconds={c.watch_seconds}: must be above 0")
+    if c.watch is not None:
+        for key in ("checkpoint", "output", "sheet"):
+            require(get(c, key) is None, f"watch={c.watch} goes without {key}={get(c, key)}: every checkpoint is evaluated into the run's evals/")
+    if c.checkpoint is not None or c.watch is not None:
+        model = f"checkpoint={c.checkpoint}" if c.checkpoint is not None else f"watch={c.watch}"
+        require(not given, f"{', '.join(given)}: files are scored without a model; leave out these, or {model}")
         return
     require(bool(given), "checkpoint has no value; give checkpoint=...")
     others = [name for name in c.metrics if name not in keys]

@@ -133,13 +133,12 @@ def _read_config(run: Run) -> None:
 
 
 def _read_metrics(run: Run) -> None:
-    path = run.folder / "metrics.jsonl"
-    if not path.is_file():
-        return
+    """Those of the training, then those of `liquid eval watch=RUN`: where both have a number of a step, the latter counts."""
+    paths = [path for path in (run.folder / "metrics.jsonl", run.folder / "evals" / "metrics.jsonl") if path.is_file()]
     train: dict[int, Line] = {}
     evaluations: dict[int, Line] = {}
     bad = 0
-    for line in json_lines(path):
+    for line in (line for path in paths for line in json_lines(path)):
         step = number(line.get("step")) if line is not None else None
         if line is None or step is None:
             bad += 1
