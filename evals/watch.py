@@ -22,7 +22,7 @@ from typing import Any
 from evals.measurement import file_name
 from evals.run import chosen_names, run
 from liquid_train.checkpoint import COMMIT, committed, problems, step_of
-from liquid_train.config import EvalJob, read_config
+from liquid_train.config import EvalJob, TrainJob, read_config
 from liquid_train.files import sha256_of, write_synced
 from liquid_train.resume import planned_steps
 from liquid_train.run_folder import json_lines
@@ -39,25 +39,30 @@ def watch(config: EvalJob) -> None:
     assert config.watch is not None
     run_dir = Path(config.watch)
     training = read_config(run_dir)
-    steps, names = planned_steps(training), chosen_names(config)
+    names = chosen_names(config)
     with watching(run_dir), signals():
         try:
             board = WandbRun(
                 run_dir, training.tracker.wandb, f"{training.run.name}-evals", asdict(config), print, group=training.run.name, any_order=True
             )  # fmt: skip
             try:
-                follow(config, run_dir, steps, names, board)
+                follow(config, run_dir, training, names, board)
             finally:
                 board.finish()
         except Stopped:
             print("stopped by a signal; the same command goes on from here")
 
 
-def follow(config: EvalJob, run_dir: Path, steps: int, names: list[str], board: WandbRun) -> None:
+def follow(config: EvalJob, run_dir: Path, training: TrainJob, names: list[str], board: WandbRun) -> None:
     """The oldest that waits first (watch_newest: the newest, and no older one), until the last planned step is done."""
+    steps = planned_steps(training)
     waiting: set[int] = set()
+    newest: int | None = None  # at the look before
     while True:
         found = {step_of(path): path for path in committed(run_dir)}
+        if newest is not None and not config.watch_newest:  # those that came and went since
+            waiting |= {step for step in range(0, max(found, default=0), training.checkpoint.every) if step > newest}
+        newest = max(found, default=0)
         looked_at = list(found)[-1:] if config.watch_newest else list(found)
         due = [step for step in looked_at if not is_done(run_dir, found[step], names)]
         for step in sorted(waiting - found.keys()):

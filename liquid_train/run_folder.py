@@ -98,7 +98,9 @@ def series(lines: list[Line], key: str) -> tuple[list[int], list[float]]:
 
 
 def is_run(folder: Path) -> bool:
-    return (folder / "config.yaml").is_file() or (folder / "metrics.jsonl").is_file()
+    """evals/ of a run is none, though it has numbers of its own (liquid eval watch=RUN)."""
+    own = folder.name != "evals" or not (folder.parent / "config.yaml").is_file()
+    return (folder / "config.yaml").is_file() or (own and (folder / "metrics.jsonl").is_file())
 
 
 def read_run(run_dir: str | Path) -> Run:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import shutil
@@ -16,6 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from rich.console import Console
 
 from evals import watch as watching
 from evals.measurement import Measurement, bare, write_measurement
@@ -46,7 +48,7 @@ def images(tmp_path_factory) -> Path:
 
 def begin(run: Path, steps: int = 30) -> Path:
     run.mkdir()
-    config = {"run": {"name": "watched", "dir": str(run)}, "train": {"steps": steps}, "tracker": {"wandb": {"mode": "disabled"}}}
+    config = {"run": {"name": "watched", "dir": str(run)}, "train": {"steps": steps}, "checkpoint": {"every": 10}, "tracker": {"wandb": {"mode": "disabled"}}}
     (run / "config.yaml").write_text(json.dumps(config))
     lines = [{"step": n, "tokens": 100 * n, "loss": 1.0, "tokens_per_second": 10.0} for n in range(1, 31)]
     (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
@@ -92,6 +94,8 @@ def test_checkpoints_are_evaluated_as_they_come_and_a_restart_goes_on(tmp_path, 
     steps, values = series(found.evaluations, "eval/vqa_accuracy")
     assert steps == [10, 20, 30] and values[0] == json.loads((run / "evals" / "step-00000010-vqa.json").read_text())["values"]["vqa_accuracy"]["value"]
     assert found.step == 30 and not found.notes and read_evaluations(run).values["vqa_accuracy"]["step"] == 30
+    report.list_runs(tmp_path, Console(file=(listed := io.StringIO()), width=120))
+    assert "run " in listed.getvalue() and "evals" not in listed.getvalue()
     report.write_report(run)
     page = (run / "report.html").read_text()
     assert "Questions answered right" in page and report.report_is_current(run)
@@ -107,7 +111,7 @@ def test_checkpoints_are_evaluated_as_they_come_and_a_restart_goes_on(tmp_path, 
 
 
 def test_what_retention_takes_is_said_and_newest_skips_the_older(tmp_path, model, images, capsys, monkeypatch):
-    run = begin(tmp_path / "run", steps=40)
+    run = begin(tmp_path / "run", steps=50)
     paths = {step: checkpoint(run, step, model) for step in (10, 20, 30)}
     evaluate = watching.run
 
@@ -116,14 +120,14 @@ def test_what_retention_takes_is_said_and_newest_skips_the_older(tmp_path, model
             shutil.rmtree(paths[20])  # while another is evaluated
         if config.checkpoint == str(paths[30]):
             shutil.rmtree(paths[30])  # while it is evaluated itself
-            checkpoint(run, 40, model)
+            checkpoint(run, 50, model)  # and 40 came and went
         evaluate(config)
 
     monkeypatch.setattr(watching, "run", slowly)
     assert main(call(run, images)) == 0
     out = capsys.readouterr().out
-    assert noted(run) == [10, 40]
-    assert all(f"step {step}: its checkpoint was removed before it could be evaluated" in out for step in (20, 30))
+    assert noted(run) == [10, 50]
+    assert all(f"step {step}: its checkpoint was removed before it could be evaluated" in out for step in (20, 30, 40))
     other = begin(tmp_path / "other")
     for step in (10, 20, 30):
         checkpoint(other, step, model)
