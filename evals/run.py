@@ -4,6 +4,7 @@
     evals/vqa.json                 accuracy by answer type, blind baseline, shuffled pictures, twelve examples (examples/*.png)
     evals/t2i.json                 right colours and shapes, distinct pictures, Frechet distance; drawn.png shows the pictures
     evals/predictions/             answers to published benchmarks, in the formats that their servers and programs take
+    evals/paper.md, paper.html     with evals=paper: the numbers beside those of the paper (evals/paper_sheet.py)
 
 The same call again with the results in place does nothing and imports no torch. Results of other steps are kept.
 """
@@ -22,8 +23,9 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from evals.benchmark_files import Benchmark, read_benchmark
+from evals.benchmark_files import read_benchmark
 from evals.measurement import Measurement, ModelHandle, Progress, file_name, write_measurement
+from evals.paper_sheet import measurable, write_sheet
 from evals.score_files import score_files
 from liquid_train.checkpoint import model_folder, step_of
 from liquid_train.config import EvalJob, TrainJob, read_config
@@ -35,51 +37,63 @@ from liquid_train.generate.manifest import aside, file_identity, is_current, mod
 
 if TYPE_CHECKING:
     from evals.suite import Inputs
-    from liquid_train.generate.session import Session
 
 NONE = "–"
 
-SETTINGS = ("seed", "images_per_prompt", "guidance", "temperature", "top_k", "max_images", "metrics", "caption_images", "tokenizer_images")
+SETTINGS = ("seed", "images_per_prompt", "guidance", "temperature", "top_k", "max_images", "metrics", "caption_images", "tokenizer_images", "sheet")
 
 
 def run(config: EvalJob) -> None:
     """Evaluate a checkpoint, or without one score what is in files. Raises ValueError for a user's mistake, before the model is loaded
     where that can be told."""
+    if config.watch is not None:
+        from evals.watch import watch
+
+        watch(config)
+        return
     if config.checkpoint is None:
         score(config)
         return
     folder = model_folder(config.checkpoint)
     output = output_folder(config, folder)
+    config, unmeasured = measurable(config) if config.sheet is not None else (config, {})
     if config.max_images is not None and config.max_images < 1:
         raise ValueError(f"max_images={config.max_images}: must be 1 or more, or null for all")
     for path in shard_paths(config):
         ShardSet(path).check_files()
     inputs = inputs_of(config, folder)
     step = step_of(folder.parent) if in_run(folder) else None
-    names = [name for name in METRICS if name in config.metrics and (config.images_per_prompt or name not in DRAWING)]
-    if not names:
-        raise ValueError(f"images_per_prompt=0 leaves none of metrics={config.metrics} to measure; give 1 or more, or other metrics")
+    names = chosen_names(config)
     files = [output / file_name(name, step) for name in names]
     if is_current(output, inputs) and all(path.is_file() for path in files):
         print(f"{output}: evaluated with these settings already; nothing to do")
         print_tables(output)
         print_values(files)
         return
-    from liquid_train.generate.session import open_model
-
-    benchmarks = {name: read_benchmark(name, config.benchmarks) for name in BENCHMARKS if name in names}
-    session = open_model(folder, config.device, vq=config.vq)
     with aside(output) as partial:
-        for name, measured in evaluate(config, session, step, partial, benchmarks).items():
+        found, failed = evaluate(config, folder, step, partial) if names else ({}, {})
+        for name, measured in found.items():
             write_predictions(output, step, measured)
             write_measurement(output, name, step, measured)
             for warning in measured.warnings:
                 print(f"{name}: {warning}")
-        keep_unmeasured(output, partial, names)
+        if config.sheet is not None:
+            unmeasured |= failed
+            write_sheet(partial, f"{config.checkpoint}, {'the model' if step is None else f'step {step:,}'}", found, unmeasured)
+            print("\n".join(f"{name}: not measured: {why}" for name, why in unmeasured.items()))
+        keep_unmeasured(output, partial, [*names, config.sheet])
         publish(partial, output, inputs)
     print_tables(output)
-    print_values(files)
-    print(f"written to {output}")
+    print_values([path for path in files if path.is_file()])
+    print(f"written to {output}" + (f"; beside the paper's numbers: {output / 'paper.html'}" if config.sheet is not None else ""))
+
+
+def chosen_names(config: EvalJob) -> list[str]:
+    """What is to be measured. Raises ValueError for nothing, unless a sheet is to say so."""
+    names = [name for name in METRICS if name in config.metrics and (config.images_per_prompt or name not in DRAWING)]
+    if not names and config.sheet is None:
+        raise ValueError(f"images_per_prompt=0 leaves none of metrics={config.metrics} to measure; give 1 or more, or other metrics")
+    return names
 
 
 def score(config: EvalJob) -> None:
@@ -195,14 +209,28 @@ def prediction_path(output: Path, step: int | None, name: str) -> Path:
     return path
 
 
-def evaluate(config: EvalJob, session: Session, step: int | None, folder: Path, benchmarks: dict[str, Benchmark]) -> dict[str, Measurement]:
-    """Measure everything; what the report reads of it is written into `folder`."""
-    from evals.suite import Inputs, Suite
+def evaluate(config: EvalJob, model: Path, step: int | None, folder: Path) -> tuple[dict[str, Measurement], dict[str, str]]:
+    """(what was measured, why the others were not); what the report reads of it is written into `folder`.
 
+    Raises ValueError for a metric that the data does not allow, unless it is one of a sheet.
+    """
+    from evals.suite import Inputs, Suite
+    from liquid_train.generate.session import open_model
+
+    benchmarks = {name: read_benchmark(name, config.benchmarks) for name in BENCHMARKS if name in config.metrics}
+    session = open_model(model, config.device, vq=config.vq)
     inputs = Inputs(config, session, benchmarks)
+    found: dict[str, Measurement] = {}
+    failed: dict[str, str] = {}
     with reports() as report:
         suite = Suite(ModelHandle.of(session, inputs.image_tokenizer, report), inputs)
-        found = {name: measure() for name, measure in suite.measures().items()}
+        for name, measure in suite.measures().items():
+            try:
+                found[name] = measure()
+            except ValueError as error:
+                if config.sheet is None:
+                    raise
+                failed[name] = str(error)
     if "vqa" in found:
         write_examples(inputs, config.seed, folder)
         write_json(folder / "vqa.json", {"step": step, **found["vqa"].detail})
@@ -211,12 +239,12 @@ def evaluate(config: EvalJob, session: Session, step: int | None, folder: Path, 
 
         save_png(folder / "drawn.png", contact_sheet(list(suite.drawn.pixels), columns=config.images_per_prompt))
         write_json(folder / "t2i.json", {"step": step, **found["t2i"].detail, **frechet_summary(found.get("image_quality"))})
-    return found
+    return found, failed
 
 
-def keep_unmeasured(output: Path, partial: Path, names: list[str]) -> None:
-    """What the report reads of metrics that were not chosen this time stays as it is; each file says of which step it is."""
-    for name, patterns in (("vqa", ("vqa.json", "examples/*.png")), ("t2i", ("t2i.json", "drawn.png"))):
+def keep_unmeasured(output: Path, partial: Path, names: list[str | None]) -> None:
+    """What the report reads of metrics that were not chosen this time, and the sheet, stay as they are; each says of which step it is."""
+    for name, patterns in (("vqa", ("vqa.json", "examples/*.png")), ("t2i", ("t2i.json", "drawn.png")), ("paper", ("paper.md", "paper.html"))):
         for path in (p for pattern in patterns for p in output.glob(pattern) if name not in names):
             copy = partial / path.relative_to(output)
             copy.parent.mkdir(exist_ok=True)

@@ -20,7 +20,7 @@ JOB_MODULES = {
     "serve": "liquid_train.serve.job",
     "plan": "liquid_train.scaling.planner",
 }
-FREE_TEXT = ("prompt", "null_prompt", "image", "checkpoint", "prompts", "questions", "output", "run.dir", "run.name", "vq.config", "vq.checkpoint",
+FREE_TEXT = ("prompt", "null_prompt", "image", "checkpoint", "watch", "prompts", "questions", "output", "run.dir", "run.name", "vq.config", "vq.checkpoint",
              "tokenize.input", "tokenize.images", "tokenize.image_key", "tokenize.text_key", "tokenize.output",
              "genai_bench", "language.include_path", "evals.language.include_path", "benchmarks.suffix",
              *(f"benchmarks.{name}.{key}" for name in BENCHMARKS for key in ("questions", "annotations", "images", "folder", "predictions")),
@@ -93,7 +93,7 @@ def run_job(name: str, rest: list[str]) -> int:
         print("\n".join(f"  {key}" for key in all_keys(JOBS[name])))
         return 0
     if name == "eval":  # evals is a config group of training, which Hydra would take the key for
-        rest = [re.sub(r"^evals=", "metrics=", o) for o in rest]
+        rest = [re.sub(r"^evals=", "metrics=", re.sub(r"^evals=(?=paper$)", "sheet=", o)) for o in rest]
     overrides = [quote(o) for o in rest]
     config = load(name, overrides)
     if name == "train":

@@ -306,6 +306,9 @@ class EvalJob:
     """Everything `liquid eval` reads."""
 
     checkpoint: str | None = None  # None: what is scored is in files already
+    watch: str | None = None  # a run whose checkpoints are evaluated as they come
+    watch_newest: bool = False  # of several that wait only the newest
+    watch_seconds: float = 10.0  # between two looks at the run
     shards: str = "data/quickstart/images-test"  # the shard set with the questions
     train_shards: str | None = "data/quickstart/images-train"  # for the blind baseline: answers by the question alone
     output: str | None = None  # a folder; None = evals/ in the run
@@ -317,6 +320,7 @@ class EvalJob:
     top_k: int | None = None
     max_images: int | None = None  # only the first N images of the set
     metrics: list[str] = field(default_factory=lambda: list(OWN_METRICS))
+    sheet: str | None = None  # paper: also write paper.md and paper.html, and only list there what lacks its files
     genai_bench: str | None = None  # the folder of GenAI-Bench's prompts and skill tags
     benchmarks: BenchmarksConfig = field(default_factory=BenchmarksConfig)
     language: LanguageConfig = field(default_factory=LanguageConfig)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from liquid_train.config import TASKS, BackboneConfig, EvalJob, GenerateJob, ParallelConfig, PlanJob, ServeJob, TokenizeJob, TrainJob
-from liquid_train.eval_settings import BENCHMARKS, METRICS, PERIODIC, VQAScoreConfig, template_fields
+from liquid_train.eval_settings import BENCHMARKS, METRICS, PERIODIC, SHEETS, VQAScoreConfig, template_fields
 
 
 def require(condition: bool, message: str) -> None:
@@ -179,11 +179,15 @@ def check_eval(c: EvalJob) -> None:
     require(bool(c.metrics), f"metrics is empty; give one or more of {', '.join(METRICS)}")
     for name in c.metrics:
         require(name in METRICS, f"metrics: {name}: no such metric; one of {', '.join(METRICS)}")
-    require(c.genai_bench is not None or "genai_bench" not in c.metrics, "metrics: genai_bench needs genai_bench=FOLDER with GenAI-Bench's files")
-    require(bool(c.language.tasks) or "language" not in c.metrics, "metrics: language needs language.tasks=[...], such as [hellaswag,arc_easy]")
     rows = c.heldout.batches
     require(rows is None or rows > 0, f"heldout.batches={rows}: must be 1 or more, or null for all")
     check_files_to_score(c)
+    if c.sheet is None:
+        check_given(c)
+    else:  # it lists what was not given
+        one_of(c, "sheet", tuple(SHEETS))
+        others = [name for name in c.metrics if name not in SHEETS[c.sheet]]
+        require(not others, f"metrics: {', '.join(others)} have no place on evals={c.sheet}; it shows {', '.join(SHEETS[c.sheet])}")
     check_judges(c)
     b = c.benchmarks
     require(0 <= b.max_bad < 1, f"benchmarks.max_bad={b.max_bad}: a share from 0 to below 1")
@@ -194,7 +198,6 @@ def check_eval(c: EvalJob) -> None:
     require(c.tokenizer_images >= 2, f"tokenizer_images={c.tokenizer_images}: must be 2 or more")
     one_of(c, "features.kind", ("vq", "inception", "hf"))
     one_of(c, "features.resize", ("clean", "legacy_pytorch", "legacy_tensorflow"))
-    require(c.features.kind == "vq" or c.features.path is not None, f"features.kind={c.features.kind} needs features.path=PATH")
     check_vqascore(c.vqascore, "vqascore")
     judges = [name for name in ("vqascore", "genai_bench_vqascore") if name in c.metrics]
     require(c.vqascore.pattern is None or not judges, f"vqascore.pattern: {', '.join(judges)} asks about whole texts only; leave one of them out")
@@ -221,13 +224,26 @@ def check_vqascore(c: VQAScoreConfig, key: str) -> None:
         require(bool(template_fields(part.question) | template_fields(part.answer)), f"{key}.parts[{n}]: names no group of {key}.pattern, so it fits no text")
 
 
+def check_given(c: EvalJob) -> None:
+    """What the chosen metrics cannot be measured without."""
+    require(c.genai_bench is not None or "genai_bench" not in c.metrics, "metrics: genai_bench needs genai_bench=FOLDER with GenAI-Bench's files")
+    require(c.genai_bench is not None or "genai_bench_vqascore" not in c.metrics, "metrics: genai_bench_vqascore needs genai_bench=FOLDER")
+    require(bool(c.language.tasks) or "language" not in c.metrics, "metrics: language needs language.tasks=[...], such as [hellaswag,arc_easy]")
+    require(c.features.kind == "vq" or c.features.path is not None, f"features.kind={c.features.kind} needs features.path=PATH")
+
+
 def check_files_to_score(c: EvalJob) -> None:
     """What is in files already is scored without a model, everything else with one."""
     keys = {name: f"benchmarks.{name}.predictions" for name in BENCHMARKS if getattr(c.benchmarks, name).predictions is not None}
     keys |= {"wise": "wise.scores"} if c.wise.scores else {}
     given = [keys[name] for name in c.metrics if name in keys]
-    if c.checkpoint is not None:
-        require(not given, f"{', '.join(given)}: files are scored without a model; leave out these, or checkpoint={c.checkpoint}")
+    require(c.watch_seconds > 0, f"watch_seconds={c.watch_seconds}: must be above 0")
+    if c.watch is not None:
+        for key in ("checkpoint", "output", "sheet"):
+            require(get(c, key) is None, f"watch={c.watch} goes without {key}={get(c, key)}: every checkpoint is evaluated into the run's evals/")
+    if c.checkpoint is not None or c.watch is not None:
+        model = f"checkpoint={c.checkpoint}" if c.checkpoint is not None else f"watch={c.watch}"
+        require(not given, f"{', '.join(given)}: files are scored without a model; leave out these, or {model}")
         return
     require(bool(given), "checkpoint has no value; give checkpoint=...")
     others = [name for name in c.metrics if name not in keys]
@@ -236,7 +252,7 @@ def check_files_to_score(c: EvalJob) -> None:
 
 
 def check_judges(c: EvalJob) -> None:
-    """Models and folders that single metrics need."""
+    """Models and folders that single metrics need, and those that were given."""
     for metrics, key, what in (
         (("vqascore", "genai_bench_vqascore"), "vqascore.model", "a visual question answering model in Hugging Face format"),
         (("clipscore",), "clipscore.model", "a CLIP model in Hugging Face format"),
@@ -244,11 +260,10 @@ def check_judges(c: EvalJob) -> None:
         (("wise",), "wise.prompts", "WISE's three JSON files"),
     ):
         path, asked = get(c, key), [name for name in metrics if name in c.metrics]
-        require(path is not None or not asked, f"metrics: {', '.join(asked)} needs {key}=FOLDER with {what}")
+        require(path is not None or not asked or c.sheet is not None, f"metrics: {', '.join(asked)} needs {key}=FOLDER with {what}")
         require(path is None or Path(path).is_dir(), f"{key}={path}: no such folder; give that of {what}")
         model = key.endswith(".model") and path is not None
         require(not model or (Path(str(path)) / "config.json").is_file(), f"{key}={path}: no config.json there; give the folder of {what}")
-    require(c.genai_bench is not None or "genai_bench_vqascore" not in c.metrics, "metrics: genai_bench_vqascore needs genai_bench=FOLDER")
     for key in ("reference.max_bad", "wise.max_bad"):
         require(0 <= get(c, key) < 1, f"{key}={get(c, key)}: a share from 0 to below 1")
     least = c.reference.per_category

@@ -43,6 +43,7 @@ def input_files(run_dir: Path) -> Iterator[Path]:
         "config.yaml",
         "environment.json",
         "metrics.jsonl",
+        "evals/metrics.jsonl",
         "evals/*.json",
         "evals/drawn.png",
         "evals/examples/*",

@@ -41,7 +41,7 @@ def log_evaluation(run: Run, tracker: Tracker | None, last: bool) -> None:
     started, step = time.perf_counter(), run.progress.step
     found = evaluate_now(run, last)
     if tracker:
-        tracker.write({"step": step, **found})
+        tracker.write_evaluation({"step": step, **found})
         tracker.say(f"step {step}: {headline(found)}, in {time.perf_counter() - started:.1f} s")
         if run.config.checkpoint.best is not None:
             note_score(run, tracker, found, run.config.checkpoint.best)

@@ -98,7 +98,9 @@ def series(lines: list[Line], key: str) -> tuple[list[int], list[float]]:
 
 
 def is_run(folder: Path) -> bool:
-    return (folder / "config.yaml").is_file() or (folder / "metrics.jsonl").is_file()
+    """evals/ of a run is none, though it has numbers of its own (liquid eval watch=RUN)."""
+    own = folder.name != "evals" or not (folder.parent / "config.yaml").is_file()
+    return (folder / "config.yaml").is_file() or (own and (folder / "metrics.jsonl").is_file())
 
 
 def read_run(run_dir: str | Path) -> Run:
@@ -133,13 +135,12 @@ def _read_config(run: Run) -> None:
 
 
 def _read_metrics(run: Run) -> None:
-    path = run.folder / "metrics.jsonl"
-    if not path.is_file():
-        return
+    """Those of the training, then those of `liquid eval watch=RUN`: where both have a number of a step, the latter counts."""
+    paths = [path for path in (run.folder / "metrics.jsonl", run.folder / "evals" / "metrics.jsonl") if path.is_file()]
     train: dict[int, Line] = {}
     evaluations: dict[int, Line] = {}
     bad = 0
-    for line in json_lines(path):
+    for line in (line for path in paths for line in json_lines(path)):
         step = number(line.get("step")) if line is not None else None
         if line is None or step is None:
             bad += 1

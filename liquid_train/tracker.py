@@ -8,13 +8,14 @@ import math
 import os
 import time
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from liquid_train.config import TrackerConfig
 from liquid_train.files import write_synced
+from liquid_train.wandb_run import WandbRun
 
 SECONDS_BETWEEN_LINES = 15  # plain lines where there is no terminal to draw a bar on
 
@@ -56,9 +57,10 @@ class Tracker:
         drop_lines_after(self.path, first_step)
         self._file = self.path.open("ab", buffering=0)
         self._pending = b""  # not written yet: the disk was full
-        self._wandb = start_wandb(run_dir, config, name, settings)
+        self._run_dir = run_dir
         self._steps = steps
         self._console = Console(stderr=True)
+        self._wandb = WandbRun(run_dir, config.wandb, name, settings, self.say, group=name)
         self._bar = self._start_bar(first_step) if config.progress and self._console.is_terminal else None
         self._quiet = not config.progress
         self._last_line = 0.0
@@ -89,19 +91,17 @@ class Tracker:
         except OSError as error:
             if not kept_back:
                 self.say(f"{self.path}: {error.strerror}. Training goes on; the lines are kept in memory and written when there is room.")
-        if self._wandb is not None:
-            self._log_to_wandb(clean)
+        self._wandb.log({k: v for k, v in clean.items() if k != "step"}, metrics["step"])
+
+    def write_evaluation(self, metrics: dict[str, Any]) -> None:
+        """`write`, and to W&B also the step's table of evals/ and its pictures of samples/."""
+        self.write(metrics)
+        step = metrics["step"]
+        self._wandb.log_evaluation(self._run_dir / "evals", step, self._run_dir / "samples" / f"step-{step:08d}.png")
 
     def _write_pending(self) -> None:
         while self._pending:  # a disk that fills up takes a part of a line; the rest follows right behind it later
             self._pending = self._pending[self._file.write(self._pending) :]
-
-    def _log_to_wandb(self, clean: dict[str, Any]) -> None:
-        try:
-            self._wandb.log({k: v for k, v in clean.items() if k != "step"}, step=clean["step"])
-        except Exception as error:  # its own process is gone, or its folder cannot be written
-            self.say(f"W&B takes no more metrics ({type(error).__name__}: {error}). Training goes on; metrics.jsonl has them all.")
-            self._wandb = None
 
     def show(self, metrics: dict[str, Any]) -> None:
         """Update the bar, or print a line now and then where there is no terminal."""
@@ -128,16 +128,4 @@ class Tracker:
         except OSError as error:
             self.say(f"{self.path}: {error.strerror}. Its last lines may be missing.")
         self._file.close()
-        if self._wandb is not None:
-            self._wandb.finish()
-
-
-def start_wandb(run_dir: Path, config: TrackerConfig, name: str, settings: dict[str, Any]) -> Any:
-    """The W&B run, or None when disabled. The id follows from the folder, so a resumed run stays one run."""
-    if config.wandb.mode == "disabled":
-        return None
-    import wandb
-
-    run_id = name.replace("/", "-")
-    quiet = wandb.Settings(silent=True, console="off", mode=cast(Any, config.wandb.mode))
-    return wandb.init(project=config.wandb.project, name=name, id=run_id, resume="allow", dir=run_dir, config=settings, settings=quiet)
+        self._wandb.finish()

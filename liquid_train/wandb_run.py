@@ -1,0 +1,85 @@
+"""A run in W&B: the numbers of metrics.jsonl under the same names, each evaluation's table, and the pictures drawn.
+
+Whatever fails here is told once; what is logged goes on without W&B, and metrics.jsonl has the numbers.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, cast
+
+from liquid_train.config import WandbConfig
+
+COLUMNS: list[str | int] = ["metric", "value", "low", "high", "n"]
+
+
+class WandbRun:
+    """Of one process. id follows from the name, so a resumed run stays one run; `group` holds a training run and what watches it.
+
+    any_order: steps may come in any order (what watches a run): they are an axis of their own, `step`, instead of W&B's.
+    """
+
+    def __init__(
+        self, folder: Path, config: WandbConfig, name: str, settings: dict[str, Any], say: Callable[[str], None], *, group: str, any_order: bool = False
+    ) -> None:  # fmt: skip
+        self._say, self._any_order = say, any_order
+        self._run: Any = None
+        if config.mode != "disabled":
+            self._guarded(lambda: self._start(folder, config, name, settings, group))
+
+    def _start(self, folder: Path, config: WandbConfig, name: str, settings: dict[str, Any], group: str) -> None:
+        import wandb
+
+        quiet = wandb.Settings(silent=True, console="off", mode=cast(Any, config.mode))
+        self._run = wandb.init(
+            project=config.project, name=name, id=name.replace("/", "-"), group=group.replace("/", "-"), resume="allow", dir=folder, config=settings,
+            settings=quiet,
+        )  # fmt: skip
+        if self._any_order:
+            self._run.define_metric("step")
+            self._run.define_metric("*", step_metric="step")
+
+    def log(self, values: dict[str, Any], step: int) -> None:
+        """What has a number, or a table or picture, of one step."""
+        if self._run is not None:
+            self._guarded(lambda: self._run.log({**values, "step": step}) if self._any_order else self._run.log(values, step=step))
+
+    def log_evaluation(self, evals: Path, step: int, grid: Path) -> None:
+        """The table of everything in evals/step-NNNNNNNN-*.json, as eval/table, and the picture `grid`, where there is one, as samples."""
+        if self._run is not None:
+            self._guarded(lambda: self.log(media(evals, step, grid), step))
+
+    def finish(self) -> None:
+        if self._run is not None:
+            self._guarded(lambda: self._run.finish())
+
+    def _guarded(self, action: Callable[[], None]) -> None:
+        try:
+            action()
+        except Exception as error:  # its own process is gone, it cannot log in, or its folder cannot be written
+            self._say(f"W&B takes no more metrics ({type(error).__name__}: {error}). It goes on without; metrics.jsonl has them all.")
+            self._run = None
+
+
+def table_rows(evals: Path, step: int) -> list[list[Any]]:
+    """[name in metrics.jsonl, value, low, high, n] of every number of a step's measurements."""
+    rows = []
+    for path in sorted(evals.glob(f"step-{step:08d}-*.json")):
+        for name, value in json.loads(path.read_text(encoding="utf-8"))["values"].items():
+            rows.append([logged_name(name), *(value[str(key)] for key in COLUMNS[1:])])
+    return rows
+
+
+def logged_name(name: str) -> str:
+    """Of a number in metrics.jsonl."""
+    return name.replace("heldout_", "val/", 1) if name.startswith("heldout_") else f"eval/{name}"
+
+
+def media(evals: Path, step: int, grid: Path) -> dict[str, Any]:
+    import wandb
+
+    rows = table_rows(evals, step)
+    found: dict[str, Any] = {"eval/table": wandb.Table(columns=COLUMNS, data=rows)} if rows else {}
+    return {**found, "samples": wandb.Image(str(grid))} if grid.is_file() else found
