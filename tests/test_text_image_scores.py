@@ -75,7 +75,7 @@ def by_hand(folder: Path, kind: str, answer: str) -> list[float]:
 
 @pytest.mark.parametrize(("kind", "answer"), [("llava", "Yes"), ("llava", "a red circle"), ("blip2_t5", "Yes no")])
 def test_vqascore_is_the_probability_that_the_model_itself_gives(handle, folders, kind, answer):
-    config = JudgeConfig(QUESTION, answer, 3, str(folders[kind]))
+    config = JudgeConfig(QUESTION, answer, 3, model=str(folders[kind]))
     judge = open_judge(config, CPU)
     measured = vqascore(handle, judge, some([["basic"], ["advanced"], ["basic", "color"], []]), config)
     expected = by_hand(folders[kind], kind, answer)
@@ -87,7 +87,7 @@ def test_vqascore_is_the_probability_that_the_model_itself_gives(handle, folders
 
 
 def test_ranks_share_the_pictures(handle, folders):
-    config = JudgeConfig(QUESTION, "Yes", 8, str(folders["llava"]))
+    config = JudgeConfig(QUESTION, "Yes", 8, model=str(folders["llava"]))
     judge, data = open_judge(config, CPU), some()
     whole = vqascore(handle, judge, data, config).values["vqascore"].value
 
@@ -177,7 +177,7 @@ def test_the_job_asks_the_judges_about_what_it_drew(folders, tmp_path):
     model, output = str(save(tmp_path / "model", grid=(2, 2))), str(tmp_path / "out")
     job = EvalJob(
         checkpoint=model, output=output, images_per_prompt=1, metrics=["vqascore", "clipscore", "genai_bench_vqascore"], genai_bench=str(tmp_path / "bench"),
-        vqascore=JudgeConfig(QUESTION, "Yes", 8, str(folders["llava"])), clipscore=CLIPScoreConfig(str(folders["clip"])), **settings,
+        vqascore=JudgeConfig(QUESTION, "Yes", 8, model=str(folders["llava"])), clipscore=CLIPScoreConfig(str(folders["clip"])), **settings,
     )  # fmt: skip
     run(job)
     found = {name: json.loads((tmp_path / "out" / f"model-{name}.json").read_text()) for name in job.metrics}
