@@ -119,11 +119,13 @@ class Layer:
         values[:, :, column] = value.flatten(2).unsqueeze(2)
         query = turned[:, :-kv_heads].reshape(rows * kv_heads, -1, self.head_dim)  # query heads that share keys are rows of one product
         key, value = (t.flatten(0, 1)[:, : mask.shape[-1]] for t in (keys, values))
+        if query.device.type == "cpu":  # its products of one row in bf16 take longer than fp32's with the conversion
+            query, key, value, mask = (t.float() for t in (query, key, value, mask))
         if self.softcap is None:
             scores = torch.baddbmm(mask, query, key.mT, alpha=self.scale)
         else:
             scores = torch.tanh(torch.bmm(query, key.mT) * (self.scale / self.softcap)) * self.softcap + mask
-        out = self.o(torch.bmm(torch.softmax(scores, -1), value).view(rows, -1))
+        out = self.o(torch.bmm(torch.softmax(scores, -1), value).view(rows, -1).to(hidden.dtype))
         hidden = hidden + (out if self.after_attention is None else self.after_attention(out))
         gate, up = self.gate_up(self.before_mlp(hidden)).chunk(2, -1)
         out = self.down(self.activation(gate) * up)
