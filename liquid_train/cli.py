@@ -47,6 +47,8 @@ first steps: make quickstart, or
        liquid train experiment=quickstart
        liquid generate checkpoint=runs/quickstart prompt="a blue rectangle" output=pictures
        liquid serve checkpoint=runs/quickstart      a page to try it, and an HTTP API
+       liquid eval watch=runs/mine         beside a training: every checkpoint is evaluated as it comes
+       liquid eval checkpoint=runs/mine evals=paper             the paper's benchmarks on one page, beside its numbers
        liquid plan backbone=qwen2.5-32b parallel.shard=512      parameters, and memory of one rank, before there is a cluster"""
 
 
