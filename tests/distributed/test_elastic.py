@@ -53,7 +53,7 @@ def test_other_ranks_and_loaders_see_the_same_batches(root: Path, whole: list[di
 
 def test_the_same_ranks_repeat_every_bit(root: Path) -> None:
     unbroken = train(root, "unbroken", *options(2, 1))
-    lines = kill_and_go_on(root, "broken", [(2, 1)] * 4, seed=1)
+    lines = kill_and_go_on(root, "broken", [(2, 1)] * 3, seed=1)  # resumed twice: what the first resume restored is saved again
     assert without_timings(lines) == without_timings(unbroken)
     weights = [(checkpoint.model_folder(root / r) / "model.safetensors").read_bytes() for r in ("unbroken", "broken")]
     assert weights[0] == weights[1]
