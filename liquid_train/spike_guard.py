@@ -1,10 +1,12 @@
 """Steps whose loss jumps: found by the last steps' median, then counted, left out, or undone by going back to a checkpoint.
 
-A loss is a spike where it lies more than train.spike.threshold robust standard deviations above the median of the last
-train.spike.window losses. Deviations are the median absolute deviation (MAD) times 1.4826, which is the standard deviation of a normal
+A step's loss depends on what it is made of: a text costs more than a picture, and steps have more or less of either. So it is compared
+with what its tasks usually cost: the median of each task's last losses, in the shares that the tasks have of this step. A step is a
+spike where its excess over that lies more than train.spike.threshold robust standard deviations above the median of the last
+train.spike.window excesses. Deviations are the median absolute deviation (MAD) times 1.4826, which is the standard deviation of a normal
 distribution (Iglewicz and Hoaglin 1993, How to Detect and Handle Outliers): unlike mean and standard deviation, they hold still while
 spikes are in the window. Six of them over 128 steps are OLMo-core's numbers for the same question. A deviation counts at least 1% of
-the median, and the window is waited for until it is half full.
+the usual loss, and the window is waited for until it is half full.
 
 Going back is what PaLM did (Chowdhery et al. 2022, arXiv 2204.02311, section 5.1): on from an earlier checkpoint, without the batches
 seen between it and the end of the spike. So optimizer step n no longer has the data of step n; `left_out` counts the difference.
@@ -20,24 +22,28 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch.distributed as dist
+from torch import Tensor
 
 from liquid_train.checkpoint import committed, step_of
-from liquid_train.config import SpikeConfig
+from liquid_train.config import TASKS, SpikeConfig
 from liquid_train.train_state import TRAINER, Progress
 
 if TYPE_CHECKING:
     from liquid_train.data.packing import StreamState
 
 NORMAL = 1.4826  # standard deviation / MAD of a normal distribution
-LEAST = 0.01  # of the median: the smallest deviation that counts
+LEAST = 0.01  # of the usual loss: the smallest deviation that counts
 
 
 @dataclass
 class GuardState:
-    """losses: of the last steps that were no spikes, or of all where nothing is done about spikes. spikes, rewinds: how many so far.
-    left_out: steps' worth of data that were left out, so that optimizer step n trains on the data of step n + left_out."""
+    """excesses, usual, by_task: of the last steps that were no spikes, or of all where nothing is done about spikes; by_task: each task's mean losses.
+    spikes, rewinds: how many so far. left_out: steps' worth of data that were left out, so that optimizer step n trains on the data of
+    step n + left_out."""
 
-    losses: list[float] = field(default_factory=list)
+    excesses: list[float] = field(default_factory=list)
+    usual: list[float] = field(default_factory=list)
+    by_task: dict[str, list[float]] = field(default_factory=dict)
     spikes: int = 0
     rewinds: int = 0
     left_out: int = 0
@@ -64,21 +70,38 @@ class Rewind:
     streams: dict[int, StreamState]
 
 
-def limit(losses: list[float], config: SpikeConfig) -> float:
-    """The loss above which a step is a spike; infinite until half of the window is known."""
-    if len(losses) < max(2, config.window // 2):
+def parts_of(per_task: Tensor) -> dict[str, tuple[float, float]]:
+    """per_task [4, tasks], the step's sums as LossOutput has them -> {task: (its share of the weights, its mean loss)}."""
+    loss, _, count, weighted = per_task
+    means = {task: float(loss[i] / count[i]) for i, task in enumerate(TASKS) if count[i]}
+    weights = {task: float(weighted[TASKS.index(task)]) / mean for task, mean in means.items() if mean > 0}
+    whole = sum(weights.values())
+    return {task: (weight / whole, means[task]) for task, weight in weights.items() if whole > 0}
+
+
+def limit(state: GuardState, config: SpikeConfig) -> float:
+    """The excess above which a step is a spike; infinite until half of the window is known."""
+    if len(state.excesses) < max(2, config.window // 2):
         return math.inf
-    median = statistics.median(losses)
-    deviation = NORMAL * statistics.median(abs(loss - median) for loss in losses)
-    return median + config.threshold * max(deviation, LEAST * abs(median))
+    median = statistics.median(state.excesses)
+    deviation = NORMAL * statistics.median(abs(excess - median) for excess in state.excesses)
+    return median + config.threshold * max(deviation, LEAST * statistics.median(state.usual))
 
 
-def is_spike(loss: float, state: GuardState, config: SpikeConfig) -> bool:
-    """Whether a step with this finite loss is one; notes the loss. The same on all ranks, as the loss is."""
-    found = loss > limit(state.losses, config)
+def is_spike(parts: dict[str, tuple[float, float]], state: GuardState, config: SpikeConfig) -> bool:
+    """Whether a step with these finite losses (parts_of) is one; notes them. The same on all ranks, as the losses are.
+
+    A task that was not seen before counts as usual, whatever it costs.
+    """
+    usual = sum(share * (statistics.median(state.by_task[task]) if task in state.by_task else loss) for task, (share, loss) in parts.items())
+    excess = sum(share * loss for share, loss in parts.values()) - usual
+    found = excess > limit(state, config)
     state.spikes += found
     if not found or config.action == "warn":  # otherwise a level that has risen for good would be a spike for good
-        state.losses = [*state.losses, loss][-config.window :]
+        state.excesses = [*state.excesses, excess][-config.window :]
+        state.usual = [*state.usual, usual][-config.window :]
+        for task, (_, loss) in parts.items():
+            state.by_task[task] = [*state.by_task.get(task, []), loss][-config.window :]
     return found
 
 

@@ -30,7 +30,7 @@ from liquid_train.parallel import World, assert_dtypes, process_group, set_sync
 from liquid_train.phases import Phases
 from liquid_train.run_evaluation import log_evaluation
 from liquid_train.run_saving import save_and_go_on, save_and_wait, settle_save
-from liquid_train.spike_guard import Rewind, go_back, is_spike
+from liquid_train.spike_guard import Rewind, go_back, is_spike, parts_of
 from liquid_train.step_profile import StepProfile
 from liquid_train.tracker import Tracker
 from liquid_train.training_run import Run
@@ -99,13 +99,13 @@ def train_step(run: Run, batches: list[MicroBatch], lr: float, stop: bool) -> di
     run.world.sum(sums)
     loss = float(sums[-1]) / max(total_weight, 1e-9)
     finite = bool(torch.isfinite(norm)) and loss == loss and abs(loss) != float("inf")  # the same on all ranks: both were reduced
-    spike = finite and is_spike(loss, run.progress.guard, spikes)
+    per_task = sums[:-1].view(4, -1).cpu()
+    spike = finite and is_spike(parts_of(per_task), run.progress.guard, spikes)
     skipped = not finite or (spike and spikes.action != "warn")
     if not skipped:
         run.rates.step(run.optimizer, run.progress.step, lr)
     run.optimizer.zero_grad()
     phases.enter("logging")
-    per_task = sums[:-1].view(4, -1).cpu()
     return {"loss": loss, "per_task": per_task, "grad_norm": float(norm), "finite": finite, "spike": spike, "skipped": skipped, "stop": stops > 0}
 
 

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from liquid_train.checkpoint import checkpoint_name
-from liquid_train.config import SpikeConfig, load
-from liquid_train.spike_guard import GuardState, is_spike, limit
+from liquid_train.config import TASKS, SpikeConfig, load
+from liquid_train.spike_guard import GuardState, is_spike, limit, parts_of
 from liquid_train.train import check_skipped
 from liquid_train.watchdog import collective_timeout, lost_peer
 
@@ -19,34 +20,65 @@ def normal(n: int, mean: float = 2.0, deviation: float = 0.05) -> list[float]:
     return [float(x) for x in np.random.default_rng(0).normal(mean, deviation, n)]
 
 
+def of(loss: float) -> dict[str, tuple[float, float]]:
+    return {"text": (1.0, loss)}
+
+
+def test_a_step_with_more_of_a_dear_task_is_none() -> None:
+    """Texts cost three times a picture, and every step has another share of them; a picture that costs twice as much is one."""
+    state, config, random = GuardState(), SpikeConfig(window=64), np.random.default_rng(1)
+
+    def step(text: float, picture: float) -> bool:
+        share = float(random.choice([0.02, 0.05, 0.1, 0.6]))
+        return is_spike({"text": (share, text), "t2i": (1 - share, picture)}, state, config)
+
+    assert not any(step(float(random.normal(6, 0.1)), float(random.normal(2, 0.05))) for _ in range(500))
+    assert step(6.0, 4.0)
+    assert not step(6.0, 2.0) and not is_spike({"vqa": (1.0, 50.0)}, state, config), "what was never seen is not dear"
+
+
+def test_shares_and_losses_come_from_the_sums_of_a_step() -> None:
+    """3 targets of text that weigh 1, 2 of t2i that weigh 3: shares 1/3 and 2/3."""
+    sums = torch.zeros(4, len(TASKS))
+    sums[:, TASKS.index("text")] = torch.tensor([6.0, 0.0, 3.0, 6.0])
+    sums[:, TASKS.index("t2i")] = torch.tensor([8.0, 0.0, 2.0, 24.0])
+    found = parts_of(sums)
+    assert found["text"] == pytest.approx((1 / 3, 2.0)) and found["t2i"] == pytest.approx((2 / 3, 4.0)) and len(found) == 2
+
+
 def test_the_limit_is_that_of_a_normal_distribution_and_spikes_hardly_move_it() -> None:
     config = SpikeConfig(threshold=6.0, window=4000)
     losses = normal(4000)
-    assert limit(losses, config) == pytest.approx(2.0 + 6 * 0.05, abs=0.02)
-    polluted = losses[:3900] + [50.0] * 100
-    assert limit(polluted, config) == pytest.approx(2.0 + 6 * 0.05, abs=0.03)
-    assert limit([2.0] * 64, config=SpikeConfig(window=64)) == pytest.approx(2.0 * 1.06), "a deviation of nothing counts 1% of the median"
+    assert limit(known(losses), config) == pytest.approx(6 * 0.05, abs=0.02)
+    assert limit(known(losses[:3900] + [50.0] * 100), config) == pytest.approx(6 * 0.05, abs=0.03)
+    assert limit(known([2.0] * 64), SpikeConfig(window=64)) == pytest.approx(2.0 * 0.06), "a deviation of nothing counts 1% of the usual loss"
+
+
+def known(losses: list[float]) -> GuardState:
+    return GuardState(excesses=[loss - 2.0 for loss in losses], usual=[2.0] * len(losses))
 
 
 def test_none_is_a_spike_before_half_of_the_window_is_known() -> None:
     state, config = GuardState(), SpikeConfig(window=20)
-    assert not any(is_spike(loss, state, config) for loss in [*normal(9), 1000.0])
-    assert is_spike(1000.0, state, config) and state.spikes == 1
+    assert not any(is_spike(of(loss), state, config) for loss in [*normal(9), 1000.0])
+    assert is_spike(of(1000.0), state, config) and state.spikes == 1
 
 
 @pytest.mark.parametrize(("action", "found"), [("warn", 10), ("skip", 30)])
 def test_a_new_level_is_learned_unless_spikes_are_acted_on(action: str, found: int) -> None:
     """Where steps are left out the level cannot be a new one of the model: train.max_skipped ends the run."""
-    state, config = GuardState(normal(20)), SpikeConfig(action=action, window=20)
+    state, config = GuardState(), SpikeConfig(action=action, window=20)
+    for loss in normal(20):
+        is_spike(of(loss), state, config)
     for loss in normal(30, mean=4.0):
-        is_spike(loss, state, config)
-    assert state.spikes == found and len(state.losses) == 20
+        is_spike(of(loss), state, config)
+    assert state.spikes == found and len(state.excesses) == 20
 
 
 def test_a_falling_loss_has_no_spikes() -> None:
     state, config = GuardState(), SpikeConfig()
     noise = normal(2000, mean=0.0, deviation=0.03)
-    assert not any(is_spike(1.5 + 6 * math.exp(-step / 300) + noise[step], state, config) for step in range(2000))
+    assert not any(is_spike(of(1.5 + 6 * math.exp(-step / 300) + noise[step]), state, config) for step in range(2000))
 
 
 def test_a_checkpoint_of_an_older_version_knows_no_spikes(tmp_path: Path) -> None:

@@ -114,7 +114,7 @@ def test_replay_finds_the_data_of_a_step_after_a_rewind(root: Path, rewound: lis
 
 def test_the_last_rewind_is_followed_by_an_end(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A threshold that ordinary noise passes."""
-    here(root, "spent", "train.steps=200", "train.spike.action=rewind", "train.spike.rewinds=1", "train.spike.threshold=0.01", status=2)
+    here(root, "spent", "train.steps=200", "train.spike.action=rewind", "train.spike.rewinds=1", "train.spike.threshold=0.3", status=2)
     said = capsys.readouterr().err
     assert "train.spike.rewinds=1" in said and "optimizer.lr=0.01" in said and "back to the checkpoint of step" in said
 
