@@ -16,6 +16,7 @@ from liquid_train.files import sha256_of, sync, write_synced
 
 SCHEMA = 1
 COMMIT = "COMMIT.json"
+TRAINER = "trainer.json"  # how far the run is, and its config
 SCORES = "scores.json"  # checkpoints/scores.json: {"metric", "best_is", "scores": {step: value}}
 BEST = "best"
 SUPERSEDED = "superseded"

@@ -28,7 +28,6 @@ from liquid_train.generate.pictures import contact_sheet, decode, save_png
 from liquid_train.image_tokenizer import ImageTokenizer
 from liquid_train.loss import LossModule
 from liquid_train.run_folder import json_lines
-from liquid_train.spike_guard import GuardState
 from liquid_train.train_state import read_progress
 from liquid_train.vocabulary import Vocabulary
 
@@ -93,7 +92,7 @@ def rebuild(config: TrainJob, vocabulary: Vocabulary, step: int, checkpoint: Pat
     vq = ImageTokenizer.from_files(package_path(config.vq.config), package_path(config.vq.checkpoint), parts=())
     sets = open_sources(config, vq.fingerprint, vq.codebook_size)
     progress = read_progress(checkpoint)[0] if checkpoint else None
-    first, states = (progress.step + GuardState.of(checkpoint).left_out, progress.streams) if checkpoint and progress else (0, {})
+    first, states = (progress.step + progress.guard.left_out, progress.streams) if progress else (0, {})
     alone = replace(config, data=replace(config.data, workers=0))
     loader = BatchLoader(alone, sets, vocabulary, rank=0, world=1, first_step=first, steps=step, states=states)
     batch = None

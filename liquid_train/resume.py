@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from liquid_train.checkpoint import committed, problems, step_of
+from liquid_train.checkpoint import TRAINER, committed, problems, step_of
 from liquid_train.config import SourceConfig, TrainJob, package_path
 from liquid_train.data.shards import ShardSet
 
@@ -61,7 +61,7 @@ def changes_since(checkpoint: Path, config: TrainJob, shards: dict[str, str]) ->
 
     A shard set that only lies elsewhere is the same. ValueError where the checkpoint cannot be continued like this.
     """
-    trainer = json.loads((checkpoint / "trainer.json").read_text())
+    trainer = json.loads((checkpoint / TRAINER).read_text())
     trained = filled(trainer["config"], asdict(TrainJob()))
     trained["data"]["sources"] = {k: filled(v, asdict(SourceConfig())) for k, v in trained["data"]["sources"].items()}
     changed = {k: v for k, v in differences(trained, json.loads(json.dumps(asdict(config)))).items() if not _under(k, FREE)}

@@ -24,12 +24,12 @@ from typing import TYPE_CHECKING
 import torch.distributed as dist
 from torch import Tensor
 
-from liquid_train.checkpoint import committed, step_of
+from liquid_train.checkpoint import TRAINER, committed, step_of
 from liquid_train.config import TASKS, SpikeConfig
-from liquid_train.train_state import TRAINER, Progress
 
 if TYPE_CHECKING:
     from liquid_train.data.packing import StreamState
+    from liquid_train.train_state import Progress
 
 NORMAL = 1.4826  # standard deviation / MAD of a normal distribution
 LEAST = 0.01  # of the usual loss: the smallest deviation that counts
@@ -52,13 +52,6 @@ class GuardState:
     def of(cls, checkpoint: Path) -> GuardState:
         """As a checkpoint holds it; checkpoints of older versions have none."""
         return cls(**json.loads((checkpoint / TRAINER).read_text()).get("guard", {}))
-
-
-@dataclass
-class GuardedProgress(Progress):
-    """Progress and what the guard needs to go on exactly: trainer.json holds both."""
-
-    guard: GuardState = field(default_factory=GuardState)
 
 
 @dataclass(frozen=True)
@@ -105,7 +98,7 @@ def is_spike(parts: dict[str, tuple[float, float]], state: GuardState, config: S
     return found
 
 
-def go_back(progress: GuardedProgress, data_step: int, start: Path | None, run_dir: Path) -> Rewind:
+def go_back(progress: Progress, data_step: int, start: Path | None, run_dir: Path) -> Rewind:
     """How to go on behind the spike at 0-based `data_step`; progress.streams must be behind it already. A collective.
 
     start: the checkpoint that training began from, which may be another run's.

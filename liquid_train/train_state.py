@@ -28,6 +28,7 @@ from torch.optim import Optimizer
 
 from liquid_train import checkpoint
 from liquid_train.backbone import ModelCard, fill_from_folder, named_full_tensors
+from liquid_train.checkpoint import TRAINER
 from liquid_train.config import CheckpointConfig, TrainJob
 from liquid_train.data.loader import owner
 from liquid_train.data.packing import StreamState
@@ -35,9 +36,8 @@ from liquid_train.files import sha256_of, write_synced
 from liquid_train.hf_folder import Plan
 from liquid_train.loss import LossModule
 from liquid_train.parallel import World
+from liquid_train.spike_guard import GuardState
 from liquid_train.vocabulary import Vocabulary
-
-TRAINER = "trainer.json"
 
 
 @dataclass
@@ -53,6 +53,7 @@ class Progress:
     shards: dict[str, str] = field(default_factory=dict)
     source_documents: dict[str, int] = field(default_factory=dict)
     source_tokens: dict[str, int] = field(default_factory=dict)
+    guard: GuardState = field(default_factory=GuardState)  # what is known of loss spikes
 
 
 class SaveFailed(ValueError):
@@ -217,7 +218,16 @@ def read_progress(folder: Path) -> tuple[Progress, dict[str, Any]]:
     state = json.loads((folder / TRAINER).read_text())
     streams = {int(k): v for k, v in state["streams"].items()}
     by_source = {k: state.get(k, {}) for k in ("source_documents", "source_tokens")}  # not in checkpoints of older versions
-    progress = Progress(state["step"], state["tokens"], state["documents"], state["skipped"], streams, state.get("shards", {}), **by_source)
+    progress = Progress(
+        state["step"],
+        state["tokens"],
+        state["documents"],
+        state["skipped"],
+        streams,
+        state.get("shards", {}),
+        **by_source,
+        guard=GuardState(**state.get("guard", {})),
+    )
     return progress, state["config"]
 
 

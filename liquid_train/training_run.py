@@ -24,7 +24,7 @@ from liquid_train.phases import Phases
 from liquid_train.resume import as_lines, changes_since, continued, find_checkpoint, planned_steps
 from liquid_train.run_vocabulary import make_tokenizer, open_vocabulary
 from liquid_train.saver import Saver
-from liquid_train.spike_guard import GuardedProgress, GuardState, Rewind
+from liquid_train.spike_guard import Rewind
 from liquid_train.tracker import RunLock
 from liquid_train.vocabulary import UNCONDITIONAL, Vocabulary
 
@@ -60,13 +60,13 @@ class Run:
         )  # fmt: skip
         self.root, self.optimizer = self._model()
 
-    def _progress(self) -> tuple[GuardedProgress, list[str]]:
+    def _progress(self) -> tuple[train_state.Progress, list[str]]:
         """Where the run stands, and lines that say what changed since the checkpoint."""
         shards = {name: s.digest for name, s in self.sets.items()}
         if not self.resumed_from:
-            return GuardedProgress(shards=shards), []
+            return train_state.Progress(shards=shards), []
         changes = changes_since(self.resumed_from, self.config, shards)
-        progress = GuardedProgress(**vars(train_state.read_progress(self.resumed_from)[0]), guard=GuardState.of(self.resumed_from))
+        progress = train_state.read_progress(self.resumed_from)[0]
         progress.streams, given_up = continued(progress.streams, changes, self.config)
         progress.shards = shards
         return progress, [*(f"changed since the checkpoint: {line}" for line in as_lines(changes)), *given_up]

@@ -18,6 +18,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -77,8 +78,8 @@ def draw(
     if compile:
         require_compiler(model)
     assert len(seeds) == len(prompts)
-    stated = {} if size is None else {"multiratio": True, "width": size[0], "height": size[1]}
-    described = [prompt_ids({"text": text, **stated}, "t2i", vocabulary.tokenizer, prompt=suffix) for text in prompts]
+    stated = stated_size(size)
+    described = [described_ids(vocabulary, text, suffix, size) for text in prompts]
     if null_prompt == UNCONDITIONAL:
         unconditional = prompt_ids(stated, "t2i", vocabulary.tokenizer, unconditional=True)
     else:
@@ -99,6 +100,21 @@ def draw(
     return codes
 
 
+def stated_size(size: tuple[int, int] | None) -> dict[str, Any]:
+    """What a sample says of its size in pixels where the prompt states it."""
+    return {} if size is None else {"multiratio": True, "width": size[0], "height": size[1]}
+
+
+def described_ids(vocabulary: Vocabulary, text: str, suffix: str, size: tuple[int, int] | None) -> list[int]:
+    """The prompt of a picture, up to <boi>."""
+    return prompt_ids({"text": text, **stated_size(size)}, "t2i", vocabulary.tokenizer, prompt=suffix)
+
+
+def columns_of(length: int) -> int:
+    """Columns that a prompt of so many ids takes in the cache, padding included."""
+    return -(-length // WIDTH_STEP) * WIDTH_STEP
+
+
 @dataclass(frozen=True)
 class Drawing:
     """What all pictures of a call share. null: the unconditional prompt, or None without guidance."""
@@ -114,7 +130,7 @@ class Drawing:
 
     def width(self, prompt: Sequence[int]) -> int:
         """Columns that a prompt takes in the cache, padding included."""
-        return -(-max(len(prompt), len(self.null or ())) // WIDTH_STEP) * WIDTH_STEP
+        return columns_of(max(len(prompt), len(self.null or ())))
 
     def batches(self, prompts: Sequence[Sequence[int]]) -> list[list[int]]:
         """Numbers of the prompts that are drawn together: of one width, in their order, the widest first."""

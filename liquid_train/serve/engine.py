@@ -14,7 +14,7 @@ from liquid_train.config import GenerateJob, ServeLimits
 from liquid_train.data.sequences import prompt_ids
 from liquid_train.generate.interleaved import Part, conversation_ids, end_of_turn, parts_ids
 from liquid_train.generate.pictures import decode, encode, load_picture
-from liquid_train.generate.sampler import WIDTH_STEP, Sampling, draw
+from liquid_train.generate.sampler import Sampling, columns_of, described_ids, draw
 from liquid_train.generate.session import AUTO, Session
 from liquid_train.generate.text import Streamed, answer, caption, complete_ids
 from liquid_train.image_tokenizer import ImageTokenizer
@@ -51,9 +51,8 @@ class Engine:
     def kind(self, r: GenerateRequest) -> tuple[object, ...]:
         """Equal for requests that can be drawn as one batch: size, settings, and columns of the prompt in the cache."""
         grid, stated = self._size(r)
-        sample = {"text": r.prompt, **({} if stated is None else {"multiratio": True, "width": stated[0], "height": stated[1]})}
-        length = len(prompt_ids(sample, "t2i", self.session.vocabulary.tokenizer, prompt=self.session.card.prompt))
-        return grid, r.guidance, r.temperature, r.top_k, r.top_p, -(-length // WIDTH_STEP)
+        ids = described_ids(self.session.vocabulary, r.prompt, self.session.card.prompt, stated)
+        return grid, r.guidance, r.temperature, r.top_k, r.top_p, columns_of(len(ids))
 
     def generate(self, asked: Sequence[GenerateRequest], row_done: Callable[[int, int], object]) -> list[np.ndarray]:
         """The pictures of requests of one kind: uint8 [count, height, width, 3] each. row_done: called with (rows of codes drawn, rows in all)."""
