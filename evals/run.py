@@ -30,8 +30,8 @@ from evals.score_files import score_files
 from liquid_train.checkpoint import model_folder, step_of
 from liquid_train.config import EvalJob, TrainJob, read_config
 from liquid_train.data.shards import ShardSet
-from liquid_train.eval_settings import BENCHMARKS, DRAWING, METRICS, READING
-from liquid_train.files import sha256_of, write_synced
+from liquid_train.eval_settings import BENCHMARKS, DRAWING, METRIC_VERSIONS, METRICS, READING, SAMPLERS_VERSION
+from liquid_train.files import write_synced
 from liquid_train.generate.job import progress_bar
 from liquid_train.generate.manifest import aside, file_identity, is_current, model_identity, publish, text_digest
 
@@ -146,13 +146,12 @@ def output_folder(config: EvalJob, folder: Path) -> Path:
 
 
 def inputs_of(config: EvalJob, folder: Path) -> dict[str, Any]:
-    """Everything that decides the results: model, data, settings, and the code that measures."""
-    code = [p for where in (Path(__file__).parent, Path(__file__).parents[1] / "liquid_train" / "generate") for p in sorted(where.glob("*.py"))]
+    """Everything that decides the results: model, data, settings, and the version of each metric."""
     return {
         "model": model_identity(folder),
         "data": [ShardSet(path).digest for path in shard_paths(config)],
         "vq": [file_identity(Path(path)) if Path(path).is_file() else path for path in (config.vq.config, config.vq.checkpoint)],
-        "code": text_digest("".join(sha256_of(p) for p in code)),
+        "versions": [SAMPLERS_VERSION, {name: METRIC_VERSIONS[name] for name in chosen_names(config)}],
         "features": [asdict(config.features), file_identity(Path(config.features.path)) if config.features.path is not None else None],
         "heldout": heldout_identity(config),
         "vqascore": asdict(config.vqascore),

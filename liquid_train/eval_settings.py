@@ -118,6 +118,9 @@ class EvalsConfig:
 OWN_METRICS = ("vqa", "t2i", "image_quality", "self_vqascore", "captions", "image_tokenizer")  # what each is: evals/suite.py
 BENCHMARKS = ("vqav2", "textvqa", "gqa", "pope", "mme")  # from files as they are published: evals/benchmark_files.py
 METRICS = (*OWN_METRICS, "heldout", "vqascore", "clipscore", "reference_quality", "genai_bench", "genai_bench_vqascore", "wise", *BENCHMARKS, "language")
+# Raised by whoever changes what a metric measures: results of an older version are then measured again. The samplers' counts for all of them
+METRIC_VERSIONS = dict.fromkeys(METRICS, 1)
+SAMPLERS_VERSION = 1
 SHEETS = {"paper": ("reference_quality", "genai_bench_vqascore", *BENCHMARKS, "language")}  # what each page of numbers shows: conf/sheet/
 READING = ("vqa", "image_quality", "captions")  # those that read shards, and vqa train_shards
 DRAWING = ("t2i", "image_quality", "self_vqascore", "vqascore", "clipscore")  # those that measure images_per_prompt pictures of each caption

@@ -21,7 +21,8 @@ from evals.feature_cache import LAST
 from evals.features import feature_name, vq_features
 from evals.measurement import ModelHandle
 from evals.periodic import evaluate as evaluate_periodically
-from evals.run import run
+from evals.run import inputs_of, run
+from liquid_train import eval_settings
 from liquid_train.config import EvalJob, VQSettings
 from liquid_train.data.shards import ShardSet
 from liquid_train.eval_settings import EvalsConfig, FeaturesConfig
@@ -220,6 +221,15 @@ assert not {{"torch", "transformers"}} & set(sys.modules)
     kept = (out / "vqa.json").read_bytes()
     run(EvalJob(**{**job.__dict__, "metrics": ["captions"]}))  # what is not chosen stays
     assert (out / "vqa.json").read_bytes() == kept and (out / "drawn.png").is_file() and (out / "examples" / "000.png").is_file()
+
+
+def test_only_the_version_of_a_chosen_metric_makes_it_measured_again(job, monkeypatch):
+    folder = Path(job.checkpoint)
+    before = inputs_of(job, folder)
+    monkeypatch.setitem(eval_settings.METRIC_VERSIONS, "wise", 2)
+    assert "wise" not in job.metrics and inputs_of(job, folder) == before
+    monkeypatch.setitem(eval_settings.METRIC_VERSIONS, job.metrics[0], 2)
+    assert inputs_of(job, folder) != before
 
 
 def test_a_run_gets_its_own_evals_folder_and_step(job, tmp_path, model):

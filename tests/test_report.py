@@ -435,3 +435,14 @@ report.print_summary(run)
 assert not {{"torch", "transformers"}} & set(sys.modules)
 """
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT, stdout=subprocess.DEVNULL)
+
+
+def test_the_page_is_written_again_when_its_version_or_a_shown_file_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "config.yaml").write_text("run: {name: x}\n")
+    before = report.inputs_digest(tmp_path)
+    assert report.inputs_digest(tmp_path) == before
+    monkeypatch.setattr(report, "VERSION", report.VERSION + 1)
+    assert report.inputs_digest(tmp_path) != before
+    monkeypatch.undo()
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1, "loss": 2.0}\n')
+    assert report.inputs_digest(tmp_path) != before
