@@ -13,7 +13,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from evals.measurement import ModelHandle
 from evals.t2i import CAPTIONS, draw_pictures, score
 from liquid_train.checkpoint import model_folder
 from liquid_train.config import VQSettings, package_path
@@ -21,6 +20,7 @@ from liquid_train.data.sequences import prompt_ids
 from liquid_train.generate.sampler import draw
 from liquid_train.generate.session import DTYPES, Session, open_model
 from liquid_train.image_tokenizer import ImageTokenizer
+from liquid_train.measurement.measurement import ModelHandle
 
 PER_PROMPT, GUIDANCE, TEMPERATURE = 10, 3.0, 0.8
 AUTO = VQSettings(config="auto", checkpoint="auto")

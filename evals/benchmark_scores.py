@@ -12,10 +12,7 @@ from typing import Any
 import numpy as np
 
 from evals.benchmark_files import Benchmark, Item
-from evals.intervals import bootstrap, bootstrap_name
 from evals.json_files import named
-from evals.measurement import Measurement, Value, average, bare, share
-from evals.receipt import Receipt, texts_digest
 from evals.vqa_scores import (
     COGNITION,
     PERCEPTION,
@@ -30,6 +27,9 @@ from evals.vqa_scores import (
     vqav2_accuracy,
 )
 from liquid_train.eval_settings import BenchmarksConfig
+from liquid_train.measurement.intervals import bootstrap, bootstrap_name
+from liquid_train.measurement.measurement import Measurement, Value, average, bare, share
+from liquid_train.measurement.provenance import Receipt, texts_digest
 
 RESAMPLES, SEED = 1000, 0
 

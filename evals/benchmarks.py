@@ -14,12 +14,12 @@ import numpy as np
 
 from evals.benchmark_files import Benchmark, check_left_out
 from evals.benchmark_scores import answered, prediction_files
-from evals.measurement import Measurement, ModelHandle
-from evals.receipt import arrays_digest, texts_digest
 from liquid_train.eval_settings import BenchmarksConfig
 from liquid_train.generate.pictures import encode, load_picture
 from liquid_train.generate.text import answer
 from liquid_train.images import READ_ERRORS, reason
+from liquid_train.measurement.measurement import Measurement, ModelHandle
+from liquid_train.measurement.provenance import arrays_digest, texts_digest
 
 
 def measure(handle: ModelHandle, benchmark: Benchmark, config: BenchmarksConfig, *, batch_size: int) -> Measurement:

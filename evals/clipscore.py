@@ -16,10 +16,10 @@ from PIL import Image
 from safetensors import SafetensorError
 
 from evals.features import folder_weights
-from evals.measurement import Measurement, ModelHandle, average
-from evals.receipt import Receipt, seeds_text, texts_digest
 from evals.vqa_judge import Pictures
 from liquid_train.eval_settings import CLIPScoreConfig
+from liquid_train.measurement.measurement import Measurement, ModelHandle, average
+from liquid_train.measurement.provenance import Receipt, seeds_text, texts_digest
 
 WEIGHT = 2.5
 

@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 
 from evals.features import FeatureNetwork
-from evals.receipt import arrays_digest, texts_digest
 from liquid_train.files import dispensable, sha256_of
 from liquid_train.images import READ_ERRORS
+from liquid_train.measurement.provenance import arrays_digest, texts_digest
 
 LAST: dict[str, np.ndarray] = {}  # at most one
 

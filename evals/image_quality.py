@@ -14,12 +14,12 @@ import numpy as np
 from evals.feature_cache import reference_features
 from evals.features import FeatureNetwork, open_features
 from evals.frechet import FLOOR_DRAWS, FeatureSums, Gaussian, frechet_distance, frechet_floor, frechet_infinity
-from evals.intervals import Z, bootstrap, bootstrap_name
 from evals.kernel_distance import SUBSETS, kernel_distance
 from evals.manifold import precision_recall
-from evals.measurement import Measurement, ModelHandle, Value, bare, share
-from evals.receipt import Receipt, arrays_digest, seeds_text, texts_digest
 from liquid_train.eval_settings import FeaturesConfig
+from liquid_train.measurement.intervals import Z, bootstrap, bootstrap_name
+from liquid_train.measurement.measurement import Measurement, ModelHandle, Value, bare, share
+from liquid_train.measurement.provenance import Receipt, arrays_digest, seeds_text, texts_digest
 
 RESAMPLES = 200
 BOOTSTRAP_FEATURES = 256  # a wider network's covariance takes too long to be resampled

@@ -20,11 +20,11 @@ from typing import Any
 
 import numpy as np
 
-from evals.intervals import Z
-from evals.measurement import Measurement, ModelHandle, Value, bare
-from evals.receipt import Receipt, texts_digest
 from liquid_train.data.sequences import prompt_ids
 from liquid_train.eval_settings import LanguageConfig
+from liquid_train.measurement.intervals import Z
+from liquid_train.measurement.measurement import Measurement, ModelHandle, Value, bare
+from liquid_train.measurement.provenance import Receipt, texts_digest
 
 NAMES = {True: "language", False: "language_all"}  # by whether image rows are masked
 

@@ -12,9 +12,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from evals.measurement import Measurement, Value
 from evals.paper_numbers import GROUPS, MODELS, PAPER, Row
 from liquid_train.config import EvalJob
+from liquid_train.measurement.measurement import Measurement, Value
 
 UNKNOWN = "not verified here"
 NONE = "–"

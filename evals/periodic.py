@@ -26,8 +26,6 @@ from transformers import PreTrainedModel
 from evals import t2i, vqa
 from evals.image_quality import PictureSets, image_quality
 from evals.language import check_language, language
-from evals.measurement import Measurement, ModelHandle, write_measurement
-from evals.receipt import Receipt, seeds_text, texts_digest
 from evals.self_vqascore import score_drawn, tell_captions
 from evals.wrong_captions import caption_pairs
 from liquid_train.data.shards import ShardSet
@@ -36,6 +34,8 @@ from liquid_train.files import dispensable
 from liquid_train.generate.pictures import contact_sheet, decode, save_png
 from liquid_train.generate.sampler import draw
 from liquid_train.image_tokenizer import ImageTokenizer
+from liquid_train.measurement.measurement import Measurement, ModelHandle, write_measurement
+from liquid_train.measurement.provenance import Receipt, seeds_text, texts_digest
 from liquid_train.vocabulary import Vocabulary
 
 BATCH = 64  # pictures drawn together

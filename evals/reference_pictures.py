@@ -22,12 +22,12 @@ from evals.features import FeatureNetwork
 from evals.frechet import FeatureSums, Gaussian
 from evals.image_quality import category_distances, distances, published_name
 from evals.json_files import named, read_object
-from evals.measurement import Measurement, ModelHandle, Progress
-from evals.receipt import Receipt, seeds_text, texts_digest
 from evals.t2i import Drawn
 from liquid_train.eval_settings import FeaturesConfig, ReferenceConfig
 from liquid_train.generate.pictures import load_picture
 from liquid_train.images import read_rgb
+from liquid_train.measurement.measurement import Measurement, ModelHandle, Progress
+from liquid_train.measurement.provenance import Receipt, seeds_text, texts_digest
 
 DRAWN_TOGETHER = 256  # pictures that are in memory at a time
 LEAST = 4  # pictures, for a kernel distance

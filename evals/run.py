@@ -24,7 +24,6 @@ from rich.console import Console
 from rich.table import Table
 
 from evals.benchmark_files import read_benchmark
-from evals.measurement import Measurement, ModelHandle, Progress, file_name, write_measurement
 from evals.paper_sheet import measurable, write_sheet
 from evals.score_files import score_files
 from liquid_train.checkpoint import model_folder, step_of
@@ -34,6 +33,7 @@ from liquid_train.eval_settings import BENCHMARKS, DRAWING, METRIC_VERSIONS, MET
 from liquid_train.files import write_synced
 from liquid_train.generate.job import progress_bar
 from liquid_train.generate.manifest import aside, file_identity, is_current, model_identity, publish, text_digest
+from liquid_train.measurement.measurement import Measurement, ModelHandle, Progress, file_name, write_measurement
 
 if TYPE_CHECKING:
     from evals.suite import Inputs

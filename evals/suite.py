@@ -33,7 +33,6 @@ from evals.genai_bench import read_genai_bench
 from evals.heldout import heldout, heldout_set
 from evals.image_quality import PictureSets, image_quality
 from evals.language import check_language, language
-from evals.measurement import Measurement, ModelHandle
 from evals.reference_pictures import read_reference, reference_quality
 from evals.run import trained_with
 from evals.self_vqascore import score_drawn, tell_captions
@@ -45,6 +44,7 @@ from liquid_train.data.shards import ShardSet
 from liquid_train.eval_settings import BENCHMARKS, DRAWING, METRICS
 from liquid_train.generate.pictures import decode
 from liquid_train.generate.session import Session, open_vq
+from liquid_train.measurement.measurement import Measurement, ModelHandle
 
 
 class Inputs:

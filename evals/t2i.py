@@ -12,11 +12,11 @@ from PIL import Image
 
 from data_prep.easy_vqa import COLORS, SHAPES, load_split
 from evals.drawn_shapes import judge
-from evals.measurement import Measurement, ModelHandle, Value, bare, share
-from evals.receipt import Receipt, arrays_digest, seeds_text, texts_digest
 from evals.self_vqascore import DrawnTexts
 from liquid_train.generate.pictures import decode
 from liquid_train.generate.sampler import draw
+from liquid_train.measurement.measurement import Measurement, ModelHandle, Value, bare, share
+from liquid_train.measurement.provenance import Receipt, arrays_digest, seeds_text, texts_digest
 
 # Mean absolute difference of two pictures (0 to 255) from which they count as different. Measured on the test pictures: two of
 # one caption differ by more than 4 in 99.9% of the pairs (2.0 at least); one picture encoded and decoded twice, so with a quarter

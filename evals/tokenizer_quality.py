@@ -11,10 +11,10 @@ from torchmetrics.functional.image import peak_signal_noise_ratio, structural_si
 
 from evals.features import open_features
 from evals.frechet import FeatureSums, Gaussian, frechet_distance
-from evals.measurement import Measurement, ModelHandle, average, bare
-from evals.receipt import Receipt, arrays_digest
 from liquid_train.eval_settings import FeaturesConfig
 from liquid_train.generate.pictures import decode, encode
+from liquid_train.measurement.measurement import Measurement, ModelHandle, average, bare
+from liquid_train.measurement.provenance import Receipt, arrays_digest
 
 
 def tokenizer_quality(handle: ModelHandle, pixels: np.ndarray, config: FeaturesConfig, *, seed: int = 0) -> Measurement:

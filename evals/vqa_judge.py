@@ -21,9 +21,9 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from evals.features import folder_weights
-from evals.measurement import Measurement, ModelHandle, average
-from evals.receipt import Receipt, seeds_text, texts_digest
 from liquid_train.eval_settings import JudgeConfig
+from liquid_train.measurement.measurement import Measurement, ModelHandle, average
+from liquid_train.measurement.provenance import Receipt, seeds_text, texts_digest
 
 Inputs = dict[str, Tensor]
 

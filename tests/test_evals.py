@@ -19,13 +19,13 @@ from evals import t2i, vqa
 from evals.drawn_shapes import PALETTE, SHAPES, judge
 from evals.feature_cache import LAST
 from evals.features import feature_name, vq_features
-from evals.measurement import ModelHandle
 from evals.periodic import evaluate as evaluate_periodically
 from evals.run import inputs_of, run
 from liquid_train import eval_settings
 from liquid_train.config import EvalJob, VQSettings
 from liquid_train.data.shards import ShardSet
 from liquid_train.eval_settings import EvalsConfig, FeaturesConfig
+from liquid_train.measurement.measurement import ModelHandle
 from tests.shard_sets import image_set, text_set
 from tests.tiny_model import save, tiny, vq
 

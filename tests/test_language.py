@@ -12,10 +12,10 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from evals.measurement import ModelHandle
 from evals.periodic import evaluate
 from liquid_train.config import load
 from liquid_train.eval_settings import EvalsConfig, LanguageConfig
+from liquid_train.measurement.measurement import ModelHandle
 from tests.tiny_model import tiny, vq
 
 TASK = """

@@ -9,14 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from evals.measurement import Measurement, Value, bare, share
 from evals.paper_numbers import GROUPS, MODELS
 from evals.paper_sheet import write_sheet
-from evals.receipt import Receipt
 from evals.run import run
 from liquid_train.cli import main
 from liquid_train.config import load
 from liquid_train.eval_settings import SHEETS
+from liquid_train.measurement.measurement import Measurement, Value, bare, share
+from liquid_train.measurement.provenance import Receipt
 from tests import benchmark_sets
 from tests.tiny_model import save
 

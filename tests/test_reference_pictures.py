@@ -14,12 +14,12 @@ from evals import feature_cache
 from evals.features import open_features
 from evals.frechet import Gaussian, frechet_distance
 from evals.kernel_distance import kernel_distance
-from evals.measurement import ModelHandle
 from evals.reference_pictures import read_reference, reference_quality
 from evals.run import run
 from evals.t2i import Drawn
 from liquid_train.config import EvalJob, VQSettings
 from liquid_train.eval_settings import FeaturesConfig, ReferenceConfig
+from liquid_train.measurement.measurement import ModelHandle
 from tests.tiny_model import save, tiny, vq
 
 COUNTS = {"animals": 5, "people": 6, "art": 1}

@@ -11,10 +11,10 @@ import pytest
 import scipy.stats
 from rich.console import Console
 
-from evals.intervals import bootstrap, mean_interval, wilson
-from evals.measurement import Measurement, Value, average, bare, file_name, share, write_measurement
-from evals.receipt import Receipt, arrays_digest, code_version, seeds_text, texts_digest
 from liquid_train import cli
+from liquid_train.measurement.intervals import bootstrap, mean_interval, wilson
+from liquid_train.measurement.measurement import Measurement, Value, average, bare, file_name, share, write_measurement
+from liquid_train.measurement.provenance import Receipt, arrays_digest, code_version, seeds_text, texts_digest
 from liquid_train.run_compare import compare, differences, read_evaluations
 
 

@@ -20,12 +20,12 @@ from PIL import Image
 from rich.console import Console
 
 from evals import watch as watching
-from evals.measurement import Measurement, bare, write_measurement
-from evals.receipt import Receipt
 from liquid_train import report
 from liquid_train.checkpoint import COMMIT
 from liquid_train.cli import main
 from liquid_train.config import TrackerConfig, WandbConfig
+from liquid_train.measurement.measurement import Measurement, bare, write_measurement
+from liquid_train.measurement.provenance import Receipt
 from liquid_train.run_compare import read_evaluations
 from liquid_train.run_folder import read_run, series
 from liquid_train.tracker import Tracker

@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from evals.intervals import WILSON, bootstrap_name, mean_interval, wilson
-from evals.receipt import Receipt, as_json
 from liquid_train.files import write_synced
+from liquid_train.measurement.intervals import WILSON, bootstrap_name, mean_interval, wilson
+from liquid_train.measurement.provenance import Receipt, as_json
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -22,7 +22,7 @@ def code_version() -> str:
         release = version("liquid-train")
     except PackageNotFoundError:
         release = "unknown"
-    root = Path(__file__).resolve().parents[1]
+    root = Path(__file__).resolve().parents[2]
     if not (root / ".git").exists():
         return release
     try:

@@ -1,0 +1,1 @@
+"""How a measured number is stored: value, interval, provenance. Training and evals both need it."""
