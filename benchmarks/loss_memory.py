@@ -24,7 +24,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from benchmarks.machine import machine
-from liquid_train.config import LossConfig
+from liquid_train.config.schema import LossConfig
 from liquid_train.loss import ChunkedCrossEntropy, HeadOptions
 
 MIB = 2**20

@@ -25,7 +25,7 @@ import webdataset
 from transformers import PreTrainedTokenizerBase
 
 from data_prep.writer import PARTIAL, ShardWriter
-from liquid_train.config import DataConfig, SourceConfig, TrainJob
+from liquid_train.config.schema import DataConfig, SourceConfig, TrainJob
 from liquid_train.data.loader import BatchLoader, source_readers
 from liquid_train.data.mixture import Mixture
 from liquid_train.data.packing import PackedStream

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from evals.t2i import CAPTIONS, draw_pictures, score
 from liquid_train.checkpoint import model_folder
-from liquid_train.config import VQSettings, package_path
+from liquid_train.config.schema import VQSettings, package_path
 from liquid_train.data.sequences import prompt_ids
 from liquid_train.generate.sampler import draw
 from liquid_train.generate.session import DTYPES, Session, open_model

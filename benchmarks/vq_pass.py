@@ -25,7 +25,7 @@ from safetensors.torch import save_file
 
 from data_prep import tokenize
 from data_prep.easy_vqa import load_split
-from liquid_train.config import load
+from liquid_train.config.schema import load
 from liquid_train.data.shards import ShardSet
 from liquid_train.image_tokenizer import ImageTokenizer, VQConfig, scale_pixels
 from liquid_train.images import cover, read_rgb

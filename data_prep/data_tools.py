@@ -62,7 +62,7 @@ def _add_index(tool: argparse.ArgumentParser) -> None:
 def _preview(arguments: list[str]) -> int:
     """`liquid data inspect KEY=VALUE ...`"""
     from liquid_train.cli import quote
-    from liquid_train.config import load
+    from liquid_train.config.schema import load
     from liquid_train.preview import preview
 
     tool = argparse.ArgumentParser(prog="liquid data inspect", description="Print the first packed sequences of a training config.")

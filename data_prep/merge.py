@@ -20,7 +20,7 @@ from data_prep.set_folder import DROPPED_NAME, SetFolder
 from data_prep.set_index import Record, check_bad, complete_set
 from data_prep.set_maker import print_summary, progress
 from data_prep.writer import shard_name, shard_number
-from liquid_train.config import TokenizeSettings
+from liquid_train.config.schema import TokenizeSettings
 from liquid_train.files import move_into_place, sha256_of, sync
 
 MAX_BAD = "--max-bad"

@@ -28,7 +28,7 @@ from data_prep.sources.base import Item
 from data_prep.sources.parquet import ParquetSource
 from data_prep.sources.tars import WebdatasetSource
 from data_prep.writer import shard_name, to_json
-from liquid_train.config import TokenizeSettings
+from liquid_train.config.schema import TokenizeSettings
 from liquid_train.data.shards import Sample, decode_sample
 
 if TYPE_CHECKING:

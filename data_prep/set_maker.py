@@ -20,7 +20,7 @@ from data_prep.set_index import check_bad, code_counts, complete_set, counted
 from data_prep.sources import Source
 from data_prep.sources.base import Item
 from data_prep.writer import ShardWriter
-from liquid_train.config import TokenizeSettings
+from liquid_train.config.schema import TokenizeSettings
 
 if TYPE_CHECKING:
     from data_prep.encoding import Encoded, Task

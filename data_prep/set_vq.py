@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from liquid_train.config import VQSettings, package_path
+from liquid_train.config.schema import VQSettings, package_path
 from liquid_train.data.shards import INDEX_NAME
 
 if TYPE_CHECKING:  # torch is imported only where pictures are encoded or decoded

@@ -22,7 +22,7 @@ from data_prep.set_folder import SetFolder
 from data_prep.set_maker import SetMaker
 from data_prep.sources import Source, open_source
 from data_prep.writer import CHUNK_SAMPLES
-from liquid_train.config import TokenizeJob, TokenizeSettings, VQSettings, package_path
+from liquid_train.config.schema import TokenizeJob, TokenizeSettings, VQSettings, package_path
 from liquid_train.files import sha256_of
 
 if TYPE_CHECKING:  # torch is imported only where something is left to encode

@@ -19,7 +19,7 @@ from typing import Any
 
 from evals.benchmark_files import Benchmark, Collector, Item, check_left_out, dicts
 from evals.json_files import read_json, read_lines
-from liquid_train.eval_settings import BenchmarksConfig
+from liquid_train.config.evaluation import BenchmarksConfig
 
 Answer = tuple[str, str]  # the key of its question, and what was answered
 

@@ -20,7 +20,7 @@ from typing import Any
 
 from evals.json_files import named, read_lines, read_object, read_rows
 from evals.vqa_scores import COGNITION, PERCEPTION
-from liquid_train.eval_settings import BENCHMARKS, BenchmarksConfig, QuestionFiles
+from liquid_train.config.evaluation import BENCHMARKS, BenchmarksConfig, QuestionFiles
 
 PICTURES = (".jpg", ".jpeg", ".png")
 

@@ -26,7 +26,7 @@ from evals.vqa_scores import (
     textvqa_accuracy,
     vqav2_accuracy,
 )
-from liquid_train.eval_settings import BenchmarksConfig
+from liquid_train.config.evaluation import BenchmarksConfig
 from liquid_train.measurement.intervals import bootstrap, bootstrap_name
 from liquid_train.measurement.measurement import Measurement, Value, average, bare, share
 from liquid_train.measurement.provenance import Receipt, texts_digest

@@ -14,7 +14,7 @@ import numpy as np
 
 from evals.benchmark_files import Benchmark, check_left_out
 from evals.benchmark_scores import answered, prediction_files
-from liquid_train.eval_settings import BenchmarksConfig
+from liquid_train.config.evaluation import BenchmarksConfig
 from liquid_train.generate.pictures import encode, load_picture
 from liquid_train.generate.text import answer
 from liquid_train.images import READ_ERRORS, reason

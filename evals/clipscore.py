@@ -17,7 +17,7 @@ from safetensors import SafetensorError
 
 from evals.features import folder_weights
 from evals.vqa_judge import Pictures
-from liquid_train.eval_settings import CLIPScoreConfig
+from liquid_train.config.evaluation import CLIPScoreConfig
 from liquid_train.measurement.measurement import Measurement, ModelHandle, average
 from liquid_train.measurement.provenance import Receipt, seeds_text, texts_digest
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from evals.resizing import MODES, resize
-from liquid_train.eval_settings import FeaturesConfig
+from liquid_train.config.evaluation import FeaturesConfig
 from liquid_train.files import sha256_of
 from liquid_train.generate.pictures import images_of
 from liquid_train.image_tokenizer import ImageTokenizer

@@ -18,7 +18,7 @@ import torch
 from transformers import PreTrainedModel
 
 from liquid_train.attention import choose_kernel, implementation
-from liquid_train.config import TASKS, LossConfig, TrainJob
+from liquid_train.config.schema import TASKS, LossConfig, TrainJob
 from liquid_train.data.loader import MicroBatch, collate, open_set
 from liquid_train.data.mixture import Document, SourceReader
 from liquid_train.data.packing import Sequence, best_fit, join, pour

@@ -16,7 +16,7 @@ from evals.features import FeatureNetwork, open_features
 from evals.frechet import FLOOR_DRAWS, FeatureSums, Gaussian, frechet_distance, frechet_floor, frechet_infinity
 from evals.kernel_distance import SUBSETS, kernel_distance
 from evals.manifold import precision_recall
-from liquid_train.eval_settings import FeaturesConfig
+from liquid_train.config.evaluation import FeaturesConfig
 from liquid_train.measurement.intervals import Z, bootstrap, bootstrap_name
 from liquid_train.measurement.measurement import Measurement, ModelHandle, Value, bare, share
 from liquid_train.measurement.provenance import Receipt, arrays_digest, seeds_text, texts_digest

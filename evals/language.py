@@ -20,8 +20,8 @@ from typing import Any
 
 import numpy as np
 
+from liquid_train.config.evaluation import LanguageConfig
 from liquid_train.data.sequences import prompt_ids
-from liquid_train.eval_settings import LanguageConfig
 from liquid_train.measurement.intervals import Z
 from liquid_train.measurement.measurement import Measurement, ModelHandle, Value, bare
 from liquid_train.measurement.provenance import Receipt, texts_digest

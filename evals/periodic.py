@@ -28,8 +28,8 @@ from evals.image_quality import PictureSets, image_quality
 from evals.language import check_language, language
 from evals.self_vqascore import score_drawn, tell_captions
 from evals.wrong_captions import caption_pairs
+from liquid_train.config.evaluation import PERIODIC, EvalsConfig
 from liquid_train.data.shards import ShardSet
-from liquid_train.eval_settings import PERIODIC, EvalsConfig
 from liquid_train.files import dispensable
 from liquid_train.generate.pictures import contact_sheet, decode, save_png
 from liquid_train.generate.sampler import draw

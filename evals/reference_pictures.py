@@ -23,7 +23,7 @@ from evals.frechet import FeatureSums, Gaussian
 from evals.image_quality import category_distances, distances, published_name
 from evals.json_files import named, read_object
 from evals.t2i import Drawn
-from liquid_train.eval_settings import FeaturesConfig, ReferenceConfig
+from liquid_train.config.evaluation import FeaturesConfig, ReferenceConfig
 from liquid_train.generate.pictures import load_picture
 from liquid_train.images import read_rgb
 from liquid_train.measurement.measurement import Measurement, ModelHandle, Progress

@@ -27,9 +27,9 @@ from evals.benchmark_files import read_benchmark
 from evals.paper_sheet import measurable, write_sheet
 from evals.score_files import score_files
 from liquid_train.checkpoint import model_folder, step_of
-from liquid_train.config import EvalJob, TrainJob, read_config
+from liquid_train.config.evaluation import BENCHMARKS, DRAWING, METRIC_VERSIONS, METRICS, READING, SAMPLERS_VERSION
+from liquid_train.config.schema import EvalJob, TrainJob, read_config
 from liquid_train.data.shards import ShardSet
-from liquid_train.eval_settings import BENCHMARKS, DRAWING, METRIC_VERSIONS, METRICS, READING, SAMPLERS_VERSION
 from liquid_train.files import write_synced
 from liquid_train.generate.job import progress_bar
 from liquid_train.generate.manifest import aside, file_identity, is_current, model_identity, publish, text_digest

@@ -8,8 +8,8 @@ from evals.answer_files import match_answers
 from evals.benchmark_files import read_benchmark
 from evals.benchmark_scores import answered
 from evals.wise import read_prompts, score
-from liquid_train.config import EvalJob
-from liquid_train.eval_settings import METRICS
+from liquid_train.config.evaluation import METRICS
+from liquid_train.config.schema import EvalJob
 from liquid_train.measurement.measurement import Measurement
 from liquid_train.measurement.provenance import texts_digest
 

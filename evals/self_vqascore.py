@@ -16,7 +16,7 @@ import numpy as np
 
 from evals.answer_probability import answer_probabilities
 from evals.caption_parts import described, joined, questions_about, unmatched
-from liquid_train.eval_settings import VQAScoreConfig
+from liquid_train.config.evaluation import VQAScoreConfig
 from liquid_train.measurement.intervals import bootstrap, bootstrap_name
 from liquid_train.measurement.measurement import Measurement, ModelHandle, Value, average
 from liquid_train.measurement.provenance import Receipt, arrays_digest, seeds_text, texts_digest

@@ -39,9 +39,9 @@ from evals.self_vqascore import score_drawn, tell_captions
 from evals.tokenizer_quality import tokenizer_quality
 from evals.vqa_judge import Pictures, open_judge, vqascore
 from evals.wrong_captions import caption_pairs
-from liquid_train.config import EvalJob
+from liquid_train.config.evaluation import BENCHMARKS, DRAWING, METRICS
+from liquid_train.config.schema import EvalJob
 from liquid_train.data.shards import ShardSet
-from liquid_train.eval_settings import BENCHMARKS, DRAWING, METRICS
 from liquid_train.generate.pictures import decode
 from liquid_train.generate.session import Session, open_vq
 from liquid_train.measurement.measurement import Measurement, ModelHandle

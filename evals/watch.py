@@ -21,7 +21,7 @@ from typing import Any
 
 from evals.run import chosen_names, run
 from liquid_train.checkpoint import COMMIT, committed, problems, step_of
-from liquid_train.config import EvalJob, TrainJob, read_config
+from liquid_train.config.schema import EvalJob, TrainJob, read_config
 from liquid_train.files import sha256_of, write_synced
 from liquid_train.measurement.measurement import file_name
 from liquid_train.resume import planned_steps

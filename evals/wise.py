@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from evals.json_files import named, read_json, read_lines
-from liquid_train.eval_settings import WISEConfig
+from liquid_train.config.evaluation import WISEConfig
 from liquid_train.measurement.measurement import Measurement, ModelHandle, average, bare
 from liquid_train.measurement.provenance import Receipt, seeds_text, texts_digest
 

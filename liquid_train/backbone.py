@@ -21,7 +21,7 @@ from torch.distributed.tensor._utils import compute_local_shape_and_global_offse
 from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, PreTrainedConfig, PreTrainedModel
 
 from liquid_train.attention import PACKED
-from liquid_train.config import BackboneConfig
+from liquid_train.config.schema import BackboneConfig
 from liquid_train.vocabulary import Vocabulary, load_tokenizer
 
 ROW_BLOCK = 1024  # rows that share one random generator, so that a rank can make its own rows alone

@@ -10,8 +10,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from liquid_train.config import JOBS, all_keys, load
-from liquid_train.eval_settings import BENCHMARKS
+from liquid_train.config.evaluation import BENCHMARKS
+from liquid_train.config.schema import JOBS, all_keys, load
 
 JOB_MODULES = {
     "tokenize": "data_prep.tokenize",

@@ -11,8 +11,8 @@ import tempfile
 from pathlib import Path
 from typing import IO, Any
 
-from liquid_train.config import TrainJob
-from liquid_train.config_checks import degrees
+from liquid_train.config.checks import degrees
+from liquid_train.config.schema import TrainJob
 
 STOP_FILE = "LIQUID_STOP_FILE"  # environment variable: the ranks save and leave once this file is there
 

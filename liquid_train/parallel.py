@@ -20,8 +20,8 @@ from torch.distributed.distributed_c10d import _set_pg_timeout
 from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 
-from liquid_train.config import ParallelConfig
-from liquid_train.config_checks import degrees
+from liquid_train.config.checks import degrees
+from liquid_train.config.schema import ParallelConfig
 from liquid_train.loss import LossModule
 from liquid_train.tensor_parallel import cut
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from liquid_train.config import TrainJob, package_path
+from liquid_train.config.schema import TrainJob, package_path
 from liquid_train.data.loader import BatchLoader, open_sources
 from liquid_train.data.readable import ReadableDocument, documents
 from liquid_train.generate.pictures import contact_sheet, decode, save_png

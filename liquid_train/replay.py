@@ -18,7 +18,7 @@ from rich.progress import track
 from liquid_train import backbone
 from liquid_train.attention import DocumentPlan
 from liquid_train.checkpoint import committed, step_of
-from liquid_train.config import TASKS, TrainJob, package_path, read_config
+from liquid_train.config.schema import TASKS, TrainJob, package_path, read_config
 from liquid_train.data.loader import BatchLoader, MicroBatch, RankBatch, batch_digest, open_sources
 from liquid_train.data.packing import Sequence
 from liquid_train.data.readable import ReadableDocument, documents

@@ -9,7 +9,7 @@ from typing import Any
 
 from evals.heldout import log_heldout
 from liquid_train import checkpoint
-from liquid_train.config import TrainJob
+from liquid_train.config.schema import TrainJob
 from liquid_train.generate.live import live_model
 from liquid_train.metric_families import headline
 from liquid_train.tracker import Tracker

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch.distributed as dist
 
-from liquid_train.config import CheckpointConfig
+from liquid_train.config.schema import CheckpointConfig
 from liquid_train.train_state import SaveFailed, Snapshot, write
 
 

@@ -25,7 +25,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from liquid_train.checkpoint import TRAINER, committed, step_of
-from liquid_train.config import TASKS, SpikeConfig
+from liquid_train.config.schema import TASKS, SpikeConfig
 
 if TYPE_CHECKING:
     from liquid_train.data.packing import StreamState

@@ -13,7 +13,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from liquid_train.config import TrackerConfig
+from liquid_train.config.schema import TrackerConfig
 from liquid_train.files import write_synced
 from liquid_train.wandb_run import WandbRun
 

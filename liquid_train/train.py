@@ -19,7 +19,7 @@ import torch.distributed as dist
 from torch.distributed.checkpoint.api import CheckpointException
 
 from liquid_train.attention import in_words
-from liquid_train.config import TASKS, TrainJob, load, to_yaml
+from liquid_train.config.schema import TASKS, TrainJob, load, to_yaml
 from liquid_train.data.loader import LoaderError, MicroBatch, RankBatch, batch_digest, micro_batches, one_clear_error
 from liquid_train.data.padding import padding_warning
 from liquid_train.files import is_full, write_synced

@@ -29,7 +29,7 @@ from torch.optim import Optimizer
 from liquid_train import checkpoint
 from liquid_train.backbone import ModelCard, fill_from_folder, named_full_tensors
 from liquid_train.checkpoint import TRAINER
-from liquid_train.config import CheckpointConfig, TrainJob
+from liquid_train.config.schema import CheckpointConfig, TrainJob
 from liquid_train.data.loader import owner
 from liquid_train.data.packing import StreamState
 from liquid_train.files import sha256_of, write_synced

@@ -11,7 +11,7 @@ import torch.distributed as dist
 from evals.heldout import heldout_set
 from liquid_train import backbone, checkpoint, train_state
 from liquid_train.attention import choose_kernel, implementation
-from liquid_train.config import TrainJob, package_path
+from liquid_train.config.schema import TrainJob, package_path
 from liquid_train.data.loader import BatchLoader, open_sources
 from liquid_train.image_rows import fill_image_rows
 from liquid_train.image_tokenizer import ImageTokenizer

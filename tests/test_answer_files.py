@@ -14,8 +14,8 @@ import pytest
 from evals import benchmark_scores, run
 from evals.answer_files import match_answers
 from evals.benchmark_files import read_benchmark
-from liquid_train.config import load
-from liquid_train.eval_settings import AnnotatedFiles, BenchmarksConfig, MMEFiles, QuestionFiles
+from liquid_train.config.evaluation import AnnotatedFiles, BenchmarksConfig, MMEFiles, QuestionFiles
+from liquid_train.config.schema import load
 from tests import benchmark_sets as sets
 
 GIVEN = {

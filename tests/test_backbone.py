@@ -14,7 +14,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFa
 
 from liquid_train import backbone
 from liquid_train.attention import DocumentPlan
-from liquid_train.config import BackboneConfig, ScheduleConfig
+from liquid_train.config.schema import BackboneConfig, ScheduleConfig
 from liquid_train.image_rows import fill_image_rows
 from liquid_train.optimizer import learning_rate
 from liquid_train.tracker import drop_lines_after

@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from liquid_train import backbone
 from liquid_train.attention import DocumentPlan
-from liquid_train.config import BackboneConfig, LossConfig, TrainJob, conf_dir, load
+from liquid_train.config.schema import BackboneConfig, LossConfig, TrainJob, conf_dir, load
 from liquid_train.data.loader import MicroBatch
 from liquid_train.loss import LossModule
 from liquid_train.run_vocabulary import make_tokenizer, open_vocabulary

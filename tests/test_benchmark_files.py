@@ -15,8 +15,8 @@ from evals.benchmark_files import Benchmark, read_benchmark
 from evals.run import run
 from evals.vqa_scores import pope_scores
 from liquid_train.cli import quote
-from liquid_train.config import EvalJob, VQSettings, load
-from liquid_train.eval_settings import AnnotatedFiles, BenchmarksConfig, MMEFiles, QuestionFiles
+from liquid_train.config.evaluation import AnnotatedFiles, BenchmarksConfig, MMEFiles, QuestionFiles
+from liquid_train.config.schema import EvalJob, VQSettings, load
 from liquid_train.measurement.measurement import ModelHandle
 from tests import benchmark_sets as sets
 from tests.tiny_model import save, tiny, vq

@@ -10,8 +10,8 @@ import pytest
 from evals.periodic import evaluate
 from liquid_train.checkpoint import COMMIT, SCHEMA, best, checkpoint_name, committed, model_folder, note_score, read_scores, retain
 from liquid_train.cli import main, quote
-from liquid_train.config import load
-from liquid_train.eval_settings import EvalsConfig
+from liquid_train.config.evaluation import EvalsConfig
+from liquid_train.config.schema import load
 from tests.shard_sets import image_set, mixture_overrides
 from tests.tiny_model import tiny, vq
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from liquid_train import checkpoint
-from liquid_train.config import TrainJob
+from liquid_train.config.schema import TrainJob
 from liquid_train.resume import find_checkpoint
 
 

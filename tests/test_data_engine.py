@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from liquid_train.cli import quote
-from liquid_train.config import TASKS, TrainJob, load
+from liquid_train.config.schema import TASKS, TrainJob, load
 from liquid_train.data.loader import BatchLoader, RankBatch, batch_digest, micro_batches, open_sources
 from liquid_train.data.mixture import Mixture, SourceReader
 from liquid_train.data.packing import PackedStream

@@ -17,7 +17,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from liquid_train.config import DataConfig, SourceConfig, TrainJob
+from liquid_train.config.schema import DataConfig, SourceConfig, TrainJob
 from liquid_train.data import loader
 from liquid_train.data.loader import BatchLoader, RankBatch, batch_digest
 from liquid_train.data.mixture import Document, DocumentName, Mixture, SourceReader

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from liquid_train.cli import quote
-from liquid_train.config import TrainJob, load
+from liquid_train.config.schema import TrainJob, load
 from liquid_train.data.loader import BatchLoader, LoaderError, open_sources, source_readers
 from liquid_train.data.mixture import Mixture, SourceReader
 from liquid_train.data.packing import PackedStream

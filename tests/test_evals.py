@@ -21,10 +21,10 @@ from evals.feature_cache import LAST
 from evals.features import feature_name, vq_features
 from evals.periodic import evaluate as evaluate_periodically
 from evals.run import inputs_of, run
-from liquid_train import eval_settings
-from liquid_train.config import EvalJob, VQSettings
+from liquid_train.config.evaluation import EvalsConfig, FeaturesConfig
+from liquid_train.config.schema import EvalJob, VQSettings
+from liquid_train.config.schema import evaluation as eval_settings
 from liquid_train.data.shards import ShardSet
-from liquid_train.eval_settings import EvalsConfig, FeaturesConfig
 from liquid_train.measurement.measurement import ModelHandle
 from tests.shard_sets import image_set, text_set
 from tests.tiny_model import save, tiny, vq
@@ -208,7 +208,7 @@ def test_eval_writes_what_the_report_reads_and_then_has_nothing_to_do(job, tmp_p
 
     code = f"""
 import sys
-from liquid_train.config import EvalJob, VQSettings
+from liquid_train.config.schema import EvalJob, VQSettings
 from evals.run import run
 settings = {{"shards": {job.shards!r}, "train_shards": {job.shards!r}, "images_per_prompt": 1, "max_images": 6, "batch_size": 3, "caption_images": 6,
             "tokenizer_images": 4}}

@@ -14,7 +14,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
 from liquid_train.backbone import ModelCard
-from liquid_train.config import GenerateJob, VQSettings
+from liquid_train.config.schema import GenerateJob, VQSettings
 from liquid_train.data.sequences import DEFAULT_PROMPT, build_sequence, encode_text
 from liquid_train.generate.interleaved import conversation_ids, document_ids, end_of_turn, turn_ids
 from liquid_train.generate.job import run

@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM
 from evals.heldout import heldout_set
 from evals.run import run
 from liquid_train.backbone import read_vocabulary
-from liquid_train.config import TASKS, EvalJob, HeldoutConfig, TrainJob, VQSettings, load, to_yaml
+from liquid_train.config.schema import TASKS, EvalJob, HeldoutConfig, TrainJob, VQSettings, load, to_yaml
 from tests.shard_sets import image_set, mixture_overrides
 from tests.tiny_model import save, vq
 

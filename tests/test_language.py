@@ -13,8 +13,8 @@ import torch
 import torch.distributed as dist
 
 from evals.periodic import evaluate
-from liquid_train.config import load
-from liquid_train.eval_settings import EvalsConfig, LanguageConfig
+from liquid_train.config.evaluation import EvalsConfig, LanguageConfig
+from liquid_train.config.schema import load
 from liquid_train.measurement.measurement import ModelHandle
 from tests.tiny_model import tiny, vq
 

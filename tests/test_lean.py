@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from liquid_train.config import load
+from liquid_train.config.schema import load
 from liquid_train.generate.compiled import require_compiler
 from liquid_train.generate.decoder import Decoder, left_padded
 from liquid_train.generate.int8 import Int8Linear, quantize

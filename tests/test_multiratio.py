@@ -15,7 +15,7 @@ from PIL import Image
 from data_prep import tokenize
 from liquid_train.backbone import ModelCard
 from liquid_train.cli import main
-from liquid_train.config import VQSettings, load
+from liquid_train.config.schema import VQSettings, load
 from liquid_train.generate import sampler
 from liquid_train.generate.pictures import load_picture
 from liquid_train.generate.session import Session, open_model, open_vq
@@ -86,7 +86,7 @@ def test_another_size_is_refused_with_the_list(run: Path, tmp_path: Path, capsys
 
 
 def test_pictures_are_read_at_the_nearest_size(session: Session, tmp_path: Path) -> None:
-    from liquid_train.config import ServeLimits
+    from liquid_train.config.schema import ServeLimits
     from liquid_train.serve.engine import Engine
 
     vq = open_vq(session, VQSettings("auto", "auto"))

@@ -17,8 +17,8 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from data_prep.easy_vqa import COLORS, SHAPES
-from liquid_train import config
 from liquid_train.cli import quote
+from liquid_train.config.schema import schema as config
 
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -48,7 +48,7 @@ def test_the_wheel_has_code_configs_weights_and_template_and_nothing_else(wheel:
 
 def test_an_unpacked_wheel_finds_its_own_configs(wheel: zipfile.ZipFile, tmp_path: Path) -> None:
     wheel.extractall(tmp_path / "site")
-    code = "from liquid_train.config import conf_dir, load; print(conf_dir()); load('tokenize', ['tokenize.source=easy_vqa', 'tokenize.output=x'])"
+    code = "from liquid_train.config.schema import conf_dir, load; print(conf_dir()); load('tokenize', ['tokenize.source=easy_vqa', 'tokenize.output=x'])"
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(tmp_path / "site")}, check=True, capture_output=True)
     assert Path(done.stdout.decode().strip()) == tmp_path / "site" / "liquid_train" / "conf"
 

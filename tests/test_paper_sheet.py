@@ -13,8 +13,8 @@ from evals.paper_numbers import GROUPS, MODELS
 from evals.paper_sheet import write_sheet
 from evals.run import run
 from liquid_train.cli import main
-from liquid_train.config import load
-from liquid_train.eval_settings import SHEETS
+from liquid_train.config.evaluation import SHEETS
+from liquid_train.config.schema import load
 from liquid_train.measurement.measurement import Measurement, Value, bare, share
 from liquid_train.measurement.provenance import Receipt
 from tests import benchmark_sets

@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from liquid_train import backbone, checkpoint
 from liquid_train.attention import DocumentPlan
-from liquid_train.config import BackboneConfig
+from liquid_train.config.schema import BackboneConfig
 from liquid_train.vocabulary import IMAGE_TOKENS, Vocabulary, load_tokenizer
 from tests.distributed.running import make_data, train
 from tests.real_model import smollm2

@@ -17,8 +17,8 @@ from evals.kernel_distance import kernel_distance
 from evals.reference_pictures import read_reference, reference_quality
 from evals.run import run
 from evals.t2i import Drawn
-from liquid_train.config import EvalJob, VQSettings
-from liquid_train.eval_settings import FeaturesConfig, ReferenceConfig
+from liquid_train.config.evaluation import FeaturesConfig, ReferenceConfig
+from liquid_train.config.schema import EvalJob, VQSettings
 from liquid_train.measurement.measurement import ModelHandle
 from tests.tiny_model import save, tiny, vq
 

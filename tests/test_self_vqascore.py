@@ -13,10 +13,10 @@ from evals.answer_probability import answer_probabilities
 from evals.caption_parts import questions_about
 from evals.self_vqascore import CaptionPairs, DrawnTexts, area, score_drawn, tell_captions
 from evals.wrong_captions import caption_pairs
-from liquid_train.config import load
+from liquid_train.config.evaluation import QuestionPart, VQAScoreConfig
+from liquid_train.config.schema import load
 from liquid_train.data.sequences import encode_text, prompt_ids, question_ids
 from liquid_train.data.shards import ShardSet
-from liquid_train.eval_settings import QuestionPart, VQAScoreConfig
 from liquid_train.measurement.measurement import ModelHandle
 from tests.shard_sets import image_set, text_set
 from tests.tiny_model import tiny, vq

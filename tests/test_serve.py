@@ -218,7 +218,7 @@ def test_a_full_line_answers_503_with_retry_after(folder: Path) -> None:
     """The API without a server: drawing is held until the line is full."""
     from fastapi.testclient import TestClient
 
-    from liquid_train.config import ServeLimits, VQSettings
+    from liquid_train.config.schema import ServeLimits, VQSettings
     from liquid_train.generate.session import open_model, open_vq
     from liquid_train.serve.api import build_api
     from liquid_train.serve.drawings import Drawings
@@ -281,7 +281,7 @@ def test_what_waits_when_the_server_ends_is_told_so() -> None:
 
 @pytest.mark.parametrize("template", [True, False])
 def test_a_conversation_is_read_as_the_model_was_taught(folder: Path, template: bool) -> None:
-    from liquid_train.config import ServeLimits, VQSettings
+    from liquid_train.config.schema import ServeLimits, VQSettings
     from liquid_train.generate.interleaved import conversation_ids, end_of_turn
     from liquid_train.generate.session import open_model, open_vq
     from liquid_train.generate.text import GREEDY, answer, complete_ids
@@ -307,7 +307,7 @@ def test_a_conversation_is_read_as_the_model_was_taught(folder: Path, template: 
 @pytest.fixture
 def drawings(folder: Path) -> Iterator[Any]:
     """Up to four pictures a batch, in this process."""
-    from liquid_train.config import ServeLimits, VQSettings
+    from liquid_train.config.schema import ServeLimits, VQSettings
     from liquid_train.generate.session import open_model, open_vq
     from liquid_train.serve.drawings import Drawings
     from liquid_train.serve.engine import Engine
@@ -433,7 +433,7 @@ def test_a_missing_package_names_its_pip_command(folder: Path, capsys: pytest.Ca
 
 
 def test_only_this_machine_is_listened_on_unless_told_otherwise() -> None:
-    from liquid_train.config import load
+    from liquid_train.config.schema import load
     from liquid_train.serve.job import is_local, listen
 
     config = load("serve", ["checkpoint=x"])

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from liquid_train.checkpoint import checkpoint_name
-from liquid_train.config import TASKS, SpikeConfig, load
+from liquid_train.config.schema import TASKS, SpikeConfig, load
 from liquid_train.spike_guard import GuardState, is_spike, limit, parts_of
 from liquid_train.train import check_skipped
 from liquid_train.watchdog import collective_timeout, lost_peer

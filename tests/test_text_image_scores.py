@@ -18,8 +18,8 @@ from transformers import AutoModelForImageTextToText, AutoProcessor, CLIPModel, 
 from evals.clipscore import clipscore, open_clip
 from evals.run import run
 from evals.vqa_judge import Pictures, open_judge, vqascore
-from liquid_train.config import EvalJob, VQSettings, load
-from liquid_train.eval_settings import CLIPScoreConfig, JudgeConfig
+from liquid_train.config.evaluation import CLIPScoreConfig, JudgeConfig
+from liquid_train.config.schema import EvalJob, VQSettings, load
 from liquid_train.measurement.measurement import ModelHandle
 from tests import judge_models
 from tests.tiny_model import save, tiny, vq

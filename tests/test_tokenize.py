@@ -18,7 +18,7 @@ from data_prep import easy_vqa, python_docs, tokenize
 from data_prep.documents import cut_paragraphs
 from data_prep.easy_vqa import describe
 from data_prep.varied import read_varied, shift_room
-from liquid_train.config import load
+from liquid_train.config.schema import load
 from liquid_train.data.shards import ShardSet
 from liquid_train.files import sha256_of
 from liquid_train.image_tokenizer import ImageTokenizer
@@ -147,7 +147,7 @@ def test_a_second_call_does_nothing_and_needs_no_torch(tmp_path, vq):
     program = textwrap.dedent("""
         import sys
         from data_prep.tokenize import run
-        from liquid_train.config import load
+        from liquid_train.config.schema import load
         run(load("tokenize", sys.argv[1:]))
         print("torch" in sys.modules, "transformers" in sys.modules)
     """)
@@ -165,7 +165,7 @@ def test_killed_job_goes_on_to_the_same_bytes(tmp_path, vq, pictures):
         import os, signal, sys
         from pathlib import Path
         from data_prep import easy_vqa, tokenize
-        from liquid_train.config import load
+        from liquid_train.config.schema import load
         folder, at = Path(sys.argv[1]), int(sys.argv[2])
         easy_vqa.load_split = lambda split: [
             easy_vqa.describe(n, folder / f"{n}.png", [("what shape is present?", "rectangle")] + [("what color is the shape?", "red")] * (n % 5 != 4))

@@ -18,7 +18,7 @@ from PIL import Image
 from data_prep import tokenize
 from data_prep.crops import Crop
 from data_prep.encoding import BatchEncoder, Encoded, EncoderSettings, Task, encode_tasks, prepare
-from liquid_train.config import load
+from liquid_train.config.schema import load
 from liquid_train.data.shards import ShardSet
 from liquid_train.images import read_rgb
 from tests.test_images import png

@@ -23,7 +23,7 @@ from evals import watch as watching
 from liquid_train import report
 from liquid_train.checkpoint import COMMIT
 from liquid_train.cli import main
-from liquid_train.config import TrackerConfig, WandbConfig
+from liquid_train.config.schema import TrackerConfig, WandbConfig
 from liquid_train.measurement.measurement import Measurement, bare, write_measurement
 from liquid_train.measurement.provenance import Receipt
 from liquid_train.run_compare import read_evaluations

@@ -12,8 +12,8 @@ from PIL import Image
 
 from evals.run import run
 from evals.wise import CATEGORIES, category, read_prompts, score, wiscore
-from liquid_train.config import EvalJob, VQSettings, load
-from liquid_train.eval_settings import WISEConfig
+from liquid_train.config.evaluation import WISEConfig
+from liquid_train.config.schema import EvalJob, VQSettings, load
 from tests.tiny_model import save
 
 IDS = {"cultural_common_sense": [1, 400], "spatio-temporal_reasoning": [401, 567, 568], "natural_science": [701, 801, 1000]}

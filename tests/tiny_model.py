@@ -10,7 +10,7 @@ from transformers import AutoConfig as HFConfig
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from liquid_train.backbone import ModelCard
-from liquid_train.config import VQSettings, package_path
+from liquid_train.config.schema import VQSettings, package_path
 from liquid_train.data.sequences import DEFAULT_PROMPT
 from liquid_train.image_tokenizer import ImageTokenizer
 from liquid_train.vocabulary import Vocabulary, train_bpe

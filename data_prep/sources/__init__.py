@@ -11,7 +11,7 @@ from data_prep.sources.packaged import EasyVQASource, PythonDocsSource
 from data_prep.sources.parquet import ParquetSource
 from data_prep.sources.tars import WebdatasetSource
 from data_prep.sources.texts import TextSource
-from liquid_train.config import TokenizeSettings
+from liquid_train.config.schema import TokenizeSettings
 
 FILE_SOURCES: dict[str, Callable[[TokenizeSettings], Source]] = {
     "pairs": PairsSource, "webdataset": WebdatasetSource, "folder": FolderSource, "vqa": VQASource, "chat": ChatSource, "text": TextSource,

@@ -21,7 +21,7 @@ from typing import Any, Protocol
 import numpy as np
 from braceexpand import braceexpand
 
-from liquid_train.config import TokenizeSettings
+from liquid_train.config.schema import TokenizeSettings
 
 # Inputs are known by their sizes and their first bytes: this many of all of them together, but so many of each at least.
 HASHED_BYTES = 2**30

@@ -12,7 +12,7 @@ from typing import Any
 import ijson
 
 from data_prep.sources.base import DAMAGED, FileSource, Item, caption, readable
-from liquid_train.config import TokenizeSettings
+from liquid_train.config.schema import TokenizeSettings
 from liquid_train.images import read_rgb
 
 TEXT_KEYS = ("text_prompt", "text", "caption")

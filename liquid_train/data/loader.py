@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from liquid_train.attention import DocumentPlan
-from liquid_train.config import TASKS, DataConfig, TrainJob
+from liquid_train.config.schema import TASKS, DataConfig, TrainJob
 from liquid_train.data.chunk_cache import ChunkCache
 from liquid_train.data.mixture import SourceReader
 from liquid_train.data.packing import PackedStream, Sequence, StreamState

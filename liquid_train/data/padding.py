@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from liquid_train.config import TrainJob
+from liquid_train.config.schema import TrainJob
 from liquid_train.data.loader import source_readers
 from liquid_train.data.mixture import Document, Mixture
 from liquid_train.data.packing import best_fit

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from liquid_train.config import GenerateJob
+from liquid_train.config.schema import GenerateJob
 from liquid_train.generate.manifest import aside, is_current, publish
 from liquid_train.generate.request import Request, pictures_in, read_request
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from liquid_train.checkpoint import model_folder
-from liquid_train.config import GenerateJob
+from liquid_train.config.schema import GenerateJob
 from liquid_train.generate.manifest import file_identity, model_identity, text_digest
 
 PLACE = re.compile(r"<image:([^<>]+)>")  # in a prompt: where a picture stands

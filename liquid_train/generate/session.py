@@ -12,7 +12,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 from liquid_train.backbone import CARD, ModelCard, load_for_inference
-from liquid_train.config import VQSettings, package_path
+from liquid_train.config.schema import VQSettings, package_path
 from liquid_train.data.sequences import DEFAULT_PROMPT
 from liquid_train.generate.int8 import quantize
 from liquid_train.generate.lean import join_weights

@@ -22,8 +22,8 @@ from torch.testing._internal.distributed.fake_pg import FakeStore  # importing i
 from transformers import PreTrainedTokenizerFast
 
 from liquid_train import backbone
-from liquid_train.config import PlanJob, package_path
-from liquid_train.config_checks import degrees
+from liquid_train.config.checks import degrees
+from liquid_train.config.schema import PlanJob, package_path
 from liquid_train.image_tokenizer import VQConfig
 from liquid_train.launcher import processes
 from liquid_train.loss import LossModule

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from liquid_train.config import GenerateJob, ServeLimits
+from liquid_train.config.schema import GenerateJob, ServeLimits
 from liquid_train.data.sequences import prompt_ids
 from liquid_train.generate.interleaved import Part, conversation_ids, end_of_turn, parts_ids
 from liquid_train.generate.pictures import decode, encode, load_picture

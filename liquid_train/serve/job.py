@@ -10,7 +10,7 @@ from pathlib import Path
 from types import FrameType
 
 from liquid_train.checkpoint import model_folder
-from liquid_train.config import ServeJob
+from liquid_train.config.schema import ServeJob
 
 log = logging.getLogger(__name__)
 PAGE = "/ui"

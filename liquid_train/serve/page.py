@@ -21,7 +21,7 @@ from fastapi import FastAPI
 from fastapi.responses import RedirectResponse
 from pydantic import ValidationError
 
-from liquid_train.config import GenerateJob
+from liquid_train.config.schema import GenerateJob
 from liquid_train.generate.sampler import Sampling
 from liquid_train.serve.drawings import Drawings
 from liquid_train.serve.engine import DEFAULT_SAMPLING, Check, Engine, Turn

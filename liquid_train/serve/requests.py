@@ -16,7 +16,7 @@ from typing import Annotated, Any
 from PIL import Image
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-from liquid_train.config import GenerateJob, ServeLimits
+from liquid_train.config.schema import GenerateJob, ServeLimits
 from liquid_train.images import READ_ERRORS, formats
 
 MAX_SEED = 2**32 - 1

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 
 from liquid_train.cli import quote
-from liquid_train.config import TrainJob, load
+from liquid_train.config.schema import TrainJob, load
 from liquid_train.data.loader import micro_batches
 from liquid_train.generate.live import live_model
 from liquid_train.optimizer import learning_rate

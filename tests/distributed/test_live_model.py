@@ -15,9 +15,9 @@ from torch.distributed.tensor import DTensor
 from evals.heldout import heldout_set, log_heldout
 from evals.periodic import draw_prompts, evaluate
 from liquid_train.attention import PACKED
-from liquid_train.config import LossConfig, ParallelConfig, TrainJob, load
+from liquid_train.config.evaluation import EvalsConfig
+from liquid_train.config.schema import LossConfig, ParallelConfig, TrainJob, load
 from liquid_train.data.sequences import DEFAULT_PROMPT
-from liquid_train.eval_settings import EvalsConfig
 from liquid_train.generate.live import live_model
 from liquid_train.generate.sampler import draw
 from liquid_train.loss import LossModule

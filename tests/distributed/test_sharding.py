@@ -13,7 +13,7 @@ import torch.distributed as dist
 from torch.distributed.tensor.debug import CommDebugMode
 
 from liquid_train.attention import PACKED, DocumentPlan
-from liquid_train.config import LossConfig, ParallelConfig
+from liquid_train.config.schema import LossConfig, ParallelConfig
 from liquid_train.data.loader import MicroBatch
 from liquid_train.loss import LossModule
 from liquid_train.parallel import World, parallelize

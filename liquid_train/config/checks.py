@@ -7,8 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from liquid_train.config import TASKS, BackboneConfig, EvalJob, GenerateJob, ParallelConfig, PlanJob, ServeJob, TokenizeJob, TrainJob
-from liquid_train.eval_settings import BENCHMARKS, METRICS, PERIODIC, SHEETS, VQAScoreConfig, template_fields
+from liquid_train.config.evaluation import BENCHMARKS, METRICS, PERIODIC, SHEETS, VQAScoreConfig, template_fields
+from liquid_train.config.schema import TASKS, BackboneConfig, EvalJob, GenerateJob, ParallelConfig, PlanJob, ServeJob, TokenizeJob, TrainJob
 
 
 def require(condition: bool, message: str) -> None:

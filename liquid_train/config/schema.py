@@ -20,7 +20,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from liquid_train.eval_settings import (
+from liquid_train.config.evaluation import (
     OWN_METRICS,
     BenchmarksConfig,
     CLIPScoreConfig,
@@ -341,14 +341,14 @@ JOBS: dict[str, type] = {"train": TrainJob, "plan": PlanJob, "tokenize": Tokeniz
 
 def conf_dir() -> Path:
     """conf/ inside the installed package, else beside it in a checkout."""
-    package = Path(__file__).resolve().parent
+    package = Path(__file__).resolve().parents[1]
     inside = package / "conf"
     return inside if inside.is_dir() else package.parent / "conf"
 
 
 def package_path(path: str) -> Path:
     """A path from the config; `package:NAME` is NAME inside the installed package."""
-    return Path(__file__).resolve().parent / path.removeprefix("package:") if path.startswith("package:") else Path(path)
+    return Path(__file__).resolve().parents[1] / path.removeprefix("package:") if path.startswith("package:") else Path(path)
 
 
 def load(job: str, overrides: list[str]) -> Any:
@@ -367,7 +367,7 @@ def load(job: str, overrides: list[str]) -> Any:
     except (HydraException, OmegaConfBaseException) as error:
         raise ValueError(_hydra_message(error, JOBS[job])) from error
     config = typed(JOBS[job], composed)
-    from liquid_train.config_checks import CHECKS  # it needs the dataclasses above
+    from liquid_train.config.checks import CHECKS  # it needs the dataclasses above
 
     CHECKS[job](config)
     return config

@@ -1,0 +1,1 @@
+"""Hydra configs: composed, typed, checked, explained."""
