@@ -1,4 +1,4 @@
-"""Peak memory of head and loss: ours in chunks (liquid_train.loss) against the plain way, which makes all logits.
+"""Peak memory of head and loss: ours in chunks (liquid_train.model.loss) against the plain way, which makes all logits.
 
 Plain: fp32 logits of every token and torch's cross-entropy, forward and backward. Both get the same hidden states, weight and
 targets, each in a process of its own. Counted is what the pass needs beyond the process as it stands before it (weight, hidden
@@ -25,7 +25,7 @@ from torch import Tensor
 
 from benchmarks.machine import machine
 from liquid_train.config.schema import LossConfig
-from liquid_train.loss import ChunkedCrossEntropy, HeadOptions
+from liquid_train.model.loss import ChunkedCrossEntropy, HeadOptions
 
 MIB = 2**20
 WAYS = ("plain", "chunked")

@@ -22,7 +22,7 @@ from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selectiv
 
 from liquid_train.config.checks import degrees
 from liquid_train.config.schema import ParallelConfig
-from liquid_train.loss import LossModule
+from liquid_train.model.loss import LossModule
 from liquid_train.tensor_parallel import cut
 
 

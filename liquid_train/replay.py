@@ -15,8 +15,6 @@ import numpy as np
 import torch
 from rich.progress import track
 
-from liquid_train import backbone
-from liquid_train.attention import DocumentPlan
 from liquid_train.checkpoint import committed, step_of
 from liquid_train.config.schema import TASKS, TrainJob, package_path, read_config
 from liquid_train.data.loader import BatchLoader, MicroBatch, RankBatch, batch_digest, open_sources
@@ -26,7 +24,9 @@ from liquid_train.data.sequences import IGNORED
 from liquid_train.files import write_synced
 from liquid_train.generate.pictures import contact_sheet, decode, save_png
 from liquid_train.image_tokenizer import ImageTokenizer
-from liquid_train.loss import LossModule
+from liquid_train.model import backbone
+from liquid_train.model.attention import DocumentPlan
+from liquid_train.model.loss import LossModule
 from liquid_train.run_folder import json_lines
 from liquid_train.train_state import read_progress
 from liquid_train.vocabulary import Vocabulary

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-from liquid_train.backbone import model_config
 from liquid_train.config.schema import TrainJob
 from liquid_train.data.sequences import CAPTION_LEAD
 from liquid_train.data.shards import ShardSet
+from liquid_train.model.backbone import model_config
 from liquid_train.vocabulary import Vocabulary, add_image_tokens, load_tokenizer, train_bpe
 
 

@@ -2,7 +2,7 @@
 
     q k v gate up   cut by output     each rank computes its own heads and its own part of the MLP
     o down          cut by input      their results are summed over the ranks
-    embedding, head cut by vocabulary (loss.py computes the loss without ever putting logits together)
+    embedding, head cut by vocabulary (model/loss.py computes the loss without ever putting logits together)
     norms           whole on every rank, as replicated DTensors, so that every parameter lies on the same mesh
 
 What is cut how is transformers' own plan of the architecture (config.base_model_tp_plan).

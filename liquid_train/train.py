@@ -18,13 +18,13 @@ import torch
 import torch.distributed as dist
 from torch.distributed.checkpoint.api import CheckpointException
 
-from liquid_train.attention import in_words
 from liquid_train.config.schema import TASKS, TrainJob, load, to_yaml
 from liquid_train.data.loader import LoaderError, MicroBatch, RankBatch, batch_digest, micro_batches, one_clear_error
 from liquid_train.data.padding import padding_warning
 from liquid_train.files import is_full, write_synced
 from liquid_train.launcher import STOP_FILE
 from liquid_train.metrics import batch_totals, data_ended, share_metrics, speed_metrics, step_metrics
+from liquid_train.model.attention import in_words
 from liquid_train.optimizer import learning_rate
 from liquid_train.parallel import World, assert_dtypes, process_group, set_sync
 from liquid_train.phases import Phases

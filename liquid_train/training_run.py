@@ -9,15 +9,16 @@ import torch
 import torch.distributed as dist
 
 from evals.heldout import heldout_set
-from liquid_train import backbone, checkpoint, train_state
-from liquid_train.attention import choose_kernel, implementation
+from liquid_train import checkpoint, train_state
 from liquid_train.config.schema import TrainJob, package_path
 from liquid_train.data.loader import BatchLoader, open_sources
-from liquid_train.image_rows import fill_image_rows
 from liquid_train.image_tokenizer import ImageTokenizer
 from liquid_train.images import nearest_size
-from liquid_train.loss import LossModule
 from liquid_train.metrics import Compute
+from liquid_train.model import backbone
+from liquid_train.model.attention import choose_kernel, implementation
+from liquid_train.model.embedding_init import fill_image_rows
+from liquid_train.model.loss import LossModule
 from liquid_train.optimizer import RowRates, build_optimizer
 from liquid_train.parallel import World, compute_dtype, parallelize
 from liquid_train.phases import Phases

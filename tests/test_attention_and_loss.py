@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from liquid_train.attention import PACKED, DocumentPlan, rectangle_length
-from liquid_train.loss import ChunkedCrossEntropy, HeadOptions
+from liquid_train.model.attention import PACKED, DocumentPlan, rectangle_length
+from liquid_train.model.loss import ChunkedCrossEntropy, HeadOptions
 
 FAMILIES: dict[str, dict[str, Any]] = {
     "qwen2": {},

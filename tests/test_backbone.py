@@ -12,10 +12,10 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
-from liquid_train import backbone
-from liquid_train.attention import DocumentPlan
 from liquid_train.config.schema import BackboneConfig, ScheduleConfig
-from liquid_train.image_rows import fill_image_rows
+from liquid_train.model import backbone
+from liquid_train.model.attention import DocumentPlan
+from liquid_train.model.embedding_init import fill_image_rows
 from liquid_train.optimizer import learning_rate
 from liquid_train.tracker import drop_lines_after
 from liquid_train.vocabulary import Vocabulary, add_image_tokens

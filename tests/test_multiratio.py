@@ -13,12 +13,12 @@ import pytest
 from PIL import Image
 
 from data_prep import tokenize
-from liquid_train.backbone import ModelCard
 from liquid_train.cli import main
 from liquid_train.config.schema import VQSettings, load
 from liquid_train.generate import sampler
 from liquid_train.generate.pictures import load_picture
 from liquid_train.generate.session import Session, open_model, open_vq
+from liquid_train.model.backbone import ModelCard
 
 SIZES = [[32, 16], [24, 24], [16, 32]]  # width, height in pixels
 SHAPE = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 1}

@@ -15,9 +15,10 @@ from safetensors import safe_open
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from liquid_train import backbone, checkpoint
-from liquid_train.attention import DocumentPlan
+from liquid_train import checkpoint
 from liquid_train.config.schema import BackboneConfig
+from liquid_train.model import backbone
+from liquid_train.model.attention import DocumentPlan
 from liquid_train.vocabulary import IMAGE_TOKENS, Vocabulary, load_tokenizer
 from tests.distributed.running import make_data, train
 from tests.real_model import smollm2

@@ -24,8 +24,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from liquid_train.backbone import ModelCard
 from liquid_train.cli import main
+from liquid_train.model.backbone import ModelCard
 from tests import tiny_model
 
 httpx = pytest.importorskip("httpx")

@@ -9,10 +9,10 @@ import torch
 from transformers import AutoConfig as HFConfig
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from liquid_train.backbone import ModelCard
 from liquid_train.config.schema import VQSettings, package_path
 from liquid_train.data.sequences import DEFAULT_PROMPT
 from liquid_train.image_tokenizer import ImageTokenizer
+from liquid_train.model.backbone import ModelCard
 from liquid_train.vocabulary import Vocabulary, train_bpe
 
 TEXT = ["a red circle", "a blue rectangle", DEFAULT_PROMPT, "\nwhat color is the shape? teal", "\nis there a triangle? yes no", "The caption of this image is:"]

@@ -21,12 +21,12 @@ from torch.distributed.tensor import DTensor
 from torch.testing._internal.distributed.fake_pg import FakeStore  # importing it registers the backend "fake"
 from transformers import PreTrainedTokenizerFast
 
-from liquid_train import backbone
 from liquid_train.config.checks import degrees
 from liquid_train.config.schema import PlanJob, package_path
 from liquid_train.image_tokenizer import VQConfig
 from liquid_train.launcher import processes
-from liquid_train.loss import LossModule
+from liquid_train.model import backbone
+from liquid_train.model.loss import LossModule
 from liquid_train.parallel import World, parallelize
 from liquid_train.vocabulary import Vocabulary, load_tokenizer
 

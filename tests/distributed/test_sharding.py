@@ -12,10 +12,10 @@ import torch
 import torch.distributed as dist
 from torch.distributed.tensor.debug import CommDebugMode
 
-from liquid_train.attention import PACKED, DocumentPlan
 from liquid_train.config.schema import LossConfig, ParallelConfig
 from liquid_train.data.loader import MicroBatch
-from liquid_train.loss import LossModule
+from liquid_train.model.attention import PACKED, DocumentPlan
+from liquid_train.model.loss import LossModule
 from liquid_train.parallel import World, parallelize
 from tests.tiny_model import tiny
 

@@ -20,8 +20,8 @@ from torch.distributed.tensor import DTensor
 from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, PreTrainedConfig, PreTrainedModel
 
-from liquid_train.attention import PACKED
 from liquid_train.config.schema import BackboneConfig
+from liquid_train.model.attention import PACKED
 from liquid_train.vocabulary import Vocabulary, load_tokenizer
 
 ROW_BLOCK = 1024  # rows that share one random generator, so that a rank can make its own rows alone
@@ -73,7 +73,7 @@ def model_config(backbone: BackboneConfig, tokenizer_entries: int) -> PreTrained
 
 
 def build(config: PreTrainedConfig, vocabulary: Vocabulary, attention: str = PACKED) -> PreTrainedModel:
-    """The model on the meta device, fp32, vocabulary.rows embedding rows, attention as registered by attention.py; no memory is used yet."""
+    """The model on the meta device, fp32, vocabulary.rows embedding rows, attention as registered by model/attention.py; no memory is used yet."""
     config.vocab_size = vocabulary.rows
     tokenizer = vocabulary.tokenizer
     config.bos_token_id, config.eos_token_id, config.pad_token_id = tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id

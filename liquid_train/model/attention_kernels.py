@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from liquid_train.attention import DocumentPlan
+    from liquid_train.model.attention import DocumentPlan
 
 NAMES = {"flash": "flash-attn's variable-length kernel", "varlen": "torch's variable-length kernel", "flex": "torch's FlexAttention, compiled"}
 OLDEST = (8, 0)  # compute capability of the first GPUs (Ampere) with kernels of both flash-attn and torch

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from transformers import AttentionInterface
 from transformers.masking_utils import AttentionMaskInterface
 
-from liquid_train import ragged_attention
+from liquid_train.model import attention_kernels as ragged_attention
 
 PACKED = "liquid_packed"
 STEPS_PER_DOUBLING = 4  # rectangle lengths: at most a quarter of a document's length is padding

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
 
-from liquid_train.backbone import ROW_BLOCK, key_number, random_rows, rows_of
+from liquid_train.model.backbone import ROW_BLOCK, key_number, random_rows, rows_of
 from liquid_train.vocabulary import Vocabulary
 
 MEAN_NOISE = 1e-9  # of the text rows' variance

@@ -1,0 +1,1 @@
+"""The language model: backbone, attention within documents, loss."""
