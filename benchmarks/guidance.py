@@ -17,7 +17,7 @@ from evals.t2i import CAPTIONS, draw_pictures, score
 from liquid_train.checkpoint import model_folder
 from liquid_train.config.schema import VQSettings, package_path
 from liquid_train.generate.session import open_model
-from liquid_train.image_tokenizer import ImageTokenizer
+from liquid_train.image_tokenizer.taming import ImageTokenizer
 from liquid_train.measurement.measurement import ModelHandle
 
 SCALES = [1.0, 1.5, 2.0, 3.0, 5.0, 7.0]  # 1: no guidance

@@ -19,7 +19,7 @@ from liquid_train.config.schema import VQSettings, package_path
 from liquid_train.data.sequences import prompt_ids
 from liquid_train.generate.sampler import draw
 from liquid_train.generate.session import DTYPES, Session, open_model
-from liquid_train.image_tokenizer import ImageTokenizer
+from liquid_train.image_tokenizer.taming import ImageTokenizer
 from liquid_train.measurement.measurement import ModelHandle
 
 PER_PROMPT, GUIDANCE, TEMPERATURE = 10, 3.0, 0.8

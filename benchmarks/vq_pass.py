@@ -27,8 +27,8 @@ from data_prep import tokenize
 from data_prep.easy_vqa import load_split
 from liquid_train.config.schema import load
 from liquid_train.data.shards import ShardSet
-from liquid_train.image_tokenizer import ImageTokenizer, VQConfig, scale_pixels
-from liquid_train.images import cover, read_rgb
+from liquid_train.image_tokenizer.preprocess import cover, read_rgb
+from liquid_train.image_tokenizer.taming import ImageTokenizer, VQConfig, scale_pixels
 
 THREADS = 8
 NEAR_TIE = 1e-4  # relative difference of the two nearest entries' distances, below which a code may differ

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from liquid_train.images import UnusableImage, cover, nearest_size
+from liquid_train.image_tokenizer.preprocess import UnusableImage, cover, nearest_size
 
 AREA_TOLERANCE = 0.2  # of size^2, by which a size of the list may differ
 STEPS = 8  # a default list's sides are multiples of about size / STEPS

@@ -28,8 +28,8 @@ import torch
 from torch import Tensor
 
 from data_prep.crops import Crop
-from liquid_train.image_tokenizer import ImageTokenizer, scale_pixels
-from liquid_train.images import READ_ERRORS, reason
+from liquid_train.image_tokenizer.preprocess import READ_ERRORS, reason
+from liquid_train.image_tokenizer.taming import ImageTokenizer, scale_pixels
 
 ReadImage = Callable[[], np.ndarray]
 QUEUED_TASKS = 8  # for each process: enough to keep it busy, few enough to stay small in memory

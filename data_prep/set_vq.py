@@ -10,7 +10,7 @@ from liquid_train.config.schema import VQSettings, package_path
 from liquid_train.data.shards import INDEX_NAME
 
 if TYPE_CHECKING:  # torch is imported only where pictures are encoded or decoded
-    from liquid_train.image_tokenizer import ImageTokenizer
+    from liquid_train.image_tokenizer.taming import ImageTokenizer
 
 FLAGS = "--vq-config and --vq-checkpoint"
 
@@ -25,7 +25,7 @@ class VQFiles:
 
     def open(self, parts: tuple[str, ...]) -> ImageTokenizer:
         """Raises ValueError naming the file that is missing or does not fit."""
-        from liquid_train.image_tokenizer import ImageTokenizer
+        from liquid_train.image_tokenizer.taming import ImageTokenizer
 
         return ImageTokenizer.from_files(self.config, self.checkpoint, parts)
 

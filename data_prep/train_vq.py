@@ -28,7 +28,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from data_prep.easy_vqa import COLORS, SHAPES, EasyVQAImage, load_split
-from liquid_train.image_tokenizer import ImageTokenizer, VQConfig
+from liquid_train.image_tokenizer.taming import ImageTokenizer, VQConfig
 
 WORDS = COLORS + SHAPES
 DDCONFIG = {

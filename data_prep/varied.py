@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from liquid_train.data.keyed import keyed_generator
-from liquid_train.images import read_rgb
+from liquid_train.image_tokenizer.preprocess import read_rgb
 
 MAX_SHIFT = 8  # pixels
 

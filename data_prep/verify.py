@@ -18,7 +18,7 @@ from liquid_train.data.shards import INDEX_NAME, ShardSet
 
 if TYPE_CHECKING:
     from data_prep.reencode import Comparison, Shown
-    from liquid_train.image_tokenizer import ImageTokenizer
+    from liquid_train.image_tokenizer.taming import ImageTokenizer
 
 MAX_SHOWN = 64  # pictures of a contact sheet
 

@@ -17,7 +17,7 @@ from evals.benchmark_scores import answered, prediction_files
 from liquid_train.config.evaluation import BenchmarksConfig
 from liquid_train.generate.pictures import encode, load_picture
 from liquid_train.generate.text import answer
-from liquid_train.images import READ_ERRORS, reason
+from liquid_train.image_tokenizer.preprocess import READ_ERRORS, reason
 from liquid_train.measurement.measurement import Measurement, ModelHandle
 from liquid_train.measurement.provenance import arrays_digest, texts_digest
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from evals.features import FeatureNetwork
 from liquid_train.files import dispensable, sha256_of
-from liquid_train.images import READ_ERRORS
+from liquid_train.image_tokenizer.preprocess import READ_ERRORS
 from liquid_train.measurement.provenance import arrays_digest, texts_digest
 
 LAST: dict[str, np.ndarray] = {}  # at most one

@@ -33,7 +33,7 @@ from liquid_train.data.shards import ShardSet
 from liquid_train.files import dispensable
 from liquid_train.generate.pictures import contact_sheet, decode, save_png
 from liquid_train.generate.sampler import draw
-from liquid_train.image_tokenizer import ImageTokenizer
+from liquid_train.image_tokenizer.taming import ImageTokenizer
 from liquid_train.measurement.measurement import Measurement, ModelHandle, write_measurement
 from liquid_train.measurement.provenance import Receipt, seeds_text, texts_digest
 from liquid_train.vocabulary import Vocabulary

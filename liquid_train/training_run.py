@@ -12,8 +12,8 @@ from evals.heldout import heldout_set
 from liquid_train import checkpoint, train_state
 from liquid_train.config.schema import TrainJob, package_path
 from liquid_train.data.loader import BatchLoader, open_sources
-from liquid_train.image_tokenizer import ImageTokenizer
-from liquid_train.images import nearest_size
+from liquid_train.image_tokenizer.preprocess import nearest_size
+from liquid_train.image_tokenizer.taming import ImageTokenizer
 from liquid_train.metrics import Compute
 from liquid_train.model import backbone
 from liquid_train.model.attention import choose_kernel, implementation

@@ -15,7 +15,7 @@ from data_prep.sources import open_source
 from liquid_train.cli import quote
 from liquid_train.config.schema import load
 from liquid_train.data.shards import ShardSet
-from liquid_train.image_tokenizer import ImageTokenizer
+from liquid_train.image_tokenizer.taming import ImageTokenizer
 
 
 def config(source, where, *overrides):

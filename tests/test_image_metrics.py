@@ -22,7 +22,7 @@ from evals.resizing import resize
 from evals.tokenizer_quality import psnr, ssim, tokenizer_quality
 from liquid_train.config.evaluation import FeaturesConfig
 from liquid_train.config.schema import VQSettings, package_path
-from liquid_train.image_tokenizer import ImageTokenizer
+from liquid_train.image_tokenizer.taming import ImageTokenizer
 from liquid_train.measurement.measurement import ModelHandle
 from tests.tiny_model import tiny, vq
 

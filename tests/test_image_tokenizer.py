@@ -22,7 +22,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from data_prep.easy_vqa import load_split
-from liquid_train.image_tokenizer import ImageTokenizer, Inert, VQConfig, read_state_dict
+from liquid_train.image_tokenizer.taming import ImageTokenizer, Inert, VQConfig, read_state_dict
 from tests.shard_sets import WEIGHTS
 
 REFERENCE = Path(__file__).resolve().parents[1].parent / "shared" / "data" / "vqgan_reference"

@@ -21,8 +21,8 @@ from data_prep.varied import read_varied, shift_room
 from liquid_train.config.schema import load
 from liquid_train.data.shards import ShardSet
 from liquid_train.files import sha256_of
-from liquid_train.image_tokenizer import ImageTokenizer
-from liquid_train.images import read_rgb
+from liquid_train.image_tokenizer.preprocess import read_rgb
+from liquid_train.image_tokenizer.taming import ImageTokenizer
 from tests.tiny_vq import CODEBOOK, make_vq
 
 ROWS = 23

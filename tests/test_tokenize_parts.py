@@ -20,7 +20,7 @@ from data_prep.crops import Crop
 from data_prep.encoding import BatchEncoder, Encoded, EncoderSettings, Task, encode_tasks, prepare
 from liquid_train.config.schema import load
 from liquid_train.data.shards import ShardSet
-from liquid_train.images import read_rgb
+from liquid_train.image_tokenizer.preprocess import read_rgb
 from tests.test_images import png
 from tests.test_tokenize import content, make_vq
 

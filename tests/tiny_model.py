@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from liquid_train.config.schema import VQSettings, package_path
 from liquid_train.data.sequences import DEFAULT_PROMPT
-from liquid_train.image_tokenizer import ImageTokenizer
+from liquid_train.image_tokenizer.taming import ImageTokenizer
 from liquid_train.model.backbone import ModelCard
 from liquid_train.vocabulary import Vocabulary, train_bpe
 

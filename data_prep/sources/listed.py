@@ -13,7 +13,7 @@ import ijson
 
 from data_prep.sources.base import DAMAGED, FileSource, Item, caption, readable
 from liquid_train.config.schema import TokenizeSettings
-from liquid_train.images import read_rgb
+from liquid_train.image_tokenizer.preprocess import read_rgb
 
 TEXT_KEYS = ("text_prompt", "text", "caption")
 IMAGE_TOKEN = "<image>"  # where LLaVA's messages have the picture

@@ -13,7 +13,7 @@ from data_prep import easy_vqa, python_docs
 from data_prep.sources.base import Item, refuse_unused
 from data_prep.varied import read_varied
 from liquid_train.config.schema import TokenizeSettings
-from liquid_train.images import read_rgb
+from liquid_train.image_tokenizer.preprocess import read_rgb
 
 
 class EasyVQASource:

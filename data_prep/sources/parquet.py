@@ -11,7 +11,7 @@ from typing import Any
 from data_prep.sources.base import FileSource, Item, caption
 from data_prep.sources.listed import TEXT_KEYS
 from liquid_train.config.schema import TokenizeSettings
-from liquid_train.images import read_rgb
+from liquid_train.image_tokenizer.preprocess import read_rgb
 
 IMAGE_COLUMNS = ("image", "img", "jpg", "png", "image_bytes")
 ROWS_AT_ONCE = 32

@@ -13,7 +13,7 @@ from typing import Any
 from data_prep.sources.base import FileSource, Item, caption, readable
 from data_prep.sources.listed import TEXT_KEYS, answered
 from liquid_train.config.schema import TokenizeSettings
-from liquid_train.images import read_rgb
+from liquid_train.image_tokenizer.preprocess import read_rgb
 
 IMAGE_SUFFIXES = ("png", "jpg", "jpeg", "webp")
 DAMAGED = "the tar is damaged from here on"

@@ -89,7 +89,7 @@ def answer_questions(config: GenerateJob, request: Request, session: Session) ->
     from liquid_train.generate.pictures import encode, load_picture
     from liquid_train.generate.session import open_vq
     from liquid_train.generate.text import answer
-    from liquid_train.images import READ_ERRORS
+    from liquid_train.image_tokenizer.preprocess import READ_ERRORS
 
     assert request.output is not None
     tokenizer = open_vq(session, config.vq, parts=("encoder",))
@@ -129,7 +129,7 @@ def describe_picture(config: GenerateJob, request: Request, session: Session) ->
     from liquid_train.generate.pictures import encode, load_picture
     from liquid_train.generate.session import open_vq
     from liquid_train.generate.text import answer, caption
-    from liquid_train.images import READ_ERRORS
+    from liquid_train.image_tokenizer.preprocess import READ_ERRORS
 
     assert request.image is not None
     tokenizer = open_vq(session, config.vq, parts=("encoder",))
@@ -182,7 +182,7 @@ def named_pictures(config: GenerateJob, request: Request, session: Session) -> d
     """Codes [rows, columns] of the pictures that the prompts name. ValueError for one that cannot be read."""
     from liquid_train.generate.pictures import encode, load_picture
     from liquid_train.generate.session import open_vq
-    from liquid_train.images import READ_ERRORS
+    from liquid_train.image_tokenizer.preprocess import READ_ERRORS
 
     paths = dict.fromkeys(path for prompt in request.prompts for path in pictures_in(prompt))
     if not paths:

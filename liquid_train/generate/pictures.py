@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from liquid_train.image_tokenizer import ImageTokenizer, scale_pixels
-from liquid_train.images import cover, nearest_size, read_rgb
+from liquid_train.image_tokenizer.preprocess import cover, nearest_size, read_rgb
+from liquid_train.image_tokenizer.taming import ImageTokenizer, scale_pixels
 
 CPU_BATCH = 2  # a CPU encodes fastest in small batches
 

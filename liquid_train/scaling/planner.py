@@ -23,7 +23,7 @@ from transformers import PreTrainedTokenizerFast
 
 from liquid_train.config.checks import degrees
 from liquid_train.config.schema import PlanJob, package_path
-from liquid_train.image_tokenizer import VQConfig
+from liquid_train.image_tokenizer.taming import VQConfig
 from liquid_train.launcher import processes
 from liquid_train.model import backbone
 from liquid_train.model.loss import LossModule

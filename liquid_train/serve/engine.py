@@ -17,8 +17,8 @@ from liquid_train.generate.pictures import decode, encode, load_picture
 from liquid_train.generate.sampler import Sampling, columns_of, described_ids, draw
 from liquid_train.generate.session import AUTO, Session
 from liquid_train.generate.text import Streamed, answer, caption, complete_ids
-from liquid_train.image_tokenizer import ImageTokenizer
-from liquid_train.images import READ_ERRORS
+from liquid_train.image_tokenizer.preprocess import READ_ERRORS
+from liquid_train.image_tokenizer.taming import ImageTokenizer
 from liquid_train.serve.requests import AnswerRequest, GenerateRequest, Limited
 
 Check = Callable[[], None]  # raises when the work is to stop

@@ -17,7 +17,7 @@ from PIL import Image
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from liquid_train.config.schema import GenerateJob, ServeLimits
-from liquid_train.images import READ_ERRORS, formats
+from liquid_train.image_tokenizer.preprocess import READ_ERRORS, formats
 
 MAX_SEED = 2**32 - 1
 STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
