@@ -88,7 +88,7 @@ def main(arguments: list[str]) -> int:
         return _preview(arguments[1:])
     args = parser().parse_args(arguments)
     if args.tool == "index":
-        from liquid_train.data.build_index import build_index
+        from liquid_train.data.index_builder import build_index
 
         index = build_index(args.set)
         print(f"{args.set}: index.json written, {sum(s['nsamples'] for s in index['shardlist']):,} samples in {len(index['shardlist'])} tars")

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from liquid_train.data import storage
-from liquid_train.data.build_index import build_index
+from liquid_train.data.index_builder import build_index
 from liquid_train.data.shards import ShardSet
 from tests.range_server import RangeServer
 from tests.test_shards import CODEBOOK, member_offset, overwrite

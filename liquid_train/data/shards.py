@@ -213,7 +213,7 @@ def read_index(folder: Folder) -> dict[str, Any]:
     try:
         index = json.loads(folder.read(INDEX_NAME))
     except FileNotFoundError:
-        from liquid_train.data.build_index import missing_index  # which reads tars with the functions below
+        from liquid_train.data.index_builder import missing_index  # which reads tars with the functions below
 
         index = missing_index(folder)
     except OSError as error:
