@@ -21,13 +21,13 @@ from liquid_train.config.schema import TASKS, LossConfig, TrainJob
 from liquid_train.data.loader import MicroBatch, collate, open_set
 from liquid_train.data.mixture import Document, SourceReader
 from liquid_train.data.packing import Sequence, best_fit, join, pour
+from liquid_train.distributed.parallelize import World, compute_dtype, reshard
 from liquid_train.files import dispensable
 from liquid_train.measurement.intervals import bootstrap, bootstrap_name
 from liquid_train.measurement.measurement import Measurement, ModelHandle, Value, write_measurement
 from liquid_train.measurement.provenance import Receipt, texts_digest
 from liquid_train.model.attention import choose_kernel, implementation
 from liquid_train.model.loss import LossModule
-from liquid_train.parallel import World, compute_dtype, reshard
 from liquid_train.vocabulary import Vocabulary
 
 RESAMPLES = 500

@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 
 from liquid_train.config.schema import TASKS, DataConfig
 from liquid_train.data.loader import RankBatch, is_endless
-from liquid_train.parallel import World
+from liquid_train.distributed.parallelize import World
 from liquid_train.scaling.flops import block_parameters, peak_flops, step_flops
 from liquid_train.vocabulary import Vocabulary
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from liquid_train.parallel import World
+from liquid_train.distributed.parallelize import World
 
 ROWS = 40  # of the table
 ALLOCATIONS = 100_000  # that the snapshot's history holds

@@ -21,20 +21,20 @@ from torch.distributed.checkpoint.api import CheckpointException
 from liquid_train.config.schema import TASKS, TrainJob, load, to_yaml
 from liquid_train.data.loader import LoaderError, MicroBatch, RankBatch, batch_digest, micro_batches, one_clear_error
 from liquid_train.data.padding import padding_warning
+from liquid_train.distributed.hang_detection import Watchdog, collective_timeout, lost_peer, prepare_flight_recorder
+from liquid_train.distributed.parallelize import World, assert_dtypes, process_group, set_sync
+from liquid_train.distributed.step_timer import Phases
 from liquid_train.files import is_full, write_synced
 from liquid_train.launcher import STOP_FILE
 from liquid_train.metrics import batch_totals, data_ended, share_metrics, speed_metrics, step_metrics
 from liquid_train.model.attention import in_words
 from liquid_train.optimizer import learning_rate
-from liquid_train.parallel import World, assert_dtypes, process_group, set_sync
-from liquid_train.phases import Phases
 from liquid_train.run_evaluation import log_evaluation
 from liquid_train.run_saving import save_and_go_on, save_and_wait, settle_save
 from liquid_train.spike_guard import Rewind, go_back, is_spike, parts_of
 from liquid_train.step_profile import StepProfile
 from liquid_train.tracker import Tracker
 from liquid_train.training_run import Run
-from liquid_train.watchdog import Watchdog, collective_timeout, lost_peer, prepare_flight_recorder
 
 
 def environment(world: World) -> dict[str, Any]:

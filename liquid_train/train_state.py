@@ -31,11 +31,11 @@ from liquid_train.checkpoint import TRAINER
 from liquid_train.config.schema import CheckpointConfig, TrainJob
 from liquid_train.data.loader import owner
 from liquid_train.data.packing import StreamState
+from liquid_train.distributed.parallelize import World
 from liquid_train.files import sha256_of, write_synced
 from liquid_train.hf_folder import Plan
 from liquid_train.model.backbone import ModelCard, fill_from_folder, named_full_tensors
 from liquid_train.model.loss import LossModule
-from liquid_train.parallel import World
 from liquid_train.spike_guard import GuardState
 from liquid_train.vocabulary import Vocabulary
 

@@ -12,6 +12,8 @@ from evals.heldout import heldout_set
 from liquid_train import checkpoint, train_state
 from liquid_train.config.schema import TrainJob, package_path
 from liquid_train.data.loader import BatchLoader, open_sources
+from liquid_train.distributed.parallelize import World, compute_dtype, parallelize
+from liquid_train.distributed.step_timer import Phases
 from liquid_train.image_tokenizer.preprocess import nearest_size
 from liquid_train.image_tokenizer.taming import ImageTokenizer
 from liquid_train.metrics import Compute
@@ -20,8 +22,6 @@ from liquid_train.model.attention import choose_kernel, implementation
 from liquid_train.model.embedding_init import fill_image_rows
 from liquid_train.model.loss import LossModule
 from liquid_train.optimizer import RowRates, build_optimizer
-from liquid_train.parallel import World, compute_dtype, parallelize
-from liquid_train.phases import Phases
 from liquid_train.resume import as_lines, changes_since, continued, find_checkpoint, planned_steps
 from liquid_train.run_vocabulary import make_tokenizer, open_vocabulary
 from liquid_train.saver import Saver

@@ -23,11 +23,11 @@ from transformers import PreTrainedTokenizerFast
 
 from liquid_train.config.checks import degrees
 from liquid_train.config.schema import PlanJob, package_path
+from liquid_train.distributed.parallelize import World, parallelize
 from liquid_train.image_tokenizer.taming import VQConfig
 from liquid_train.launcher import processes
 from liquid_train.model import backbone
 from liquid_train.model.loss import LossModule
-from liquid_train.parallel import World, parallelize
 from liquid_train.vocabulary import Vocabulary, load_tokenizer
 
 MOMENTS = 2  # AdamW keeps running means of the gradient and of its square

@@ -17,12 +17,12 @@ from evals.periodic import draw_prompts, evaluate
 from liquid_train.config.evaluation import EvalsConfig
 from liquid_train.config.schema import LossConfig, ParallelConfig, TrainJob, load
 from liquid_train.data.sequences import DEFAULT_PROMPT
+from liquid_train.distributed.parallelize import World, parallelize
 from liquid_train.generate.live import live_model
 from liquid_train.generate.sampler import draw
 from liquid_train.measurement.measurement import ModelHandle
 from liquid_train.model.attention import PACKED
 from liquid_train.model.loss import LossModule
-from liquid_train.parallel import World, parallelize
 from tests.distributed.running import data_overrides, make_data
 from tests.tiny_model import tiny, vq
 

@@ -19,8 +19,8 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from liquid_train.heartbeat import HOST, Heartbeat
-from liquid_train.phases import Phases
+from liquid_train.distributed.heartbeat import HOST, Heartbeat
+from liquid_train.distributed.step_timer import Phases
 
 EXIT_STATUS = 3
 SLOW_PHASES = ("start", "checkpoint", "evaluation", "end")

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch.distributed as dist
 
-from liquid_train.phases import Phases
+from liquid_train.distributed.step_timer import Phases
 
 HOST = socket.gethostname()
 

@@ -22,8 +22,8 @@ from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selectiv
 
 from liquid_train.config.checks import degrees
 from liquid_train.config.schema import ParallelConfig
+from liquid_train.distributed.tensor_parallel import cut
 from liquid_train.model.loss import LossModule
-from liquid_train.tensor_parallel import cut
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,1 @@
+"""Ranks: how the model is shared out, how long each phase takes, who hangs."""
