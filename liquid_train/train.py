@@ -28,7 +28,7 @@ from liquid_train.files import is_full, write_synced
 from liquid_train.launcher import STOP_FILE
 from liquid_train.metrics import batch_totals, data_ended, share_metrics, speed_metrics, step_metrics
 from liquid_train.model.attention import in_words
-from liquid_train.optimizer import learning_rate
+from liquid_train.optim.adamw import learning_rate
 from liquid_train.run_evaluation import log_evaluation
 from liquid_train.run_saving import save_and_go_on, save_and_wait, settle_save
 from liquid_train.spike_guard import Rewind, go_back, is_spike, parts_of

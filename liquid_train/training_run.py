@@ -21,7 +21,7 @@ from liquid_train.model import backbone
 from liquid_train.model.attention import choose_kernel, implementation
 from liquid_train.model.embedding_init import fill_image_rows
 from liquid_train.model.loss import LossModule
-from liquid_train.optimizer import RowRates, build_optimizer
+from liquid_train.optim.adamw import RowRates, build_optimizer
 from liquid_train.resume import as_lines, changes_since, continued, find_checkpoint, planned_steps
 from liquid_train.run_vocabulary import make_tokenizer, open_vocabulary
 from liquid_train.saver import Saver
