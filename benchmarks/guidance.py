@@ -14,7 +14,7 @@ from rich.progress import track
 from rich.table import Table
 
 from evals.t2i import CAPTIONS, draw_pictures, score
-from liquid_train.checkpoint import model_folder
+from liquid_train.checkpoint.folder import model_folder
 from liquid_train.config.schema import VQSettings, package_path
 from liquid_train.generate.session import open_model
 from liquid_train.image_tokenizer.taming import ImageTokenizer

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from evals.t2i import CAPTIONS, draw_pictures, score
-from liquid_train.checkpoint import model_folder
+from liquid_train.checkpoint.folder import model_folder
 from liquid_train.config.schema import VQSettings, package_path
 from liquid_train.data.sequences import prompt_ids
 from liquid_train.generate.sampler import draw

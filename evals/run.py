@@ -26,7 +26,7 @@ from rich.table import Table
 from evals.benchmark_files import read_benchmark
 from evals.paper_sheet import measurable, write_sheet
 from evals.score_files import score_files
-from liquid_train.checkpoint import model_folder, step_of
+from liquid_train.checkpoint.folder import model_folder, step_of
 from liquid_train.config.evaluation import BENCHMARKS, DRAWING, METRIC_VERSIONS, METRICS, READING, SAMPLERS_VERSION
 from liquid_train.config.schema import EvalJob, TrainJob, read_config
 from liquid_train.data.shards import ShardSet

@@ -20,11 +20,11 @@ from pathlib import Path
 from typing import Any
 
 from evals.run import chosen_names, run
-from liquid_train.checkpoint import COMMIT, committed, problems, step_of
+from liquid_train.checkpoint.folder import COMMIT, committed, problems, step_of
+from liquid_train.checkpoint.resume import planned_steps
 from liquid_train.config.schema import EvalJob, TrainJob, read_config
 from liquid_train.files import sha256_of, write_synced
 from liquid_train.measurement.measurement import file_name
-from liquid_train.resume import planned_steps
 from liquid_train.run_folder import json_lines
 from liquid_train.wandb_run import WandbRun, logged_name
 

@@ -142,7 +142,7 @@ def run_tool(rest: list[str]) -> int:
 
 
 def checkpoint_tool(rest: list[str]) -> int:
-    from liquid_train import checkpoint
+    from liquid_train.checkpoint.folder import folder as checkpoint
 
     parser = argparse.ArgumentParser(prog="liquid checkpoint", description="Look at checkpoints, and take the model out of one.")
     parser.add_argument("action", choices=("list", "verify", "export"))
@@ -158,7 +158,7 @@ def checkpoint_tool(rest: list[str]) -> int:
         if args.output is None:
             raise ValueError("export needs a folder to write to: liquid checkpoint export CHECKPOINT_OR_RUN OUTPUT")
         source = checkpoint.model_folder(folder)
-        plan = import_module("liquid_train.export").export(source, args.output, dtype=args.dtype, shard_gib=args.shard_gib)
+        plan = import_module("liquid_train.checkpoint.export").export(source, args.output, dtype=args.dtype, shard_gib=args.shard_gib)
         print(f"{source} -> {args.output}: {plan.elements:,} parameters, {plan.size / 2**30:,.2f} GiB in {len(plan.names)} file(s)")
         return 0
     if args.action == "list":

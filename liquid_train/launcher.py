@@ -28,7 +28,7 @@ def processes(config: TrainJob) -> int:
 
 def launch(config: TrainJob, overrides: list[str]) -> int:
     """Start training: in this process, or through torchrun when several ranks are asked for."""
-    from liquid_train.resume import check_inputs, is_complete
+    from liquid_train.checkpoint.resume import check_inputs, is_complete
 
     check_inputs(config)
     if is_complete(config):

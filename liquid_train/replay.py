@@ -15,7 +15,8 @@ import numpy as np
 import torch
 from rich.progress import track
 
-from liquid_train.checkpoint import committed, step_of
+from liquid_train.checkpoint.folder import committed, step_of
+from liquid_train.checkpoint.state import read_progress
 from liquid_train.config.schema import TASKS, TrainJob, package_path, read_config
 from liquid_train.data.loader import BatchLoader, MicroBatch, RankBatch, batch_digest, open_sources
 from liquid_train.data.packing import Sequence
@@ -28,7 +29,6 @@ from liquid_train.model import backbone
 from liquid_train.model.attention import DocumentPlan
 from liquid_train.model.loss import LossModule
 from liquid_train.run_folder import json_lines
-from liquid_train.train_state import read_progress
 from liquid_train.vocabulary import Vocabulary
 
 COLUMNS = 8  # of the sheet of pictures

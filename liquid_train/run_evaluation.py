@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from evals.heldout import log_heldout
-from liquid_train import checkpoint
+from liquid_train.checkpoint.folder import folder as checkpoint
 from liquid_train.config.schema import TrainJob
 from liquid_train.generate.live import live_model
 from liquid_train.metric_families import headline

@@ -17,7 +17,7 @@ from typing import Any
 
 import yaml
 
-from liquid_train.checkpoint import committed
+from liquid_train.checkpoint.folder import committed
 
 Line = dict[str, Any]
 

@@ -24,12 +24,12 @@ from typing import TYPE_CHECKING
 import torch.distributed as dist
 from torch import Tensor
 
-from liquid_train.checkpoint import TRAINER, committed, step_of
+from liquid_train.checkpoint.folder import TRAINER, committed, step_of
 from liquid_train.config.schema import TASKS, SpikeConfig
 
 if TYPE_CHECKING:
+    from liquid_train.checkpoint.state import Progress
     from liquid_train.data.packing import StreamState
-    from liquid_train.train_state import Progress
 
 NORMAL = 1.4826  # standard deviation / MAD of a normal distribution
 LEAST = 0.01  # of the usual loss: the smallest deviation that counts

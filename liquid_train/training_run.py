@@ -9,7 +9,10 @@ import torch
 import torch.distributed as dist
 
 from evals.heldout import heldout_set
-from liquid_train import checkpoint, train_state
+from liquid_train.checkpoint.async_writer import Saver
+from liquid_train.checkpoint.folder import folder as checkpoint
+from liquid_train.checkpoint.folder import state as train_state
+from liquid_train.checkpoint.resume import as_lines, changes_since, continued, find_checkpoint, planned_steps
 from liquid_train.config.schema import TrainJob, package_path
 from liquid_train.data.loader import BatchLoader, open_sources
 from liquid_train.distributed.parallelize import World, compute_dtype, parallelize
@@ -22,9 +25,7 @@ from liquid_train.model.attention import choose_kernel, implementation
 from liquid_train.model.embedding_init import fill_image_rows
 from liquid_train.model.loss import LossModule
 from liquid_train.optim.adamw import RowRates, build_optimizer
-from liquid_train.resume import as_lines, changes_since, continued, find_checkpoint, planned_steps
 from liquid_train.run_vocabulary import make_tokenizer, open_vocabulary
-from liquid_train.saver import Saver
 from liquid_train.spike_guard import Rewind
 from liquid_train.tracker import RunLock
 from liquid_train.vocabulary import UNCONDITIONAL, Vocabulary

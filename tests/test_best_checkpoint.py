@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from evals.periodic import evaluate
-from liquid_train.checkpoint import COMMIT, SCHEMA, best, checkpoint_name, committed, model_folder, note_score, read_scores, retain
+from liquid_train.checkpoint.folder import COMMIT, SCHEMA, best, checkpoint_name, committed, model_folder, note_score, read_scores, retain
 from liquid_train.cli import main, quote
 from liquid_train.config.evaluation import EvalsConfig
 from liquid_train.config.schema import load

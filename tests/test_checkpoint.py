@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from liquid_train import checkpoint
+from liquid_train.checkpoint.folder import folder as checkpoint
+from liquid_train.checkpoint.resume import find_checkpoint
 from liquid_train.config.schema import TrainJob
-from liquid_train.resume import find_checkpoint
 
 
 def add(run: Path, *steps: int) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from liquid_train.checkpoint.resume import changes_since, shard_digests
 from liquid_train.cli import quote
 from liquid_train.config.schema import TrainJob, load
 from liquid_train.data.loader import BatchLoader, LoaderError, open_sources, source_readers
@@ -19,7 +20,6 @@ from liquid_train.data.mixture import Mixture, SourceReader
 from liquid_train.data.packing import PackedStream
 from liquid_train.data.padding import padding_warning
 from liquid_train.data.shards import ShardSet
-from liquid_train.resume import changes_since, shard_digests
 from liquid_train.run_vocabulary import training_texts
 from liquid_train.vocabulary import Vocabulary, train_bpe
 from tests.shard_sets import image_set, mixture_overrides

@@ -15,9 +15,9 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
+from liquid_train.checkpoint.export import export
+from liquid_train.checkpoint.safetensors_shards import Plan
 from liquid_train.cli import main
-from liquid_train.export import export
-from liquid_train.hf_folder import Plan
 from liquid_train.model import backbone
 from tests.tiny_model import save, tiny
 

@@ -18,7 +18,7 @@ from PIL import Image, ImageDraw
 from rich.console import Console
 
 from liquid_train import report
-from liquid_train.checkpoint import SCHEMA
+from liquid_train.checkpoint.folder import SCHEMA
 from liquid_train.metric_families import headline
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from liquid_train.checkpoint import checkpoint_name
+from liquid_train.checkpoint.folder import checkpoint_name
 from liquid_train.config.schema import TASKS, SpikeConfig, load
 from liquid_train.distributed.hang_detection import collective_timeout, lost_peer
 from liquid_train.spike_guard import GuardState, is_spike, limit, parts_of

@@ -21,7 +21,7 @@ from rich.console import Console
 
 from evals import watch as watching
 from liquid_train import report
-from liquid_train.checkpoint import COMMIT
+from liquid_train.checkpoint.folder import COMMIT
 from liquid_train.cli import main
 from liquid_train.config.schema import TrackerConfig, WandbConfig
 from liquid_train.measurement.measurement import Measurement, bare, write_measurement

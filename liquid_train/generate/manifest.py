@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from liquid_train.checkpoint import COMMIT
+from liquid_train.checkpoint.folder import COMMIT
 from liquid_train.files import sha256_of
 
 NAME = "manifest.json"

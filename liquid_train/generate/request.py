@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from liquid_train.checkpoint import model_folder
+from liquid_train.checkpoint.folder import model_folder
 from liquid_train.config.schema import GenerateJob
 from liquid_train.generate.manifest import file_identity, model_identity, text_digest
 

@@ -9,7 +9,7 @@ from importlib import import_module
 from pathlib import Path
 from types import FrameType
 
-from liquid_train.checkpoint import model_folder
+from liquid_train.checkpoint.folder import model_folder
 from liquid_train.config.schema import ServeJob
 
 log = logging.getLogger(__name__)

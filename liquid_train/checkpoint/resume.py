@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from liquid_train.checkpoint import TRAINER, committed, problems, step_of
+from liquid_train.checkpoint.folder import TRAINER, committed, problems, step_of
 from liquid_train.config.schema import SourceConfig, TrainJob, package_path
 from liquid_train.data.shards import ShardSet
 

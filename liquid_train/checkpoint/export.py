@@ -16,9 +16,9 @@ from safetensors import safe_open
 from torch import Tensor
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME
 
+from liquid_train.checkpoint.safetensors_shards import Plan
 from liquid_train.data.remote import file_system
 from liquid_train.files import sync, write_synced
-from liquid_train.hf_folder import Plan
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 CONFIG = "config.json"  # without it a folder is no model

@@ -26,14 +26,14 @@ from torch.distributed.checkpoint.staging import DefaultStager, StagingOptions
 from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict, set_optimizer_state_dict
 from torch.optim import Optimizer
 
-from liquid_train import checkpoint
-from liquid_train.checkpoint import TRAINER
+from liquid_train.checkpoint.folder import TRAINER
+from liquid_train.checkpoint.folder import folder as checkpoint
+from liquid_train.checkpoint.safetensors_shards import Plan
 from liquid_train.config.schema import CheckpointConfig, TrainJob
 from liquid_train.data.loader import owner
 from liquid_train.data.packing import StreamState
 from liquid_train.distributed.parallelize import World
 from liquid_train.files import sha256_of, write_synced
-from liquid_train.hf_folder import Plan
 from liquid_train.model.backbone import ModelCard, fill_from_folder, named_full_tensors
 from liquid_train.model.loss import LossModule
 from liquid_train.spike_guard import GuardState

@@ -1,0 +1,1 @@
+"""Checkpoint folders: written, found, resumed from, exported."""
