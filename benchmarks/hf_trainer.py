@@ -45,7 +45,7 @@ from liquid_train.data.sequences import IGNORED
 from liquid_train.distributed.parallelize import process_group
 from liquid_train.generate.live import live_model
 from liquid_train.train import account, train_step
-from liquid_train.training_run import Run
+from liquid_train.training.trainer import Run
 
 WAYS = ("padded", "packed", "ours")
 TOLERANCE = 1e-4  # of the first step's loss, absolute

@@ -30,7 +30,6 @@ from evals.benchmark_files import Benchmark
 from evals.clipscore import clipscore, open_clip
 from evals.features import open_features
 from evals.genai_bench import read_genai_bench
-from evals.heldout import heldout, heldout_set
 from evals.image_quality import PictureSets, image_quality
 from evals.language import check_language, language
 from evals.reference_pictures import read_reference, reference_quality
@@ -45,6 +44,7 @@ from liquid_train.data.shards import ShardSet
 from liquid_train.generate.pictures import decode
 from liquid_train.generate.session import Session, open_vq
 from liquid_train.measurement.measurement import Measurement, ModelHandle
+from liquid_train.training.heldout import heldout, heldout_set
 
 
 class Inputs:

@@ -26,15 +26,15 @@ from liquid_train.distributed.parallelize import World, assert_dtypes, process_g
 from liquid_train.distributed.step_timer import Phases
 from liquid_train.files import is_full, write_synced
 from liquid_train.launcher import STOP_FILE
-from liquid_train.metrics import batch_totals, data_ended, share_metrics, speed_metrics, step_metrics
 from liquid_train.model.attention import in_words
 from liquid_train.optim.adamw import learning_rate
-from liquid_train.run_evaluation import log_evaluation
-from liquid_train.run_saving import save_and_go_on, save_and_wait, settle_save
-from liquid_train.spike_guard import Rewind, go_back, is_spike, parts_of
-from liquid_train.step_profile import StepProfile
-from liquid_train.tracker import Tracker
-from liquid_train.training_run import Run
+from liquid_train.training.evaluation import log_evaluation
+from liquid_train.training.metrics import batch_totals, data_ended, share_metrics, speed_metrics, step_metrics
+from liquid_train.training.profiler import StepProfile
+from liquid_train.training.saving import save_and_go_on, save_and_wait, settle_save
+from liquid_train.training.spikes import Rewind, go_back, is_spike, parts_of
+from liquid_train.training.tracker import Tracker
+from liquid_train.training.trainer import Run
 
 
 def environment(world: World) -> dict[str, Any]:

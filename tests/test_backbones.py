@@ -13,7 +13,7 @@ from liquid_train.data.loader import MicroBatch
 from liquid_train.model import backbone
 from liquid_train.model.attention import DocumentPlan
 from liquid_train.model.loss import LossModule
-from liquid_train.run_vocabulary import make_tokenizer, open_vocabulary
+from liquid_train.training.run_vocabulary import make_tokenizer, open_vocabulary
 from liquid_train.vocabulary import IMAGE_TOKENS, load_tokenizer, train_bpe
 from tests.test_backbone import pretrained
 

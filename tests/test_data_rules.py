@@ -20,7 +20,7 @@ from liquid_train.data.mixture import Mixture, SourceReader
 from liquid_train.data.packing import PackedStream
 from liquid_train.data.padding import padding_warning
 from liquid_train.data.shards import ShardSet
-from liquid_train.run_vocabulary import training_texts
+from liquid_train.training.run_vocabulary import training_texts
 from liquid_train.vocabulary import Vocabulary, train_bpe
 from tests.shard_sets import image_set, mixture_overrides
 

@@ -13,10 +13,10 @@ import torch
 import torch.nn.functional as F
 from transformers import AutoModelForCausalLM
 
-from evals.heldout import heldout_set
 from evals.run import run
 from liquid_train.config.schema import TASKS, EvalJob, HeldoutConfig, TrainJob, VQSettings, load, to_yaml
 from liquid_train.model.backbone import read_vocabulary
+from liquid_train.training.heldout import heldout_set
 from tests.shard_sets import image_set, mixture_overrides
 from tests.tiny_model import save, vq
 

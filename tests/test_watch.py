@@ -28,8 +28,8 @@ from liquid_train.measurement.measurement import Measurement, bare, write_measur
 from liquid_train.measurement.provenance import Receipt
 from liquid_train.run_compare import read_evaluations
 from liquid_train.run_folder import read_run, series
-from liquid_train.tracker import Tracker
-from liquid_train.wandb_run import WandbRun
+from liquid_train.training.tracker import Tracker
+from liquid_train.training.wandb import WandbRun
 from tests.shard_sets import image_set
 from tests.tiny_model import save
 

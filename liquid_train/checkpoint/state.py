@@ -36,7 +36,7 @@ from liquid_train.distributed.parallelize import World
 from liquid_train.files import sha256_of, write_synced
 from liquid_train.model.backbone import ModelCard, fill_from_folder, named_full_tensors
 from liquid_train.model.loss import LossModule
-from liquid_train.spike_guard import GuardState
+from liquid_train.training.spikes import GuardState
 from liquid_train.vocabulary import Vocabulary
 
 

@@ -87,7 +87,7 @@ class LanguageConfig:
 
 @dataclass
 class HeldoutConfig:
-    """For metrics=[heldout]: data.heldout of a run's config, with its seq_len, prompts and seed; see evals/heldout.py."""
+    """For metrics=[heldout]: data.heldout of a run's config, with its seq_len, prompts and seed; see liquid_train/training/heldout.py."""
 
     run: str | None = None  # the folder of the run whose config it is; None = that of the checkpoint
     whole: bool = False  # every sample, not only max_samples of each source

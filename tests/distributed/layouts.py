@@ -22,7 +22,7 @@ from liquid_train.distributed.parallelize import World, process_group
 from liquid_train.generate.live import live_model
 from liquid_train.optim.adamw import learning_rate
 from liquid_train.train import train_step
-from liquid_train.training_run import Run
+from liquid_train.training.trainer import Run
 
 
 def ours(config: TrainJob, world: World) -> list[list[float]]:

@@ -12,7 +12,6 @@ import torch
 import torch.distributed as dist
 from torch.distributed.tensor import DTensor
 
-from evals.heldout import heldout_set, log_heldout
 from evals.periodic import draw_prompts, evaluate
 from liquid_train.config.evaluation import EvalsConfig
 from liquid_train.config.schema import LossConfig, ParallelConfig, TrainJob, load
@@ -23,6 +22,7 @@ from liquid_train.generate.sampler import draw
 from liquid_train.measurement.measurement import ModelHandle
 from liquid_train.model.attention import PACKED
 from liquid_train.model.loss import LossModule
+from liquid_train.training.heldout import heldout_set, log_heldout
 from tests.distributed.running import data_overrides, make_data
 from tests.tiny_model import tiny, vq
 

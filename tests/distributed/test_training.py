@@ -144,13 +144,13 @@ def test_a_damaged_checkpoint_does_not_exist(root: Path, one_rank: list[dict]) -
 
 
 def test_one_run_folder_one_writer(root: Path) -> None:
-    from liquid_train.tracker import RunLock
+    from liquid_train.training.tracker import RunLock
 
     holder = subprocess.Popen(
         [
             sys.executable,
             "-c",
-            "import pathlib, sys, time; from liquid_train.tracker import RunLock\n"
+            "import pathlib, sys, time; from liquid_train.training.tracker import RunLock\n"
             "lock = RunLock(pathlib.Path(sys.argv[1])); print('held', flush=True); time.sleep(60)",
             str(root / "locked"),
         ],

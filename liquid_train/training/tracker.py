@@ -15,7 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from liquid_train.config.schema import TrackerConfig
 from liquid_train.files import write_synced
-from liquid_train.wandb_run import WandbRun
+from liquid_train.training.wandb import WandbRun
 
 SECONDS_BETWEEN_LINES = 15  # plain lines where there is no terminal to draw a bar on
 

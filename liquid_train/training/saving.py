@@ -5,8 +5,8 @@ from __future__ import annotations
 import time
 
 from liquid_train.checkpoint.folder import state as train_state
-from liquid_train.tracker import Tracker
-from liquid_train.training_run import Run
+from liquid_train.training.tracker import Tracker
+from liquid_train.training.trainer import Run
 
 
 def start_save(run: Run) -> None:

@@ -8,7 +8,6 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from evals.heldout import heldout_set
 from liquid_train.checkpoint.async_writer import Saver
 from liquid_train.checkpoint.folder import folder as checkpoint
 from liquid_train.checkpoint.folder import state as train_state
@@ -19,15 +18,16 @@ from liquid_train.distributed.parallelize import World, compute_dtype, paralleli
 from liquid_train.distributed.step_timer import Phases
 from liquid_train.image_tokenizer.preprocess import nearest_size
 from liquid_train.image_tokenizer.taming import ImageTokenizer
-from liquid_train.metrics import Compute
 from liquid_train.model import backbone
 from liquid_train.model.attention import choose_kernel, implementation
 from liquid_train.model.embedding_init import fill_image_rows
 from liquid_train.model.loss import LossModule
 from liquid_train.optim.adamw import RowRates, build_optimizer
-from liquid_train.run_vocabulary import make_tokenizer, open_vocabulary
-from liquid_train.spike_guard import Rewind
-from liquid_train.tracker import RunLock
+from liquid_train.training.heldout import heldout_set
+from liquid_train.training.metrics import Compute
+from liquid_train.training.run_vocabulary import make_tokenizer, open_vocabulary
+from liquid_train.training.spikes import Rewind
+from liquid_train.training.tracker import RunLock
 from liquid_train.vocabulary import UNCONDITIONAL, Vocabulary
 
 

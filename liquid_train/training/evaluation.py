@@ -7,13 +7,13 @@ import time
 from dataclasses import replace
 from typing import Any
 
-from evals.heldout import log_heldout
 from liquid_train.checkpoint.folder import folder as checkpoint
 from liquid_train.config.schema import TrainJob
 from liquid_train.generate.live import live_model
 from liquid_train.metric_families import headline
-from liquid_train.tracker import Tracker
-from liquid_train.training_run import Run
+from liquid_train.training.heldout import log_heldout
+from liquid_train.training.tracker import Tracker
+from liquid_train.training.trainer import Run
 
 
 def evaluate_now(run: Run, last: bool) -> dict[str, Any]:

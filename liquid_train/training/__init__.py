@@ -1,0 +1,1 @@
+"""What a rank holds while it trains, and what it does between steps."""
