@@ -21,9 +21,9 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, DynamicCache, PreTrainedModel
 
 from liquid_train.data.sequences import prompt_ids
+from liquid_train.generate.fused_decode import join_weights
+from liquid_train.generate.image_sampler import draw
 from liquid_train.generate.int8 import quantize
-from liquid_train.generate.lean import join_weights
-from liquid_train.generate.sampler import draw
 from liquid_train.generate.session import DTYPES
 from liquid_train.vocabulary import Vocabulary, train_bpe
 

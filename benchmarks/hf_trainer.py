@@ -43,7 +43,7 @@ from liquid_train.data.loader import micro_batches
 from liquid_train.data.packing import Sequence as Row
 from liquid_train.data.sequences import IGNORED
 from liquid_train.distributed.parallelize import process_group
-from liquid_train.generate.live import live_model
+from liquid_train.generate.live_model import live_model
 from liquid_train.train import account, train_step
 from liquid_train.training.trainer import Run
 

@@ -17,7 +17,7 @@ from evals.t2i import CAPTIONS, draw_pictures, score
 from liquid_train.checkpoint.folder import model_folder
 from liquid_train.config.schema import VQSettings, package_path
 from liquid_train.data.sequences import prompt_ids
-from liquid_train.generate.sampler import draw
+from liquid_train.generate.image_sampler import draw
 from liquid_train.generate.session import DTYPES, Session, open_model
 from liquid_train.image_tokenizer.taming import ImageTokenizer
 from liquid_train.measurement.measurement import ModelHandle

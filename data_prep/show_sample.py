@@ -26,7 +26,7 @@ def inspect(path: Path, which: str, decode_to: Path | None, vq: VQFiles) -> None
     print(f"{sample['key']}  (sample {number:,} of {len(shards):,}, in {shard['url']})")
     print("\n".join(lines(sample)))
     if decode_to is not None:
-        from liquid_train.generate.pictures import decode, save_png
+        from liquid_train.generate.images import decode, save_png
 
         model = open_vq(path, shards.index, vq, parts=("decoder",))
         decode_to.parent.mkdir(parents=True, exist_ok=True)

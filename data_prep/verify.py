@@ -162,7 +162,7 @@ class _Verification:
 
     def _write_sheet(self, shown: list[Shown]) -> None:
         from data_prep.contact_sheet import Tile, contact_sheet
-        from liquid_train.generate.pictures import decode, save_png
+        from liquid_train.generate.images import decode, save_png
 
         assert self.request.sheet is not None
         if not shown:

@@ -15,8 +15,8 @@ import numpy as np
 from evals.benchmark_files import Benchmark, check_left_out
 from evals.benchmark_scores import answered, prediction_files
 from liquid_train.config.evaluation import BenchmarksConfig
-from liquid_train.generate.pictures import encode, load_picture
-from liquid_train.generate.text import answer
+from liquid_train.generate.images import encode, load_picture
+from liquid_train.generate.text_sampler import answer
 from liquid_train.image_tokenizer.preprocess import READ_ERRORS, reason
 from liquid_train.measurement.measurement import Measurement, ModelHandle
 from liquid_train.measurement.provenance import arrays_digest, texts_digest

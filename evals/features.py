@@ -19,7 +19,7 @@ from torch import Tensor
 from evals.resizing import MODES, resize
 from liquid_train.config.evaluation import FeaturesConfig
 from liquid_train.files import sha256_of
-from liquid_train.generate.pictures import images_of
+from liquid_train.generate.images import images_of
 from liquid_train.image_tokenizer.taming import ImageTokenizer
 
 INCEPTION_SIDE = 299

@@ -31,8 +31,8 @@ from evals.wrong_captions import caption_pairs
 from liquid_train.config.evaluation import PERIODIC, EvalsConfig
 from liquid_train.data.shards import ShardSet
 from liquid_train.files import dispensable
-from liquid_train.generate.pictures import contact_sheet, decode, save_png
-from liquid_train.generate.sampler import draw
+from liquid_train.generate.image_sampler import draw
+from liquid_train.generate.images import contact_sheet, decode, save_png
 from liquid_train.image_tokenizer.taming import ImageTokenizer
 from liquid_train.measurement.measurement import Measurement, ModelHandle, write_measurement
 from liquid_train.measurement.provenance import Receipt, seeds_text, texts_digest

@@ -24,7 +24,7 @@ from evals.image_quality import category_distances, distances, published_name
 from evals.json_files import named, read_object
 from evals.t2i import Drawn
 from liquid_train.config.evaluation import FeaturesConfig, ReferenceConfig
-from liquid_train.generate.pictures import load_picture
+from liquid_train.generate.images import load_picture
 from liquid_train.image_tokenizer.preprocess import read_rgb
 from liquid_train.measurement.measurement import Measurement, ModelHandle, Progress
 from liquid_train.measurement.provenance import Receipt, seeds_text, texts_digest

@@ -196,7 +196,7 @@ def write_predictions(output: Path, step: int | None, measured: Measurement) -> 
     for name, text in measured.detail.get("files", {}).items():
         write_synced(prediction_path(output, step, name), text)
     for name, pixels in measured.detail.get("pictures", {}).items():
-        from liquid_train.generate.pictures import save_png
+        from liquid_train.generate.images import save_png
 
         save_png(prediction_path(output, step, name), pixels)
 
@@ -234,7 +234,7 @@ def evaluate(config: EvalJob, model: Path, step: int | None, folder: Path) -> tu
         write_examples(inputs, config.seed, folder)
         write_json(folder / "vqa.json", {"step": step, **found["vqa"].detail})
     if "t2i" in found:
-        from liquid_train.generate.pictures import contact_sheet, save_png
+        from liquid_train.generate.images import contact_sheet, save_png
 
         save_png(folder / "drawn.png", contact_sheet(list(suite.drawn.pixels), columns=config.images_per_prompt))
         write_json(folder / "t2i.json", {"step": step, **found["t2i"].detail, **frechet_summary(found.get("image_quality"))})
@@ -253,7 +253,7 @@ def keep_unmeasured(output: Path, partial: Path, names: list[str | None]) -> Non
 def write_examples(inputs: Inputs, seed: int, folder: Path) -> None:
     """The pictures of the questions that vqa.json shows."""
     from evals.vqa import choose_examples, example_name
-    from liquid_train.generate.pictures import decode, save_png
+    from liquid_train.generate.images import decode, save_png
 
     data = inputs.questions
     shown = decode(inputs.image_tokenizer, np.stack([data.codes[data.questions[n].image] for n in choose_examples(data.questions, seed)]))

@@ -41,7 +41,7 @@ from evals.wrong_captions import caption_pairs
 from liquid_train.config.evaluation import BENCHMARKS, DRAWING, METRICS
 from liquid_train.config.schema import EvalJob
 from liquid_train.data.shards import ShardSet
-from liquid_train.generate.pictures import decode
+from liquid_train.generate.images import decode
 from liquid_train.generate.session import Session, open_vq
 from liquid_train.measurement.measurement import Measurement, ModelHandle
 from liquid_train.training.heldout import heldout, heldout_set

@@ -13,8 +13,8 @@ from PIL import Image
 from data_prep.easy_vqa import COLORS, SHAPES, load_split
 from evals.drawn_shapes import judge
 from evals.self_vqascore import DrawnTexts
-from liquid_train.generate.pictures import decode
-from liquid_train.generate.sampler import draw
+from liquid_train.generate.image_sampler import draw
+from liquid_train.generate.images import decode
 from liquid_train.measurement.measurement import Measurement, ModelHandle, Value, bare, share
 from liquid_train.measurement.provenance import Receipt, arrays_digest, seeds_text, texts_digest
 

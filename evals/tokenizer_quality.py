@@ -12,7 +12,7 @@ from torchmetrics.functional.image import peak_signal_noise_ratio, structural_si
 from evals.features import open_features
 from evals.frechet import FeatureSums, Gaussian, frechet_distance
 from liquid_train.config.evaluation import FeaturesConfig
-from liquid_train.generate.pictures import decode, encode
+from liquid_train.generate.images import decode, encode
 from liquid_train.measurement.measurement import Measurement, ModelHandle, average, bare
 from liquid_train.measurement.provenance import Receipt, arrays_digest
 

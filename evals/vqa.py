@@ -20,7 +20,7 @@ from evals.vqa_scores import pope_scores as pope_scores
 from evals.vqa_scores import textvqa_accuracy as textvqa_accuracy
 from liquid_train.data.sequences import encode_text
 from liquid_train.data.shards import ShardSet
-from liquid_train.generate.text import answer
+from liquid_train.generate.text_sampler import answer
 from liquid_train.measurement.measurement import Measurement, ModelHandle, Value, bare, share
 from liquid_train.measurement.provenance import Receipt, arrays_digest, texts_digest
 from liquid_train.vocabulary import Vocabulary

@@ -23,7 +23,7 @@ from liquid_train.data.packing import Sequence
 from liquid_train.data.readable import ReadableDocument, documents
 from liquid_train.data.sequences import IGNORED
 from liquid_train.files import write_synced
-from liquid_train.generate.pictures import contact_sheet, decode, save_png
+from liquid_train.generate.images import contact_sheet, decode, save_png
 from liquid_train.image_tokenizer.taming import ImageTokenizer
 from liquid_train.model import backbone
 from liquid_train.model.attention import DocumentPlan

@@ -14,8 +14,8 @@ from PIL import Image
 
 from liquid_train.config.schema import GenerateJob, VQSettings
 from liquid_train.generate import manifest
+from liquid_train.generate.images import contact_sheet, decode, encode, load_picture
 from liquid_train.generate.job import run
-from liquid_train.generate.pictures import contact_sheet, decode, encode, load_picture
 from liquid_train.generate.request import read_prompts, read_request
 from tests.tiny_model import save, vq
 

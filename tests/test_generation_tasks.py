@@ -15,11 +15,11 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 
 from liquid_train.config.schema import GenerateJob, VQSettings
 from liquid_train.data.sequences import DEFAULT_PROMPT, build_sequence, encode_text
-from liquid_train.generate.interleaved import conversation_ids, document_ids, end_of_turn, turn_ids
+from liquid_train.generate.image_sampler import Sampling, draw
+from liquid_train.generate.interleaved_prompt import conversation_ids, document_ids, end_of_turn, turn_ids
 from liquid_train.generate.job import run
-from liquid_train.generate.sampler import Sampling, draw
 from liquid_train.generate.session import Session, open_model, open_vq
-from liquid_train.generate.text import Streamed, complete_ids
+from liquid_train.generate.text_sampler import Streamed, complete_ids
 from liquid_train.model.backbone import ModelCard
 from tests.tiny_model import save, tiny
 from tests.tiny_vq import CODEBOOK, make_vq
@@ -149,7 +149,7 @@ def test_a_turn_ends_where_the_template_ends_it(qwen, monkeypatch):
     model, vocabulary = qwen
     end = end_of_turn(vocabulary.tokenizer)
     script = iter([encode_text(vocabulary.tokenizer, "y")[0], end])
-    monkeypatch.setattr("liquid_train.generate.text.pick", lambda logits, *_: torch.full(logits.shape[:-1], next(script)))
+    monkeypatch.setattr("liquid_train.generate.text_sampler.pick", lambda logits, *_: torch.full(logits.shape[:-1], next(script)))
     assert complete_ids(model, vocabulary, [[2, 3]], seeds=[0], sampling=Sampling(1.0), end=end) == ["y"]
 
 
@@ -175,7 +175,7 @@ def test_sizes(folder):
 def test_a_stated_size_and_another_null_prompt_reach_the_model(qwen, monkeypatch):
     model, vocabulary = qwen
     read: list[list[int]] = []
-    from liquid_train.generate import sampler
+    from liquid_train.generate import image_sampler as sampler
 
     original = sampler.left_padded
     monkeypatch.setattr(sampler, "left_padded", lambda rows, *a: (read.extend(map(list, rows)), original(rows, *a))[1])

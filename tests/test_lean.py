@@ -11,11 +11,11 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from liquid_train.config.schema import load
-from liquid_train.generate.compiled import require_compiler
+from liquid_train.generate.compiled_decode import require_compiler
 from liquid_train.generate.decoder import Decoder, left_padded
+from liquid_train.generate.fused_decode import LeanStep, Product, is_known, join_weights, joined
+from liquid_train.generate.image_sampler import draw
 from liquid_train.generate.int8 import Int8Linear, quantize
-from liquid_train.generate.lean import LeanStep, Product, is_known, join_weights, joined
-from liquid_train.generate.sampler import draw
 from liquid_train.generate.session import open_model
 from tests.tiny_model import ARCHITECTURES, save, tiny
 
@@ -114,7 +114,7 @@ def test_int8_weights_take_a_byte_and_stay_within_half_a_step(kind: str) -> None
 
 @pytest.mark.parametrize("kind", ["qwen2", "gemma2"])
 def test_steps_of_fixed_shape_equal_the_others(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("liquid_train.generate.compiled.compiled_call", lambda: LeanStep.__call__)  # what would be compiled
+    monkeypatch.setattr("liquid_train.generate.compiled_decode.compiled_call", lambda: LeanStep.__call__)  # what would be compiled
     model = model_of(kind, **FAMILIES[kind])
     torch.testing.assert_close(stepped(model, compile=True), stepped(model), atol=1e-4, rtol=0)
 

@@ -15,8 +15,8 @@ from PIL import Image
 from data_prep import tokenize
 from liquid_train.cli import main
 from liquid_train.config.schema import VQSettings, load
-from liquid_train.generate import sampler
-from liquid_train.generate.pictures import load_picture
+from liquid_train.generate import image_sampler as sampler
+from liquid_train.generate.images import load_picture
 from liquid_train.generate.session import Session, open_model, open_vq
 from liquid_train.model.backbone import ModelCard
 

@@ -10,8 +10,8 @@ import torch
 
 from liquid_train.data.sequences import build_sequence, encode_text, prompt_ids, question_ids
 from liquid_train.generate.decoder import STEM, Decoder
-from liquid_train.generate.sampler import Drawing, Sampling, draw, pick, uniform_numbers
-from liquid_train.generate.text import answer, caption, complete
+from liquid_train.generate.image_sampler import Drawing, Sampling, draw, pick, uniform_numbers
+from liquid_train.generate.text_sampler import answer, caption, complete
 from tests.tiny_model import ARCHITECTURES, tiny
 
 PROMPTS = ["a red circle", "a blue rectangle that is large", "x", "", "a red circle"]
@@ -57,7 +57,7 @@ def test_draw_equals_a_loop_without_cache(model_and_vocabulary, guidance):
 def test_guided_logits_equal_a_loop_without_cache(model_and_vocabulary, monkeypatch):
     model, vocabulary = model_and_vocabulary
     found: list[torch.Tensor] = []
-    monkeypatch.setattr("liquid_train.generate.sampler.pick", lambda logits, *a: (found.append(logits.clone()), pick(logits, *a))[1])
+    monkeypatch.setattr("liquid_train.generate.image_sampler.pick", lambda logits, *a: (found.append(logits.clone()), pick(logits, *a))[1])
     draw(model, vocabulary, PROMPTS[:1], seeds=[3], grid=GRID, guidance=7.0)
     expected: list[torch.Tensor] = []
     slow_draw(model, vocabulary, PROMPTS[0], 3, 7.0, Sampling(), expected)
@@ -87,7 +87,7 @@ def test_logits_have_the_same_bits_in_every_batch_and_on_every_rank(model_and_vo
                 logits.setdefault(seed, []).append(row.clone())
             return pick(found, uniforms, sampling)
 
-        monkeypatch.setattr("liquid_train.generate.sampler.pick", pick_and_keep)
+        monkeypatch.setattr("liquid_train.generate.image_sampler.pick", pick_and_keep)
         return original(self, prompts, seeds, report)
 
     original = Drawing.draw
@@ -214,7 +214,7 @@ def test_a_newline_ends_an_answer_and_an_image_id_never_wins(qwen, monkeypatch):
         widths.add(logits.shape[-1])
         return torch.full(logits.shape[:-1], next(script))  # a third token is not asked for
 
-    monkeypatch.setattr("liquid_train.generate.text.pick", scripted)
+    monkeypatch.setattr("liquid_train.generate.text_sampler.pick", scripted)
     assert answer(model, vocabulary, [(np.zeros((2, 2), np.uint16), "q")], max_new_tokens=5) == ["y"]
     assert widths == {vocabulary.text_size}
 

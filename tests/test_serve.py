@@ -221,8 +221,8 @@ def test_a_full_line_answers_503_with_retry_after(folder: Path) -> None:
     from liquid_train.config.schema import ServeLimits, VQSettings
     from liquid_train.generate.session import open_model, open_vq
     from liquid_train.serve.api import build_api
-    from liquid_train.serve.drawings import Drawings
     from liquid_train.serve.engine import Engine
+    from liquid_train.serve.image_batches import Drawings
     from liquid_train.serve.worker import Worker
 
     session = open_model(folder, "cpu")
@@ -282,9 +282,9 @@ def test_what_waits_when_the_server_ends_is_told_so() -> None:
 @pytest.mark.parametrize("template", [True, False])
 def test_a_conversation_is_read_as_the_model_was_taught(folder: Path, template: bool) -> None:
     from liquid_train.config.schema import ServeLimits, VQSettings
-    from liquid_train.generate.interleaved import conversation_ids, end_of_turn
+    from liquid_train.generate.interleaved_prompt import conversation_ids, end_of_turn
     from liquid_train.generate.session import open_model, open_vq
-    from liquid_train.generate.text import GREEDY, answer, complete_ids
+    from liquid_train.generate.text_sampler import GREEDY, answer, complete_ids
     from liquid_train.serve.engine import Engine, Turn
     from tests.test_generation_tasks import TEMPLATE
 
@@ -309,8 +309,8 @@ def drawings(folder: Path) -> Iterator[Any]:
     """Up to four pictures a batch, in this process."""
     from liquid_train.config.schema import ServeLimits, VQSettings
     from liquid_train.generate.session import open_model, open_vq
-    from liquid_train.serve.drawings import Drawings
     from liquid_train.serve.engine import Engine
+    from liquid_train.serve.image_batches import Drawings
     from liquid_train.serve.worker import Worker
 
     session = open_model(folder, "cpu")
@@ -378,7 +378,7 @@ def test_drawings_that_wait_together_are_one_batch_and_the_same_pictures(drawing
 
 
 def test_an_answer_stops_at_the_next_token(drawings: Any) -> None:
-    from liquid_train.generate.text import GREEDY
+    from liquid_train.generate.text_sampler import GREEDY
     from liquid_train.serve.engine import Turn
     from liquid_train.serve.requests import AnswerRequest
     from liquid_train.serve.worker import Stopped

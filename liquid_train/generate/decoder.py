@@ -20,9 +20,9 @@ from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.cache_utils import Cache, DynamicLayer
 
-from liquid_train.generate.compiled import CompiledStep
+from liquid_train.generate.compiled_decode import CompiledStep
+from liquid_train.generate.fused_decode import LeanStep, is_known
 from liquid_train.generate.grouped_attention import GROUPED
-from liquid_train.generate.lean import LeanStep, is_known
 
 STEM, PADDING = 0, -1
 

@@ -54,8 +54,8 @@ def run(config: GenerateJob) -> None:
 
 def draw_pictures(config: GenerateJob, request: Request, session: Session) -> None:
     """Draw every prompt and write PNGs and index.jsonl, all at once at the end."""
-    from liquid_train.generate.pictures import decode, save_png
-    from liquid_train.generate.sampler import draw
+    from liquid_train.generate.image_sampler import draw
+    from liquid_train.generate.images import decode, save_png
     from liquid_train.generate.session import open_vq
 
     assert request.output is not None
@@ -86,9 +86,9 @@ def answer_questions(config: GenerateJob, request: Request, session: Session) ->
 
     Raises ValueError when none can be read.
     """
-    from liquid_train.generate.pictures import encode, load_picture
+    from liquid_train.generate.images import encode, load_picture
     from liquid_train.generate.session import open_vq
-    from liquid_train.generate.text import answer
+    from liquid_train.generate.text_sampler import answer
     from liquid_train.image_tokenizer.preprocess import READ_ERRORS
 
     assert request.output is not None
@@ -126,9 +126,9 @@ def answer_questions(config: GenerateJob, request: Request, session: Session) ->
 
 def describe_picture(config: GenerateJob, request: Request, session: Session) -> None:
     """Print the answer to one question about one picture, or its caption without a question."""
-    from liquid_train.generate.pictures import encode, load_picture
+    from liquid_train.generate.images import encode, load_picture
     from liquid_train.generate.session import open_vq
-    from liquid_train.generate.text import answer, caption
+    from liquid_train.generate.text_sampler import answer, caption
     from liquid_train.image_tokenizer.preprocess import READ_ERRORS
 
     assert request.image is not None
@@ -154,9 +154,9 @@ def describe_picture(config: GenerateJob, request: Request, session: Session) ->
 
 def complete_texts(config: GenerateJob, request: Request, session: Session) -> None:
     """Print what follows each prompt as it comes, or write it where an output is given."""
-    from liquid_train.generate.interleaved import document_ids, end_of_turn, turn_ids
-    from liquid_train.generate.sampler import Sampling
-    from liquid_train.generate.text import Streamed, complete_ids
+    from liquid_train.generate.image_sampler import Sampling
+    from liquid_train.generate.interleaved_prompt import document_ids, end_of_turn, turn_ids
+    from liquid_train.generate.text_sampler import Streamed, complete_ids
 
     vocabulary, chat = session.vocabulary, config.task == "chat"
     codes = named_pictures(config, request, session)
@@ -180,7 +180,7 @@ def complete_texts(config: GenerateJob, request: Request, session: Session) -> N
 
 def named_pictures(config: GenerateJob, request: Request, session: Session) -> dict[Path, Any]:
     """Codes [rows, columns] of the pictures that the prompts name. ValueError for one that cannot be read."""
-    from liquid_train.generate.pictures import encode, load_picture
+    from liquid_train.generate.images import encode, load_picture
     from liquid_train.generate.session import open_vq
     from liquid_train.image_tokenizer.preprocess import READ_ERRORS
 

@@ -24,8 +24,8 @@ from PIL import Image
 from starlette.exceptions import HTTPException as StarletteHTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from liquid_train.serve.drawings import Drawings
 from liquid_train.serve.engine import Check
+from liquid_train.serve.image_batches import Drawings
 from liquid_train.serve.requests import AnswerRequest, GenerateRequest, field_message, picture_content
 from liquid_train.serve.worker import Busy, Stopped, Worker
 

@@ -12,11 +12,11 @@ import numpy as np
 
 from liquid_train.config.schema import GenerateJob, ServeLimits
 from liquid_train.data.sequences import prompt_ids
-from liquid_train.generate.interleaved import Part, conversation_ids, end_of_turn, parts_ids
-from liquid_train.generate.pictures import decode, encode, load_picture
-from liquid_train.generate.sampler import Sampling, columns_of, described_ids, draw
+from liquid_train.generate.image_sampler import Sampling, columns_of, described_ids, draw
+from liquid_train.generate.images import decode, encode, load_picture
+from liquid_train.generate.interleaved_prompt import Part, conversation_ids, end_of_turn, parts_ids
 from liquid_train.generate.session import AUTO, Session
-from liquid_train.generate.text import Streamed, answer, caption, complete_ids
+from liquid_train.generate.text_sampler import Streamed, answer, caption, complete_ids
 from liquid_train.image_tokenizer.preprocess import READ_ERRORS
 from liquid_train.image_tokenizer.taming import ImageTokenizer
 from liquid_train.serve.requests import AnswerRequest, GenerateRequest, Limited

@@ -35,8 +35,8 @@ def serve(config: ServeJob, folder: Path, listening: socket.socket) -> None:
 
     from liquid_train.generate.session import open_model, open_vq
     from liquid_train.serve.api import build_api
-    from liquid_train.serve.drawings import Drawings
     from liquid_train.serve.engine import Engine
+    from liquid_train.serve.image_batches import Drawings
     from liquid_train.serve.worker import Worker
 
     session = open_model(folder, config.device, config.precision, vq=config.vq, force=config.force)

@@ -22,9 +22,9 @@ from fastapi.responses import RedirectResponse
 from pydantic import ValidationError
 
 from liquid_train.config.schema import GenerateJob
-from liquid_train.generate.sampler import Sampling
-from liquid_train.serve.drawings import Drawings
+from liquid_train.generate.image_sampler import Sampling
 from liquid_train.serve.engine import DEFAULT_SAMPLING, Check, Engine, Turn
+from liquid_train.serve.image_batches import Drawings
 from liquid_train.serve.requests import MAX_SEED, GenerateRequest, field_message
 from liquid_train.serve.worker import Busy, Stopped, Worker
 

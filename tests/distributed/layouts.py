@@ -19,7 +19,7 @@ from liquid_train.cli import quote
 from liquid_train.config.schema import TrainJob, load
 from liquid_train.data.loader import micro_batches
 from liquid_train.distributed.parallelize import World, process_group
-from liquid_train.generate.live import live_model
+from liquid_train.generate.live_model import live_model
 from liquid_train.optim.adamw import learning_rate
 from liquid_train.train import train_step
 from liquid_train.training.trainer import Run

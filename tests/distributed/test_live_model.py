@@ -17,8 +17,8 @@ from liquid_train.config.evaluation import EvalsConfig
 from liquid_train.config.schema import LossConfig, ParallelConfig, TrainJob, load
 from liquid_train.data.sequences import DEFAULT_PROMPT
 from liquid_train.distributed.parallelize import World, parallelize
-from liquid_train.generate.live import live_model
-from liquid_train.generate.sampler import draw
+from liquid_train.generate.image_sampler import draw
+from liquid_train.generate.live_model import live_model
 from liquid_train.measurement.measurement import ModelHandle
 from liquid_train.model.attention import PACKED
 from liquid_train.model.loss import LossModule

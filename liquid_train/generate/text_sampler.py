@@ -17,7 +17,7 @@ from transformers import PreTrainedModel
 
 from liquid_train.data.sequences import encode_text, prompt_ids, question_ids
 from liquid_train.generate.decoder import PADDING, STEM, Decoder
-from liquid_train.generate.sampler import Sampling, pick, uniform_numbers
+from liquid_train.generate.image_sampler import Sampling, pick, uniform_numbers
 from liquid_train.vocabulary import Vocabulary
 
 GREEDY = Sampling(temperature=0)

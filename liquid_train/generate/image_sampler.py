@@ -26,7 +26,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from liquid_train.data.sequences import DEFAULT_PROMPT, prompt_ids
-from liquid_train.generate.compiled import require_compiler
+from liquid_train.generate.compiled_decode import require_compiler
 from liquid_train.generate.decoder import Decoder, left_padded
 from liquid_train.vocabulary import UNCONDITIONAL, Vocabulary
 

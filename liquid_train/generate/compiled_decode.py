@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from liquid_train.generate.lean import LeanStep, is_known
+from liquid_train.generate.fused_decode import LeanStep, is_known
 
 
 def require_compiler(model: PreTrainedModel) -> None:
