@@ -25,7 +25,7 @@ from liquid_train.checkpoint.resume import planned_steps
 from liquid_train.config.schema import EvalJob, TrainJob, read_config
 from liquid_train.files import sha256_of, write_synced
 from liquid_train.measurement.measurement import file_name
-from liquid_train.run_folder import json_lines
+from liquid_train.report.run_reader import json_lines
 from liquid_train.training.wandb import WandbRun, logged_name
 
 

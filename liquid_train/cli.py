@@ -105,7 +105,7 @@ def run_job(name: str, rest: list[str]) -> int:
 
 
 def run_tool(rest: list[str]) -> int:
-    from liquid_train import report
+    from liquid_train.report.html import html as report
 
     parser = argparse.ArgumentParser(prog="liquid run", description="Look at runs.")
     parser.add_argument("action", choices=("list", "status", "report", "compare", "replay"))
@@ -124,7 +124,7 @@ def run_tool(rest: list[str]) -> int:
     if args.action == "compare":
         if args.other is None:
             raise ValueError("compare needs the folders of two runs")
-        return int(import_module("liquid_train.run_compare").compare(folder, Path(args.other), strict=args.strict))
+        return int(import_module("liquid_train.report.compare").compare(folder, Path(args.other), strict=args.strict))
     if args.other is not None:
         raise ValueError(f"{args.action} takes one folder; {args.other} is a second one")
     if args.action == "status":

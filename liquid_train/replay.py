@@ -28,7 +28,7 @@ from liquid_train.image_tokenizer.taming import ImageTokenizer
 from liquid_train.model import backbone
 from liquid_train.model.attention import DocumentPlan
 from liquid_train.model.loss import LossModule
-from liquid_train.run_folder import json_lines
+from liquid_train.report.run_reader import json_lines
 from liquid_train.vocabulary import Vocabulary
 
 COLUMNS = 8  # of the sheet of pictures

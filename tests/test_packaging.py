@@ -43,7 +43,7 @@ def test_the_wheel_has_code_configs_weights_and_template_and_nothing_else(wheel:
     configs = {f"liquid_train/{name}" for name in source_files("conf")}
     assert names == code | configs
     assert {"liquid_train/conf/train.yaml", "liquid_train/conf/prompt_files/easy_vqa.txt", "liquid_train/data/shards.py"} <= names
-    assert {"liquid_train/report_template.html", "liquid_train/weights/vq_easy/model.safetensors"} <= names
+    assert {"liquid_train/report/template.html", "liquid_train/weights/vq_easy/model.safetensors"} <= names
 
 
 def test_an_unpacked_wheel_finds_its_own_configs(wheel: zipfile.ZipFile, tmp_path: Path) -> None:

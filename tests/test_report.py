@@ -17,9 +17,9 @@ import pytest
 from PIL import Image, ImageDraw
 from rich.console import Console
 
-from liquid_train import report
 from liquid_train.checkpoint.folder import SCHEMA
-from liquid_train.metric_families import headline
+from liquid_train.report.html import html as report
+from liquid_train.report.metric_families import headline
 
 ROOT = Path(__file__).resolve().parents[1]
 COLORS = {"black": "#000", "blue": "#00f", "brown": "#a52a2a", "gray": "#808080", "green": "#0f0", "red": "#f00", "teal": "#008080", "yellow": "#ff0"}
@@ -427,7 +427,7 @@ def test_a_folder_that_is_no_run_is_refused(tmp_path: Path, function) -> None:  
 def test_neither_torch_nor_transformers_is_imported(full_run: Path) -> None:
     code = f"""
 import sys
-from liquid_train import report
+from liquid_train.report.html import html as report
 run = {str(full_run)!r}
 assert report.report_is_current(run) and "matplotlib" not in sys.modules
 report.write_report(run)

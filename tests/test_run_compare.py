@@ -15,7 +15,7 @@ from liquid_train import cli
 from liquid_train.measurement.intervals import bootstrap, mean_interval, wilson
 from liquid_train.measurement.measurement import Measurement, Value, average, bare, file_name, share, write_measurement
 from liquid_train.measurement.provenance import Receipt, arrays_digest, code_version, seeds_text, texts_digest
-from liquid_train.run_compare import compare, differences, read_evaluations
+from liquid_train.report.compare import compare, differences, read_evaluations
 
 
 @pytest.mark.parametrize(("right", "n"), [(0, 10), (3, 10), (10, 10), (880, 1000)])

@@ -20,14 +20,14 @@ from PIL import Image
 from rich.console import Console
 
 from evals import watch as watching
-from liquid_train import report
 from liquid_train.checkpoint.folder import COMMIT
 from liquid_train.cli import main
 from liquid_train.config.schema import TrackerConfig, WandbConfig
 from liquid_train.measurement.measurement import Measurement, bare, write_measurement
 from liquid_train.measurement.provenance import Receipt
-from liquid_train.run_compare import read_evaluations
-from liquid_train.run_folder import read_run, series
+from liquid_train.report.compare import read_evaluations
+from liquid_train.report.html import html as report
+from liquid_train.report.run_reader import read_run, series
 from liquid_train.training.tracker import Tracker
 from liquid_train.training.wandb import WandbRun
 from tests.shard_sets import image_set

@@ -10,7 +10,7 @@ from typing import Any
 from liquid_train.checkpoint.folder import folder as checkpoint
 from liquid_train.config.schema import TrainJob
 from liquid_train.generate.live_model import live_model
-from liquid_train.metric_families import headline
+from liquid_train.report.metric_families import headline
 from liquid_train.training.heldout import log_heldout
 from liquid_train.training.tracker import Tracker
 from liquid_train.training.trainer import Run

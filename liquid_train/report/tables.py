@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from liquid_train.run_folder import Run, is_run, last, number, read_run, seconds_since_written, setting, summarize, summary, train_seconds
+from liquid_train.report.run_reader import Run, is_run, last, number, read_run, seconds_since_written, setting, summarize, summary, train_seconds
 
 NONE = "–"
 

@@ -18,8 +18,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
-from liquid_train.metric_families import place
-from liquid_train.run_folder import Run, number, series
+from liquid_train.report.metric_families import place
+from liquid_train.report.run_reader import Run, number, series
 
 SENTINELS = {"#010203": "var(--text-soft)", "#020304": "var(--rule)", "#030405": "var(--train)", "#040506": "var(--heldout)", "#050607": "var(--baseline)",
              "#060708": "var(--third)", "#070809": "var(--fourth)"}  # fmt: skip

@@ -11,7 +11,7 @@ from typing import Any
 
 from PIL import Image
 
-from liquid_train.run_folder import json_lines, number, read_json
+from liquid_train.report.run_reader import json_lines, number, read_json
 
 MAX_FINAL = 60
 MAX_GRIDS = 12

@@ -13,8 +13,8 @@ from typing import Any
 from rich.console import Console
 from rich.markup import escape
 
-from liquid_train.run_folder import number
-from liquid_train.run_tables import NONE, new_table, plain
+from liquid_train.report.run_reader import number
+from liquid_train.report.tables import NONE, new_table, plain
 
 
 @dataclass

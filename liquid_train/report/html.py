@@ -1,7 +1,7 @@
 """A run as one HTML page: pictures, answers, curves, speed, config; nothing outside the file is needed to read it.
 
     run folder -> run_folder.read_run -> report_plots (curves as SVG), report_pictures (data URIs)
-               -> report_template.html -> RUN/report.html
+               -> template.html -> RUN/report.html
 
 The page carries a digest of everything it was made from, so that `report_is_current` can tell without drawing anything.
 The functions that `liquid run` calls are here or re-exported: summary, print_summary, list_runs, status.
@@ -16,8 +16,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from liquid_train.run_folder import Run, last, number, read_run, setting, summarize, summary
-from liquid_train.run_tables import answer_type, duration, list_runs, percent, plain, print_summary, quantity, status
+from liquid_train.report.run_reader import Run, last, number, read_run, setting, summarize, summary
+from liquid_train.report.tables import answer_type, duration, list_runs, percent, plain, print_summary, quantity, status
 
 __all__ = ["inputs_digest", "list_runs", "print_summary", "report_is_current", "status", "summary", "write_report"]
 
@@ -66,7 +66,7 @@ def write_report(run_dir: str | Path) -> Path:
     import jinja2
 
     run = read_run(run_dir)
-    template = (Path(__file__).parent / "report_template.html").read_text(encoding="utf-8")
+    template = (Path(__file__).parent / "template.html").read_text(encoding="utf-8")
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined)
     environment.filters.update(percent=percent, duration=duration, quantity=quantity, plain=plain, width=bar_width, answer_type=answer_type)
     page = environment.from_string(template).render(page_context(run))
@@ -81,7 +81,8 @@ def page_context(run: Run) -> dict[str, Any]:
     """Everything that the template names."""
     from markupsafe import Markup
 
-    from liquid_train import report_pictures, report_plots
+    from liquid_train.report.html import images as report_pictures
+    from liquid_train.report.html import plots as report_plots
 
     digest = inputs_digest(run.folder)  # before reading pictures: a file that changes meanwhile makes the page stale, not wrong
     head = summarize(run)

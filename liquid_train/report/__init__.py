@@ -1,0 +1,1 @@
+"""Reading runs: terminal tables, the HTML page, comparison of two runs."""
