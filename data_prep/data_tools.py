@@ -63,7 +63,7 @@ def _preview(arguments: list[str]) -> int:
     """`liquid data inspect KEY=VALUE ...`"""
     from liquid_train.cli import quote
     from liquid_train.config.schema import load
-    from liquid_train.preview import preview
+    from liquid_train.debug.preview import preview
 
     tool = argparse.ArgumentParser(prog="liquid data inspect", description="Print the first packed sequences of a training config.")
     tool.add_argument("overrides", nargs="+", metavar="KEY=VALUE", help="as `liquid train` takes them, for example experiment=quickstart")

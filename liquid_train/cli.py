@@ -133,7 +133,7 @@ def run_tool(rest: list[str]) -> int:
     if args.action == "replay":
         if args.step is None:
             raise ValueError(f"replay needs --step N; liquid run status {folder} tells how many there are")
-        import_module("liquid_train.replay").replay(folder, args.step, args.output)
+        import_module("liquid_train.debug.replay").replay(folder, args.step, args.output)
         return 0
     if not report.report_is_current(folder):
         report.write_report(folder)

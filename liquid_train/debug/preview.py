@@ -10,7 +10,7 @@ import numpy as np
 
 from liquid_train.config.schema import TrainJob, package_path
 from liquid_train.data.loader import BatchLoader, open_sources
-from liquid_train.data.readable import ReadableDocument, documents
+from liquid_train.debug.token_text import ReadableDocument, documents
 from liquid_train.generate.images import contact_sheet, decode, save_png
 from liquid_train.image_tokenizer.taming import ImageTokenizer
 from liquid_train.training.run_vocabulary import make_tokenizer, open_vocabulary

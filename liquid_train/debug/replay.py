@@ -20,8 +20,8 @@ from liquid_train.checkpoint.state import read_progress
 from liquid_train.config.schema import TASKS, TrainJob, package_path, read_config
 from liquid_train.data.loader import BatchLoader, MicroBatch, RankBatch, batch_digest, open_sources
 from liquid_train.data.packing import Sequence
-from liquid_train.data.readable import ReadableDocument, documents
 from liquid_train.data.sequences import IGNORED
+from liquid_train.debug.token_text import ReadableDocument, documents
 from liquid_train.files import write_synced
 from liquid_train.generate.images import contact_sheet, decode, save_png
 from liquid_train.image_tokenizer.taming import ImageTokenizer

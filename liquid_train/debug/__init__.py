@@ -1,0 +1,1 @@
+"""Looking at batches: before training, and again after a spike."""
