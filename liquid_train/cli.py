@@ -105,7 +105,7 @@ def run_job(name: str, rest: list[str]) -> int:
 
 
 def run_tool(rest: list[str]) -> int:
-    from liquid_train.report.html import html as report
+    from liquid_train.report import html as report
 
     parser = argparse.ArgumentParser(prog="liquid run", description="Look at runs.")
     parser.add_argument("action", choices=("list", "status", "report", "compare", "replay"))
@@ -142,7 +142,7 @@ def run_tool(rest: list[str]) -> int:
 
 
 def checkpoint_tool(rest: list[str]) -> int:
-    from liquid_train.checkpoint.folder import folder as checkpoint
+    from liquid_train.checkpoint import folder as checkpoint
 
     parser = argparse.ArgumentParser(prog="liquid checkpoint", description="Look at checkpoints, and take the model out of one.")
     parser.add_argument("action", choices=("list", "verify", "export"))

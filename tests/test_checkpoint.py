@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from liquid_train.checkpoint.folder import folder as checkpoint
+from liquid_train.checkpoint import folder as checkpoint
 from liquid_train.checkpoint.resume import find_checkpoint
 from liquid_train.config.schema import TrainJob
 

@@ -21,9 +21,9 @@ from evals.feature_cache import LAST
 from evals.features import feature_name, vq_features
 from evals.periodic import evaluate as evaluate_periodically
 from evals.run import inputs_of, run
+from liquid_train.config import evaluation as eval_settings
 from liquid_train.config.evaluation import EvalsConfig, FeaturesConfig
 from liquid_train.config.schema import EvalJob, VQSettings
-from liquid_train.config.schema import evaluation as eval_settings
 from liquid_train.data.shards import ShardSet
 from liquid_train.measurement.measurement import ModelHandle
 from tests.shard_sets import image_set, text_set

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from liquid_train.image_tokenizer import preprocess as images
 from liquid_train.image_tokenizer.preprocess import READ_ERRORS, UnusableImage, on_white, read_rgb, reason
-from liquid_train.image_tokenizer.taming import preprocess as images
 
 RNG = np.random.default_rng(0)
 # EXIF's definition: (row, column) of the stored pixel that is shown at row r and column c, in a stored picture of h rows and w columns.

@@ -18,7 +18,7 @@ from packaging.utils import canonicalize_name
 
 from data_prep.easy_vqa import COLORS, SHAPES
 from liquid_train.cli import quote
-from liquid_train.config.schema import schema as config
+from liquid_train.config import schema as config
 
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]

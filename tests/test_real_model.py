@@ -15,7 +15,7 @@ from safetensors import safe_open
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from liquid_train.checkpoint.folder import folder as checkpoint
+from liquid_train.checkpoint import folder as checkpoint
 from liquid_train.config.schema import BackboneConfig
 from liquid_train.model import backbone
 from liquid_train.model.attention import DocumentPlan

@@ -18,7 +18,7 @@ from PIL import Image, ImageDraw
 from rich.console import Console
 
 from liquid_train.checkpoint.folder import SCHEMA
-from liquid_train.report.html import html as report
+from liquid_train.report import html as report
 from liquid_train.report.metric_families import headline
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -427,7 +427,7 @@ def test_a_folder_that_is_no_run_is_refused(tmp_path: Path, function) -> None:  
 def test_neither_torch_nor_transformers_is_imported(full_run: Path) -> None:
     code = f"""
 import sys
-from liquid_train.report.html import html as report
+from liquid_train.report import html as report
 run = {str(full_run)!r}
 assert report.report_is_current(run) and "matplotlib" not in sys.modules
 report.write_report(run)

@@ -25,8 +25,8 @@ from liquid_train.cli import main
 from liquid_train.config.schema import TrackerConfig, WandbConfig
 from liquid_train.measurement.measurement import Measurement, bare, write_measurement
 from liquid_train.measurement.provenance import Receipt
+from liquid_train.report import html as report
 from liquid_train.report.compare import read_evaluations
-from liquid_train.report.html import html as report
 from liquid_train.report.run_reader import read_run, series
 from liquid_train.training.tracker import Tracker
 from liquid_train.training.wandb import WandbRun

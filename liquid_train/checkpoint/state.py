@@ -26,8 +26,8 @@ from torch.distributed.checkpoint.staging import DefaultStager, StagingOptions
 from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict, set_optimizer_state_dict
 from torch.optim import Optimizer
 
+from liquid_train.checkpoint import folder as checkpoint
 from liquid_train.checkpoint.folder import TRAINER
-from liquid_train.checkpoint.folder import folder as checkpoint
 from liquid_train.checkpoint.safetensors_shards import Plan
 from liquid_train.config.schema import CheckpointConfig, TrainJob
 from liquid_train.data.loader import owner

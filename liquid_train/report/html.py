@@ -81,8 +81,8 @@ def page_context(run: Run) -> dict[str, Any]:
     """Everything that the template names."""
     from markupsafe import Markup
 
-    from liquid_train.report.html import images as report_pictures
-    from liquid_train.report.html import plots as report_plots
+    from liquid_train.report import images as report_pictures
+    from liquid_train.report import plots as report_plots
 
     digest = inputs_digest(run.folder)  # before reading pictures: a file that changes meanwhile makes the page stale, not wrong
     head = summarize(run)

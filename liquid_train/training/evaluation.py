@@ -7,7 +7,7 @@ import time
 from dataclasses import replace
 from typing import Any
 
-from liquid_train.checkpoint.folder import folder as checkpoint
+from liquid_train.checkpoint import folder as checkpoint
 from liquid_train.config.schema import TrainJob
 from liquid_train.generate.live_model import live_model
 from liquid_train.report.metric_families import headline

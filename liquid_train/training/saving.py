@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from liquid_train.checkpoint.folder import state as train_state
+from liquid_train.checkpoint import state as train_state
 from liquid_train.training.tracker import Tracker
 from liquid_train.training.trainer import Run
 

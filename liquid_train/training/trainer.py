@@ -8,9 +8,9 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
+from liquid_train.checkpoint import folder as checkpoint
+from liquid_train.checkpoint import state as train_state
 from liquid_train.checkpoint.async_writer import Saver
-from liquid_train.checkpoint.folder import folder as checkpoint
-from liquid_train.checkpoint.folder import state as train_state
 from liquid_train.checkpoint.resume import as_lines, changes_since, continued, find_checkpoint, planned_steps
 from liquid_train.config.schema import TrainJob, package_path
 from liquid_train.data.loader import BatchLoader, open_sources

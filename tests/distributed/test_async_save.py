@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from liquid_train.checkpoint.folder import folder as checkpoint
+from liquid_train.checkpoint import folder as checkpoint
 from tests.distributed.running import make_data, train
 
 STEPS = 6

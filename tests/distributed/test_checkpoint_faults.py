@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from liquid_train.checkpoint.folder import folder as checkpoint
+from liquid_train.checkpoint import folder as checkpoint
 from tests.distributed.running import attempt, kill_all, make_data, metrics, ranks, start, train, wait_for_step
 
 COMMON = ("launch.nproc=2", "schedule=constant", "checkpoint.shard_gib=1e-4", "checkpoint.every=1")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from liquid_train.checkpoint.folder import folder as checkpoint
+from liquid_train.checkpoint import folder as checkpoint
 from tests.distributed.running import kill_all, make_data, start, train, wait_for_step, without_timings
 
 STEPS = 60

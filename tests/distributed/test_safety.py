@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from data_prep.writer import PARTIAL, ShardWriter
-from liquid_train.checkpoint.folder import folder as checkpoint
+from liquid_train.checkpoint import folder as checkpoint
 from liquid_train.cli import main
 from tests.distributed.running import command, kill_all, make_data, metrics, ranks, start, wait_for_step, without_timings
 from tests.shard_sets import finish_set

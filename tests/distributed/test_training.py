@@ -13,7 +13,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from liquid_train.checkpoint.folder import folder as checkpoint
+from liquid_train.checkpoint import folder as checkpoint
 from liquid_train.vocabulary import load_tokenizer
 from tests.distributed.running import ENV, attempt, data_overrides, kill_all, make_data, metrics, start, train, wait_for_step, without_timings
 from tests.shard_sets import image_set
