@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from evals.t2i import CAPTIONS, draw_pictures, score
+from evals.easy_vqa.shapes_and_colors import CAPTIONS, draw_pictures, score
 from liquid_train.checkpoint.folder import model_folder
 from liquid_train.config.schema import VQSettings, package_path
 from liquid_train.generate.session import open_model

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from evals.t2i import CAPTIONS, draw_pictures, score
+from evals.easy_vqa.shapes_and_colors import CAPTIONS, draw_pictures, score
 from liquid_train.checkpoint.folder import model_folder
 from liquid_train.config.schema import VQSettings, package_path
 from liquid_train.data.sequences import prompt_ids

@@ -5,7 +5,7 @@
     image_quality  distances of drawn pictures from the held-out ones as the VQ decodes them
     self_vqascore  how well the model itself finds that those drawn pictures fit their prompts
     captions       how well the model tells right captions of held-out pictures from wrong ones
-    language       lm-evaluation-harness, where evals.language.tasks names some
+    language       lm-evaluation-harness, where evals.metrics.language.tasks names some
 
 Each goes into evals/step-NNNNNNNN-NAME.json with its receipt. A metric that cannot be measured is reported and does not end the run.
 """
@@ -23,11 +23,12 @@ from typing import Any
 import numpy as np
 from transformers import PreTrainedModel
 
-from evals import t2i, vqa
-from evals.image_quality import PictureSets, image_quality
-from evals.language import check_language, language
-from evals.self_vqascore import score_drawn, tell_captions
-from evals.wrong_captions import caption_pairs
+from evals.easy_vqa import shapes_and_colors as t2i
+from evals.easy_vqa.captions import caption_pairs
+from evals.metrics import vqa
+from evals.metrics.image_quality import PictureSets, image_quality
+from evals.metrics.language import check_language, language
+from evals.metrics.self_vqascore import score_drawn, tell_captions
 from liquid_train.config.evaluation import PERIODIC, EvalsConfig
 from liquid_train.data.shards import ShardSet
 from liquid_train.files import dispensable

@@ -4,7 +4,7 @@
     evals/vqa.json                 accuracy by answer type, blind baseline, shuffled pictures, twelve examples (examples/*.png)
     evals/t2i.json                 right colours and shapes, distinct pictures, Frechet distance; drawn.png shows the pictures
     evals/predictions/             answers to published benchmarks, in the formats that their servers and programs take
-    evals/paper.md, paper.html     with evals=paper: the numbers beside those of the paper (evals/paper_sheet.py)
+    evals/paper.md, paper.html     with evals=paper: the numbers beside those of the paper (evals/paper/sheet.py)
 
 The same call again with the results in place does nothing and imports no torch. Results of other steps are kept.
 """
@@ -23,9 +23,9 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from evals.benchmark_files import read_benchmark
-from evals.paper_sheet import measurable, write_sheet
-from evals.score_files import score_files
+from evals.benchmarks.question_files import read_benchmark
+from evals.benchmarks.score_files import score_files
+from evals.paper.sheet import measurable, write_sheet
 from liquid_train.checkpoint.folder import model_folder, step_of
 from liquid_train.config.evaluation import BENCHMARKS, DRAWING, METRIC_VERSIONS, METRICS, READING, SAMPLERS_VERSION
 from liquid_train.config.schema import EvalJob, TrainJob, read_config
@@ -252,7 +252,7 @@ def keep_unmeasured(output: Path, partial: Path, names: list[str | None]) -> Non
 
 def write_examples(inputs: Inputs, seed: int, folder: Path) -> None:
     """The pictures of the questions that vqa.json shows."""
-    from evals.vqa import choose_examples, example_name
+    from evals.metrics.vqa import choose_examples, example_name
     from liquid_train.generate.images import decode, save_png
 
     data = inputs.questions

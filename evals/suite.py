@@ -25,19 +25,21 @@ from pathlib import Path
 
 import numpy as np
 
-from evals import benchmarks, t2i, vqa, wise
-from evals.benchmark_files import Benchmark
-from evals.clipscore import clipscore, open_clip
-from evals.features import open_features
-from evals.genai_bench import read_genai_bench
-from evals.image_quality import PictureSets, image_quality
-from evals.language import check_language, language
-from evals.reference_pictures import read_reference, reference_quality
+from evals.benchmarks import answers as benchmarks
+from evals.benchmarks.question_files import Benchmark
+from evals.distances.features import open_features
+from evals.easy_vqa import shapes_and_colors as t2i
+from evals.easy_vqa.captions import caption_pairs
+from evals.metrics import vqa, wise
+from evals.metrics.clipscore import clipscore, open_clip
+from evals.metrics.genai_bench import read_genai_bench
+from evals.metrics.image_quality import PictureSets, image_quality
+from evals.metrics.image_tokenizer import tokenizer_quality
+from evals.metrics.language import check_language, language
+from evals.metrics.reference_quality import read_reference, reference_quality
+from evals.metrics.self_vqascore import score_drawn, tell_captions
+from evals.metrics.vqascore import Pictures, open_judge, vqascore
 from evals.run import trained_with
-from evals.self_vqascore import score_drawn, tell_captions
-from evals.tokenizer_quality import tokenizer_quality
-from evals.vqa_judge import Pictures, open_judge, vqascore
-from evals.wrong_captions import caption_pairs
 from liquid_train.config.evaluation import BENCHMARKS, DRAWING, METRICS
 from liquid_train.config.schema import EvalJob
 from liquid_train.data.shards import ShardSet

@@ -22,7 +22,7 @@ JOB_MODULES = {
 }
 FREE_TEXT = ("prompt", "null_prompt", "image", "checkpoint", "watch", "prompts", "questions", "output", "run.dir", "run.name", "vq.config", "vq.checkpoint",
              "tokenize.input", "tokenize.images", "tokenize.image_key", "tokenize.text_key", "tokenize.output",
-             "genai_bench", "language.include_path", "evals.language.include_path", "benchmarks.suffix",
+             "genai_bench", "language.include_path", "evals.metrics.language.include_path", "benchmarks.suffix",
              *(f"benchmarks.{name}.{key}" for name in BENCHMARKS for key in ("questions", "annotations", "images", "folder", "predictions")),
              "vqascore.model", "clipscore.model", "clipscore.prefix", "reference.folder", "wise.prompts", "heldout.run",
              "features.path", *(f"{where}vqascore.{key}" for where in ("", "evals.") for key in ("question", "answer", "pattern")))  # fmt: skip

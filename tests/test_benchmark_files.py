@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from evals import benchmark_scores, benchmarks
-from evals.benchmark_files import Benchmark, read_benchmark
+from evals.benchmarks import answers as benchmarks
+from evals.benchmarks import scores as benchmark_scores
+from evals.benchmarks.published_rules import pope_scores
+from evals.benchmarks.question_files import Benchmark, read_benchmark
 from evals.run import run
-from evals.vqa_scores import pope_scores
 from liquid_train.cli import quote
 from liquid_train.config.evaluation import AnnotatedFiles, BenchmarksConfig, MMEFiles, QuestionFiles
 from liquid_train.config.schema import EvalJob, VQSettings, load

@@ -15,10 +15,11 @@ import pytest
 import torch
 from PIL import Image, ImageDraw, ImageFilter
 
-from evals import t2i, vqa
-from evals.drawn_shapes import PALETTE, SHAPES, judge
-from evals.feature_cache import LAST
-from evals.features import feature_name, vq_features
+from evals.distances.feature_cache import LAST
+from evals.distances.features import feature_name, vq_features
+from evals.easy_vqa import shapes_and_colors as t2i
+from evals.easy_vqa.shape_judge import PALETTE, SHAPES, judge
+from evals.metrics import vqa
 from evals.periodic import evaluate as evaluate_periodically
 from evals.run import inputs_of, run
 from liquid_train.config import evaluation as eval_settings

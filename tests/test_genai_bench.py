@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from evals.genai_bench import TaggedPrompt, read_genai_bench
+from evals.metrics.genai_bench import TaggedPrompt, read_genai_bench
 
 PROMPTS = {"00001": {"id": "00001", "prompt": "two cats"}, "00002": {"prompt": "a dog without a tail"}, "00003": {"prompt": "a red box"}}
 SKILLS = {"counting": [1], "negation": [2], "basic": [3], "advanced": [1, 2]}

@@ -12,14 +12,14 @@ from torchmetrics.image.fid import FrechetInceptionDistance, _compute_fid
 from torchmetrics.image.kid import poly_mmd
 from transformers import CLIPConfig, CLIPModel, Dinov2Config, Dinov2Model
 
-from evals import feature_cache
-from evals.features import open_features
-from evals.frechet import FeatureSums, Gaussian, frechet_distance, frechet_floor, frechet_infinity
-from evals.image_quality import PictureSets, image_quality
-from evals.kernel_distance import kernel_distance, squared_mmd
-from evals.manifold import covered, precision_recall
-from evals.resizing import resize
-from evals.tokenizer_quality import psnr, ssim, tokenizer_quality
+from evals.distances import feature_cache
+from evals.distances.features import open_features
+from evals.distances.frechet import FeatureSums, Gaussian, frechet_distance, frechet_floor, frechet_infinity
+from evals.distances.kernel import kernel_distance, squared_mmd
+from evals.distances.precision_recall import covered, precision_recall
+from evals.distances.resizing import resize
+from evals.metrics.image_quality import PictureSets, image_quality
+from evals.metrics.image_tokenizer import psnr, ssim, tokenizer_quality
 from liquid_train.config.evaluation import FeaturesConfig
 from liquid_train.config.schema import VQSettings, package_path
 from liquid_train.image_tokenizer.taming import ImageTokenizer

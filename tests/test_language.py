@@ -46,7 +46,7 @@ def tasks(tmp_path: Path) -> LanguageConfig:
 
 def test_image_rows_count_only_where_they_are_asked_to(tasks, tmp_path, monkeypatch):
     pytest.importorskip("lm_eval")
-    from evals.language import check_language, language, language_model
+    from evals.metrics.language import check_language, language, language_model
 
     monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
     model, vocabulary = tiny(tmp_path / "model")
@@ -71,7 +71,7 @@ def test_image_rows_count_only_where_they_are_asked_to(tasks, tmp_path, monkeypa
 def test_what_is_missing_is_told(tasks):
     with pytest.raises(ValueError, match=r"metrics: language needs language.tasks="):
         load("eval", ["checkpoint=x", "metrics=[language]"])
-    from evals.language import check_language
+    from evals.metrics.language import check_language
 
     try:
         import lm_eval  # noqa: F401
@@ -120,7 +120,7 @@ def test_the_live_model_is_measured_alike_by_one_rank_and_by_two(tasks, tmp_path
 
 def test_a_run_without_the_harness_says_so_and_goes_on(tasks, tmp_path, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "lm_eval.tasks", None)
-    from evals.language import task_manager
+    from evals.metrics.language import task_manager
 
     task_manager.cache_clear()
     model, vocabulary = tiny(tmp_path / "model")

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from evals.paper_numbers import GROUPS, MODELS
-from evals.paper_sheet import write_sheet
+from evals.paper.numbers import GROUPS, MODELS
+from evals.paper.sheet import write_sheet
 from evals.run import run
 from liquid_train.cli import main
 from liquid_train.config.evaluation import SHEETS

@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from evals import feature_cache
-from evals.features import open_features
-from evals.frechet import Gaussian, frechet_distance
-from evals.kernel_distance import kernel_distance
-from evals.reference_pictures import read_reference, reference_quality
+from evals.distances import feature_cache
+from evals.distances.features import open_features
+from evals.distances.frechet import Gaussian, frechet_distance
+from evals.distances.kernel import kernel_distance
+from evals.easy_vqa.shapes_and_colors import Drawn
+from evals.metrics.reference_quality import read_reference, reference_quality
 from evals.run import run
-from evals.t2i import Drawn
 from liquid_train.config.evaluation import FeaturesConfig, ReferenceConfig
 from liquid_train.config.schema import EvalJob, VQSettings
 from liquid_train.measurement.measurement import ModelHandle
@@ -102,7 +102,7 @@ def test_numbers_over_all_and_by_category_and_what_is_kept(tmp_path, handle, mon
     assert measured.receipt.seeds == "3 to 14" and measured.receipt.n == 12
 
     feature_cache.LAST.clear()
-    monkeypatch.setattr("evals.reference_pictures.load_picture", lambda *_: pytest.fail("the pictures were seen already"))
+    monkeypatch.setattr("evals.metrics.reference_quality.load_picture", lambda *_: pytest.fail("the pictures were seen already"))
     again = reference_quality(handle, data, network, draw, config, max_bad=0.0, seed=3)
     assert again.values == measured.values and again.receipt == measured.receipt
     picture(data.pictures[0].path, 99)  # other content, the same name
@@ -123,7 +123,7 @@ def test_a_broken_picture_is_named_before_anything_is_drawn_and_its_prompt_left_
         asked.extend(prompts)
         return draw(handle, prompts, seed)
 
-    monkeypatch.setattr("evals.reference_pictures.DRAWN_TOGETHER", 4)
+    monkeypatch.setattr("evals.metrics.reference_quality.DRAWN_TOGETHER", 4)
     measured = reference_quality(handle, data, network, noted, config, max_bad=0.1)
     assert measured.receipt.n == 11 and "animals, 1" not in asked and len(asked) == 11
     assert any("left out: images that cannot be read: 1" in line for line in measured.warnings)

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from evals import self_vqascore
-from evals.answer_probability import answer_probabilities
-from evals.caption_parts import questions_about
-from evals.self_vqascore import CaptionPairs, DrawnTexts, area, score_drawn, tell_captions
-from evals.wrong_captions import caption_pairs
+from evals.easy_vqa.captions import caption_pairs
+from evals.metrics import self_vqascore
+from evals.metrics.answer_probability import answer_probabilities
+from evals.metrics.caption_parts import questions_about
+from evals.metrics.self_vqascore import CaptionPairs, DrawnTexts, area, score_drawn, tell_captions
 from liquid_train.config.evaluation import QuestionPart, VQAScoreConfig
 from liquid_train.config.schema import load
 from liquid_train.data.sequences import encode_text, prompt_ids, question_ids

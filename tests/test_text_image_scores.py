@@ -15,9 +15,9 @@ from PIL import Image
 from torchmetrics.functional.multimodal import clip_score
 from transformers import AutoModelForImageTextToText, AutoProcessor, CLIPModel, CLIPProcessor
 
-from evals.clipscore import clipscore, open_clip
+from evals.metrics.clipscore import clipscore, open_clip
+from evals.metrics.vqascore import Pictures, open_judge, vqascore
 from evals.run import run
-from evals.vqa_judge import Pictures, open_judge, vqascore
 from liquid_train.config.evaluation import CLIPScoreConfig, JudgeConfig
 from liquid_train.config.schema import EvalJob, VQSettings, load
 from liquid_train.measurement.measurement import ModelHandle

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from evals.metrics.wise import CATEGORIES, category, read_prompts, score, wiscore
 from evals.run import run
-from evals.wise import CATEGORIES, category, read_prompts, score, wiscore
 from liquid_train.config.evaluation import WISEConfig
 from liquid_train.config.schema import EvalJob, VQSettings, load
 from tests.tiny_model import save

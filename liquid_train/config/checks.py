@@ -79,9 +79,9 @@ def check_periods(c: TrainJob) -> None:
         fits = period > 0 and every > 0 and period % every == 0
         require(fits, f"evals.periods.{name}={period}: must be a multiple of evals.every={every}, when evaluations are made")
     check_vqascore(c.evals.vqascore, "evals.vqascore")
-    require(c.evals.language.batch_size > 0, f"evals.language.batch_size={c.evals.language.batch_size}: must be 1 or more")
+    require(c.evals.language.batch_size > 0, f"evals.metrics.language.batch_size={c.evals.language.batch_size}: must be 1 or more")
     limit = c.evals.language.limit
-    require(limit is None or limit > 0, f"evals.language.limit={limit}: must be 1 or more, or null for all")
+    require(limit is None or limit > 0, f"evals.metrics.language.limit={limit}: must be 1 or more, or null for all")
     one_of(c, "checkpoint.best_is", ("highest", "lowest"))
     if best is not None:
         require(best.startswith(("eval/", "val/")), f"checkpoint.best={best}: give a number of metrics.jsonl, such as eval/vqa_accuracy or val/loss/t2i")

@@ -8,7 +8,7 @@ from string import Formatter
 
 @dataclass
 class FeaturesConfig:
-    """The network that image distances look through; see evals/features.py."""
+    """The network that image distances look through; see evals/distances/features.py."""
 
     kind: str = "vq"  # vq, inception or hf
     path: str | None = None  # inception: its TorchScript file; hf: a model's folder
@@ -31,7 +31,7 @@ def template_fields(template: str) -> set[str]:
 
 @dataclass
 class VQAScoreConfig:
-    """How a model is asked whether a picture fits a text, as a whole or by parts; see evals/caption_parts.py."""
+    """How a model is asked whether a picture fits a text, as a whole or by parts; see evals/metrics/caption_parts.py."""
 
     question: str = 'Does this figure show "{text}"? Please answer yes or no.'
     answer: str = "Yes"
@@ -42,14 +42,14 @@ class VQAScoreConfig:
 
 @dataclass
 class JudgeConfig(VQAScoreConfig):
-    """The same, with another model to ask besides the one that is measured; see evals/vqa_judge.py."""
+    """The same, with another model to ask besides the one that is measured; see evals/metrics/vqascore.py."""
 
     model: str | None = None  # its folder in Hugging Face format
 
 
 @dataclass
 class CLIPScoreConfig:
-    """See evals/clipscore.py."""
+    """See evals/metrics/clipscore.py."""
 
     model: str | None = None  # the folder of a CLIP model
     prefix: str = "A photo depicts "  # before every text, as published
@@ -58,7 +58,7 @@ class CLIPScoreConfig:
 
 @dataclass
 class ReferenceConfig:
-    """Real pictures with the prompts to draw for them; see evals/reference_pictures.py."""
+    """Real pictures with the prompts to draw for them; see evals/metrics/reference_quality.py."""
 
     folder: str | None = None
     per_category: int | None = None  # only the first N pictures of each category
@@ -67,7 +67,7 @@ class ReferenceConfig:
 
 @dataclass
 class WISEConfig:
-    """See evals/wise.py."""
+    """See evals/metrics/wise.py."""
 
     prompts: str | None = None  # the folder of the three published JSON files
     scores: list[str] = field(default_factory=list)  # a judge's JSON-lines files: scored without a model
@@ -76,7 +76,7 @@ class WISEConfig:
 
 @dataclass
 class LanguageConfig:
-    """What lm-evaluation-harness is asked for; see evals/language.py."""
+    """What lm-evaluation-harness is asked for; see evals/metrics/language.py."""
 
     tasks: list[str] = field(default_factory=list)
     include_path: str | None = None  # a folder of task files (YAML, which may name Python functions: only trusted ones)
@@ -116,7 +116,7 @@ class EvalsConfig:
 
 
 OWN_METRICS = ("vqa", "t2i", "image_quality", "self_vqascore", "captions", "image_tokenizer")  # what each is: evals/suite.py
-BENCHMARKS = ("vqav2", "textvqa", "gqa", "pope", "mme")  # from files as they are published: evals/benchmark_files.py
+BENCHMARKS = ("vqav2", "textvqa", "gqa", "pope", "mme")  # from files as they are published: evals/benchmarks/question_files.py
 METRICS = (*OWN_METRICS, "heldout", "vqascore", "clipscore", "reference_quality", "genai_bench", "genai_bench_vqascore", "wise", *BENCHMARKS, "language")
 # Raised by whoever changes what a metric measures: results of an older version are then measured again. The samplers' counts for all of them
 METRIC_VERSIONS = dict.fromkeys(METRICS, 1)
@@ -146,7 +146,7 @@ class MMEFiles:
 
 @dataclass
 class BenchmarksConfig:
-    """Published benchmarks from local files; evals/benchmark_files.py says what is in each."""
+    """Published benchmarks from local files; evals/benchmarks/question_files.py says what is in each."""
 
     suffix: str = ""  # behind every question
     max_new_tokens: int = 16  # of an answer

@@ -116,7 +116,7 @@ def judged_sheet(run_dir: Path) -> Picture | None:
 
 @dataclass(frozen=True)
 class Answered:
-    """One question that the model answered. `picture.uri` may be None. An answer is right as evals/vqa.py counts it."""
+    """One question that the model answered. `picture.uri` may be None. An answer is right as evals/metrics/vqa.py counts it."""
 
     picture: Picture
     question: str

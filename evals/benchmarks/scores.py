@@ -11,9 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from evals.benchmark_files import Benchmark, Item
-from evals.json_files import named
-from evals.vqa_scores import (
+from evals.benchmarks.json_files import named
+from evals.benchmarks.published_rules import (
     COGNITION,
     PERCEPTION,
     MMERow,
@@ -26,6 +25,7 @@ from evals.vqa_scores import (
     textvqa_accuracy,
     vqav2_accuracy,
 )
+from evals.benchmarks.question_files import Benchmark, Item
 from liquid_train.config.evaluation import BenchmarksConfig
 from liquid_train.measurement.intervals import bootstrap, bootstrap_name
 from liquid_train.measurement.measurement import Measurement, Value, average, bare, share

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from evals.resizing import MODES, resize
+from evals.distances.resizing import MODES, resize
 from liquid_train.config.evaluation import FeaturesConfig
 from liquid_train.files import sha256_of
 from liquid_train.generate.images import images_of

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import numpy as np
 
-from evals.feature_cache import reference_features
-from evals.features import FeatureNetwork, open_features
-from evals.frechet import FLOOR_DRAWS, FeatureSums, Gaussian, frechet_distance, frechet_floor, frechet_infinity
-from evals.kernel_distance import SUBSETS, kernel_distance
-from evals.manifold import precision_recall
+from evals.distances.feature_cache import reference_features
+from evals.distances.features import FeatureNetwork, open_features
+from evals.distances.frechet import FLOOR_DRAWS, FeatureSums, Gaussian, frechet_distance, frechet_floor, frechet_infinity
+from evals.distances.kernel import SUBSETS, kernel_distance
+from evals.distances.precision_recall import precision_recall
 from liquid_train.config.evaluation import FeaturesConfig
 from liquid_train.measurement.intervals import Z, bootstrap, bootstrap_name
 from liquid_train.measurement.measurement import Measurement, ModelHandle, Value, bare, share

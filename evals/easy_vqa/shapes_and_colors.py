@@ -11,8 +11,8 @@ import numpy as np
 from PIL import Image
 
 from data_prep.easy_vqa import COLORS, SHAPES, load_split
-from evals.drawn_shapes import judge
-from evals.self_vqascore import DrawnTexts
+from evals.easy_vqa.shape_judge import judge
+from evals.metrics.self_vqascore import DrawnTexts
 from liquid_train.generate.image_sampler import draw
 from liquid_train.generate.images import decode
 from liquid_train.measurement.measurement import Measurement, ModelHandle, Value, bare, share

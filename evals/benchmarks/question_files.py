@@ -18,8 +18,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from evals.json_files import named, read_lines, read_object, read_rows
-from evals.vqa_scores import COGNITION, PERCEPTION
+from evals.benchmarks.json_files import named, read_lines, read_object, read_rows
+from evals.benchmarks.published_rules import COGNITION, PERCEPTION
 from liquid_train.config.evaluation import BENCHMARKS, BenchmarksConfig, QuestionFiles
 
 PICTURES = (".jpg", ".jpeg", ".png")

@@ -20,7 +20,7 @@ from PIL import Image
 from safetensors import SafetensorError
 from torch import Tensor
 
-from evals.features import folder_weights
+from evals.distances.features import folder_weights
 from liquid_train.config.evaluation import JudgeConfig
 from liquid_train.measurement.measurement import Measurement, ModelHandle, average
 from liquid_train.measurement.provenance import Receipt, seeds_text, texts_digest

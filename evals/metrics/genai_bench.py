@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from evals.json_files import read_object, refuse
+from evals.benchmarks.json_files import read_object, refuse
 
 
 @dataclass(frozen=True)

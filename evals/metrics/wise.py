@@ -20,13 +20,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from evals.json_files import named, read_json, read_lines
+from evals.benchmarks.json_files import named, read_json, read_lines
 from liquid_train.config.evaluation import WISEConfig
 from liquid_train.measurement.measurement import Measurement, ModelHandle, average, bare
 from liquid_train.measurement.provenance import Receipt, seeds_text, texts_digest
 
 if TYPE_CHECKING:
-    from evals.t2i import Drawn
+    from evals.easy_vqa.shapes_and_colors import Drawn
 
 FILES = ("cultural_common_sense", "spatio-temporal_reasoning", "natural_science")
 MARKS = {"consistency": 0.7, "realism": 0.2, "aesthetic_quality": 0.1}  # with their weights

@@ -17,8 +17,8 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from evals.benchmark_files import Benchmark, Collector, Item, check_left_out, dicts
-from evals.json_files import read_json, read_lines
+from evals.benchmarks.json_files import read_json, read_lines
+from evals.benchmarks.question_files import Benchmark, Collector, Item, check_left_out, dicts
 from liquid_train.config.evaluation import BenchmarksConfig
 
 Answer = tuple[str, str]  # the key of its question, and what was answered

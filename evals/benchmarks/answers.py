@@ -12,8 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
-from evals.benchmark_files import Benchmark, check_left_out
-from evals.benchmark_scores import answered, prediction_files
+from evals.benchmarks.question_files import Benchmark, check_left_out
+from evals.benchmarks.scores import answered, prediction_files
 from liquid_train.config.evaluation import BenchmarksConfig
 from liquid_train.generate.images import encode, load_picture
 from liquid_train.generate.text_sampler import answer

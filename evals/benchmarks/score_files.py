@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from evals.answer_files import match_answers
-from evals.benchmark_files import read_benchmark
-from evals.benchmark_scores import answered
-from evals.wise import read_prompts, score
+from evals.benchmarks.answer_files import match_answers
+from evals.benchmarks.question_files import read_benchmark
+from evals.benchmarks.scores import answered
+from evals.metrics.wise import read_prompts, score
 from liquid_train.config.evaluation import METRICS
 from liquid_train.config.schema import EvalJob
 from liquid_train.measurement.measurement import Measurement

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from evals.features import FeatureNetwork
+from evals.distances.features import FeatureNetwork
 from liquid_train.files import dispensable, sha256_of
 from liquid_train.image_tokenizer.preprocess import READ_ERRORS
 from liquid_train.measurement.provenance import arrays_digest, texts_digest

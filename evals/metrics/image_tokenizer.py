@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
 
-from evals.features import open_features
-from evals.frechet import FeatureSums, Gaussian, frechet_distance
+from evals.distances.features import open_features
+from evals.distances.frechet import FeatureSums, Gaussian, frechet_distance
 from liquid_train.config.evaluation import FeaturesConfig
 from liquid_train.generate.images import decode, encode
 from liquid_train.measurement.measurement import Measurement, ModelHandle, average, bare

@@ -16,13 +16,13 @@ from pathlib import Path
 
 import numpy as np
 
-from evals.benchmark_files import PICTURES
-from evals.feature_cache import file_features
-from evals.features import FeatureNetwork
-from evals.frechet import FeatureSums, Gaussian
-from evals.image_quality import category_distances, distances, published_name
-from evals.json_files import named, read_object
-from evals.t2i import Drawn
+from evals.benchmarks.json_files import named, read_object
+from evals.benchmarks.question_files import PICTURES
+from evals.distances.feature_cache import file_features
+from evals.distances.features import FeatureNetwork
+from evals.distances.frechet import FeatureSums, Gaussian
+from evals.easy_vqa.shapes_and_colors import Drawn
+from evals.metrics.image_quality import category_distances, distances, published_name
 from liquid_train.config.evaluation import FeaturesConfig, ReferenceConfig
 from liquid_train.generate.images import load_picture
 from liquid_train.image_tokenizer.preprocess import read_rgb

@@ -15,8 +15,8 @@ import torch
 from PIL import Image
 from safetensors import SafetensorError
 
-from evals.features import folder_weights
-from evals.vqa_judge import Pictures
+from evals.distances.features import folder_weights
+from evals.metrics.vqascore import Pictures
 from liquid_train.config.evaluation import CLIPScoreConfig
 from liquid_train.measurement.measurement import Measurement, ModelHandle, average
 from liquid_train.measurement.provenance import Receipt, seeds_text, texts_digest

@@ -11,7 +11,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from evals.answer_normalizer import normal_textvqa, normal_vqav2, one_line
+from evals.benchmarks.answer_normalizer import normal_textvqa, normal_vqav2, one_line
 
 NEEDED = 3  # other people who gave the answer
 PERCEPTION = ("existence", "count", "position", "color", "posters", "celebrity", "scene", "landmark", "artwork", "OCR")

@@ -2,7 +2,7 @@
 
     P(answer | picture, question with the text in it)        VQAScore (Lin et al. 2024), with the drawing model as the judge
 
-or, where the config takes texts apart, by the answers to questions about their parts (caption_parts.py).
+or, where the config takes texts apart, by the answers to questions about their parts (evals/metrics/caption_parts.py).
 A model may be wrong about its own pictures in the way it drew them wrong: beside the score stands how well it tells right captions
 of real pictures from wrong ones (area under the ROC curve), by which the score can be trusted or not.
 """
@@ -14,8 +14,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from evals.answer_probability import answer_probabilities
-from evals.caption_parts import described, joined, questions_about, unmatched
+from evals.metrics.answer_probability import answer_probabilities
+from evals.metrics.caption_parts import described, joined, questions_about, unmatched
 from liquid_train.config.evaluation import VQAScoreConfig
 from liquid_train.measurement.intervals import bootstrap, bootstrap_name
 from liquid_train.measurement.measurement import Measurement, ModelHandle, Value, average

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from data_prep.easy_vqa import COLORS, SHAPES
-from evals.self_vqascore import CaptionPairs
-from evals.t2i import named
+from evals.easy_vqa.shapes_and_colors import named
+from evals.metrics.self_vqascore import CaptionPairs
 from liquid_train.data.shards import ShardSet
 
 

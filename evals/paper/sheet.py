@@ -12,7 +12,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from evals.paper_numbers import GROUPS, MODELS, PAPER, Row
+from evals.paper.numbers import GROUPS, MODELS, PAPER, Row
 from liquid_train.config.schema import EvalJob
 from liquid_train.measurement.measurement import Measurement, Value
 
@@ -128,6 +128,6 @@ def escaped(cell: str) -> str:
 def as_html(title: str, groups: dict[str, list[Line]], about: list[str], notes: list[str]) -> str:
     import jinja2
 
-    template = (Path(__file__).parent / "paper_template.html").read_text(encoding="utf-8")
+    template = (Path(__file__).parent / "template.html").read_text(encoding="utf-8")
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined)
     return environment.from_string(template).render(title=title, groups=groups, about=about, notes=notes, models=MODELS, paper=PAPER, legend=LEGEND)

@@ -1,0 +1,1 @@
+"""Published benchmarks of questions: their files, rules and scores."""

@@ -1,0 +1,215 @@
+"""Questions about pictures: exact match, by answer type, beside what the questions alone and shuffled pictures give.
+
+The blind baseline answers every question with the answer that training gives to its wording most often. Shuffled pictures
+ask the model about the wrong picture: a model that looks at pictures falls to the blind baseline there.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from transformers import PreTrainedModel
+
+from data_prep.easy_vqa import answer_type
+from evals.benchmarks.published_rules import pope_scores as pope_scores
+from evals.benchmarks.published_rules import textvqa_accuracy as textvqa_accuracy
+from liquid_train.data.sequences import encode_text
+from liquid_train.data.shards import ShardSet
+from liquid_train.generate.text_sampler import answer
+from liquid_train.measurement.measurement import Measurement, ModelHandle, Value, bare, share
+from liquid_train.measurement.provenance import Receipt, arrays_digest, texts_digest
+from liquid_train.vocabulary import Vocabulary
+
+EXAMPLES = 12
+
+
+@dataclass(frozen=True)
+class Question:
+    """image: number of its picture in the set. kind: color, shape or yes/no, told by the answer."""
+
+    image: int
+    text: str
+    answers: tuple[str, ...]
+    kind: str
+
+
+@dataclass(frozen=True)
+class QuestionSet:
+    """codes: one grid a picture. left_out: damaged samples by reason."""
+
+    codes: list[np.ndarray]
+    questions: list[Question]
+    left_out: dict[str, int]
+
+
+def load_questions(shards: ShardSet, max_images: int | None = None) -> QuestionSet:
+    """The questions of the first max_images samples (None: of all). Raises ValueError when they have none."""
+    codes: list[np.ndarray] = []
+    questions: list[Question] = []
+    for number in range(shards.num_samples if max_images is None else min(max_images, shards.num_samples)):
+        sample = shards.sample(number)
+        asked = sample["info"].get("questions") if sample is not None and "codes" in sample else None
+        if sample is None or not asked:
+            continue
+        for q in asked:
+            answers = tuple(q["answers"])
+            questions.append(Question(len(codes), q["question"], answers, answer_type(answers[0])))
+        codes.append(sample["codes"])
+    if not questions:
+        raise ValueError(f"{shards.path}: its samples carry no questions; give a shard set made from a source with questions (easy_vqa)")
+    return QuestionSet(codes, questions, dict(shards.bad))
+
+
+def normal(text: str) -> str:
+    return text.strip().lower()
+
+
+def is_right(given: str, answers: Sequence[str]) -> bool:
+    """Exact match with one of the answers, but for case and outer white space."""
+    return normal(given) in {normal(a) for a in answers}
+
+
+def ask(
+    model: PreTrainedModel,
+    vocabulary: Vocabulary,
+    data: QuestionSet,
+    *,
+    pictures: Sequence[int] | None = None,
+    batch_size: int = 64,
+    progress: Callable[[int, int], None] | None = None,
+) -> list[str]:
+    """The model's answer to every question. pictures: which picture is shown in place of picture i (default: itself)."""
+    # one token more than the longest right answer: a longer answer must not be cut to a right one
+    longest = max(len(encode_text(vocabulary.tokenizer, " " + a)) for a in {a for q in data.questions for a in q.answers})
+    items = [(data.codes[pictures[q.image] if pictures is not None else q.image], q.text) for q in data.questions]
+    return answer(model, vocabulary, items, max_new_tokens=longest + 1, batch_size=batch_size, progress=progress)
+
+
+def derangement(count: int, seed: int) -> list[int] | None:
+    """A permutation that leaves nothing in its place (one random cycle, Sattolo 1986), or None for a single picture."""
+    if count < 2:
+        return None
+    order, random = list(range(count)), np.random.default_rng(seed)
+    for i in range(count - 1, 0, -1):
+        j = int(random.integers(0, i))
+        order[i], order[j] = order[j], order[i]
+    return order
+
+
+def blind_answers(train: ShardSet, questions: Sequence[Question]) -> list[str]:
+    """The commonest training answer to each question's wording; the commonest of all for a wording that training lacks."""
+    by_wording: dict[str, Counter[str]] = defaultdict(Counter)
+    overall: Counter[str] = Counter()
+    for sample in train:
+        for q in sample["info"].get("questions", ()):
+            by_wording[normal(q["question"])].update(q["answers"])
+            overall.update(q["answers"])
+    if not overall:
+        raise ValueError(f"train_shards={train.path}: its samples carry no questions; give the training set of the questions, or train_shards=null")
+
+    def commonest(counts: Counter[str]) -> str:
+        return min(counts, key=lambda a: (-counts[a], a))  # ties: by the alphabet, not by the order of the shards
+
+    fallback = commonest(overall)
+    known = {wording: commonest(counts) for wording, counts in by_wording.items()}
+    return [known.get(normal(q.text), fallback) for q in questions]
+
+
+def score(questions: Sequence[Question], given: Sequence[str]) -> dict[str, Any]:
+    """{"count", "accuracy", "by_type": {kind: {"count", "accuracy"}}}."""
+    right: dict[str, list[bool]] = defaultdict(list)
+    for question, text in zip(questions, given, strict=True):
+        right[question.kind].append(is_right(text, question.answers))
+    everything = [r for kind in right.values() for r in kind]
+    by_type = {kind: {"count": len(right[kind]), "accuracy": float(np.mean(right[kind]))} for kind in sorted(right)}
+    return {"count": len(everything), "accuracy": float(np.mean(everything)), "by_type": by_type}
+
+
+def choose_examples(questions: Sequence[Question], seed: int, count: int = EXAMPLES) -> list[int]:
+    """Numbers of `count` questions, as many of each type as there can be, about different pictures where possible."""
+    random = np.random.default_rng(seed)
+    waiting: dict[str, list[int]] = defaultdict(list)
+    for n in random.permutation(len(questions)).tolist():
+        waiting[questions[n].kind].append(n)
+    chosen: list[int] = []
+    while len(chosen) < min(count, len(questions)):
+        for kind in sorted(waiting):
+            shown = {questions[n].image for n in chosen}
+            fresh = next((n for n in waiting[kind] if questions[n].image not in shown), waiting[kind][0])
+            waiting[kind].remove(fresh)
+            chosen.append(fresh)
+            if not waiting[kind]:
+                del waiting[kind]
+            if len(chosen) == count:
+                break
+    return chosen
+
+
+def accuracies(questions: Sequence[Question], right: Sequence[bool] | np.ndarray) -> dict[str, Value]:
+    """vqa_accuracy over all questions, and vqa_accuracy_color and the like by type."""
+    flags, kinds = np.asarray(right, dtype=bool), np.array([q.kind for q in questions])
+    values = {"vqa_accuracy": share(flags)}
+    for kind in sorted(set(kinds.tolist())):
+        values[f"vqa_accuracy_{kind.replace('/', '_')}"] = share(flags[kinds == kind])
+    return values
+
+
+def shared_accuracy(handle: ModelHandle, data: QuestionSet) -> dict[str, Value]:
+    """`accuracies` over all ranks; a collective, every rank asks about its own pictures."""
+    pictures = set(handle.own(len(data.codes)))
+    own = [n for n, q in enumerate(data.questions) if q.image in pictures]
+    right = np.zeros(len(data.questions), dtype=np.int64)
+    if own:
+        part = QuestionSet(data.codes, [data.questions[n] for n in own], {})
+        given = ask(handle.model, handle.vocabulary, part, progress=lambda *p: handle.progress("questions", *p))
+        right[own] = [is_right(text, data.questions[n].answers) for n, text in zip(own, given, strict=True)]
+    return accuracies(data.questions, handle.gathered(right))
+
+
+def question_receipt(handle: ModelHandle, data: QuestionSet) -> Receipt:
+    texts = [q.text for q in data.questions]
+    return Receipt(n=len(texts), data=arrays_digest(data.codes), prompts=texts_digest(texts), sampler={"greedy": None}, dtype=handle.dtype)
+
+
+@dataclass(frozen=True)
+class VQAData:
+    """train: for the blind baseline, None for none."""
+
+    questions: QuestionSet
+    train: ShardSet | None
+
+
+def measure(handle: ModelHandle, data: VQAData, *, seed: int, batch_size: int) -> Measurement:
+    """Accuracies beside the blind and the shuffled ones. detail: evals/vqa.json without its step. For one process."""
+    questions = data.questions.questions
+    model, vocabulary = handle.model, handle.vocabulary
+    given = ask(model, vocabulary, data.questions, batch_size=batch_size, progress=lambda *p: handle.progress("questions", *p))
+    result: dict[str, Any] = {**score(questions, given), "images": len(data.questions.codes), "left_out": data.questions.left_out}
+    values = accuracies(questions, [is_right(text, q.answers) for q, text in zip(questions, given, strict=True)])
+    if data.train is not None:
+        blind = score(questions, blind_answers(data.train, questions))
+        result |= {"blind_accuracy": blind["accuracy"], "blind_by_type": blind["by_type"]}
+        values["vqa_blind_accuracy"] = bare(blind["accuracy"], len(questions), "a baseline")
+    pictures = derangement(len(data.questions.codes), seed)
+    if pictures is not None:
+        others = ask(model, vocabulary, data.questions, pictures=pictures, batch_size=batch_size, progress=lambda *p: handle.progress("shuffled", *p))
+        shuffled = score(questions, others)
+        result |= {"shuffled_accuracy": shuffled["accuracy"], "shuffled_by_type": shuffled["by_type"]}
+        values["vqa_shuffled_accuracy"] = bare(shuffled["accuracy"], len(questions), "a baseline")
+    rows = [(n, questions[n]) for n in choose_examples(questions, seed)]
+    result["examples"] = [
+        {"image": example_name(i), "question": q.text, "answer": given[n], "truth": q.answers[0], "type": q.kind} for i, (n, q) in enumerate(rows)
+    ]
+    result["examples_note"] = "pictures as the VQ decodes them from their codes: what the model sees, not the original files"
+    left_out = data.questions.left_out
+    warnings = [f"{sum(left_out.values())} damaged samples are not in these numbers: {left_out}"] if left_out else []
+    return Measurement(values, question_receipt(handle, data.questions), result, warnings)
+
+
+def example_name(number: int) -> str:
+    return str(Path("examples") / f"{number:03d}.png")
