@@ -24,7 +24,7 @@ import numpy as np
 import webdataset
 from transformers import PreTrainedTokenizerBase
 
-from data_prep.writer import PARTIAL, ShardWriter
+from data_prep.shard_set.writer import PARTIAL, ShardWriter
 from liquid_train.config.schema import DataConfig, SourceConfig, TrainJob
 from liquid_train.data.loader import BatchLoader, source_readers
 from liquid_train.data.mixture import Mixture

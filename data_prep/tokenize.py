@@ -16,17 +16,17 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from data_prep.crops import Crop, make_crop
-from data_prep.plan import Plan, flatten, parse_part
-from data_prep.set_folder import SetFolder
-from data_prep.set_maker import SetMaker
+from data_prep.encode.crops import Crop, make_crop
+from data_prep.shard_set.folder import SetFolder
+from data_prep.shard_set.maker import SetMaker
+from data_prep.shard_set.plan import Plan, flatten, parse_part
+from data_prep.shard_set.writer import CHUNK_SAMPLES
 from data_prep.sources import Source, open_source
-from data_prep.writer import CHUNK_SAMPLES
 from liquid_train.config.schema import TokenizeJob, TokenizeSettings, VQSettings, package_path
 from liquid_train.files import sha256_of
 
 if TYPE_CHECKING:  # torch is imported only where something is left to encode
-    from data_prep.encoding import BatchEncoder
+    from data_prep.encode.encoder import BatchEncoder
 
 FORMAT = 2  # of what this program writes; part of the recipe: raise it when the same settings give other samples than before
 
@@ -152,7 +152,7 @@ def settle_plan(t: TokenizeSettings, source: Source, folder: SetFolder, encoding
             raise ValueError(f"tokenize.output={t.output} was begun in another way ({'; '.join(lines)}), and codes could differ: "
                              "go on in that way, or begin again with tokenize.overwrite=true")  # fmt: skip
     if encoding and t.batch_size == "auto":
-        from data_prep.batch_size import fastest_batch
+        from data_prep.encode.batch_size import fastest_batch
 
         encoding = _with_batch(encoding, fastest_batch(encoding.encoder, encoding.crop.size, encoding.crop.size))
         print(f"{t.output}: batches of {encoding.encoder.settings.batch_size}, the fastest here")
@@ -176,7 +176,7 @@ def open_encoding(config: TokenizeJob, crop: Crop) -> Encoding:
     """Load the VQ and settle where it runs. Raises ValueError when its files do not fit or the device is not there."""
     import torch
 
-    from data_prep.encoding import BatchEncoder, EncoderSettings
+    from data_prep.encode.encoder import BatchEncoder, EncoderSettings
 
     t = config.tokenize
     device = t.device

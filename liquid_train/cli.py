@@ -174,7 +174,7 @@ def checkpoint_tool(rest: list[str]) -> int:
 
 
 def data_tool(rest: list[str]) -> int:
-    return int(import_module("data_prep.data_tools").main(rest))
+    return int(import_module("data_prep.tools.command").main(rest))
 
 
 TOOLS: dict[str, Callable[[list[str]], Any]] = {"run": run_tool, "checkpoint": checkpoint_tool, "data": data_tool}

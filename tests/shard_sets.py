@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from data_prep.writer import PARTIAL, ShardWriter
+from data_prep.shard_set.writer import PARTIAL, ShardWriter
 from liquid_train.image_tokenizer.taming import ImageTokenizer
 
 WEIGHTS = Path(__file__).parents[1] / "liquid_train" / "weights" / "vq_easy"

@@ -9,7 +9,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from data_prep.crops import AREA_TOLERANCE, Crop, default_sizes, make_crop
+from data_prep.encode.crops import AREA_TOLERANCE, Crop, default_sizes, make_crop
 from liquid_train.config.schema import load
 from liquid_train.image_tokenizer.preprocess import UnusableImage, cover, nearest_size
 

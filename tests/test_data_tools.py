@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data_prep.writer import to_npy
+from data_prep.shard_set.writer import to_npy
 from liquid_train.cli import main
 from liquid_train.data.shards import ShardSet
 from liquid_train.files import sha256_of
@@ -189,7 +189,7 @@ def test_a_merge_that_was_killed_goes_on(parts: list[Path], whole: Path, tmp_pat
 def test_parts_in_the_output_are_completed_in_place(
     tokenize: Tokenize, whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from data_prep.set_maker import SetMaker
+    from data_prep.shard_set.maker import SetMaker
 
     for i in (0, 1):
         tokenize(tmp_path / "set", f"tokenize.part={i}/4")

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from data_prep.easy_vqa import COLORS, SHAPES, answer_type, derive, describe
+from data_prep.sources.easy_vqa import COLORS, SHAPES, answer_type, derive, describe
 
 PICTURE = Path("picture.png")
 
@@ -71,7 +71,7 @@ def test_answer_types():
 @pytest.mark.parametrize(("split", "images", "captions", "questions"), [("train", 4000, 3578, 38575), ("test", 1000, 888, 9673)])
 def test_the_package_s_splits(split, images, captions, questions):
     pytest.importorskip("easy_vqa")
-    from data_prep.easy_vqa import load_split
+    from data_prep.sources.easy_vqa import load_split
 
     pictures = load_split(split)
     assert len(pictures) == images == len({p.path for p in pictures})
@@ -81,7 +81,7 @@ def test_the_package_s_splits(split, images, captions, questions):
 
 
 def test_unknown_split_is_refused():
-    from data_prep.easy_vqa import load_split
+    from data_prep.sources.easy_vqa import load_split
 
     with pytest.raises(ValueError, match="tokenize.split=valid: easy_vqa has train and test"):
         load_split("valid")

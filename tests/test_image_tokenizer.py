@@ -21,7 +21,7 @@ import yaml
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from data_prep.easy_vqa import load_split
+from data_prep.sources.easy_vqa import load_split
 from liquid_train.image_tokenizer.taming import ImageTokenizer, Inert, VQConfig, read_state_dict
 from tests.shard_sets import WEIGHTS
 

@@ -16,7 +16,7 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from data_prep.easy_vqa import COLORS, SHAPES
+from data_prep.sources.easy_vqa import COLORS, SHAPES
 from liquid_train.cli import quote
 from liquid_train.config import schema as config
 

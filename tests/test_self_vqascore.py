@@ -132,7 +132,7 @@ def test_templates_that_do_not_fit_the_pattern_are_refused(override, message):
 
 def test_the_quickstart_asks_what_its_training_asks():
     pytest.importorskip("easy_vqa")
-    from data_prep.easy_vqa import COLORS, SHAPES, load_split
+    from data_prep.sources.easy_vqa import COLORS, SHAPES, load_split
 
     config = load("train", ["experiment=quickstart"]).evals.vqascore
     asked = {(question, answer) for image in load_split("train") for question, answer in image.questions}

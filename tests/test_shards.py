@@ -10,7 +10,7 @@ import tarfile
 import numpy as np
 import pytest
 
-from data_prep.writer import PARTIAL, ShardWriter, to_npy
+from data_prep.shard_set.writer import PARTIAL, ShardWriter, to_npy
 from liquid_train.data.shards import INDEX_KIND, ShardSet, decode_codes, group_files
 
 COUNTS = [600, 0, 300]  # samples of the shards: chunks of 256, 256, 88; none; 256, 44

@@ -9,7 +9,7 @@ import pytest
 
 from data_prep.sources import open_source
 from data_prep.sources.base import identity
-from data_prep.sources.texts import TextSource
+from data_prep.sources.text import TextSource
 from tests.source_files import check_codes, check_every_start, codes_of, content, draw, dropped, jsonl, picture, run, settings_of, tar, write_texts
 from tests.test_tokenize import make_vq
 

@@ -14,10 +14,11 @@ import torch
 import yaml
 from PIL import Image
 
-from data_prep import easy_vqa, python_docs, tokenize
-from data_prep.documents import cut_paragraphs
-from data_prep.easy_vqa import describe
-from data_prep.varied import read_varied, shift_room
+from data_prep import tokenize
+from data_prep.encode.augmentation import read_varied, shift_room
+from data_prep.encode.documents import cut_paragraphs
+from data_prep.sources import easy_vqa, python_docs
+from data_prep.sources.easy_vqa import describe
 from liquid_train.config.schema import load
 from liquid_train.data.shards import ShardSet
 from liquid_train.files import sha256_of
@@ -164,7 +165,8 @@ def test_killed_job_goes_on_to_the_same_bytes(tmp_path, vq, pictures):
     program = textwrap.dedent("""
         import os, signal, sys
         from pathlib import Path
-        from data_prep import easy_vqa, tokenize
+        from data_prep import tokenize
+        from data_prep.sources import easy_vqa
         from liquid_train.config.schema import load
         folder, at = Path(sys.argv[1]), int(sys.argv[2])
         easy_vqa.load_split = lambda split: [
@@ -313,7 +315,7 @@ def test_two_jobs_do_not_make_the_same_shards(tmp_path, vq, pictures):
     program = textwrap.dedent("""
         import sys
         from pathlib import Path
-        from data_prep.set_folder import SetFolder
+        from data_prep.shard_set.folder import SetFolder
         folder = SetFolder(Path(sys.argv[1]))
         with folder.opened():
             folder.claim(range(1, 2))

@@ -16,8 +16,8 @@ import torch
 from PIL import Image
 
 from data_prep import tokenize
-from data_prep.crops import Crop
-from data_prep.encoding import BatchEncoder, Encoded, EncoderSettings, Task, encode_tasks, prepare
+from data_prep.encode.crops import Crop
+from data_prep.encode.encoder import BatchEncoder, Encoded, EncoderSettings, Task, encode_tasks, prepare
 from liquid_train.config.schema import load
 from liquid_train.data.shards import ShardSet
 from liquid_train.image_tokenizer.preprocess import read_rgb
@@ -211,10 +211,10 @@ def test_a_part_with_other_settings_is_refused(tmp_path, pairs, vq):
 
 
 def test_auto_is_what_the_first_part_chose(tmp_path, pairs, vq, whole, monkeypatch):
-    import data_prep.batch_size
+    import data_prep.encode.batch_size
 
     chosen = iter([3])
-    monkeypatch.setattr(data_prep.batch_size, "fastest_batch", lambda *_: next(chosen))  # asked once
+    monkeypatch.setattr(data_prep.encode.batch_size, "fastest_batch", lambda *_: next(chosen))  # asked once
     for number in (1, 0):
         run(tmp_path / "set", pairs, vq, f"tokenize.part={number}/2", "tokenize.batch_size=auto")
     assert content(tmp_path / "set") == content(whole)

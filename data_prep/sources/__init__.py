@@ -9,8 +9,8 @@ from data_prep.sources.folder import FolderSource
 from data_prep.sources.listed import ChatSource, PairsSource, VQASource
 from data_prep.sources.packaged import EasyVQASource, PythonDocsSource
 from data_prep.sources.parquet import ParquetSource
-from data_prep.sources.tars import WebdatasetSource
-from data_prep.sources.texts import TextSource
+from data_prep.sources.text import TextSource
+from data_prep.sources.webdataset import WebdatasetSource
 from liquid_train.config.schema import TokenizeSettings
 
 FILE_SOURCES: dict[str, Callable[[TokenizeSettings], Source]] = {

@@ -2,7 +2,7 @@
 
     Source.inputs() -> names      count(name) -> rows      read(name, start) -> the items of rows start, start + 1, ...
 
-Rows are numbered through all inputs; that numbering is the plan of a set (data_prep/plan.py). Any row is reached from the start of
+Rows are numbered through all inputs; that numbering is the plan of a set (data_prep/shard_set/plan.py). Any row is reached from the start of
 its input without holding more than one item in memory, so a set may be far larger than memory.
 """
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from data_prep.easy_vqa import COLORS, SHAPES
+from data_prep.sources.easy_vqa import COLORS, SHAPES
 from evals.easy_vqa.shapes_and_colors import named
 from evals.metrics.self_vqascore import CaptionPairs
 from liquid_train.data.shards import ShardSet

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from data_prep.easy_vqa import COLORS, SHAPES, load_split
+from data_prep.sources.easy_vqa import COLORS, SHAPES, load_split
 from evals.easy_vqa.shape_judge import judge
 from evals.metrics.self_vqascore import DrawnTexts
 from liquid_train.generate.image_sampler import draw

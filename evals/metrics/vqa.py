@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from transformers import PreTrainedModel
 
-from data_prep.easy_vqa import answer_type
+from data_prep.sources.easy_vqa import answer_type
 from evals.benchmarks.published_rules import pope_scores as pope_scores
 from evals.benchmarks.published_rules import textvqa_accuracy as textvqa_accuracy
 from liquid_train.data.sequences import encode_text

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from data_prep.writer import PARTIAL, ShardWriter
+from data_prep.shard_set.writer import PARTIAL, ShardWriter
 from liquid_train.checkpoint import folder as checkpoint
 from liquid_train.cli import main
 from tests.distributed.running import command, kill_all, make_data, metrics, ranks, start, wait_for_step, without_timings

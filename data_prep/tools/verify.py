@@ -9,15 +9,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from data_prep.plan import Plan
-from data_prep.set_check import SHOWN, Problems, SetCheck, index_faults
-from data_prep.set_maker import progress
-from data_prep.set_stream import open_index
-from data_prep.set_vq import FLAGS, VQFiles, mismatch
+from data_prep.shard_set.check import SHOWN, Problems, SetCheck, index_faults
+from data_prep.shard_set.maker import progress
+from data_prep.shard_set.plan import Plan
+from data_prep.shard_set.stream import open_index
+from data_prep.shard_set.vq import FLAGS, VQFiles, mismatch
 from liquid_train.data.shards import INDEX_NAME, ShardSet
 
 if TYPE_CHECKING:
-    from data_prep.reencode import Comparison, Shown
+    from data_prep.tools.reencode import Comparison, Shown
     from liquid_train.image_tokenizer.taming import ImageTokenizer
 
 MAX_SHOWN = 64  # pictures of a contact sheet
@@ -125,7 +125,7 @@ class _Verification:
                 raise ValueError(f"--input {self.request.input}: {INDEX_NAME} does not say how the set was made; leave --input out")
             self.said.append(f"not compared with its source: {INDEX_NAME} does not say how the set was made")
             return None
-        from data_prep.reencode import needs_input, open_again
+        from data_prep.tools.reencode import needs_input, open_again
 
         if needs_input(self.plan) and not asked:
             self.said.append("not compared with its source: give --input")
@@ -139,7 +139,7 @@ class _Verification:
             return None
 
     def _compare(self, source: Any) -> list[Shown]:
-        from data_prep.reencode import Reencoder
+        from data_prep.tools.reencode import Reencoder
 
         assert self.plan is not None
         draw = random.Random(self.request.seed)
@@ -153,7 +153,7 @@ class _Verification:
 
     def _draw(self, samples: int) -> list[Shown]:
         """Samples at random without their originals."""
-        from data_prep.reencode import Shown, caption_of
+        from data_prep.tools.reencode import Shown, caption_of
 
         shards = ShardSet(self.path)
         numbers = random.Random(self.request.seed).sample(range(samples), min(self.request.sample, MAX_SHOWN, samples))
@@ -161,7 +161,7 @@ class _Verification:
         return [Shown(sample["key"], None, sample["codes"], caption_of(sample)) for sample in drawn if "codes" in sample]
 
     def _write_sheet(self, shown: list[Shown]) -> None:
-        from data_prep.contact_sheet import Tile, contact_sheet
+        from data_prep.tools.contact_sheet import Tile, contact_sheet
         from liquid_train.generate.images import decode, save_png
 
         assert self.request.sheet is not None

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from data_prep.set_stream import open_index, shard_files
-from data_prep.set_vq import VQFiles, open_vq
+from data_prep.shard_set.stream import open_index, shard_files
+from data_prep.shard_set.vq import VQFiles, open_vq
 from liquid_train.data.shards import Sample, ShardSet
 
 

@@ -27,7 +27,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from data_prep.crops import Crop
+from data_prep.encode.crops import Crop
 from liquid_train.image_tokenizer.preprocess import READ_ERRORS, reason
 from liquid_train.image_tokenizer.taming import ImageTokenizer, scale_pixels
 

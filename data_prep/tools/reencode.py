@@ -16,23 +16,23 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from data_prep.crops import Crop
-from data_prep.plan import Plan, flatten
-from data_prep.samples import NewSample, samples_of, task_rows
-from data_prep.set_check import Problems, dropped_rows
-from data_prep.set_folder import DROPPED_NAME
-from data_prep.set_stream import chunk_files, chunk_spans
-from data_prep.set_vq import VQFiles
+from data_prep.encode.crops import Crop
+from data_prep.encode.samples import NewSample, samples_of, task_rows
+from data_prep.shard_set.check import Problems, dropped_rows
+from data_prep.shard_set.folder import DROPPED_NAME
+from data_prep.shard_set.plan import Plan, flatten
+from data_prep.shard_set.stream import chunk_files, chunk_spans
+from data_prep.shard_set.vq import VQFiles
+from data_prep.shard_set.writer import shard_name, to_json
 from data_prep.sources import PACKAGED_SOURCES, Source, open_source
 from data_prep.sources.base import Item
 from data_prep.sources.parquet import ParquetSource
-from data_prep.sources.tars import WebdatasetSource
-from data_prep.writer import shard_name, to_json
+from data_prep.sources.webdataset import WebdatasetSource
 from liquid_train.config.schema import TokenizeSettings
 from liquid_train.data.shards import Sample, decode_sample
 
 if TYPE_CHECKING:
-    from data_prep.encoding import BatchEncoder, Cropped
+    from data_prep.encode.encoder import BatchEncoder, Cropped
 
 ALLOWED = {"fp32": 0.001, "bf16": 0.05}  # share of codes that may differ
 ALLOWED_IN_ONE = 0.25  # of one picture's codes: another picture has more than that
@@ -97,7 +97,7 @@ class Reencoder:
 
     def compare(self, rows: list[int], show: set[int], advance: Callable[[int], None]) -> Comparison:
         """Compare these rows, ascending; those in `show` are kept for the contact sheet."""
-        from data_prep.encoding import one_exact_thread
+        from data_prep.encode.encoder import one_exact_thread
 
         dropped = self._dropped(set(rows))
         with one_exact_thread():
@@ -151,7 +151,7 @@ class Reencoder:
         """Row -> Encoded, the reason for having no sample, or None for a row without a picture. Batches without a wanted row are left out."""
         if self.encoder is None:
             return {row: items[row].problem for row in wanted}
-        from data_prep.encoding import Cropped, Encoded, prepare
+        from data_prep.encode.encoder import Cropped, Encoded, prepare
 
         results: dict[int, Any] = {row: item.problem or prepare(item.image, self.crop) for row, item in items.items()}
         first = self.plan.shard_size * (wanted[0] // self.plan.shard_size)
@@ -248,7 +248,7 @@ def _open_encoder(plan: Plan, vq: VQFiles) -> tuple[BatchEncoder, bool]:
     """The encoder, on the device of the set's making where there is one, and whether its batches can be made again."""
     import torch
 
-    from data_prep.encoding import BatchEncoder, EncoderSettings
+    from data_prep.encode.encoder import BatchEncoder, EncoderSettings
 
     assert plan.encoder is not None
     recorded = plan.encoder["device"]

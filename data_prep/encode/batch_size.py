@@ -12,7 +12,7 @@ import time
 import numpy as np
 import torch
 
-from data_prep.encoding import BatchEncoder, one_exact_thread
+from data_prep.encode.encoder import BatchEncoder, one_exact_thread
 
 CACHED_BYTES = 4 * 2**20  # of a layer's fp32 activations, for a CPU's cache
 CPU_BATCH = 16  # at most

@@ -94,7 +94,7 @@ def main(arguments: list[str]) -> int:
         print(f"{args.set}: index.json written, {sum(s['nsamples'] for s in index['shardlist']):,} samples in {len(index['shardlist'])} tars")
         return 0
     if args.tool == "merge":
-        from data_prep.merge import merge
+        from data_prep.tools.merge import merge
 
         if args.max_bad is not None and not 0 <= args.max_bad <= 1:
             raise ValueError(f"--max-bad {args.max_bad}: a share from 0 to 1")
@@ -112,20 +112,20 @@ def main(arguments: list[str]) -> int:
 
 
 def _look(args: argparse.Namespace) -> int:
-    from data_prep.set_vq import vq_files
+    from data_prep.shard_set.vq import vq_files
 
     if args.tool == "describe":
-        from data_prep.describe import describe
+        from data_prep.tools.describe import describe
 
         describe(args.set, args.plot)
         return 0
     vq = vq_files(args.vq_config, args.vq_checkpoint)
     if args.tool == "inspect":
-        from data_prep.show_sample import inspect
+        from data_prep.tools.show import inspect
 
         inspect(args.set, args.which, args.decode, vq)
         return 0
-    from data_prep.verify import Request, verify
+    from data_prep.tools.verify import Request, verify
 
     if args.sample < 1:
         raise ValueError(f"--sample {args.sample}: must be 1 or more")

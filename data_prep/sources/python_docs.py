@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 
-from data_prep.documents import cut_paragraphs
+from data_prep.encode.documents import cut_paragraphs
 
 SPLITS = ("train", "test")
 MAX_CHARACTERS = 1500  # of one document

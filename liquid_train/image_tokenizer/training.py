@@ -27,7 +27,7 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from data_prep.easy_vqa import COLORS, SHAPES, EasyVQAImage, load_split
+from data_prep.sources.easy_vqa import COLORS, SHAPES, EasyVQAImage, load_split
 from liquid_train.image_tokenizer.taming import ImageTokenizer, VQConfig
 
 WORDS = COLORS + SHAPES

@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from data_prep.set_check import Problems, index_faults
-from data_prep.set_index import code_counts, counted, perplexity
-from data_prep.set_maker import progress
-from data_prep.set_stream import open_index, shard_files
+from data_prep.shard_set.check import Problems, index_faults
+from data_prep.shard_set.index import code_counts, counted, perplexity
+from data_prep.shard_set.maker import progress
+from data_prep.shard_set.stream import open_index, shard_files
 from liquid_train.data.shards import decode_sample
 from liquid_train.files import write_synced
 

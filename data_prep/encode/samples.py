@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from data_prep.documents import cut
-from data_prep.plan import Plan
+from data_prep.encode.documents import cut
+from data_prep.shard_set.plan import Plan
 from data_prep.sources.base import Item
 
 if TYPE_CHECKING:
-    from data_prep.encoding import Encoded
+    from data_prep.encode.encoder import Encoded
 
 TASK_ROWS = 8  # at least, so that a process is not asked for every single row
 TEXT_TASK_ROWS = 64

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from data_prep.crops import TOO_LONG
-from data_prep.plan import Plan
-from data_prep.set_folder import SetFolder
+from data_prep.encode.crops import TOO_LONG
+from data_prep.shard_set.folder import SetFolder
+from data_prep.shard_set.plan import Plan
 from liquid_train.data.shards import INDEX_KIND, decode_codes, group_files
 
 Record = dict[str, Any]  # {"entry", "left_out", "codes"} of one shard

@@ -12,18 +12,18 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from data_prep.crops import TOO_LONG
-from data_prep.plan import Part, Plan
-from data_prep.samples import samples_of, task_rows
-from data_prep.set_folder import SetFolder
-from data_prep.set_index import check_bad, code_counts, complete_set, counted
+from data_prep.encode.crops import TOO_LONG
+from data_prep.encode.samples import samples_of, task_rows
+from data_prep.shard_set.folder import SetFolder
+from data_prep.shard_set.index import check_bad, code_counts, complete_set, counted
+from data_prep.shard_set.plan import Part, Plan
+from data_prep.shard_set.writer import ShardWriter
 from data_prep.sources import Source
 from data_prep.sources.base import Item
-from data_prep.writer import ShardWriter
 from liquid_train.config.schema import TokenizeSettings
 
 if TYPE_CHECKING:
-    from data_prep.encoding import Encoded, Task
+    from data_prep.encode.encoder import Encoded, Task
     from data_prep.tokenize import Encoding
 
 log = logging.getLogger(__name__)
@@ -87,7 +87,7 @@ class SetMaker:
             for number, items, _ in self._tasks(todo):
                 yield number, items, [item.problem for item in items]
             return
-        from data_prep.encoding import Task, encode_tasks
+        from data_prep.encode.encoder import Task, encode_tasks
 
         waiting: deque[tuple[int, Item]] = deque()
 

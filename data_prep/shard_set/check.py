@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from data_prep.set_folder import DROPPED_NAME
-from data_prep.set_index import code_counts, perplexity
-from data_prep.set_stream import Files, chunk_files, chunk_spans, shard_files
-from data_prep.writer import shard_name
+from data_prep.shard_set.folder import DROPPED_NAME
+from data_prep.shard_set.index import code_counts, perplexity
+from data_prep.shard_set.stream import Files, chunk_files, chunk_spans, shard_files
+from data_prep.shard_set.writer import shard_name
 from liquid_train.data.shards import INDEX_NAME, Sample, decode_sample
 from liquid_train.files import sha256_of
 

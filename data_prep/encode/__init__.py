@@ -1,0 +1,1 @@
+"""From a source's row to a sample: cropped, encoded, cut."""

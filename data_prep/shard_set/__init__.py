@@ -1,0 +1,1 @@
+"""A shard set while it is written."""

@@ -1,0 +1,1 @@
+"""`liquid data`: merge, verify, describe, inspect."""
