@@ -1,4 +1,5 @@
-"""Right colours and shapes of 240 drawn pictures against the guidance scale: `python -m benchmarks.guidance RUN [--plot FILE.png]`."""
+"""Right colours and shapes of 240 drawn pictures against the guidance scale: `python -m benchmarks.guidance RUN [--plot
+FILE.png]`."""
 
 from __future__ import annotations
 
@@ -27,7 +28,9 @@ PER_PROMPT = 10
 def scores(run: str, scales: list[float]) -> list[dict[str, float]]:
     """Of the run's newest checkpoint, at every scale with the same seeds."""
     session = open_model(model_folder(run), "auto", vq=VQSettings(config="auto", checkpoint="auto"))
-    tokenizer = ImageTokenizer.from_files(package_path(session.card.vq_config), package_path(session.card.vq_checkpoint), parts=("decoder",))
+    tokenizer = ImageTokenizer.from_files(
+        package_path(session.card.vq_config), package_path(session.card.vq_checkpoint), parts=("decoder",)
+    )
     handle = ModelHandle.of(session, tokenizer)
     prompts = [caption for caption in CAPTIONS for _ in range(PER_PROMPT)]
     found = []

@@ -1,16 +1,21 @@
-"""Training steps of `liquid train` against Hugging Face's Trainer: the same model, documents, optimizer, precision and threads.
+"""Training steps of `liquid train` against Hugging Face's Trainer: the same model, documents, optimizer, precision and
+threads.
 
-    padded   Trainer as it is published for Liquid: documents in random order, right padding to the longest of a batch, an attention
-             mask, all logits, labels -100 where there is no loss; a batch has as many documents as ours has in a forward pass
-    packed   Trainer with transformers' DataCollatorWithFlattening: the rows that ours packs, position ids that restart and no mask,
+    padded   Trainer as it is published for Liquid: documents in random order, right padding to the longest of a batch,
+             an attention
+             mask, all logits, labels -100 where there is no loss; a batch has as many documents as ours has in a
+             forward pass
+    packed   Trainer with transformers' DataCollatorWithFlattening: the rows that ours packs, position ids that restart
+             and no mask,
              all logits; one row a forward pass, as two rows in one would double the work of its block-diagonal mask
     ours     BatchLoader, LossModule and FSDP2 on one rank through train.py's own step, with its metrics
 
-Every measurement is a process of its own. It trains one step over the first global batch, whose loss must be the same in all
-three, and is then timed over the documents of the next --steps global batches. All get them read and tokenized, ours and packed
-also packed, from a list in memory: in a real run other processes do that, and benchmarks.packing times it. Collating counts.
-The three are interleaved --runs times; the table has the medians. Beside the time on the clock stands the processor's: with one
-thread the two are the same on a quiet machine, and the processor's still tells something on a busy one.
+Every measurement is a process of its own. It trains one step over the first global batch, whose loss must be the same
+in all three, and is then timed over the documents of the next --steps global batches. All get them read and tokenized,
+ours and packed also packed, from a list in memory: in a real run other processes do that, and benchmarks.packing times
+it. Collating counts.
+The three are interleaved --runs times; the table has the medians. Beside the time on the clock stands the processor's:
+with one thread the two are the same on a quiet machine, and the processor's still tells something on a busy one.
 """
 
 from __future__ import annotations
@@ -34,7 +39,14 @@ from typing import Any
 import numpy as np
 import torch
 from torch.nn.utils.rnn import pad_sequence
-from transformers import DataCollatorWithFlattening, PreTrainedModel, PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+from transformers import (
+    DataCollatorWithFlattening,
+    PreTrainedModel,
+    PrinterCallback,
+    Trainer,
+    TrainerCallback,
+    TrainingArguments,
+)
 
 from benchmarks.machine import machine
 from data_prep import tokenize
@@ -50,7 +62,8 @@ from liquid_train.training.trainer import Run
 WAYS = ("padded", "packed", "ours")
 TOLERANCE = 1e-4  # of the first step's loss, absolute
 Document = dict[str, list[int]]  # input_ids and labels, unshifted, -100 = no loss
-Measured = dict[str, float]  # loss of step 1; of the steps behind it: seconds, cpu_seconds, documents, tokens, positions (padding included)
+# loss of step 1; of the steps behind it: seconds, cpu_seconds, documents, tokens, positions (padding included)
+Measured = dict[str, float]
 
 
 class Stopwatch:
@@ -66,9 +79,18 @@ class Stopwatch:
 def quickstart(data: Path, steps: int, run_dir: Path, overrides: Sequence[str] = ()) -> TrainJob:
     """conf/experiment/quickstart's model and mixture in one process, every target counted alike as Trainer does."""
     sources = {"text": "text-train", "t2i": "images-train", "i2t": "images-train", "vqa": "images-train"}
-    plain = ["loss.weight={vqa:1.0,i2t:1.0}", "data.workers=0", "launch.cpu_nproc=1", "schedule=constant", "schedule.warmup=0", "evals.every=0"]
+    plain = [
+        "loss.weight={vqa:1.0,i2t:1.0}",
+        "data.workers=0",
+        "launch.cpu_nproc=1",
+        "schedule=constant",
+        "schedule.warmup=0",
+        "evals.every=0",
+    ]
     paths = [f"data.sources.{name}.path={data / folder}" for name, folder in sources.items()]
-    config = load("train", ["experiment=quickstart", *plain, *paths, *overrides, f"train.steps={steps}", f"run.dir={run_dir}"])
+    config = load(
+        "train", ["experiment=quickstart", *plain, *paths, *overrides, f"train.steps={steps}", f"run.dir={run_dir}"]
+    )
     assert isinstance(config, TrainJob)
     return config
 
@@ -76,7 +98,17 @@ def quickstart(data: Path, steps: int, run_dir: Path, overrides: Sequence[str] =
 def make_shards(folder: Path) -> None:
     """The training sets of the quickstart, each picture once."""
     for name, source in (("images-train", "easy_vqa"), ("text-train", "python_docs")):
-        tokenize.run(load("tokenize", [f"tokenize.source={source}", "tokenize.split=train", f"tokenize.output={folder / name}", "tokenize.progress=false"]))
+        tokenize.run(
+            load(
+                "tokenize",
+                [
+                    f"tokenize.source={source}",
+                    "tokenize.split=train",
+                    f"tokenize.output={folder / name}",
+                    "tokenize.progress=false",
+                ],
+            )
+        )
 
 
 def close(run: Run) -> None:
@@ -94,7 +126,9 @@ def ours(config: TrainJob) -> Measured:
         loss, watch = 0.0, Stopwatch()
         for batch in list(run.loader):
             before = time.perf_counter()
-            result = train_step(run, micro_batches(config, batch, world.size, run.vocabulary.pad), config.optimizer.lr, False)
+            result = train_step(
+                run, micro_batches(config, batch, world.size, run.vocabulary.pad), config.optimizer.lr, False
+            )
             account(run, batch, result, config.optimizer.lr, time.perf_counter() - before, 0.0)
             if batch.step == 0:
                 loss, watch = result["loss"], Stopwatch()
@@ -108,7 +142,8 @@ def ours(config: TrainJob) -> Measured:
 
 
 def start(config: TrainJob) -> tuple[PreTrainedModel, int, list[list[list[Document]]]]:
-    """What ours would train: a plain transformers model with the same weights, the padding id, and the documents [step][row]."""
+    """What ours would train: a plain transformers model with the same weights, the padding id, and the documents
+    [step][row]."""
     with process_group() as world:
         run = Run(config, world)
         rows = [[documents(s) for _, s in sorted(batch.sequences.items())] for batch in run.loader]
@@ -139,7 +174,11 @@ class Padded:
         padded = pad_sequence(ids, batch_first=True, padding_value=self.pad)  # [documents, longest]
         self.positions += padded.numel()
         mask = pad_sequence([torch.ones_like(i) for i in ids], batch_first=True)
-        return {"input_ids": padded, "attention_mask": mask, "labels": pad_sequence(labels, batch_first=True, padding_value=IGNORED)}
+        return {
+            "input_ids": padded,
+            "attention_mask": mask,
+            "labels": pad_sequence(labels, batch_first=True, padding_value=IGNORED),
+        }
 
 
 class Flattened:
@@ -164,16 +203,38 @@ class Clock(TrainerCallback):
         self.spent = self.watch.read()
 
 
-def fit(model: PreTrainedModel, items: list[Any], collator: Callable[..., Any], batch: int, accumulate: int, config: TrainJob) -> tuple[float, Measured]:
+def fit(
+    model: PreTrainedModel,
+    items: list[Any],
+    collator: Callable[..., Any],
+    batch: int,
+    accumulate: int,
+    config: TrainJob,
+) -> tuple[float, Measured]:
     """One epoch of Trainer over items, in random order -> (mean loss of its steps, what it took)."""
     o, clock = config.optimizer, Clock()
     with tempfile.TemporaryDirectory() as folder:
         arguments = TrainingArguments(
-            output_dir=folder, num_train_epochs=1, per_device_train_batch_size=batch, gradient_accumulation_steps=accumulate, seed=config.seed,
-            optim="adamw_torch_fused", learning_rate=o.lr, weight_decay=o.weight_decay, adam_beta1=o.betas[0], adam_beta2=o.betas[1], adam_epsilon=o.eps,
-            max_grad_norm=o.grad_clip, lr_scheduler_type="constant", report_to="none", save_strategy="no", logging_strategy="no", disable_tqdm=True,
-            remove_unused_columns=False, dataloader_pin_memory=torch.cuda.is_available(),
-        )  # fmt: skip
+            output_dir=folder,
+            num_train_epochs=1,
+            per_device_train_batch_size=batch,
+            gradient_accumulation_steps=accumulate,
+            seed=config.seed,
+            optim="adamw_torch_fused",
+            learning_rate=o.lr,
+            weight_decay=o.weight_decay,
+            adam_beta1=o.betas[0],
+            adam_beta2=o.betas[1],
+            adam_epsilon=o.eps,
+            max_grad_norm=o.grad_clip,
+            lr_scheduler_type="constant",
+            report_to="none",
+            save_strategy="no",
+            logging_strategy="no",
+            disable_tqdm=True,
+            remove_unused_columns=False,
+            dataloader_pin_memory=torch.cuda.is_available(),
+        )
         trainer = Trainer(model=model, args=arguments, train_dataset=items, data_collator=collator, callbacks=[clock])
         trainer.remove_callback(PrinterCallback)
         loss = trainer.train().training_loss
@@ -181,7 +242,8 @@ def fit(model: PreTrainedModel, items: list[Any], collator: Callable[..., Any], 
 
 
 def theirs(way: str, config: TrainJob, batch: int | None = None) -> Measured:
-    """As `ours`, by Trainer: padded batches of `batch` documents (None: as many as ours has in a forward pass), or packed rows.
+    """As `ours`, by Trainer: padded batches of `batch` documents (None: as many as ours has in a forward pass), or
+    packed rows.
 
     A step has as many documents as ours has on average.
     """
@@ -195,7 +257,10 @@ def theirs(way: str, config: TrainJob, batch: int | None = None) -> Measured:
         accumulate = [math.ceil(counts[0] / batch), max(1, round(statistics.mean(counts[1:]) / batch))]
         collators = [Padded(pad), Padded(pad)]
     else:
-        first, rest = [{"documents": row} for row in steps[0]], [{"documents": row} for rows in steps[1:] for row in rows]
+        first, rest = (
+            [{"documents": row} for row in steps[0]],
+            [{"documents": row} for rows in steps[1:] for row in rows],
+        )
         batch, accumulate, collators = 1, [len(steps[0])] * 2, [Flattened(), Flattened()]
     loss, _ = fit(model, first, collators[0], batch, accumulate[0], config)
     _, spent = fit(model, rest, collators[1], batch, accumulate[1], config)
@@ -210,11 +275,21 @@ def measure(way: str, config: TrainJob, batch: int | None = None) -> Measured:
 
 def measured_apart(way: str, args: argparse.Namespace, data: Path) -> Measured:
     """`measure` in a process of its own."""
-    options = ["--only", way, "--data", str(data), "--steps", str(args.steps), *(["--batch", str(args.batch)] if args.batch else [])]
+    options = [
+        "--only",
+        way,
+        "--data",
+        str(data),
+        "--steps",
+        str(args.steps),
+        *(["--batch", str(args.batch)] if args.batch else []),
+    ]
     command = [sys.executable, "-m", "benchmarks.hf_trainer", *options, *args.overrides]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
     if done.returncode:
-        raise SystemExit(f"benchmarks.hf_trainer: {shlex.join(command)} ended with {done.returncode}; its own message stands above")
+        raise SystemExit(
+            f"benchmarks.hf_trainer: {shlex.join(command)} ended with {done.returncode}; its own message stands above"
+        )
     found: Measured = json.loads(done.stdout.splitlines()[-1])
     return found
 
@@ -222,30 +297,56 @@ def measured_apart(way: str, args: argparse.Namespace, data: Path) -> Measured:
 def assert_equal_losses(losses: dict[str, float]) -> None:
     """The three train the same step: otherwise their times cannot be compared."""
     assert all(math.isfinite(loss) for loss in losses.values()), losses
-    assert max(losses.values()) - min(losses.values()) <= TOLERANCE, f"step 1 over the same documents has other losses: {losses}"
+    assert max(losses.values()) - min(losses.values()) <= TOLERANCE, (
+        f"step 1 over the same documents has other losses: {losses}"
+    )
 
 
 def table(found: dict[str, list[Measured]]) -> list[str]:
     """Lines: medians of every way, and how many times as fast ours is."""
-    clock, cpu = ({way: statistics.median(f[key] for f in runs) for way, runs in found.items()} for key in ("seconds", "cpu_seconds"))
+    clock, cpu = (
+        {way: statistics.median(f[key] for f in runs) for way, runs in found.items()}
+        for key in ("seconds", "cpu_seconds")
+    )
     lines = [f"{'':6}  documents/s  tokens/s  no padding  step-1 loss  ours is  by CPU time   seconds of each run"]
     for way, runs in found.items():
         one, seconds = runs[0], clock[way]
         ratios = f"{seconds / clock['ours']:6.2f}x  {cpu[way] / cpu['ours']:10.2f}x"
-        rates = f"{one['documents'] / seconds:11.1f}  {one['tokens'] / seconds:8,.0f}  {one['tokens'] / one['positions']:10.1%}  {one['loss']:11.6f}"
+        rates = (
+            f"{one['documents'] / seconds:11.1f}  {one['tokens'] / seconds:8,.0f}  "
+            f"{one['tokens'] / one['positions']:10.1%} "
+            f" {one['loss']:11.6f}"
+        )
         each = ", ".join(f"{f['seconds']:.2f}" for f in runs)
         lines.append(f"{way:6}  {rates}  {ratios}   {each}")
     return lines
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.hf_trainer", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, help="folder with the quickstart's images-train and text-train; default: made in a temporary folder")
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.hf_trainer",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "--data",
+        type=Path,
+        help="folder with the quickstart's images-train and text-train; default: made in a temporary folder",
+    )
     parser.add_argument("--steps", type=int, default=20, help="global batches that are timed (default 20)")
     parser.add_argument("--runs", type=int, default=5, help="rounds of all three (default 5)")
-    parser.add_argument("--batch", type=int, help="documents of a padded forward pass (default: as many as ours has on average)")
-    parser.add_argument("--only", choices=WAYS, help="measure one of the three in this process and print a line of JSON")
-    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="other settings than the quickstart's, as liquid train takes them")
+    parser.add_argument(
+        "--batch", type=int, help="documents of a padded forward pass (default: as many as ours has on average)"
+    )
+    parser.add_argument(
+        "--only", choices=WAYS, help="measure one of the three in this process and print a line of JSON"
+    )
+    parser.add_argument(
+        "overrides",
+        nargs="*",
+        metavar="KEY=VALUE",
+        help="other settings than the quickstart's, as liquid train takes them",
+    )
     args = parser.parse_args(argv)
     for name in ("steps", "runs", "batch"):
         value = getattr(args, name)
@@ -265,7 +366,11 @@ def main(argv: Sequence[str] | None = None) -> None:
             if args.data is None:
                 make_shards(folder)
             if args.only:
-                print(json.dumps(measure(args.only, quickstart(data, args.steps + 1, folder / "run", args.overrides), args.batch)))
+                print(
+                    json.dumps(
+                        measure(args.only, quickstart(data, args.steps + 1, folder / "run", args.overrides), args.batch)
+                    )
+                )
                 return
         except ValueError as error:
             raise SystemExit(f"benchmarks.hf_trainer: {error}") from error
@@ -274,9 +379,13 @@ def main(argv: Sequence[str] | None = None) -> None:
             for way in WAYS:
                 found[way].append(measured_apart(way, args, data))
             assert_equal_losses({way: runs[-1]["loss"] for way, runs in found.items()})
-    documents = f"{found['ours'][0]['documents']:.0f} documents in {args.steps} steps, padded in batches of {args.batch or 'as many as ours'}"
+    documents = (
+        f"{found['ours'][0]['documents']:.0f} documents in {args.steps} steps, padded in batches of "
+        f"{args.batch or 'as many as ours'}"
+    )
     print(f"training against Trainer, fp32, {documents}, median of {args.runs}")
-    print(f"  {machine()}\n  python -m benchmarks.hf_trainer {shlex.join(sys.argv[1:] if argv is None else argv)}".rstrip())
+    arguments = shlex.join(sys.argv[1:] if argv is None else argv)
+    print(f"  {machine()}\n  python -m benchmarks.hf_trainer {arguments}".rstrip())
     print("\n".join(f"  {line}" for line in table(found)))
 
 

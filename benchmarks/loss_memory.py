@@ -1,10 +1,11 @@
 """Peak memory of head and loss: ours in chunks (liquid_train.model.loss) against the plain way, which makes all logits.
 
-Plain: fp32 logits of every token and torch's cross-entropy, forward and backward. Both get the same hidden states, weight and
-targets, each in a process of its own. Counted is what the pass needs beyond the process as it stands before it (weight, hidden
-states and targets included) and beyond the weight's gradient, which any way must make.
+Plain: fp32 logits of every token and torch's cross-entropy, forward and backward. Both get the same hidden states,
+weight and targets, each in a process of its own. Counted is what the pass needs beyond the process as it stands before
+it (weight, hidden states and targets included) and beyond the weight's gradient, which any way must make.
 
-The peak is the kernel's VmHWM of the process. getrusage's ru_maxrss is not used: a new process begins with its parent's.
+The peak is the kernel's VmHWM of the process. getrusage's ru_maxrss is not used: a new process begins with its
+parent's.
 """
 
 from __future__ import annotations
@@ -29,7 +30,9 @@ from liquid_train.model.loss import ChunkedCrossEntropy, HeadOptions
 
 MIB = 2**20
 WAYS = ("plain", "chunked")
-COPIES = 3  # of the logits that the plain way holds at its peak: log-probabilities, the gradient with respect to them, that to the logits
+# of the logits that the plain way holds at its peak: log-probabilities, the gradient with respect to them, that to the
+# logits
+COPIES = 3
 AIM = 0.1  # chunked against plain
 
 
@@ -41,7 +44,8 @@ def kibibytes(file: str, name: str) -> int:
 
 def extra_bytes(way: str, tokens: int, rows: int, width: int, chunk: int) -> int:
     """Peak of one forward and backward in this process, beyond what stands before it and the weight's gradient."""
-    one_pass(way, *inputs(8, 8, 8), HeadOptions(8, 8))  # code and buffers of the libraries, which the first call brings in, do not count
+    # code and buffers of the libraries, which the first call brings in, do not count
+    one_pass(way, *inputs(8, 8, 8), HeadOptions(8, 8))
     hidden, weight, targets = inputs(tokens, rows, width)
     before = kibibytes("/proc/self/status", "VmRSS")
     assert kibibytes("/proc/self/status", "VmHWM") - before < weight.nbytes, "making the inputs has set the peak"
@@ -72,10 +76,14 @@ def measured_apart(way: str, tokens: int, args: argparse.Namespace) -> int:
     """`extra_bytes` of a process of its own."""
     sizes = ["--tokens", str(tokens), "--rows", str(args.rows), "--width", str(args.width), "--chunk", str(args.chunk)]
     command = [sys.executable, "-m", "benchmarks.loss_memory", "--only", way, *sizes]
-    environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536"}  # glibc gives every freed tensor back: tensors count, not its free lists
+    # glibc gives every freed tensor back: tensors count, not its free lists
+    environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536"}
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, env=environment, check=False)
     if done.returncode:
-        raise SystemExit(f"benchmarks.loss_memory: {shlex.join(command)} ended with {done.returncode} (-9: the kernel's out-of-memory killer)")
+        raise SystemExit(
+            f"benchmarks.loss_memory: {shlex.join(command)} ended with {done.returncode} (-9: the kernel's "
+            "out-of-memory killer)"
+        )
     return int(json.loads(done.stdout.splitlines()[-1]))
 
 
@@ -87,11 +95,30 @@ def tokens_that_fit(tokens: int, rows: int) -> int:
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.loss_memory", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--tokens", type=int, default=8192, help="target positions; ours is measured at a quarter and at four times as many too (default 8192)")
-    parser.add_argument("--rows", type=int, default=160128, help="entries of the vocabulary (default 160128: Qwen2.5-0.5B with 8,192 codes)")
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.loss_memory",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "--tokens",
+        type=int,
+        default=8192,
+        help="target positions; ours is measured at a quarter and at four times as many too (default 8192)",
+    )
+    parser.add_argument(
+        "--rows",
+        type=int,
+        default=160128,
+        help="entries of the vocabulary (default 160128: Qwen2.5-0.5B with 8,192 codes)",
+    )
     parser.add_argument("--width", type=int, default=896, help="width of the hidden states (default 896: Qwen2.5-0.5B)")
-    parser.add_argument("--chunk", type=int, default=LossConfig.chunk, help="positions whose logits exist at a time (default loss.chunk)")
+    parser.add_argument(
+        "--chunk",
+        type=int,
+        default=LossConfig.chunk,
+        help="positions whose logits exist at a time (default loss.chunk)",
+    )
     parser.add_argument("--only", choices=WAYS, help="measure one way in this process and print its bytes")
     args = parser.parse_args(argv)
     for name in ("tokens", "rows", "width", "chunk"):
@@ -113,11 +140,19 @@ class Found:
 def report(args: argparse.Namespace) -> Found:
     """Measure and print."""
     weight = args.rows * args.width * 4
-    head = f"memory of head and loss, {args.rows:,} entries of width {args.width}, fp32, beyond the weight and its gradient"
+    head = (
+        f"memory of head and loss, {args.rows:,} entries of width {args.width}, fp32, beyond the weight and its "
+        "gradient"
+    )
     print(f"{head} ({weight / MIB:,.0f} MiB each)", flush=True)
     fits = tokens_that_fit(args.tokens, args.rows)
-    plain = (measured_apart("plain", fits, args) + weight) * args.tokens // fits - weight  # at its peak the weight's gradient is not there yet
-    scaled = "" if fits == args.tokens else f" (measured with {fits:,} tokens, which fit into the memory that is free, and scaled)"
+    # at its peak the weight's gradient is not there yet
+    plain = (measured_apart("plain", fits, args) + weight) * args.tokens // fits - weight
+    scaled = (
+        ""
+        if fits == args.tokens
+        else f" (measured with {fits:,} tokens, which fit into the memory that is free, and scaled)"
+    )
     print(f"  plain, {args.tokens:,} tokens: {plain / MIB:,.0f} MiB{scaled}", flush=True)
     chunked: dict[int, int] = {}
     for n in (max(1, args.tokens // 4), args.tokens, args.tokens * 4):
@@ -125,7 +160,10 @@ def report(args: argparse.Namespace) -> Found:
         gradient = f"{n * args.width * 4 / MIB:,.0f} of them the hidden states' gradient"
         print(f"  in chunks of {args.chunk:,}, {n:,} tokens: {found / MIB:,.0f} MiB, {gradient}", flush=True)
     ratio = chunked[args.tokens] / plain
-    print(f"  ratio with {args.tokens:,} tokens: {ratio:.3f}, the aim is {AIM} or less: {'reached' if ratio <= AIM else 'not reached'}")
+    print(
+        f"  ratio with {args.tokens:,} tokens: {ratio:.3f}, the aim is {AIM} or less: "
+        f"{'reached' if ratio <= AIM else 'not reached'}"
+    )
     return Found(plain, chunked)
 
 
@@ -135,7 +173,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(json.dumps(extra_bytes(args.only, args.tokens, args.rows, args.width, args.chunk)))
         return
     report(args)
-    print(f"  {machine()}\n  python -m benchmarks.loss_memory {shlex.join(sys.argv[1:] if argv is None else argv)}".rstrip())
+    arguments = shlex.join(sys.argv[1:] if argv is None else argv)
+    print(f"  {machine()}\n  python -m benchmarks.loss_memory {arguments}".rstrip())
 
 
 if __name__ == "__main__":

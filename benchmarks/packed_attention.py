@@ -1,7 +1,8 @@
 """Documents gathered into rectangles (liquid_train.model.attention) against a block-diagonal mask over the packed row.
 
-Baseline: torch's scaled_dot_product_attention with a boolean [seq_len, seq_len] mask of the same documents, which is what
-transformers builds for packed rows on a CPU. Same documents, same tensors, forward and backward, interleaved, median of 5.
+Baseline: torch's scaled_dot_product_attention with a boolean [seq_len, seq_len] mask of the same documents, which is
+what transformers builds for packed rows on a CPU. Same documents, same tensors, forward and backward, interleaved,
+median of 5.
 """
 
 from __future__ import annotations
@@ -52,7 +53,10 @@ def main() -> None:
         times["gathered"].append(seconds(gathered))
     medians = {name: statistics.median(t[1:]) for name, t in times.items()}
     print(f"attention, {ROWS} x {SEQ_LEN} tokens, {len(LENGTHS)} documents a row, {torch.get_num_threads()} thread(s)")
-    print(f"  block mask {medians['masked'] * 1e3:.1f} ms, gathered {medians['gathered'] * 1e3:.1f} ms, ratio {medians['masked'] / medians['gathered']:.2f}")
+    print(
+        f"  block mask {medians['masked'] * 1e3:.1f} ms, gathered {medians['gathered'] * 1e3:.1f} ms, ratio "
+        f"{medians['masked'] / medians['gathered']:.2f}"
+    )
 
 
 if __name__ == "__main__":

@@ -1,11 +1,12 @@
 """The data engine: how full its sequences are, and how many tokens one process delivers.
 
-(a) Packing: share of tokens that are no padding, on a 1:1:1 mixture (t2i and i2t of 1,024-code images, texts of 800 tokens on average),
-with at most 256 documents buffered; beside it the share under the published collator, which pads batches of 16 documents to the longest.
+(a) Packing: share of tokens that are no padding, on a 1:1:1 mixture (t2i and i2t of 1,024-code images, texts of 800
+tokens on average), with at most 256 documents buffered; beside it the share under the published collator, which pads
+batches of 16 documents to the longest.
 
-(b) Speed: tokens/s of reading, tokenizing and packing against a stock loop over the same tars: webdataset.WebDataset, np.load, one
-tokenizer call a sample, nothing packed, nothing kept. One process each, interleaved, median of 5, whole passes over the set. Images
-(t2i) and texts apart.
+(b) Speed: tokens/s of reading, tokenizing and packing against a stock loop over the same tars: webdataset.WebDataset,
+np.load, one tokenizer call a sample, nothing packed, nothing kept. One process each, interleaved, median of 5, whole
+passes over the set. Images (t2i) and texts apart.
 """
 
 from __future__ import annotations
@@ -51,7 +52,12 @@ def write_set(folder: Path, samples: Iterator[tuple[str, np.ndarray | None]]) ->
             writers.append(ShardWriter(folder, len(writers)))
         size = {"width": SIDE * 16, "height": SIDE * 16} if codes is not None else {}
         writers[-1].add(f"{n:06d}", {**size, "source": "benchmark"}, text, codes)
-    index = {"__kind__": "wids-shard-index-v1", "wids_version": 1, "name": folder.name, "shardlist": [w.finish() for w in writers]}
+    index = {
+        "__kind__": "wids-shard-index-v1",
+        "wids_version": 1,
+        "name": folder.name,
+        "shardlist": [w.finish() for w in writers],
+    }
     (folder / "index.json").write_text(json.dumps(index | {"codebook_size": CODEBOOK, "vq_fingerprint": "benchmark"}))
     (folder / PARTIAL).rmdir()
     return ShardSet(folder)
@@ -68,20 +74,40 @@ def make_sets(folder: Path) -> tuple[dict[str, ShardSet], Vocabulary]:
 
     tokenizer = train_bpe((passage(500) for _ in range(200)), 4096, folder / "tokenizer")
     per_word = len(tokenizer.encode(passage(20000))) / 20000
-    images = ((passage(choose.randint(6, 18)), generator.integers(0, CODEBOOK, (SIDE, SIDE)).astype(np.uint16)) for _ in range(IMAGES))
+    images = (
+        (passage(choose.randint(6, 18)), generator.integers(0, CODEBOOK, (SIDE, SIDE)).astype(np.uint16))
+        for _ in range(IMAGES)
+    )
     lengths = generator.gamma(2.0, MEAN_TEXT / 2.0 / per_word, TEXTS).astype(int) + 1
-    sets = {"images": write_set(folder / "images", images), "texts": write_set(folder / "texts", ((passage(int(n)), None) for n in lengths))}
+    sets = {
+        "images": write_set(folder / "images", images),
+        "texts": write_set(folder / "texts", ((passage(int(n)), None) for n in lengths)),
+    }
     return sets, Vocabulary(tokenizer, CODEBOOK, len(tokenizer) + CODEBOOK)
 
 
-def job(sets: dict[str, ShardSet], tasks: dict[str, str], seq_len: int, window: int, streams: int = 1, max_epochs: float | None = None) -> TrainJob:
+def job(
+    sets: dict[str, ShardSet],
+    tasks: dict[str, str],
+    seq_len: int,
+    window: int,
+    streams: int = 1,
+    max_epochs: float | None = None,
+) -> TrainJob:
     sources = {task: SourceConfig(str(sets[name].path), task, 1.0, max_epochs) for task, name in tasks.items()}
-    return TrainJob(data=DataConfig(sources=sources, seq_len=seq_len, global_batch=streams, window=window, workers=0, prompts=[DEFAULT_PROMPT]))
+    return TrainJob(
+        data=DataConfig(
+            sources=sources, seq_len=seq_len, global_batch=streams, window=window, workers=0, prompts=[DEFAULT_PROMPT]
+        )
+    )
 
 
 def packing(sets: dict[str, ShardSet], vocabulary: Vocabulary) -> None:
     tasks = {"t2i": "images", "i2t": "images", "text": "texts"}
-    print(f"share of tokens that are no padding, t2i : i2t : text = 1:1:1, images of {SIDE * SIDE} codes, texts of {MEAN_TEXT} tokens on average")
+    print(
+        f"share of tokens that are no padding, t2i : i2t : text = 1:1:1, images of {SIDE * SIDE} codes, texts of "
+        f"{MEAN_TEXT} tokens on average"
+    )
     for seq_len, window in WINDOWS.items():
         config = job(sets, tasks, seq_len, window)
         readers = source_readers(config, {task: sets[name] for task, name in tasks.items()}, vocabulary)
@@ -92,11 +118,16 @@ def packing(sets: dict[str, ShardSet], vocabulary: Vocabulary) -> None:
             buffered = max(buffered, stream.buffered)
         assert buffered <= BUFFERED, (seq_len, buffered)
         filled = 1 - sum(s.padding for s in sequences) / (len(sequences) * seq_len)
-        print(f"  seq_len {seq_len:,}: {filled:.2%} ({len(sequences):,} sequences, at most {buffered} documents buffered)")
+        print(
+            f"  seq_len {seq_len:,}: {filled:.2%} ({len(sequences):,} sequences, at most {buffered} documents buffered)"
+        )
     mixture = Mixture(0, readers)
     lengths = [len(document) for _ in range(DOCUMENTS) if (document := mixture.next())]
     batches = [lengths[i : i + BATCH] for i in range(0, len(lengths) - BATCH + 1, BATCH)]
-    print(f"  padded to the longest of {BATCH} documents: {sum(map(sum, batches)) / sum(max(b) * len(b) for b in batches):.2%}")
+    print(
+        f"  padded to the longest of {BATCH} documents: "
+        f"{sum(map(sum, batches)) / sum(max(b) * len(b) for b in batches):.2%}"
+    )
 
 
 def stock(shards: ShardSet, tokenizer: PreTrainedTokenizerBase) -> int:

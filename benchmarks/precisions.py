@@ -1,7 +1,8 @@
 """What bf16 and int8 weights cost in quality and take in memory, against fp32: `python -m benchmarks.precisions RUN`.
 
-Every precision sees the same pictures, drawn in fp32 (one of each caption of the quickstart): its logits and its likeliest code at
-every place are compared with fp32's. Then it draws 240 pictures of its own, whose colours and shapes are scored.
+Every precision sees the same pictures, drawn in fp32 (one of each caption of the quickstart): its logits and its
+likeliest code at every place are compared with fp32's. Then it draws 240 pictures of its own, whose colours and shapes
+are scored.
 """
 
 from __future__ import annotations
@@ -38,7 +39,9 @@ def code_logits(session: Session, codes: np.ndarray) -> Tensor:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.precisions", description="Quality and memory of fp32, bf16 and int8.")
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.precisions", description="Quality and memory of fp32, bf16 and int8."
+    )
     parser.add_argument("run", help="a run of the quickstart's pictures, or a checkpoint of one")
     folder = model_folder(parser.parse_args(argv).run)
     exact, tokenizer = None, None
@@ -46,18 +49,34 @@ def main(argv: Sequence[str] | None = None) -> None:
     for precision in DTYPES:
         session = open_model(folder, "cpu", precision, vq=AUTO)
         if exact is None:
-            tokenizer = ImageTokenizer.from_files(package_path(session.card.vq_config), package_path(session.card.vq_checkpoint), parts=("decoder",))
-            pictures = draw(session.model, session.vocabulary, list(CAPTIONS), seeds=range(len(CAPTIONS)), grid=session.grid, suffix=session.card.prompt)
+            tokenizer = ImageTokenizer.from_files(
+                package_path(session.card.vq_config), package_path(session.card.vq_checkpoint), parts=("decoder",)
+            )
+            pictures = draw(
+                session.model,
+                session.vocabulary,
+                list(CAPTIONS),
+                seeds=range(len(CAPTIONS)),
+                grid=session.grid,
+                suffix=session.card.prompt,
+            )
             exact = code_logits(session, pictures)
         logits = code_logits(session, pictures)
         same = (logits.argmax(-1) == exact.argmax(-1)).float().mean()
         error = (logits - exact).square().mean().sqrt() / exact.std()
         prompts = [caption for caption in CAPTIONS for _ in range(PER_PROMPT)]
         handle = ModelHandle.of(session, tokenizer)
-        drawn = draw_pictures(handle, prompts, seed=0, guidance=GUIDANCE, temperature=TEMPERATURE, top_k=None, batch_size=120)
+        drawn = draw_pictures(
+            handle, prompts, seed=0, guidance=GUIDANCE, temperature=TEMPERATURE, top_k=None, batch_size=120
+        )
         right = score(drawn.pixels, PER_PROMPT)
-        mib, layers = (sum(p.numel() * p.element_size() for p in m.parameters()) / 2**20 for m in (session.model, session.model.base_model.layers))
-        print(f"{precision:<6}{mib:>8.2f}{layers:>8.2f}{same:>11.1%}{error:>13.2%}{right['right_color']:>8.1%}{right['right_shape']:>7.1%}")
+        mib, layers = (
+            sum(p.numel() * p.element_size() for p in m.parameters()) / 2**20
+            for m in (session.model, session.model.base_model.layers)
+        )
+        print(
+            f"{precision:<6}{mib:>8.2f}{layers:>8.2f}{same:>11.1%}{error:>13.2%}{right['right_color']:>8.1%}{right['right_shape']:>7.1%}"
+        )
 
 
 if __name__ == "__main__":

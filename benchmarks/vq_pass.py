@@ -1,10 +1,12 @@
 """`liquid tokenize` against the published way of tokenizing pictures.
 
-Baseline, written from the description of the published pipeline: eight threads share one VQGAN; each takes a picture, resizes and
-crops it, encodes it alone, and appends a row with the codes as a list; all rows are written as JSON at the end. Same pictures, same
-weights, same crop, same cores; whole runs, each over all pictures, interleaved, median. Ours includes starting its processes.
+Baseline, written from the description of the published pipeline: eight threads share one VQGAN; each takes a picture,
+resizes and crops it, encodes it alone, and appends a row with the codes as a list; all rows are written as JSON at the
+end. Same pictures, same weights, same crop, same cores; whole runs, each over all pictures, interleaved, median. Ours
+includes starting its processes.
 
-Without --pairs the pictures are easy-VQA's, enlarged to --size, and the VQGAN has random weights of the size of --vq-config's default.
+Without --pairs the pictures are easy-VQA's, enlarged to --size, and the VQGAN has random weights of the size of
+--vq-config's default.
 """
 
 from __future__ import annotations
@@ -32,11 +34,23 @@ from liquid_train.image_tokenizer.taming import ImageTokenizer, VQConfig, scale_
 
 THREADS = 8
 NEAR_TIE = 1e-4  # relative difference of the two nearest entries' distances, below which a code may differ
-DDCONFIG = {"attn_resolutions": [], "ch": 32, "ch_mult": [1, 1, 2, 2, 4], "double_z": False, "dropout": 0.0, "in_channels": 3,
-            "num_res_blocks": 1, "out_ch": 3, "resolution": 512, "z_channels": 64}  # fmt: skip
+DDCONFIG = {
+    "attn_resolutions": [],
+    "ch": 32,
+    "ch_mult": [1, 1, 2, 2, 4],
+    "double_z": False,
+    "dropout": 0.0,
+    "in_channels": 3,
+    "num_res_blocks": 1,
+    "out_ch": 3,
+    "resolution": 512,
+    "z_channels": 64,
+}
 
 
-def published_way(model: ImageTokenizer, rows: list[dict[str, str]], root: Path, size: int, output: Path) -> tuple[float, list[list[int]]]:
+def published_way(
+    model: ImageTokenizer, rows: list[dict[str, str]], root: Path, size: int, output: Path
+) -> tuple[float, list[list[int]]]:
     """(seconds, codes of every picture)."""
 
     def one(row: dict[str, str]) -> dict[str, Any]:
@@ -53,8 +67,17 @@ def published_way(model: ImageTokenizer, rows: list[dict[str, str]], root: Path,
 
 def ours(pairs: Path, output: Path, size: int, vq: list[str], precision: str) -> tuple[float, np.ndarray]:
     """(seconds, codes [pictures, codes]) of liquid tokenize with its defaults."""
-    overrides = ["tokenize.source=pairs", f"tokenize.input={pairs}", f"tokenize.output={output}", "tokenize.crop=center", f"tokenize.size={size}",
-                 f"tokenize.precision={precision}", "tokenize.progress=false", "tokenize.max_bad=0", *vq]  # fmt: skip
+    overrides = [
+        "tokenize.source=pairs",
+        f"tokenize.input={pairs}",
+        f"tokenize.output={output}",
+        "tokenize.crop=center",
+        f"tokenize.size={size}",
+        f"tokenize.precision={precision}",
+        "tokenize.progress=false",
+        "tokenize.max_bad=0",
+        *vq,
+    ]
     started = time.perf_counter()
     tokenize.run(load("tokenize", overrides))
     return time.perf_counter() - started, np.stack([s["codes"].ravel() for s in ShardSet(output)])
@@ -66,8 +89,14 @@ def near_ties(model: ImageTokenizer, rows: list[dict[str, str]], root: Path, siz
     for n in np.flatnonzero(differ.any(1)):
         x = scale_pixels(torch.from_numpy(cover(read_rgb(root / rows[n]["image_path"]), (size, size)))[None])
         with torch.inference_mode():
-            z = model.latents(x).permute(0, 2, 3, 1).reshape(-1, model.config.embed_dim)[torch.from_numpy(np.flatnonzero(differ[n]))]
-            best = torch.cdist(z.double(), model.quantize.embedding.weight.double()).square().topk(2, largest=False).values
+            z = (
+                model.latents(x)
+                .permute(0, 2, 3, 1)
+                .reshape(-1, model.config.embed_dim)[torch.from_numpy(np.flatnonzero(differ[n]))]
+            )
+            best = (
+                torch.cdist(z.double(), model.quantize.embedding.weight.double()).square().topk(2, largest=False).values
+            )
         near += int(((best[:, 1] - best[:, 0]) / best[:, 1] < NEAR_TIE).sum())
     return near
 
@@ -93,7 +122,9 @@ def prepare(args: argparse.Namespace, folder: Path) -> tuple[Path, Path, list[st
         model = ImageTokenizer(VQConfig(DDCONFIG, 1024, 64))
         torch.nn.init.normal_(model.quantize.embedding.weight, std=0.3)
         config, checkpoint = folder / "vqgan.yaml", folder / "model.safetensors"
-        config.write_text(yaml.safe_dump({"model": {"params": {"ddconfig": DDCONFIG, "n_embed": 1024, "embed_dim": 64}}}))
+        config.write_text(
+            yaml.safe_dump({"model": {"params": {"ddconfig": DDCONFIG, "n_embed": 1024, "embed_dim": 64}}})
+        )
         save_file(model.state_dict(), checkpoint)
     pairs = folder / "pairs.jsonl"
     if args.pairs:
@@ -102,14 +133,23 @@ def prepare(args: argparse.Namespace, folder: Path) -> tuple[Path, Path, list[st
         rows = [json.loads(line) for line in lines if line.strip()]
     else:
         root = Path("/")
-        rows = [{"image_path": str(p.path), "text_prompt": p.caption or "a shape"} for p in load_split("train")[: args.images]]
-    pairs.write_text("".join(json.dumps({**row, "image_path": str((root / row["image_path"]).resolve())}) + "\n" for row in rows))
+        rows = [
+            {"image_path": str(p.path), "text_prompt": p.caption or "a shape"}
+            for p in load_split("train")[: args.images]
+        ]
+    pairs.write_text(
+        "".join(json.dumps({**row, "image_path": str((root / row["image_path"]).resolve())}) + "\n" for row in rows)
+    )
     return pairs, Path("/"), [f"vq.config={config}", f"vq.checkpoint={checkpoint}"]
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.vq_pass", description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--pairs", type=Path, help='JSON lines of {"image_path", "text_prompt"}; default: pictures of easy-VQA')
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.vq_pass", description=__doc__.splitlines()[0] if __doc__ else None
+    )
+    parser.add_argument(
+        "--pairs", type=Path, help='JSON lines of {"image_path", "text_prompt"}; default: pictures of easy-VQA'
+    )
     parser.add_argument("--vq-config", type=Path)
     parser.add_argument("--vq-checkpoint", type=Path)
     parser.add_argument("--images", type=int, default=200)
@@ -131,17 +171,36 @@ def main(argv: list[str] | None = None) -> None:
                 spent, codes[precision] = ours(pairs, folder / f"{precision}-{n}", args.size, vq, precision)
                 seconds[precision].append(spent)
         medians = {name: statistics.median(values) for name, values in seconds.items()}
-        print(f"{len(rows)} pictures of {args.size} px, {args.repeats} rounds, {torch.get_num_threads()} threads of torch, {THREADS} Python threads (baseline)")
+        print(
+            f"{len(rows)} pictures of {args.size} px, {args.repeats} rounds, {torch.get_num_threads()} threads of "
+            f"torch, {THREADS} Python threads "
+            "(baseline)"
+        )
         for name, median in medians.items():
             rates = ", ".join(f"{len(rows) / s:.1f}" for s in seconds[name])
-            print(f"  {name:14} {len(rows) / median:6.1f} images/s, ratio {medians['published way'] / median:.2f}   ({rates})")
+            print(
+                f"  {name:14} {len(rows) / median:6.1f} images/s, ratio {medians['published way'] / median:.2f}   "
+                f"({rates})"
+            )
         differ = codes["fp32"] != codes["published way"]
-        print(f"  fp32: {int(differ.sum())} of {differ.size:,} codes differ, {near_ties(model, rows, root, args.size, differ)} of them near ties")
+        print(
+            f"  fp32: {int(differ.sum())} of {differ.size:,} codes differ, "
+            f"{near_ties(model, rows, root, args.size, differ)} "
+            "of them near ties"
+        )
         some = slice(0, 50)
         before, after = (psnr(model, codes[name][some], rows, root, args.size) for name in ("fp32", "bf16"))
-        print(f"  bf16: {(codes['bf16'] == codes['fp32']).mean():.2%} of the codes equal; PSNR {before:.3f} dB with fp32's codes, {after:.3f} dB with bf16's")
+        print(
+            f"  bf16: {(codes['bf16'] == codes['fp32']).mean():.2%} of the codes equal; PSNR {before:.3f} dB with "
+            f"fp32's codes, {after:.3f} dB with "
+            "bf16's"
+        )
         shards = sum(s["bytes"] for s in ShardSet(folder / "fp32-0").shards)
-        print(f"  {shards / len(rows):,.0f} bytes a picture in shards, {(folder / 'rows.jsonl').stat().st_size / len(rows):,.0f} as JSON rows")
+        print(
+            f"  {shards / len(rows):,.0f} bytes a picture in shards, "
+            f"{(folder / 'rows.jsonl').stat().st_size / len(rows):,.0f} "
+            "as JSON rows"
+        )
 
 
 if __name__ == "__main__":

@@ -1,9 +1,10 @@
 """`liquid tokenize`: the offline VQ pass, from a source of pictures or texts to a shard set.
 
-    source -> plan: rows of every input, batch size -> shards of tokenize.shard_size rows -> parts -> encoder -> tars -> index.json
+    source -> plan: rows of every input, batch size -> shards of tokenize.shard_size rows -> parts -> encoder -> tars ->
+    index.json
 
-Row n of the source always lies in shard n // shard_size, and a batch never crosses a shard: so a set's bytes depend neither on
-the number of parts and processes nor on how often the job was killed and started again.
+Row n of the source always lies in shard n // shard_size, and a batch never crosses a shard: so a set's bytes depend
+neither on the number of parts and processes nor on how often the job was killed and started again.
 """
 
 from __future__ import annotations
@@ -28,7 +29,8 @@ from liquid_train.files import sha256_of
 if TYPE_CHECKING:  # torch is imported only where something is left to encode
     from data_prep.encode.encoder import BatchEncoder
 
-FORMAT = 2  # of what this program writes; part of the recipe: raise it when the same settings give other samples than before
+# of what this program writes; part of the recipe: raise it when the same settings give other samples than before
+FORMAT = 2
 
 
 @dataclass(frozen=True)
@@ -44,13 +46,20 @@ class Encoding:
         import torch
 
         settings = self.encoder.settings
-        return {"device": settings.device.partition(":")[0], "batch_size": settings.batch_size, "compile": settings.compile, "torch": torch.__version__}
+        return {
+            "device": settings.device.partition(":")[0],
+            "batch_size": settings.batch_size,
+            "compile": settings.compile,
+            "torch": torch.__version__,
+        }
 
 
 def run(config: TokenizeJob) -> None:
-    """Make the shard set that `config` describes, or this process's part of the rest; returns at once where it is complete.
+    """Make the shard set that `config` describes, or this process's part of the rest; returns at once where it is
+    complete.
 
-    Raises ValueError for settings that cannot work, for an output folder that holds another set, and past tokenize.max_bad.
+    Raises ValueError for settings that cannot work, for an output folder that holds another set, and past
+    tokenize.max_bad.
     """
     t = config.tokenize
     part = parse_part(t.part)
@@ -69,7 +78,10 @@ def run(config: TokenizeJob) -> None:
     _refuse(t, different)
     if not different and folder.is_complete():
         assert folder.index is not None
-        print(f"{t.output}: complete already, {folder.index['totals']['samples']:,} samples of the same recipe; nothing to do")
+        print(
+            f"{t.output}: complete already, {folder.index['totals']['samples']:,} samples of the same recipe; "
+            "nothing to do"
+        )
         return
     if crop:
         encoding = encoding or open_encoding(config, crop)
@@ -82,27 +94,41 @@ def run(config: TokenizeJob) -> None:
                 folder.begin(plan)
             SetMaker(t, source, folder, plan, part, encoding).make()
     except OSError as error:  # a full disk, above all
-        raise ValueError(f"tokenize.output={t.output}: {error}; finished shards are kept, the same command goes on from there") from error
+        raise ValueError(
+            f"tokenize.output={t.output}: {error}; finished shards are kept, the same command goes on from there"
+        ) from error
 
 
 def open_crop(t: TokenizeSettings, vq: VQSettings) -> Crop:
-    """The crop for this VQ, told without torch. Raises ValueError where a file of the VQ is missing or a size does not fit it."""
+    """The crop for this VQ, told without torch. Raises ValueError where a file of the VQ is missing or a size does not
+    fit it."""
     config = package_path(vq.config)
     for key, path in (("config", config), ("checkpoint", package_path(vq.checkpoint))):
         if not path.is_file():
-            raise ValueError(f"vq.{key}={getattr(vq, key)}: no such file; give the VQGAN's {'yaml' if key == 'config' else '.ckpt or .safetensors'}")
+            raise ValueError(
+                f"vq.{key}={getattr(vq, key)}: no such file; give the VQGAN's "
+                f"{'yaml' if key == 'config' else '.ckpt or .safetensors'}"
+            )
     try:
         ddconfig = yaml.safe_load(config.read_text())["model"]["params"]["ddconfig"]
         downsampling, resolution = 2 ** (len(ddconfig["ch_mult"]) - 1), int(ddconfig["resolution"])
     except (KeyError, TypeError, ValueError, yaml.YAMLError) as error:
-        raise ValueError(f"vq.config={vq.config}: not a VQGAN yaml (needs model.params.ddconfig with ch_mult and resolution): {error}") from error
+        raise ValueError(
+            f"vq.config={vq.config}: not a VQGAN yaml (needs model.params.ddconfig with ch_mult and resolution): "
+            f"{error}"
+        ) from error
     return make_crop(t.crop, t.size, t.sizes, t.max_aspect, downsampling=downsampling, resolution=resolution)
 
 
 def make_recipe(config: TokenizeJob, source: Source, crop: Crop | None) -> dict[str, Any]:
     """Everything that determines a set's content but the VQ's fingerprint, which is not known without torch."""
     t = config.tokenize
-    recipe = {"format": FORMAT, "source": {"name": t.source, **source.recipe()}, "shard_size": t.shard_size, "chunk_samples": CHUNK_SAMPLES}
+    recipe = {
+        "format": FORMAT,
+        "source": {"name": t.source, **source.recipe()},
+        "shard_size": t.shard_size,
+        "chunk_samples": CHUNK_SAMPLES,
+    }
     if crop is None:
         return {**recipe, "max_characters": t.max_characters}
     files = {key: sha256_of(package_path(getattr(config.vq, key))) for key in ("config", "checkpoint")}
@@ -110,7 +136,8 @@ def make_recipe(config: TokenizeJob, source: Source, crop: Crop | None) -> dict[
 
 
 def differences(old: dict[str, Any] | None, new: dict[str, Any]) -> list[str]:
-    """What a folder's recipe has otherwise, as lines "key: OLD there, NEW asked for"; empty where there is nothing yet."""
+    """What a folder's recipe has otherwise, as lines "key: OLD there, NEW asked for"; empty where there is nothing
+    yet."""
     if old is None:
         return []
     if not old:
@@ -125,8 +152,10 @@ def differences(old: dict[str, Any] | None, new: dict[str, Any]) -> list[str]:
 
 def _refuse(t: TokenizeSettings, different: list[str]) -> None:
     if different and not t.overwrite:
-        raise ValueError(f"tokenize.output={t.output} holds another set: {'; '.join(different)}; "
-                         "give another tokenize.output, or tokenize.overwrite=true to replace it")  # fmt: skip
+        raise ValueError(
+            f"tokenize.output={t.output} holds another set: {'; '.join(different)}; "
+            "give another tokenize.output, or tokenize.overwrite=true to replace it"
+        )
 
 
 def _short(value: Any) -> str:
@@ -134,7 +163,9 @@ def _short(value: Any) -> str:
     return text if len(text) <= 24 else text[:12] + "..."  # a digest
 
 
-def settle_plan(t: TokenizeSettings, source: Source, folder: SetFolder, encoding: Encoding | None, recipe: dict[str, Any]) -> tuple[Encoding | None, Plan]:
+def settle_plan(
+    t: TokenizeSettings, source: Source, folder: SetFolder, encoding: Encoding | None, recipe: dict[str, Any]
+) -> tuple[Encoding | None, Plan]:
     """The plan that lies in the folder, or a new one; and the encoding with the plan's batch size.
 
     Raises ValueError where another machine's choices cannot be followed, and for a source without rows.
@@ -148,9 +179,15 @@ def settle_plan(t: TokenizeSettings, source: Source, folder: SetFolder, encoding
         if encoding.identity == plan.encoder:
             return encoding, plan
         if not t.overwrite:
-            lines = [f"{key}: {plan.encoder.get(key)} there, {value} here" for key, value in encoding.identity.items() if plan.encoder.get(key) != value]
-            raise ValueError(f"tokenize.output={t.output} was begun in another way ({'; '.join(lines)}), and codes could differ: "
-                             "go on in that way, or begin again with tokenize.overwrite=true")  # fmt: skip
+            lines = [
+                f"{key}: {plan.encoder.get(key)} there, {value} here"
+                for key, value in encoding.identity.items()
+                if plan.encoder.get(key) != value
+            ]
+            raise ValueError(
+                f"tokenize.output={t.output} was begun in another way ({'; '.join(lines)}), and codes could differ: "
+                "go on in that way, or begin again with tokenize.overwrite=true"
+            )
     if encoding and t.batch_size == "auto":
         from data_prep.encode.batch_size import fastest_batch
 
@@ -160,10 +197,16 @@ def settle_plan(t: TokenizeSettings, source: Source, folder: SetFolder, encoding
     plan = Plan(recipe, inputs, None, dict(source.omitted()), max_bad=t.max_bad)
     if encoding:
         model = encoding.encoder.model
-        of_vq: dict[str, Any] = {"vq_fingerprint": model.fingerprint, "codebook_size": model.codebook_size, "downsampling": model.downsampling}
+        of_vq: dict[str, Any] = {
+            "vq_fingerprint": model.fingerprint,
+            "codebook_size": model.codebook_size,
+            "downsampling": model.downsampling,
+        }
         plan = replace(plan, encoder=encoding.identity, **of_vq)
     if not plan.rows:
-        raise ValueError(f"tokenize.input={t.input}: no rows in it; tokenize.source={t.source} found nothing to tokenize")
+        raise ValueError(
+            f"tokenize.input={t.input}: no rows in it; tokenize.source={t.source} found nothing to tokenize"
+        )
     return encoding, plan
 
 
@@ -185,11 +228,15 @@ def open_encoding(config: TokenizeJob, crop: Crop) -> Encoding:
     if device == "cuda":
         device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"  # torchrun: one rank a GPU
     if device != "cpu" and int(device.partition(":")[2]) >= torch.cuda.device_count():
-        raise ValueError(f"tokenize.device={t.device}: this machine has {torch.cuda.device_count()} CUDA devices; give auto or cpu")
+        raise ValueError(
+            f"tokenize.device={t.device}: this machine has {torch.cuda.device_count()} CUDA devices; give auto or cpu"
+        )
     if t.compile and device == "cpu":
         raise ValueError("tokenize.compile=true: compiling gains nothing on a CPU; leave it out")
     batch_size = 1 if t.batch_size == "auto" else int(t.batch_size)
-    settings = EncoderSettings(package_path(config.vq.config), package_path(config.vq.checkpoint), device, t.precision, t.compile, batch_size)
+    settings = EncoderSettings(
+        package_path(config.vq.config), package_path(config.vq.checkpoint), device, t.precision, t.compile, batch_size
+    )
     beside = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # ranks that share this machine
     workers = max(1, _cores() // beside) if t.workers is None else t.workers
     return Encoding(BatchEncoder(settings), crop, workers)

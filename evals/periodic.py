@@ -1,4 +1,5 @@
-"""What is measured while training: the same questions, prompts, pictures and seeds each time, shared out over all ranks.
+"""What is measured while training: the same questions, prompts, pictures and seeds each time, shared out over all
+ranks.
 
     vqa            accuracy on the first questions of the held-out set
     grid           right colours and shapes of the pictures of samples/step-NNNNNNNN.png
@@ -7,7 +8,8 @@
     captions       how well the model tells right captions of held-out pictures from wrong ones
     language       lm-evaluation-harness, where evals.metrics.language.tasks names some
 
-Each goes into evals/step-NNNNNNNN-NAME.json with its receipt. A metric that cannot be measured is reported and does not end the run.
+Each goes into evals/step-NNNNNNNN-NAME.json with its receipt. A metric that cannot be measured is reported and does not
+end the run.
 """
 
 from __future__ import annotations
@@ -58,10 +60,12 @@ def evaluate(
     last: bool = False,
     multiratio: Sequence[Sequence[int]] = (),
 ) -> dict[str, float]:
-    """Metrics by the name they are logged under, the same on every rank; a collective: every rank holds the whole model.
+    """Metrics by the name they are logged under, the same on every rank; a collective: every rank holds the whole
+    model.
 
-    sets: the shard set whose questions are asked, None for no questions. grid: rows and columns of codes; empty where the model
-    has seen no pictures. prompt: suffix of a text-to-image prompt. multiratio: as ModelHandle's. last: measure also what is not due by its period.
+    sets: the shard set whose questions are asked, None for no questions. grid: rows and columns of codes; empty where
+    the model has seen no pictures. prompt: suffix of a text-to-image prompt. multiratio: as ModelHandle's. last:
+    measure also what is not due by its period.
     Rank 0 writes out_dir/samples/step-NNNNNNNN.png and .json and out_dir/evals/step-NNNNNNNN-NAME.json.
     """
     handle = ModelHandle(model, vocabulary, image_tokenizer, grid, prompt, rank, world_size, multiratio=multiratio)
@@ -75,7 +79,9 @@ def evaluate(
     return metrics
 
 
-def measurements(handle: ModelHandle, config: EvalsConfig, sets: str | None, step: int, out_dir: Path, due: set[str]) -> Iterator[tuple[str, Measurement]]:
+def measurements(
+    handle: ModelHandle, config: EvalsConfig, sets: str | None, step: int, out_dir: Path, due: set[str]
+) -> Iterator[tuple[str, Measurement]]:
     """(name, measurement) of everything that is due, the config asks for and the model can do; a collective."""
     shards = ShardSet(sets, codebook_size=handle.vocabulary.codebook_size) if sets is not None else None
     if shards is not None and config.vqa_samples and "vqa" in due:
@@ -88,20 +94,25 @@ def measurements(handle: ModelHandle, config: EvalsConfig, sets: str | None, ste
         if "grid" in due and config.images:
             if handle.rank == 0:
                 with dispensable(f"evals: the pictures of step {step}"):
-                    write_grid(out_dir / "samples", step, drawn.pixels[: config.images], drawn.prompts[: config.images], config)
+                    write_grid(
+                        out_dir / "samples", step, drawn.pixels[: config.images], drawn.prompts[: config.images], config
+                    )
             yield "grid", grid_measurement(handle, drawn, config.images)
         if shards is not None and "image_quality" in judged:
             yield from guarded("image_quality", lambda: quality(handle, drawn, config, shards))
         if "self_vqascore" in judged:
             yield from guarded("self_vqascore", lambda: score_drawn(handle, t2i.drawn_texts(drawn), config.vqascore))
     if shards is not None and config.caption_images and "captions" in due:
-        yield from guarded("captions", lambda: tell_captions(handle, caption_pairs(shards, config.caption_images, 0), config.vqascore))
+        yield from guarded(
+            "captions", lambda: tell_captions(handle, caption_pairs(shards, config.caption_images, 0), config.vqascore)
+        )
     if config.language.tasks and "language" in due:
         yield from guarded("language", lambda: language(handle, config.language, check_language(config.language)))
 
 
 def guarded(name: str, measure: Callable[[], Measurement]) -> Iterator[tuple[str, Measurement]]:
-    """The measurement, or nothing and a line where the data does not allow it: what every rank finds out alike (ValueError)."""
+    """The measurement, or nothing and a line where the data does not allow it: what every rank finds out alike
+    (ValueError)."""
     try:
         yield name, measure()
     except ValueError as error:
@@ -112,9 +123,13 @@ def grid_measurement(handle: ModelHandle, drawn: t2i.Drawn, count: int) -> Measu
     """Right colours and shapes of the first `count` pictures."""
     prompts, seeds = drawn.prompts[:count], drawn.seeds[:count]
     receipt = Receipt(
-        n=len(prompts), prompts=texts_digest([*prompts, handle.suffix]), seeds=seeds_text(seeds), sampler=dict(drawn.sampler),
-        features="drawn_shapes, a judge of colours and outlines", dtype=handle.dtype,
-    )  # fmt: skip
+        n=len(prompts),
+        prompts=texts_digest([*prompts, handle.suffix]),
+        seeds=seeds_text(seeds),
+        sampler=dict(drawn.sampler),
+        features="drawn_shapes, a judge of colours and outlines",
+        dtype=handle.dtype,
+    )
     return Measurement(t2i.right_values(drawn.pixels[:count], prompts), receipt)
 
 
@@ -122,15 +137,22 @@ def quality(handle: ModelHandle, drawn: t2i.Drawn, config: EvalsConfig, shards: 
     """Distances of all drawn pictures from the first held-out ones, on the codes' way through the VQ alike."""
     real = held_out_pictures(handle.image_tokenizer, str(shards.path), config.quality_reference)
     data = PictureSets(
-        drawn.pixels, real, drawn.prompts, drawn.seeds, [None] * len(drawn.prompts), [None] * len(real), drawn.sampler,
+        drawn.pixels,
+        real,
+        drawn.prompts,
+        drawn.seeds,
+        [None] * len(drawn.prompts),
+        [None] * len(real),
+        drawn.sampler,
         f"{len(real)} held-out pictures as the VQ decodes them",
-    )  # fmt: skip
+    )
     return image_quality(handle, data, config.features)
 
 
 @lru_cache(maxsize=1)
 def held_out_pictures(tokenizer: ImageTokenizer, path: str, count: int) -> np.ndarray:
-    """Of the shard set at `path`: uint8 [n, H, W, 3] of the first `count` samples with codes; those of another grid than the first are left out."""
+    """Of the shard set at `path`: uint8 [n, H, W, 3] of the first `count` samples with codes; those of another grid
+    than the first are left out."""
     codes: list[np.ndarray] = []
     shards = ShardSet(path, codebook_size=tokenizer.codebook_size)
     for n in range(min(count, shards.num_samples)):
@@ -143,14 +165,24 @@ def held_out_pictures(tokenizer: ImageTokenizer, path: str, count: int) -> np.nd
 
 
 def draw_prompts(handle: ModelHandle, config: EvalsConfig, count: int) -> t2i.Drawn:
-    """The prompts in turn until there are `count`; rank r draws every world_size-th picture, picture i with seed i; a collective."""
+    """The prompts in turn until there are `count`; rank r draws every world_size-th picture, picture i with seed i; a
+    collective."""
     prompts, own = [config.prompts[i % len(config.prompts)] for i in range(count)], handle.own(count)
     codes = np.zeros((count, *handle.grid), dtype=np.int64)
     if own:
         codes[own] = draw(
-            handle.model, handle.vocabulary, [prompts[i] for i in own], seeds=own, grid=(handle.grid[0], handle.grid[1]), guidance=config.guidance,
-            temperature=config.temperature, top_k=config.top_k, batch_size=BATCH, suffix=handle.suffix, size=handle.stated_size,
-        )  # fmt: skip
+            handle.model,
+            handle.vocabulary,
+            [prompts[i] for i in own],
+            seeds=own,
+            grid=(handle.grid[0], handle.grid[1]),
+            guidance=config.guidance,
+            temperature=config.temperature,
+            top_k=config.top_k,
+            batch_size=BATCH,
+            suffix=handle.suffix,
+            size=handle.stated_size,
+        )
     codes = handle.gathered(codes)
     sampler = {"guidance": config.guidance, "temperature": config.temperature, "top_k": config.top_k}
     return t2i.Drawn(codes, decode(handle.image_tokenizer, codes), prompts, list(range(count)), sampler)

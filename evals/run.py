@@ -1,8 +1,11 @@
 """`liquid eval`: the chosen metrics of a model, into evals/ of the run.
 
-    evals/step-NNNNNNNN-NAME.json  every metric's numbers with their intervals and receipt (evals/suite.py lists the names)
-    evals/vqa.json                 accuracy by answer type, blind baseline, shuffled pictures, twelve examples (examples/*.png)
-    evals/t2i.json                 right colours and shapes, distinct pictures, Frechet distance; drawn.png shows the pictures
+    evals/step-NNNNNNNN-NAME.json  every metric's numbers with their intervals and receipt (evals/suite.py lists the
+                                   names)
+    evals/vqa.json                 accuracy by answer type, blind baseline, shuffled pictures, twelve examples
+                                   (examples/*.png)
+    evals/t2i.json                 right colours and shapes, distinct pictures, Frechet distance; drawn.png shows the
+                                   pictures
     evals/predictions/             answers to published benchmarks, in the formats that their servers and programs take
     evals/paper.md, paper.html     with evals=paper: the numbers beside those of the paper (evals/paper/sheet.py)
 
@@ -40,12 +43,23 @@ if TYPE_CHECKING:
 
 NONE = "–"
 
-SETTINGS = ("seed", "images_per_prompt", "guidance", "temperature", "top_k", "max_images", "metrics", "caption_images", "tokenizer_images", "sheet")
+SETTINGS = (
+    "seed",
+    "images_per_prompt",
+    "guidance",
+    "temperature",
+    "top_k",
+    "max_images",
+    "metrics",
+    "caption_images",
+    "tokenizer_images",
+    "sheet",
+)
 
 
 def run(config: EvalJob) -> None:
-    """Evaluate a checkpoint, or without one score what is in files. Raises ValueError for a user's mistake, before the model is loaded
-    where that can be told."""
+    """Evaluate a checkpoint, or without one score what is in files. Raises ValueError for a user's mistake, before the
+    model is loaded where that can be told."""
     if config.watch is not None:
         from evals.watch import watch
 
@@ -79,20 +93,27 @@ def run(config: EvalJob) -> None:
                 print(f"{name}: {warning}")
         if config.sheet is not None:
             unmeasured |= failed
-            write_sheet(partial, f"{config.checkpoint}, {'the model' if step is None else f'step {step:,}'}", found, unmeasured)
+            write_sheet(
+                partial, f"{config.checkpoint}, {'the model' if step is None else f'step {step:,}'}", found, unmeasured
+            )
             print("\n".join(f"{name}: not measured: {why}" for name, why in unmeasured.items()))
         keep_unmeasured(output, partial, [*names, config.sheet])
         publish(partial, output, inputs)
     print_tables(output)
     print_values([path for path in files if path.is_file()])
-    print(f"written to {output}" + (f"; beside the paper's numbers: {output / 'paper.html'}" if config.sheet is not None else ""))
+    print(
+        f"written to {output}"
+        + (f"; beside the paper's numbers: {output / 'paper.html'}" if config.sheet is not None else "")
+    )
 
 
 def chosen_names(config: EvalJob) -> list[str]:
     """What is to be measured. Raises ValueError for nothing, unless a sheet is to say so."""
     names = [name for name in METRICS if name in config.metrics and (config.images_per_prompt or name not in DRAWING)]
     if not names and config.sheet is None:
-        raise ValueError(f"images_per_prompt=0 leaves none of metrics={config.metrics} to measure; give 1 or more, or other metrics")
+        raise ValueError(
+            f"images_per_prompt=0 leaves none of metrics={config.metrics} to measure; give 1 or more, or other metrics"
+        )
     return names
 
 
@@ -123,10 +144,14 @@ def trained_with(config: EvalJob) -> TrainJob:
         key = f"checkpoint={config.checkpoint}"
         folder = model_folder(str(config.checkpoint))
         if not in_run(folder):
-            raise ValueError(f"metrics: heldout needs a run's config, and {key} belongs to no run; give heldout.run=RUN")
+            raise ValueError(
+                f"metrics: heldout needs a run's config, and {key} belongs to no run; give heldout.run=RUN"
+            )
         found = read_config(folder.parents[2])
     if not found.data.heldout:
-        raise ValueError(f"metrics: heldout: {key}: its data.heldout names no sources; give heldout.run=RUN with another one")
+        raise ValueError(
+            f"metrics: heldout: {key}: its data.heldout names no sources; give heldout.run=RUN with another one"
+        )
     return found
 
 
@@ -134,7 +159,13 @@ def heldout_identity(config: EvalJob) -> list[Any] | None:
     if "heldout" not in config.metrics:
         return None
     c = trained_with(config)
-    return [asdict(config.heldout), asdict(c.data), c.seed, c.train.micro_batch, {name: ShardSet(s.path).digest for name, s in c.data.heldout.items()}]
+    return [
+        asdict(config.heldout),
+        asdict(c.data),
+        c.seed,
+        c.train.micro_batch,
+        {name: ShardSet(s.path).digest for name, s in c.data.heldout.items()},
+    ]
 
 
 def output_folder(config: EvalJob, folder: Path) -> Path:
@@ -150,16 +181,35 @@ def inputs_of(config: EvalJob, folder: Path) -> dict[str, Any]:
     return {
         "model": model_identity(folder),
         "data": [ShardSet(path).digest for path in shard_paths(config)],
-        "vq": [file_identity(Path(path)) if Path(path).is_file() else path for path in (config.vq.config, config.vq.checkpoint)],
+        "vq": [
+            file_identity(Path(path)) if Path(path).is_file() else path
+            for path in (config.vq.config, config.vq.checkpoint)
+        ],
         "versions": [SAMPLERS_VERSION, {name: METRIC_VERSIONS[name] for name in chosen_names(config)}],
-        "features": [asdict(config.features), file_identity(Path(config.features.path)) if config.features.path is not None else None],
+        "features": [
+            asdict(config.features),
+            file_identity(Path(config.features.path)) if config.features.path is not None else None,
+        ],
         "heldout": heldout_identity(config),
         "vqascore": asdict(config.vqascore),
-        "judges": [asdict(config.clipscore), [file_identity(p) for path in judge_paths(config) for p in sorted(Path(path).glob("*"))]],
+        "judges": [
+            asdict(config.clipscore),
+            [file_identity(p) for path in judge_paths(config) for p in sorted(Path(path).glob("*"))],
+        ],
         "reference": [asdict(config.reference), text_digest(json.dumps(picture_identities(config)))],
-        "wise": [asdict(config.wise), [file_identity(p) for p in sorted(Path(config.wise.prompts).glob("*.json"))] if config.wise.prompts else None],
-        "genai_bench": [file_identity(p) for p in sorted(Path(config.genai_bench).glob("*"))] if config.genai_bench is not None else None,
-        "benchmarks": [asdict(config.benchmarks), text_digest(json.dumps([file_identity(p) for p in benchmark_paths(config)]))],
+        "wise": [
+            asdict(config.wise),
+            [file_identity(p) for p in sorted(Path(config.wise.prompts).glob("*.json"))]
+            if config.wise.prompts
+            else None,
+        ],
+        "genai_bench": [file_identity(p) for p in sorted(Path(config.genai_bench).glob("*"))]
+        if config.genai_bench is not None
+        else None,
+        "benchmarks": [
+            asdict(config.benchmarks),
+            text_digest(json.dumps([file_identity(p) for p in benchmark_paths(config)])),
+        ],
         "language": [asdict(config.language), [file_identity(p) for p in task_files(config)]],
         **{key: getattr(config, key) for key in SETTINGS},
     }
@@ -167,7 +217,9 @@ def inputs_of(config: EvalJob, folder: Path) -> dict[str, Any]:
 
 def shard_paths(config: EvalJob) -> list[str]:
     """The shard sets that the chosen metrics read."""
-    return [path for path in (config.shards, config.train_shards) if path is not None and set(config.metrics) & set(READING)]
+    return [
+        path for path in (config.shards, config.train_shards) if path is not None and set(config.metrics) & set(READING)
+    ]
 
 
 def task_files(config: EvalJob) -> list[Path]:
@@ -177,7 +229,13 @@ def task_files(config: EvalJob) -> list[Path]:
 
 def benchmark_paths(config: EvalJob) -> list[Path]:
     """The questions and pictures of the chosen benchmarks, those of a folder one by one."""
-    paths = [Path(p) for name in BENCHMARKS if name in config.metrics for p in asdict(getattr(config.benchmarks, name)).values() if p is not None]
+    paths = [
+        Path(p)
+        for name in BENCHMARKS
+        if name in config.metrics
+        for p in asdict(getattr(config.benchmarks, name)).values()
+        if p is not None
+    ]
     return [file for path in paths for file in (sorted(path.rglob("*")) if path.is_dir() else [path])]
 
 
@@ -188,7 +246,11 @@ def judge_paths(config: EvalJob) -> list[str]:
 def picture_identities(config: EvalJob) -> list[Any]:
     """The reference pictures, where they are measured."""
     where = config.reference.folder
-    return [file_identity(p) for p in sorted(Path(where).rglob("*"))] if where is not None and "reference_quality" in config.metrics else []
+    return (
+        [file_identity(p) for p in sorted(Path(where).rglob("*"))]
+        if where is not None and "reference_quality" in config.metrics
+        else []
+    )
 
 
 def write_predictions(output: Path, step: int | None, measured: Measurement) -> None:
@@ -208,7 +270,9 @@ def prediction_path(output: Path, step: int | None, name: str) -> Path:
     return path
 
 
-def evaluate(config: EvalJob, model: Path, step: int | None, folder: Path) -> tuple[dict[str, Measurement], dict[str, str]]:
+def evaluate(
+    config: EvalJob, model: Path, step: int | None, folder: Path
+) -> tuple[dict[str, Measurement], dict[str, str]]:
     """(what was measured, why the others were not); what the report reads of it is written into `folder`.
 
     Raises ValueError for a metric that the data does not allow, unless it is one of a sheet.
@@ -237,13 +301,20 @@ def evaluate(config: EvalJob, model: Path, step: int | None, folder: Path) -> tu
         from liquid_train.generate.images import contact_sheet, save_png
 
         save_png(folder / "drawn.png", contact_sheet(list(suite.drawn.pixels), columns=config.images_per_prompt))
-        write_json(folder / "t2i.json", {"step": step, **found["t2i"].detail, **frechet_summary(found.get("image_quality"))})
+        write_json(
+            folder / "t2i.json", {"step": step, **found["t2i"].detail, **frechet_summary(found.get("image_quality"))}
+        )
     return found, failed
 
 
 def keep_unmeasured(output: Path, partial: Path, names: list[str | None]) -> None:
-    """What the report reads of metrics that were not chosen this time, and the sheet, stay as they are; each says of which step it is."""
-    for name, patterns in (("vqa", ("vqa.json", "examples/*.png")), ("t2i", ("t2i.json", "drawn.png")), ("paper", ("paper.md", "paper.html"))):
+    """What the report reads of metrics that were not chosen this time, and the sheet, stay as they are; each says of
+    which step it is."""
+    for name, patterns in (
+        ("vqa", ("vqa.json", "examples/*.png")),
+        ("t2i", ("t2i.json", "drawn.png")),
+        ("paper", ("paper.md", "paper.html")),
+    ):
         for path in (p for pattern in patterns for p in output.glob(pattern) if name not in names):
             copy = partial / path.relative_to(output)
             copy.parent.mkdir(exist_ok=True)
@@ -256,7 +327,10 @@ def write_examples(inputs: Inputs, seed: int, folder: Path) -> None:
     from liquid_train.generate.images import decode, save_png
 
     data = inputs.questions
-    shown = decode(inputs.image_tokenizer, np.stack([data.codes[data.questions[n].image] for n in choose_examples(data.questions, seed)]))
+    shown = decode(
+        inputs.image_tokenizer,
+        np.stack([data.codes[data.questions[n].image] for n in choose_examples(data.questions, seed)]),
+    )
     (folder / "examples").mkdir()
     for i, picture in enumerate(shown):
         save_png(folder / example_name(i), picture)
@@ -266,7 +340,11 @@ def frechet_summary(quality: Measurement | None) -> dict[str, Any]:
     """What t2i.json says of image_quality: nothing unless both were measured."""
     if quality is None:
         return {}
-    distances = {key: value.value for key, value in quality.values.items() if key in ("frechet_distance", "frechet_of_reconstructions", "fid")}
+    distances = {
+        key: value.value
+        for key, value in quality.values.items()
+        if key in ("frechet_distance", "frechet_of_reconstructions", "fid")
+    }
     return {**distances, "frechet_features": quality.receipt.features, "frechet_reference": quality.detail["reference"]}
 
 
@@ -289,16 +367,27 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
 
 
 def print_tables(folder: Path, console: Console | None = None) -> None:
-    """What vqa.json and t2i.json say, as far as they are there, and every number of the newest step with its interval."""
+    """What vqa.json and t2i.json say, as far as they are there, and every number of the newest step with its
+    interval."""
     console = console or Console()
     vqa, t2i = (read_json(folder / f"{name}.json") for name in ("vqa", "t2i"))
     if vqa:
         console.print(vqa_table(vqa))
     if t2i:
-        table = Table("", "drawn", "judge on real pictures", title=f"{t2i['count']} pictures drawn from {len(t2i['prompts'])} captions", title_justify="left")
+        table = Table(
+            "",
+            "drawn",
+            "judge on real pictures",
+            title=f"{t2i['count']} pictures drawn from {len(t2i['prompts'])} captions",
+            title_justify="left",
+        )
         table.add_row("right colour", percent(t2i["right_color"]), percent(t2i["judge_color_accuracy"]))
         table.add_row("right shape", percent(t2i["right_shape"]), percent(t2i["judge_shape_accuracy"]))
-        table.add_row(f"different pictures of {t2i['images_per_prompt']} (least, mean)", f"{t2i['distinct_min']}, {t2i['distinct_mean']:.1f}", "")
+        table.add_row(
+            f"different pictures of {t2i['images_per_prompt']} (least, mean)",
+            f"{t2i['distinct_min']}, {t2i['distinct_mean']:.1f}",
+            "",
+        )
         console.print(table)
 
 
@@ -313,10 +402,24 @@ def print_values(files: list[Path], console: Console | None = None) -> None:
 
 
 def vqa_table(vqa: dict[str, Any]) -> Table:
-    table = Table("answers", "questions", "right", "blind", "shuffled pictures", title="Questions about unseen pictures", title_justify="left")
+    table = Table(
+        "answers",
+        "questions",
+        "right",
+        "blind",
+        "shuffled pictures",
+        title="Questions about unseen pictures",
+        title_justify="left",
+    )
     rows = [("all", vqa, vqa.get("blind_accuracy"), vqa.get("shuffled_accuracy"))]
     for kind, own in vqa["by_type"].items():
-        rows.append((kind, own, *(vqa[key][kind]["accuracy"] if key in vqa else None for key in ("blind_by_type", "shuffled_by_type"))))
+        rows.append(
+            (
+                kind,
+                own,
+                *(vqa[key][kind]["accuracy"] if key in vqa else None for key in ("blind_by_type", "shuffled_by_type")),
+            )
+        )
     for kind, own, blind, shuffled in rows:
         table.add_row(kind, f"{own['count']:,}", *(percent(value) for value in (own["accuracy"], blind, shuffled)))
     return table

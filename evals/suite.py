@@ -1,4 +1,5 @@
-"""Which metrics `liquid eval` knows, and what each of them is given. What several need is made once: questions, drawn pictures.
+"""Which metrics `liquid eval` knows, and what each of them is given. What several need is made once: questions, drawn
+pictures.
 
 vqa              questions about unseen pictures: accuracy, blind and with shuffled pictures
 t2i              right colours and shapes of drawn pictures
@@ -60,17 +61,25 @@ class Inputs:
         self.image_tokenizer = open_vq(session, config.vq)
         # whatever is wrong with files is told before anything is drawn
         self.features = open_features(config.features, self.image_tokenizer)
-        self.judge = open_judge(config.vqascore, session.model.device) if chosen(config) & {"vqascore", "genai_bench_vqascore"} else None
+        self.judge = (
+            open_judge(config.vqascore, session.model.device)
+            if chosen(config) & {"vqascore", "genai_bench_vqascore"}
+            else None
+        )
         self.clip = open_clip(config.clipscore, session.model.device) if "clipscore" in chosen(config) else None
         self.reference = read_reference(config.reference) if "reference_quality" in config.metrics else None
         self.wise = wise.read_prompts(config.wise) if "wise" in config.metrics else None
         where, vocabulary = config.heldout, session.vocabulary
         self.heldout = None
         if "heldout" in config.metrics:
-            self.heldout = heldout_set(trained_with(config), vocabulary, self.card.vq_fingerprint, whole=where.whole, batches=where.batches)
+            self.heldout = heldout_set(
+                trained_with(config), vocabulary, self.card.vq_fingerprint, whole=where.whole, batches=where.batches
+            )
         if chosen(config) & {"vqa", "image_quality"}:
             _ = self.questions, self.train
-        self.pairs = caption_pairs(self.shards, config.caption_images, config.seed) if "captions" in config.metrics else None
+        self.pairs = (
+            caption_pairs(self.shards, config.caption_images, config.seed) if "captions" in config.metrics else None
+        )
         if chosen(config) & {"t2i", "image_quality", "image_tokenizer"}:
             _ = self.real
 
@@ -111,7 +120,11 @@ class Suite:
 
     @cached_property
     def drawn(self) -> t2i.Drawn:
-        return self.draw(self.handle, [caption for caption in t2i.CAPTIONS for _ in range(self.config.images_per_prompt)], self.config.seed)
+        return self.draw(
+            self.handle,
+            [caption for caption in t2i.CAPTIONS for _ in range(self.config.images_per_prompt)],
+            self.config.seed,
+        )
 
     @cached_property
     def genai_drawn(self) -> t2i.Drawn:
@@ -119,11 +132,26 @@ class Suite:
 
     def draw(self, handle: ModelHandle, prompts: list[str], seed: int) -> t2i.Drawn:
         c = self.config
-        return t2i.draw_pictures(handle, prompts, seed=seed, guidance=c.guidance, temperature=c.temperature, top_k=c.top_k, batch_size=c.batch_size)
+        return t2i.draw_pictures(
+            handle,
+            prompts,
+            seed=seed,
+            guidance=c.guidance,
+            temperature=c.temperature,
+            top_k=c.top_k,
+            batch_size=c.batch_size,
+        )
 
     def judged(self, drawn: t2i.Drawn, tags: list[list[str]], name: str) -> Measurement:
         assert self.inputs.judge is not None
-        return vqascore(self.handle, self.inputs.judge, pictures(drawn, tags), self.config.vqascore, name=name, seed=self.config.seed)
+        return vqascore(
+            self.handle,
+            self.inputs.judge,
+            pictures(drawn, tags),
+            self.config.vqascore,
+            name=name,
+            seed=self.config.seed,
+        )
 
     def vqa(self) -> Measurement:
         data = vqa.VQAData(self.inputs.questions, self.inputs.train)
@@ -136,10 +164,16 @@ class Suite:
         drawn, real, codes = self.drawn, self.inputs.real, self.inputs.questions.codes
         count = max(len(drawn.pixels), 2)
         data = PictureSets(
-            drawn.pixels, real.pixels, drawn.prompts, drawn.seeds, [t2i.named(p)[1] for p in drawn.prompts], list(real.shapes), drawn.sampler,
+            drawn.pixels,
+            real.pixels,
+            drawn.prompts,
+            drawn.seeds,
+            [t2i.named(p)[1] for p in drawn.prompts],
+            list(real.shapes),
+            drawn.sampler,
             f"{len(real.pixels)} original test pictures; reconstructions: {len(codes[:count])} of them through the VQ",
             decode(self.inputs.image_tokenizer, np.stack(codes[:count])),
-        )  # fmt: skip
+        )
         return image_quality(self.handle, data, self.config.features, seed=self.config.seed)
 
     def self_vqascore(self) -> Measurement:
@@ -154,25 +188,40 @@ class Suite:
         return heldout(self.handle, self.inputs.heldout)
 
     def image_tokenizer(self) -> Measurement:
-        return tokenizer_quality(self.handle, self.inputs.real.pixels[: self.config.tokenizer_images], self.config.features, seed=self.config.seed)
+        return tokenizer_quality(
+            self.handle,
+            self.inputs.real.pixels[: self.config.tokenizer_images],
+            self.config.features,
+            seed=self.config.seed,
+        )
 
     def vqascore(self) -> Measurement:
         return self.judged(self.drawn, [[] for _ in self.drawn.prompts], "vqascore")
 
     def clipscore(self) -> Measurement:
         assert self.inputs.clip is not None
-        return clipscore(self.handle, self.inputs.clip, pictures(self.drawn, []), self.config.clipscore, seed=self.config.seed)
+        return clipscore(
+            self.handle, self.inputs.clip, pictures(self.drawn, []), self.config.clipscore, seed=self.config.seed
+        )
 
     def reference_quality(self) -> Measurement:
         c = self.config
         assert self.inputs.reference is not None
         return reference_quality(
-            self.handle, self.inputs.reference, self.inputs.features, self.draw, c.features, max_bad=c.reference.max_bad, seed=c.seed
-        )  # fmt: skip
+            self.handle,
+            self.inputs.reference,
+            self.inputs.features,
+            self.draw,
+            c.features,
+            max_bad=c.reference.max_bad,
+            seed=c.seed,
+        )
 
     def genai_bench(self) -> Measurement:
         tags = [p.tags for p in self.inputs.tagged]
-        measured = score_drawn(self.handle, t2i.drawn_texts(self.genai_drawn, tags), self.config.vqascore, seed=self.config.seed)
+        measured = score_drawn(
+            self.handle, t2i.drawn_texts(self.genai_drawn, tags), self.config.vqascore, seed=self.config.seed
+        )
         renamed = {key.replace("self_vqascore", "genai_bench", 1): value for key, value in measured.values.items()}
         return Measurement(renamed, measured.receipt)
 
@@ -181,13 +230,19 @@ class Suite:
 
     def wise(self) -> Measurement:
         assert self.inputs.wise is not None
-        return wise.pictures(self.handle, self.inputs.wise, self.draw(self.handle, [p.text for p in self.inputs.wise.prompts], self.config.seed))
+        return wise.pictures(
+            self.handle,
+            self.inputs.wise,
+            self.draw(self.handle, [p.text for p in self.inputs.wise.prompts], self.config.seed),
+        )
 
     def language(self) -> Measurement:
         return language(self.handle, self.config.language, self.inputs.tasks)
 
     def benchmark(self, name: str) -> Measurement:
-        return benchmarks.measure(self.handle, self.inputs.benchmarks[name], self.config.benchmarks, batch_size=self.config.batch_size)
+        return benchmarks.measure(
+            self.handle, self.inputs.benchmarks[name], self.config.benchmarks, batch_size=self.config.batch_size
+        )
 
     def measures(self) -> dict[str, Callable[[], Measurement]]:
         """The chosen ones by name, in the order of METRICS."""

@@ -3,8 +3,9 @@
     RUN/checkpoints/step-N, complete and not evaluated -> evals/run.py -> RUN/evals/step-N-NAME.json
                                                                        -> RUN/evals/metrics.jsonl, and W&B
 
-RUN/metrics.jsonl is the training's alone; what reads a run reads both. A line also says of which checkpoint ("checkpoint": sha256 of its
-COMMIT.json) and for which "metrics", so that a restart knows what is left to do, and a run that went back is evaluated anew.
+RUN/metrics.jsonl is the training's alone; what reads a run reads both. A line also says of which checkpoint
+("checkpoint": sha256 of its COMMIT.json) and for which "metrics", so that a restart knows what is left to do, and a run
+that went back is evaluated anew.
 """
 
 from __future__ import annotations
@@ -30,12 +31,13 @@ from liquid_train.training.wandb import WandbRun, logged_name
 
 
 class Stopped(BaseException):
-    """SIGTERM or SIGUSR1 (Slurm's warning) came: not an Exception, so that nothing on the way takes it for a failure."""
+    """SIGTERM or SIGUSR1 (Slurm's warning) came: not an Exception, so that nothing on the way takes it for a
+    failure."""
 
 
 def watch(config: EvalJob) -> None:
-    """Until the last planned step is evaluated, or a signal comes. Raises ValueError for a folder that is no run, and where another
-    process watches it."""
+    """Until the last planned step is evaluated, or a signal comes. Raises ValueError for a folder that is no run, and
+    where another process watches it."""
     assert config.watch is not None
     run_dir = Path(config.watch)
     training = read_config(run_dir)
@@ -43,8 +45,14 @@ def watch(config: EvalJob) -> None:
     with watching(run_dir), signals():
         try:
             board = WandbRun(
-                run_dir, training.tracker.wandb, f"{training.run.name}-evals", asdict(config), print, group=training.run.name, any_order=True
-            )  # fmt: skip
+                run_dir,
+                training.tracker.wandb,
+                f"{training.run.name}-evals",
+                asdict(config),
+                print,
+                group=training.run.name,
+                any_order=True,
+            )
             try:
                 follow(config, run_dir, training, names, board)
             finally:
@@ -66,7 +74,10 @@ def follow(config: EvalJob, run_dir: Path, training: TrainJob, names: list[str],
         looked_at = list(found)[-1:] if config.watch_newest else list(found)
         due = [step for step in looked_at if not is_done(run_dir, found[step], names)]
         for step in sorted(waiting - found.keys()):
-            print(f"step {step}: its checkpoint was removed before it could be evaluated; a larger checkpoint.keep leaves more time")
+            print(
+                f"step {step}: its checkpoint was removed before it could be evaluated; a larger checkpoint.keep "
+                "leaves more time"
+            )
         waiting = set(due)
         if due:
             if evaluate(config, run_dir, found[due[0]], names, board):
@@ -91,7 +102,10 @@ def evaluate(config: EvalJob, run_dir: Path, checkpoint: Path, names: list[str],
     evals = run_dir / "evals"
     values: dict[str, Any] = {}
     for path in (evals / file_name(name, step) for name in names):
-        values |= {logged_name(key): value["value"] for key, value in json.loads(path.read_text(encoding="utf-8"))["values"].items()}
+        values |= {
+            logged_name(key): value["value"]
+            for key, value in json.loads(path.read_text(encoding="utf-8"))["values"].items()
+        }
     note(evals / "metrics.jsonl", {"step": step, "checkpoint": commit, "metrics": names, **values})
     board.log(values, step)
     board.log_evaluation(evals, step, evals / "drawn.png")
@@ -109,12 +123,17 @@ def is_done(run_dir: Path, checkpoint: Path, names: list[str]) -> bool:
         commit = sha256_of(checkpoint / COMMIT)
     except FileNotFoundError:  # removed just now
         return False
-    done = [line.get("metrics", []) for line in lines_of(run_dir / "evals" / "metrics.jsonl") if line["step"] == step and line.get("checkpoint") == commit]
+    done = [
+        line.get("metrics", [])
+        for line in lines_of(run_dir / "evals" / "metrics.jsonl")
+        if line["step"] == step and line.get("checkpoint") == commit
+    ]
     return set(names) <= {name for part in done for name in part}
 
 
 def note(path: Path, line: dict[str, Any]) -> None:
-    """Add a line, whole or not at all. Of a checkpoint that differs from that step's earlier one the run went back: later lines are dropped."""
+    """Add a line, whole or not at all. Of a checkpoint that differs from that step's earlier one the run went back:
+    later lines are dropped."""
     lines = lines_of(path)
     if any(old["step"] == line["step"] and old.get("checkpoint") != line["checkpoint"] for old in lines):
         lines = [old for old in lines if old["step"] < line["step"]]
@@ -141,7 +160,9 @@ def signals() -> Iterator[None]:
     def stop(*_: Any) -> None:
         raise Stopped
 
-    before: dict[int, Callable[..., Any] | int | None] = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGUSR1)}
+    before: dict[int, Callable[..., Any] | int | None] = {
+        number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGUSR1)
+    }
     try:
         yield
     finally:

@@ -1,4 +1,5 @@
-"""`liquid <job> [overrides]` and `liquid <tool> ...`: the command line. Heavy imports happen only when there is work."""
+"""`liquid <job> [overrides]` and `liquid <tool> ...`: the command line. Heavy imports happen only when there is
+work."""
 
 from __future__ import annotations
 
@@ -20,14 +21,45 @@ JOB_MODULES = {
     "serve": "liquid_train.serve.job",
     "plan": "liquid_train.scaling.planner",
 }
-FREE_TEXT = ("prompt", "null_prompt", "image", "checkpoint", "watch", "prompts", "questions", "output", "run.dir", "run.name", "vq.config", "vq.checkpoint",
-             "tokenize.input", "tokenize.images", "tokenize.image_key", "tokenize.text_key", "tokenize.output",
-             "genai_bench", "language.include_path", "evals.metrics.language.include_path", "benchmarks.suffix",
-             *(f"benchmarks.{name}.{key}" for name in BENCHMARKS for key in ("questions", "annotations", "images", "folder", "predictions")),
-             "vqascore.model", "clipscore.model", "clipscore.prefix", "reference.folder", "wise.prompts", "heldout.run",
-             "features.path", *(f"{where}vqascore.{key}" for where in ("", "evals.") for key in ("question", "answer", "pattern")))  # fmt: skip
+FREE_TEXT = (
+    "prompt",
+    "null_prompt",
+    "image",
+    "checkpoint",
+    "watch",
+    "prompts",
+    "questions",
+    "output",
+    "run.dir",
+    "run.name",
+    "vq.config",
+    "vq.checkpoint",
+    "tokenize.input",
+    "tokenize.images",
+    "tokenize.image_key",
+    "tokenize.text_key",
+    "tokenize.output",
+    "genai_bench",
+    "language.include_path",
+    "evals.metrics.language.include_path",
+    "benchmarks.suffix",
+    *(
+        f"benchmarks.{name}.{key}"
+        for name in BENCHMARKS
+        for key in ("questions", "annotations", "images", "folder", "predictions")
+    ),
+    "vqascore.model",
+    "clipscore.model",
+    "clipscore.prefix",
+    "reference.folder",
+    "wise.prompts",
+    "heldout.run",
+    "features.path",
+    *(f"{where}vqascore.{key}" for where in ("", "evals.") for key in ("question", "answer", "pattern")),
+)
 
-USAGE = """usage: liquid <job> [key=value ...]        jobs: tokenize, train, eval, generate, serve, plan   (liquid <job> --help lists the keys)
+USAGE = """usage: liquid <job> [key=value ...]        jobs: tokenize, train, eval, generate, serve, plan
+       liquid <job> --help                 its keys
        liquid run list [FOLDER]            all runs below FOLDER (default: runs)
        liquid run status RUN               how far a run is
        liquid run report RUN               write RUN/report.html and print the summary
@@ -35,7 +67,7 @@ USAGE = """usage: liquid <job> [key=value ...]        jobs: tokenize, train, eva
        liquid run replay RUN --step N      the documents of one step's batch, with the loss and gradient of each
        liquid checkpoint list RUN          complete checkpoints of a run
        liquid checkpoint verify PATH       compare a checkpoint with its recorded sizes and hashes
-       liquid checkpoint export PATH OUTPUT  the model of a checkpoint or run for plain transformers; --dtype bf16|fp16|fp32, --shard-gib N
+       liquid checkpoint export PATH OUTPUT  the model of a checkpoint or run, for plain transformers
        liquid data merge OUTPUT [PART ...] join the parts of a shard set (liquid data TOOL --help lists the flags)
        liquid data verify SET              read a whole set again, and compare some of it with its source
        liquid data describe SET            sizes, captions, grid shapes and codebook usage
@@ -49,7 +81,7 @@ first steps: make quickstart, or
        liquid serve checkpoint=runs/quickstart      a page to try it, and an HTTP API
        liquid eval watch=runs/mine         beside a training: every checkpoint is evaluated as it comes
        liquid eval checkpoint=runs/mine evals=paper             the paper's benchmarks on one page, beside its numbers
-       liquid plan backbone=qwen2.5-32b parallel.shard=512      parameters, and memory of one rank, before there is a cluster"""
+       liquid plan backbone=qwen2.5-32b parallel.shard=512      memory of one rank, before there is a cluster"""
 
 
 def quote(override: str) -> str:
@@ -111,7 +143,9 @@ def run_tool(rest: list[str]) -> int:
     parser.add_argument("action", choices=("list", "status", "report", "compare", "replay"))
     parser.add_argument("path", nargs="?", default=None, help="a run's folder (list: a folder of runs)")
     parser.add_argument("other", nargs="?", default=None, help="compare: the other run's folder")
-    parser.add_argument("--strict", action="store_true", help="compare: exit with 2 when something was not measured alike")
+    parser.add_argument(
+        "--strict", action="store_true", help="compare: exit with 2 when something was not measured alike"
+    )
     parser.add_argument("--step", type=int, help="replay: which step's batch to rebuild and take apart")
     parser.add_argument("--output", help="replay: a folder for documents.jsonl and pictures.png")
     args = parser.parse_args(rest)
@@ -144,11 +178,19 @@ def run_tool(rest: list[str]) -> int:
 def checkpoint_tool(rest: list[str]) -> int:
     from liquid_train.checkpoint import folder as checkpoint
 
-    parser = argparse.ArgumentParser(prog="liquid checkpoint", description="Look at checkpoints, and take the model out of one.")
+    parser = argparse.ArgumentParser(
+        prog="liquid checkpoint", description="Look at checkpoints, and take the model out of one."
+    )
     parser.add_argument("action", choices=("list", "verify", "export"))
-    parser.add_argument("path", help="list: a run's folder; verify: a checkpoint's; export: either (a run: its newest checkpoint)")
-    parser.add_argument("output", nargs="?", help="export: a folder that is empty or not there, or a URL such as s3://bucket/model")
-    parser.add_argument("--dtype", choices=("bf16", "fp16", "fp32"), help="export: cast the weights (default: as they are stored)")
+    parser.add_argument(
+        "path", help="list: a run's folder; verify: a checkpoint's; export: either (a run: its newest checkpoint)"
+    )
+    parser.add_argument(
+        "output", nargs="?", help="export: a folder that is empty or not there, or a URL such as s3://bucket/model"
+    )
+    parser.add_argument(
+        "--dtype", choices=("bf16", "fp16", "fp32"), help="export: cast the weights (default: as they are stored)"
+    )
     parser.add_argument("--shard-gib", type=float, default=5.0, help="export: GiB of one safetensors file (default: 5)")
     args = parser.parse_args(rest)
     folder = Path(args.path)
@@ -158,14 +200,23 @@ def checkpoint_tool(rest: list[str]) -> int:
         if args.output is None:
             raise ValueError("export needs a folder to write to: liquid checkpoint export CHECKPOINT_OR_RUN OUTPUT")
         source = checkpoint.model_folder(folder)
-        plan = import_module("liquid_train.checkpoint.export").export(source, args.output, dtype=args.dtype, shard_gib=args.shard_gib)
-        print(f"{source} -> {args.output}: {plan.elements:,} parameters, {plan.size / 2**30:,.2f} GiB in {len(plan.names)} file(s)")
+        plan = import_module("liquid_train.checkpoint.export").export(
+            source, args.output, dtype=args.dtype, shard_gib=args.shard_gib
+        )
+        print(
+            f"{source} -> {args.output}: {plan.elements:,} parameters, {plan.size / 2**30:,.2f} GiB in "
+            f"{len(plan.names)} file(s)"
+        )
         return 0
     if args.action == "list":
         scored, best = checkpoint.read_scores(folder), checkpoint.best(folder)
         for found in checkpoint.committed(folder):
             size = sum(f["size"] for f in checkpoint.read_commit(found)["files"].values())
-            mark = f"  best: {scored['metric']} {scored['scores'][str(checkpoint.step_of(found))]:.4g}" if found == best else ""
+            mark = (
+                f"  best: {scored['metric']} {scored['scores'][str(checkpoint.step_of(found))]:.4g}"
+                if found == best
+                else ""
+            )
             print(f"{found}  {size / 2**20:,.1f} MiB{mark}")
         return 0
     wrong = checkpoint.problems(folder, hashes=True)

@@ -12,14 +12,16 @@ from pathlib import Path
 
 
 def is_full(error: BaseException) -> bool:
-    """Whether a file could not be written for want of room: on the disk, in a quota, under a limit. Rust libraries give the text of it alone."""
+    """Whether a file could not be written for want of room: on the disk, in a quota, under a limit. Rust libraries give
+    the text of it alone."""
     numbers = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
     return getattr(error, "errno", None) in numbers or any(f"(os error {n})" in str(error) for n in numbers)
 
 
 @contextlib.contextmanager
 def dispensable(what: str) -> Iterator[None]:
-    """Write files that a run can do without: where the disk does not take them, one line on stderr says so, and it goes on."""
+    """Write files that a run can do without: where the disk does not take them, one line on stderr says so, and it goes
+    on."""
     try:
         yield
     except OSError as error:

@@ -38,22 +38,34 @@ def launch(config: TrainJob, overrides: list[str]) -> int:
     streams = config.data.streams or config.data.global_batch
     replicate, shard, _ = degrees(config.parallel, ranks)
     if replicate * shard > streams:
-        raise ValueError(f"launch.nproc={ranks}: more data-parallel ranks than data.streams={streams}; start fewer, or raise data.streams or data.global_batch")
+        raise ValueError(
+            f"launch.nproc={ranks}: more data-parallel ranks than data.streams={streams}; start fewer, or raise "
+            "data.streams or data.global_batch"
+        )
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     if ranks == 1:
         from liquid_train.train import main as train
 
         return train(overrides)
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}", "--signals-to-handle=SIGINT,SIGHUP,SIGQUIT"]
+    torchrun = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        f"--nproc-per-node={ranks}",
+        "--signals-to-handle=SIGINT,SIGHUP,SIGQUIT",
+    ]
     return supervise([*torchrun, "-m", "liquid_train.train", *overrides])
 
 
 def supervise(command: list[str]) -> int:
-    """Run torchrun, have the ranks stop on SIGTERM or SIGUSR1, and keep torchrun's own trace from the terminal: a rank says what was wrong.
+    """Run torchrun, have the ranks stop on SIGTERM or SIGUSR1, and keep torchrun's own trace from the terminal: a rank
+    says what was wrong.
 
-    torchrun itself ignores these signals: it would give its ranks 30 seconds, and none on a second signal, which a process group or
-    Slurm delivers to it beside ours. The ranks look for a file instead; a second SIGTERM ends them as Ctrl-C does.
+    torchrun itself ignores these signals: it would give its ranks 30 seconds, and none on a second signal, which a
+    process group or Slurm delivers to it beside ours. The ranks look for a file instead; a second SIGTERM ends them as
+    Ctrl-C does.
     """
     stops = (signal.SIGTERM, signal.SIGUSR1)
 
@@ -64,7 +76,9 @@ def supervise(command: list[str]) -> int:
     with tempfile.TemporaryDirectory(prefix="liquid-") as folder:
         stop = Path(folder) / "stop"
         env = {**os.environ, "TORCH_CPP_LOG_LEVEL": "ERROR", STOP_FILE: str(stop)}
-        with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, errors="replace", env=env, preexec_fn=ignore_stops) as process:
+        with subprocess.Popen(
+            command, stderr=subprocess.PIPE, text=True, errors="replace", env=env, preexec_fn=ignore_stops
+        ) as process:
 
             def on_stop(*_: Any) -> None:
                 if stop.exists():

@@ -1,4 +1,5 @@
-"""The training run, readable from top to bottom: `torchrun -m liquid_train.train [overrides]`, or `liquid train [overrides]`."""
+"""The training run, readable from top to bottom: `torchrun -m liquid_train.train [overrides]`, or `liquid train
+[overrides]`."""
 
 from __future__ import annotations
 
@@ -41,17 +42,30 @@ def environment(world: World) -> dict[str, Any]:
     """Versions, devices and the commit, for environment.json."""
     from importlib.metadata import version
 
-    commit = subprocess.run(["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"], capture_output=True, text=True, check=False).stdout.strip()
+    commit = subprocess.run(
+        ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"], capture_output=True, text=True, check=False
+    ).stdout.strip()
     names = ("torch", "transformers", "webdataset", "hydra-core", "numpy", "tokenizers", "safetensors", "wandb")
-    device = torch.cuda.get_device_name(world.device) if world.device.type == "cuda" else f"cpu ({platform.machine()}, {os.cpu_count()} cores)"
+    device = (
+        torch.cuda.get_device_name(world.device)
+        if world.device.type == "cuda"
+        else f"cpu ({platform.machine()}, {os.cpu_count()} cores)"
+    )
     return {
-        "python": platform.python_version(), **{n: version(n) for n in names}, "platform": platform.platform(), "device": device, "ranks": world.size,
-        "threads_per_rank": torch.get_num_threads(), "git_commit": commit or None, "command": " ".join(sys.argv),
-    }  # fmt: skip
+        "python": platform.python_version(),
+        **{n: version(n) for n in names},
+        "platform": platform.platform(),
+        "device": device,
+        "ranks": world.size,
+        "threads_per_rank": torch.get_num_threads(),
+        "git_commit": commit or None,
+        "command": " ".join(sys.argv),
+    }
 
 
 class StopSignal:
-    """SIGTERM or SIGUSR1 (Slurm's warning), or the launcher's file: the step at hand is finished, then all ranks save and leave."""
+    """SIGTERM or SIGUSR1 (Slurm's warning), or the launcher's file: the step at hand is finished, then all ranks save
+    and leave."""
 
     def __init__(self) -> None:
         self._signalled = False
@@ -75,7 +89,10 @@ def train_step(run: Run, batches: list[MicroBatch], lr: float, stop: bool) -> di
     device, phases, spikes = run.world.device, run.phases, run.config.train.spike
     phases.enter("forward")
     share = torch.stack(
-        [sum((b.weights.sum().double() for b in batches), torch.zeros((), dtype=torch.float64)), torch.tensor(float(stop), dtype=torch.float64)]
+        [
+            sum((b.weights.sum().double() for b in batches), torch.zeros((), dtype=torch.float64)),
+            torch.tensor(float(stop), dtype=torch.float64),
+        ]
     ).to(device)
     run.world.sum(share)
     total_weight, stops = share.tolist()
@@ -98,7 +115,8 @@ def train_step(run: Run, batches: list[MicroBatch], lr: float, stop: bool) -> di
     sums = torch.cat([per_task.flatten(), loss_sum.view(1)])
     run.world.sum(sums)
     loss = float(sums[-1]) / max(total_weight, 1e-9)
-    finite = bool(torch.isfinite(norm)) and loss == loss and abs(loss) != float("inf")  # the same on all ranks: both were reduced
+    # the same on all ranks: both were reduced
+    finite = bool(torch.isfinite(norm)) and loss == loss and abs(loss) != float("inf")
     per_task = sums[:-1].view(4, -1).cpu()
     spike = finite and is_spike(parts_of(per_task), run.progress.guard, spikes)
     skipped = not finite or (spike and spikes.action != "warn")
@@ -106,10 +124,20 @@ def train_step(run: Run, batches: list[MicroBatch], lr: float, stop: bool) -> di
         run.rates.step(run.optimizer, run.progress.step, lr)
     run.optimizer.zero_grad()
     phases.enter("logging")
-    return {"loss": loss, "per_task": per_task, "grad_norm": float(norm), "finite": finite, "spike": spike, "skipped": skipped, "stop": stops > 0}
+    return {
+        "loss": loss,
+        "per_task": per_task,
+        "grad_norm": float(norm),
+        "finite": finite,
+        "spike": spike,
+        "skipped": skipped,
+        "stop": stops > 0,
+    }
 
 
-def account(run: Run, batch: RankBatch, result: dict[str, Any], lr: float, seconds: float, waited: float) -> dict[str, Any]:
+def account(
+    run: Run, batch: RankBatch, result: dict[str, Any], lr: float, seconds: float, waited: float
+) -> dict[str, Any]:
     """Move the run's progress on by one step and describe the step; a collective."""
     data, progress = run.config.data, run.progress
     totals = batch_totals(batch, data, run.world)
@@ -126,19 +154,29 @@ def account(run: Run, batch: RankBatch, result: dict[str, Any], lr: float, secon
         progress.source_tokens[name] = progress.source_tokens.get(name, 0) + totals.source_tokens[name]
     progress.streams.update(batch.states)
     targets = int(result["per_task"][2].sum())
-    speed = speed_metrics(run.compute, run.world, tokens=tokens, targets=targets, squares=totals.squares, seconds=seconds, waited=waited)
-    so_far: dict[str, Any] = {"step": progress.step, "tokens": progress.tokens, "documents": progress.documents, "skipped": progress.skipped}
+    speed = speed_metrics(
+        run.compute, run.world, tokens=tokens, targets=targets, squares=totals.squares, seconds=seconds, waited=waited
+    )
+    so_far: dict[str, Any] = {
+        "step": progress.step,
+        "tokens": progress.tokens,
+        "documents": progress.documents,
+        "skipped": progress.skipped,
+    }
     so_far |= {"spikes": progress.guard.spikes, "rewinds": progress.guard.rewinds, "left_out": progress.guard.left_out}
     so_far |= share_metrics(progress.source_documents, progress.source_tokens)
     return step_metrics(totals, result, so_far, lr, speed)
 
 
 def assert_invariants(run: Run, batches: list[MicroBatch]) -> None:
-    """What must hold at a process's first step: fp32 weights and optimizer state, as many rows as the vocabulary has, no id beyond it."""
+    """What must hold at a process's first step: fp32 weights and optimizer state, as many rows as the vocabulary has,
+    no id beyond it."""
     assert_dtypes(run.root, run.optimizer)
     lm: Any = run.root.lm
     tables = lm.get_input_embeddings().weight, lm.get_output_embeddings().weight
-    assert all(table.shape[0] == run.vocabulary.rows for table in tables), "embedding and head must have a row for every id"
+    assert all(table.shape[0] == run.vocabulary.rows for table in tables), (
+        "embedding and head must have a row for every id"
+    )
     assert all(int(b.input_ids.max()) < run.vocabulary.image_end for b in batches), "an id lies beyond the vocabulary"
 
 
@@ -155,7 +193,9 @@ def begin_log(run: Run) -> Tracker | None:
     write_synced(run.dir / "config.yaml", to_yaml(run.config))
     write_synced(run.dir / "environment.json", json.dumps(environment(run.world), indent=2))
     c = run.config
-    tracker = Tracker(run.dir, c.tracker, name=c.run.name, settings=asdict(c), first_step=run.progress.step, steps=run.steps)
+    tracker = Tracker(
+        run.dir, c.tracker, name=c.run.name, settings=asdict(c), first_step=run.progress.step, steps=run.steps
+    )
     parameters = sum(p.numel() for p in run.root.parameters())
     start = f"goes on from {run.resumed_from}" if run.resumed_from else "starts"
     tracker.say(
@@ -180,7 +220,9 @@ def train(config: TrainJob, world: World, phases: Phases) -> None:
         rewind = train_on(config, world, phases, stop, rewind)
 
 
-def train_on(config: TrainJob, world: World, phases: Phases, stop: StopSignal, rewind: Rewind | None = None) -> Rewind | None:
+def train_on(
+    config: TrainJob, world: World, phases: Phases, stop: StopSignal, rewind: Rewind | None = None
+) -> Rewind | None:
     """Train from a checkpoint or the start to the end of the run, or to a spike that sends it back: to where."""
     phases.enter("start")
     run = Run(config, world, phases, rewind)
@@ -223,7 +265,10 @@ def train_on(config: TrainJob, world: World, phases: Phases, stop: StopSignal, r
             check_skipped(config, skipped_in_a_row)
             if result["stop"]:
                 save_and_wait(run, tracker)
-                say_if(tracker, f"stopped by a signal; saved step {run.progress.step}. The same command goes on from there.")
+                say_if(
+                    tracker,
+                    f"stopped by a signal; saved step {run.progress.step}. The same command goes on from there.",
+                )
             if result["stop"] or run.progress.step == run.steps:
                 break
             phases.step = run.progress.step + 1
@@ -249,23 +294,30 @@ def say_if(tracker: Tracker | None, line: str | None) -> None:
 
 
 def note_spike(run: Run, tracker: Tracker | None, loss: float) -> None:
-    """Say that the loss of the step at hand is a spike and what is done about it. ValueError where training went back often enough."""
+    """Say that the loss of the step at hand is a spike and what is done about it. ValueError where training went back
+    often enough."""
     spike, guard, step = run.config.train.spike, run.progress.guard, run.progress.step
     if spike.action == "rewind":
         settle_save(run, tracker)  # the checkpoint at hand is the one to go back to
     saved = run.saver.saved_step
-    done = {"warn": "training goes on", "skip": "no optimizer step", "rewind": f"back to the checkpoint of step {saved}, on without the data since"}
+    done = {
+        "warn": "training goes on",
+        "skip": "no optimizer step",
+        "rewind": f"back to the checkpoint of step {saved}, on without the data since",
+    }
     found = f"step {step + 1}: the loss jumps to {loss:.3f} (spike {guard.spikes})"
     if spike.action == "rewind" and step != saved and guard.rewinds >= spike.rewinds:
         raise ValueError(
             f"{found}, and train.spike.rewinds={spike.rewinds}: as many times training went back already; lower "
-            f"optimizer.lr={run.config.optimizer.lr}, or look at the data of such a step: liquid run replay {run.dir} --step N"
+            f"optimizer.lr={run.config.optimizer.lr}, or look at the data of such a step: liquid run replay "
+            f"{run.dir} --step N"
         )
     say_if(tracker, f"{found}: {done[spike.action]} (train.spike.action={spike.action})")
 
 
 def leave_out(run: Run, batch: RankBatch) -> Rewind | None:
-    """Leave the data of a spike out, and all since the newest checkpoint: where to go back to, or None where that is where training stands."""
+    """Leave the data of a spike out, and all since the newest checkpoint: where to go back to, or None where that is
+    where training stands."""
     run.progress.streams.update(batch.states)
     if run.progress.step != run.saver.saved_step:
         return go_back(run.progress, batch.step, run.resumed_from, run.dir)
@@ -277,7 +329,8 @@ def check_skipped(config: TrainJob, in_a_row: int) -> None:
     """ValueError when too many steps in a row were left out."""
     if in_a_row >= config.train.max_skipped:
         raise ValueError(
-            f"train.max_skipped={config.train.max_skipped}: as many steps in a row had a loss or gradient that was not finite, or were spikes "
+            f"train.max_skipped={config.train.max_skipped}: as many steps in a row had a loss or gradient that was "
+            "not finite, or were spikes "
             f"that train.spike.action={config.train.spike.action} leaves out; lower optimizer.lr={config.optimizer.lr}"
         )
 
@@ -303,7 +356,8 @@ def finish_step(run: Run, tracker: Tracker | None, metrics: dict[str, Any]) -> N
 
 
 def end_early(run: Run, tracker: Tracker | None, metrics: dict[str, Any]) -> None:
-    """Every source is used up: do what the last step does, as far as it was not done at this step; `metrics`: its, {} when none was made."""
+    """Every source is used up: do what the last step does, as far as it was not done at this step; `metrics`: its, {}
+    when none was made."""
     c, step = run.config, run.progress.step
     if tracker and metrics and step % c.tracker.every:
         tracker.write(metrics | run.phases.take())
@@ -311,19 +365,26 @@ def end_early(run: Run, tracker: Tracker | None, metrics: dict[str, Any]) -> Non
         log_evaluation(run, tracker, last=True)
     save_and_wait(run, tracker)
     if tracker:
-        tracker.say(f"every source has been read data.sources.*.max_epochs times: training ends at step {step} of {run.steps}")
+        tracker.say(
+            f"every source has been read data.sources.*.max_epochs times: training ends at step {step} of {run.steps}"
+        )
 
 
 def main(overrides: list[str]) -> int:
     """Run one rank; 0, or 2 after one line on stderr for a user's mistake."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    gc.freeze()  # collections that walk through torch's and transformers' objects cost half a second while the data is opened
+    # collections that walk through torch's and transformers' objects cost half a second while the data is opened
+    gc.freeze()
     phases = Phases()
     try:
         config = load("train", overrides)
         hangs, timeout = Path(config.run.dir) / "hangs", config.train.hang_timeout
         prepare_flight_recorder(hangs)
-        with Watchdog(phases, timeout, hangs), process_group(config.parallel.tensor, collective_timeout(timeout)) as world, one_clear_error():
+        with (
+            Watchdog(phases, timeout, hangs),
+            process_group(config.parallel.tensor, collective_timeout(timeout)) as world,
+            one_clear_error(),
+        ):
             train(config, world, phases)
     except LoaderError as error:  # one rank's own: the others do not know of it
         print(f"liquid train: rank {os.environ.get('RANK', 0)}: {error}", file=sys.stderr)
@@ -336,7 +397,11 @@ def main(overrides: list[str]) -> int:
         lost = lost_peer(error)
         if not lost and not is_full(error):
             raise
-        why = f"{lost} ({phases})" if lost else f"{error}; make room for run.dir={config.run.dir} and start the same command again"
+        why = (
+            f"{lost} ({phases})"
+            if lost
+            else f"{error}; make room for run.dir={config.run.dir} and start the same command again"
+        )
         print(f"liquid train: rank {os.environ.get('RANK', 0)}: {why}", file=sys.stderr)
         return 2
     return 0

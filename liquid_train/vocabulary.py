@@ -81,24 +81,33 @@ def special_id(tokenizer: PreTrainedTokenizerBase, token: str) -> int:
     """Id of a special token by name; ValueError when the tokenizer lacks it."""
     found = tokenizer.get_added_vocab().get(token)
     if found is None:
-        raise ValueError(f"the tokenizer has no {token}; set backbone.special_tokens=[a,b,c] to three of its unused entries")
+        raise ValueError(
+            f"the tokenizer has no {token}; set backbone.special_tokens=[a,b,c] to three of its unused entries"
+        )
     return found
 
 
 def train_bpe(texts: Iterable[str], size: int, folder: Path) -> PreTrainedTokenizerBase:
     """Train a byte-level BPE of `size` entries, special tokens included, and save it into `folder` in HF format.
 
-    It is laid out as Qwen2's (normalization, splitting, the name of eos), because that is the class which AutoTokenizer picks
-    for a folder whose config says qwen2: so it finds every id as it was.
+    It is laid out as Qwen2's (normalization, splitting, the name of eos), because that is the class which AutoTokenizer
+    picks for a folder whose config says qwen2: so it finds every id as it was.
     """
     qwen2 = Qwen2Tokenizer().backend_tokenizer
     bpe = Tokenizer(models.BPE())
     bpe.normalizer, bpe.pre_tokenizer, bpe.decoder = qwen2.normalizer, qwen2.pre_tokenizer, qwen2.decoder
     specials = [ENDOFTEXT, "<pad>", "<bos>", *IMAGE_TOKENS]
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    bpe.train_from_iterator(texts, trainers.BpeTrainer(vocab_size=size, special_tokens=specials, initial_alphabet=alphabet, show_progress=False))
+    bpe.train_from_iterator(
+        texts,
+        trainers.BpeTrainer(vocab_size=size, special_tokens=specials, initial_alphabet=alphabet, show_progress=False),
+    )
     tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=bpe, bos_token="<bos>", eos_token=ENDOFTEXT, pad_token="<pad>", extra_special_tokens=list(IMAGE_TOKENS)
+        tokenizer_object=bpe,
+        bos_token="<bos>",
+        eos_token=ENDOFTEXT,
+        pad_token="<pad>",
+        extra_special_tokens=list(IMAGE_TOKENS),
     )
     tokenizer.save_pretrained(folder)
     return tokenizer
@@ -115,8 +124,9 @@ def load_tokenizer(folder: str | Path) -> PreTrainedTokenizerBase:
 def add_image_tokens(source: str | Path, folder: Path, names: list[str] | None = None) -> PreTrainedTokenizerBase:
     """Copy the tokenizer of `source` into `folder`, three unused entries renamed to <boi> <eoi> <unconditional>.
 
-    The renaming goes through tokenizer.json, tokenizer_config.json and the chat template alike, so len(tokenizer) and with it
-    every image id stays what it was. Raises ValueError when the entries do not exist or the length would change.
+    The renaming goes through tokenizer.json, tokenizer_config.json and the chat template alike, so len(tokenizer) and
+    with it every image id stays what it was. Raises ValueError when the entries do not exist or the length would
+    change.
     """
     original = load_tokenizer(source)
     vocab = original.get_vocab()
@@ -128,13 +138,22 @@ def add_image_tokens(source: str | Path, folder: Path, names: list[str] | None =
         raise ValueError(f"backbone.special_tokens={names}: name three unused entries of the tokenizer in {source}")
     original.save_pretrained(folder)
     renamed = dict(zip(triple, IMAGE_TOKENS, strict=True))
-    for file in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "special_tokens_map.json", "added_tokens.json"):
+    for file in (
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "chat_template.jinja",
+        "special_tokens_map.json",
+        "added_tokens.json",
+    ):
         path = folder / file
         if path.exists():
             _rename_in(path, renamed)
     tokenizer = load_tokenizer(folder)
     if len(tokenizer) != len(original):
-        raise ValueError(f"renaming {triple} changed the tokenizer's length from {len(original)} to {len(tokenizer)}; choose other backbone.special_tokens")
+        raise ValueError(
+            f"renaming {triple} changed the tokenizer's length from {len(original)} to {len(tokenizer)}; choose "
+            "other backbone.special_tokens"
+        )
     return tokenizer
 
 
@@ -165,4 +184,7 @@ def _rename_in(path: Path, renamed: dict[str, str]) -> None:
 def check_codes(codes: np.ndarray, codebook_size: int, where: str) -> None:
     """ValueError when a code lies outside the codebook."""
     if codes.size and int(codes.max()) >= codebook_size:
-        raise ValueError(f"{where}: code {int(codes.max())} is outside the codebook of {codebook_size}; the shards come from another VQ")
+        raise ValueError(
+            f"{where}: code {int(codes.max())} is outside the codebook of {codebook_size}; the shards come from "
+            "another VQ"
+        )

@@ -28,7 +28,12 @@ def vqav2_annotations() -> list[dict[str, Any]]:
     answers = [["yes"] * 10, ["2"] * 7 + ["3"] * 3, ["red"] * 2 + ["blue"] * 8, ["no"] * 10]
     kinds = ["yes/no", "number", "other", "yes/no"]
     return [
-        {"question_id": 10 + n, "image_id": 1 + n % 2, "answer_type": kinds[n], "answers": [{"answer": a, "answer_id": i} for i, a in enumerate(answers[n], 1)]}
+        {
+            "question_id": 10 + n,
+            "image_id": 1 + n % 2,
+            "answer_type": kinds[n],
+            "answers": [{"answer": a, "answer_id": i} for i, a in enumerate(answers[n], 1)],
+        }
         for n in range(4)
     ]
 
@@ -37,14 +42,22 @@ def vqav2(root: Path, questions: Any = None, annotations: Any = None) -> dict[st
     for n in (1, 2):
         picture(root / "val2014" / f"COCO_val2014_{n:012d}.jpg")
     return {
-        "questions": dump(root / "questions.json", {"data_subtype": "val2014", "questions": vqav2_questions() if questions is None else questions}),
-        "annotations": dump(root / "annotations.json", {"annotations": vqav2_annotations() if annotations is None else annotations}),
+        "questions": dump(
+            root / "questions.json",
+            {"data_subtype": "val2014", "questions": vqav2_questions() if questions is None else questions},
+        ),
+        "annotations": dump(
+            root / "annotations.json", {"annotations": vqav2_annotations() if annotations is None else annotations}
+        ),
         "images": str(root / "val2014"),
     }
 
 
 def textvqa(root: Path, *, answers: bool = True) -> dict[str, str]:
-    rows = [{"question_id": n, "image_id": f"ab{n}", "question": f"what does it say, {n}?", "answers": ["stop"] * 10} for n in range(2)]
+    rows = [
+        {"question_id": n, "image_id": f"ab{n}", "question": f"what does it say, {n}?", "answers": ["stop"] * 10}
+        for n in range(2)
+    ]
     for row in rows:
         picture(root / "images" / f"{row['image_id']}.jpg")
         if not answers:
@@ -55,13 +68,24 @@ def textvqa(root: Path, *, answers: bool = True) -> dict[str, str]:
 def gqa(root: Path) -> dict[str, str]:
     picture(root / "images" / "n1.jpg")
     kinds = {"001": ("query", "table"), "002": ("verify", "yes"), "003": ("choose", "left")}
-    rows = {id: {"imageId": "n1", "question": f"{id}?", "answer": answer, "types": {"structural": kind}} for id, (kind, answer) in kinds.items()}
+    rows = {
+        id: {"imageId": "n1", "question": f"{id}?", "answer": answer, "types": {"structural": kind}}
+        for id, (kind, answer) in kinds.items()
+    }
     return {"questions": dump(root / "testdev_balanced_questions.json", rows), "images": str(root / "images")}
 
 
 def pope(root: Path) -> dict[str, str]:
     for split in ("random", "popular"):
-        rows = [{"question_id": n, "image": "COCO_val2014_000000000001.jpg", "text": f"a dog, {n}?", "label": ("yes", "no")[n % 2]} for n in range(1, 5)]
+        rows = [
+            {
+                "question_id": n,
+                "image": "COCO_val2014_000000000001.jpg",
+                "text": f"a dog, {n}?",
+                "label": ("yes", "no")[n % 2],
+            }
+            for n in range(1, 5)
+        ]
         dump(root / "coco" / f"coco_pope_{split}.json", 0)
         (root / "coco" / f"coco_pope_{split}.json").write_text("".join(json.dumps(row) + "\n" for row in rows))
     picture(root / "val2014" / "COCO_val2014_000000000001.jpg")
@@ -70,9 +94,15 @@ def pope(root: Path) -> dict[str, str]:
 
 def mme(root: Path) -> dict[str, str]:
     """OCR in one folder, code_reasoning and posters in two."""
-    for subtask, texts, pictures in (("OCR", ".", "."), ("code_reasoning", "questions_answers_YN", "images"), ("posters", "questions_answers_YN", "images")):
+    for subtask, texts, pictures in (
+        ("OCR", ".", "."),
+        ("code_reasoning", "questions_answers_YN", "images"),
+        ("posters", "questions_answers_YN", "images"),
+    ):
         for name in ("0001", "0002"):
             picture(root / subtask / pictures / f"{name}.png")
             (root / subtask / texts).mkdir(exist_ok=True)
-            (root / subtask / texts / f"{name}.txt").write_text("Is it A? Please answer yes or no.\tYes\nIs it B? Please answer yes or no.\tNo\n")
+            (root / subtask / texts / f"{name}.txt").write_text(
+                "Is it A? Please answer yes or no.\tYes\nIs it B? Please answer yes or no.\tNo\n"
+            )
     return {"folder": str(root)}

@@ -1,4 +1,5 @@
-"""Tiny models of published architectures with random weights, saved as Hugging Face folders: judges of pictures and texts."""
+"""Tiny models of published architectures with random weights, saved as Hugging Face folders: judges of pictures and
+texts."""
 
 from __future__ import annotations
 
@@ -25,12 +26,23 @@ from transformers import (
 
 from liquid_train.vocabulary import train_bpe
 
-TEXT = ["USER: does this figure show a red circle? please answer yes or no. ASSISTANT: Yes No", "A photo depicts a blue rectangle, a teal triangle"]
+TEXT = [
+    "USER: does this figure show a red circle? please answer yes or no. ASSISTANT: Yes No",
+    "A photo depicts a blue rectangle, a teal triangle",
+]
 TEMPLATE = (
-    "{% for m in messages %}USER: {% for c in m['content'] %}{% if c['type'] == 'image' %}<image>\n{% else %}{{ c['text'] }}{% endif %}{% endfor %}"
+    "{% for m in messages %}USER: {% for c in m['content'] %}{% if c['type'] == 'image' %}<image>\n{% else %}{{ "
+    "c['text'] }}{% endif %}{% endfor %}"
     "{% endfor %}{% if add_generation_prompt %} ASSISTANT:{% endif %}"
 )
-VISION: dict[str, Any] = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "image_size": 28, "patch_size": 14}
+VISION: dict[str, Any] = {
+    "hidden_size": 16,
+    "intermediate_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "image_size": 28,
+    "patch_size": 14,
+}
 PIXELS = {"height": 28, "width": 28}
 
 
@@ -45,16 +57,31 @@ def llava(folder: Path) -> Path:
     words = tokenizer(folder / "tokenizer")
     image = words.convert_tokens_to_ids("<image>")
     text = LlamaConfig(
-        vocab_size=len(words) + 3, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
-        initializer_range=0.3, pad_token_id=words.pad_token_id,
-    )  # fmt: skip
+        vocab_size=len(words) + 3,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        initializer_range=0.3,
+        pad_token_id=words.pad_token_id,
+    )
     torch.manual_seed(0)
     model = LlavaForConditionalGeneration(
-        LlavaConfig(vision_config=CLIPVisionConfig(**VISION), text_config=text, image_token_id=image, image_seq_length=4)  # type: ignore[call-arg]
+        LlavaConfig(
+            vision_config=CLIPVisionConfig(**VISION), text_config=text, image_token_id=image, image_seq_length=4
+        )  # type: ignore[call-arg]
     )
     louder(model)
     prepare = CLIPImageProcessorPil(size={"shortest_edge": 28}, crop_size=PIXELS)
-    processor = LlavaProcessor(prepare, words, patch_size=14, vision_feature_select_strategy="default", chat_template=TEMPLATE, num_additional_image_tokens=1)
+    processor = LlavaProcessor(
+        prepare,
+        words,
+        patch_size=14,
+        vision_feature_select_strategy="default",
+        chat_template=TEMPLATE,
+        num_additional_image_tokens=1,
+    )
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
     return folder
@@ -64,12 +91,29 @@ def blip2_t5(folder: Path) -> Path:
     """An encoder-decoder without a chat template."""
     words = tokenizer(folder / "tokenizer")
     image = words.convert_tokens_to_ids("<image>")
-    special = {"decoder_start_token_id": words.pad_token_id, "pad_token_id": words.pad_token_id, "eos_token_id": words.eos_token_id}
+    special = {
+        "decoder_start_token_id": words.pad_token_id,
+        "pad_token_id": words.pad_token_id,
+        "eos_token_id": words.eos_token_id,
+    }
     text = T5Config(vocab_size=len(words), d_model=16, d_kv=8, d_ff=32, num_layers=2, num_heads=2, **special)
-    qformer: Any = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "encoder_hidden_size": 16, "vocab_size": 40}
+    qformer: Any = {
+        "hidden_size": 16,
+        "intermediate_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "encoder_hidden_size": 16,
+        "vocab_size": 40,
+    }
     torch.manual_seed(0)
     model = Blip2ForConditionalGeneration(
-        Blip2Config(vision_config=VISION, qformer_config=qformer, text_config=text.to_dict(), num_query_tokens=3, image_token_index=image)  # type: ignore[arg-type]
+        Blip2Config(
+            vision_config=VISION,
+            qformer_config=qformer,
+            text_config=text.to_dict(),
+            num_query_tokens=3,
+            image_token_index=image,
+        )  # type: ignore[arg-type]
     )
     louder(model)
     model.save_pretrained(folder)
@@ -79,8 +123,15 @@ def blip2_t5(folder: Path) -> Path:
 
 def clip(folder: Path) -> Path:
     words = tokenizer(folder / "tokenizer")
-    text = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "vocab_size": len(words),
-            "max_position_embeddings": 40, "eos_token_id": words.eos_token_id}  # fmt: skip
+    text = {
+        "hidden_size": 16,
+        "intermediate_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "vocab_size": len(words),
+        "max_position_embeddings": 40,
+        "eos_token_id": words.eos_token_id,
+    }
     torch.manual_seed(0)
     model = CLIPModel(CLIPConfig(text_config=text, vision_config=VISION, projection_dim=12))  # type: ignore[arg-type]
     louder(model)

@@ -13,7 +13,8 @@ class RangeServer:
     """Serves `root`. requests: (method, path, Range header or None) of every request. url: of the root.
 
     fail: path -> statuses to answer its next requests with instead; 0 cuts the connection in the middle of the content.
-    change: if given, takes (path, content of the answer) and returns what is sent. ranges=False ignores the Range header.
+    change: if given, takes (path, content of the answer) and returns what is sent. ranges=False ignores the Range
+    header.
     """
 
     def __init__(self, root: Path) -> None:
@@ -43,12 +44,17 @@ class RangeServer:
                 if status or not file.exists():
                     self.answer(status or 404, b"")
                 elif file.is_dir():
-                    self.answer(200, "".join(f'<a href="{p.name}">{p.name}</a>' for p in file.iterdir()).encode(), "text/html")
+                    self.answer(
+                        200, "".join(f'<a href="{p.name}">{p.name}</a>' for p in file.iterdir()).encode(), "text/html"
+                    )
                 else:
                     content, code = file.read_bytes(), 200
                     if wanted and state.ranges:
                         first, _, last = wanted.removeprefix("bytes=").partition("-")
-                        content, code = content[int(first) : int(last) + 1 if last else None], 206 if int(first) < len(content) else 416
+                        content, code = (
+                            content[int(first) : int(last) + 1 if last else None],
+                            206 if int(first) < len(content) else 416,
+                        )
                     self.answer(code, state.change(self.path, content) if state.change else content, cut=status == 0)
 
             do_HEAD = do_GET
@@ -58,7 +64,9 @@ class RangeServer:
                 state.requests.append((self.command, self.path, None))
                 self.answer(501, b"")
 
-            def answer(self, status: int, content: bytes, kind: str = "application/octet-stream", cut: bool = False) -> None:
+            def answer(
+                self, status: int, content: bytes, kind: str = "application/octet-stream", cut: bool = False
+            ) -> None:
                 self.send_response(status)
                 self.send_header("Content-Length", str(len(content)))
                 self.send_header("Content-Type", kind)

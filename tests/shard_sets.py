@@ -16,17 +16,30 @@ COLORS, SHAPES = ("red", "blue", "teal"), ("circle", "triangle")
 
 
 def shipped_fingerprint() -> str:
-    return ImageTokenizer.from_files(WEIGHTS / "vqgan.yaml", WEIGHTS / "model.safetensors", parts=("decoder",)).fingerprint
+    return ImageTokenizer.from_files(
+        WEIGHTS / "vqgan.yaml", WEIGHTS / "model.safetensors", parts=("decoder",)
+    ).fingerprint
 
 
 def finish_set(folder: Path, writers: list[ShardWriter], **index: object) -> Path:
     entries = [w.finish() for w in writers]
     (folder / PARTIAL).rmdir()
-    (folder / "index.json").write_text(json.dumps({"__kind__": "wids-shard-index-v1", "wids_version": 1, "name": folder.name, "shardlist": entries, **index}))
+    (folder / "index.json").write_text(
+        json.dumps(
+            {"__kind__": "wids-shard-index-v1", "wids_version": 1, "name": folder.name, "shardlist": entries, **index}
+        )
+    )
     return folder
 
 
-def image_set(folder: Path, samples: int = 40, per_shard: int = 30, side: int = 8, questions: int = 3, fingerprint: str | None = None) -> Path:
+def image_set(
+    folder: Path,
+    samples: int = 40,
+    per_shard: int = 30,
+    side: int = 8,
+    questions: int = 3,
+    fingerprint: str | None = None,
+) -> Path:
     """`samples` captioned images of side x side random codes with questions."""
     (folder / PARTIAL).mkdir(parents=True)
     generator = np.random.default_rng(0)
@@ -35,12 +48,27 @@ def image_set(folder: Path, samples: int = 40, per_shard: int = 30, side: int = 
         if n % per_shard == 0:
             writers.append(ShardWriter(folder, n // per_shard))
         color, shape = COLORS[n % 3], SHAPES[n % 2]
-        asked = [("what color is the shape?", color), ("what shape is present?", shape), (f"is there a {shape}?", "yes"), ("is there a red shape?", "no")][
-            :questions
-        ]
-        info = {"width": side * 8, "height": side * 8, "source": "test", "questions": [{"question": q, "answers": [a]} for q, a in asked]}
-        writers[-1].add(f"{n:06d}", info, f"a {color} {shape}, number {n}", generator.integers(0, 1024, (side, side)).astype(np.uint16))
-    return finish_set(folder, writers, vq_fingerprint=fingerprint or shipped_fingerprint(), codebook_size=1024, downsampling=8)
+        asked = [
+            ("what color is the shape?", color),
+            ("what shape is present?", shape),
+            (f"is there a {shape}?", "yes"),
+            ("is there a red shape?", "no"),
+        ][:questions]
+        info = {
+            "width": side * 8,
+            "height": side * 8,
+            "source": "test",
+            "questions": [{"question": q, "answers": [a]} for q, a in asked],
+        }
+        writers[-1].add(
+            f"{n:06d}",
+            info,
+            f"a {color} {shape}, number {n}",
+            generator.integers(0, 1024, (side, side)).astype(np.uint16),
+        )
+    return finish_set(
+        folder, writers, vq_fingerprint=fingerprint or shipped_fingerprint(), codebook_size=1024, downsampling=8
+    )
 
 
 def text_set(folder: Path, samples: int = 30, words: int = 60) -> Path:
@@ -59,10 +87,23 @@ def mixture_overrides(root: Path, **images: Any) -> list[str]:
     """Overrides for `load("train", ...)`: a text, t2i, i2t and vqa mixture below `root`, a very small model, no W&B."""
     pictures, texts = image_set(root / "images", **images), text_set(root / "texts")
     sources = {"text": texts, "t2i": pictures, "i2t": pictures, "vqa": pictures}
-    small = ["hidden_size=32", "intermediate_size=64", "num_hidden_layers=2", "num_attention_heads=2", "num_key_value_heads=1"]
+    small = [
+        "hidden_size=32",
+        "intermediate_size=64",
+        "num_hidden_layers=2",
+        "num_attention_heads=2",
+        "num_key_value_heads=1",
+    ]
     return [
         *(f"data.{group}.{task}.path={path}" for task, path in sources.items() for group in ("sources", "heldout")),
         *(f"backbone.architecture.{s}" for s in small),
-        "backbone.tokenizer_size=300", "data.seq_len=256", "data.global_batch=4", "train.micro_batch=2", "parallel.precision=fp32", "optimizer.lr=1e-3",
-        "tracker.wandb.mode=disabled", "data.workers=0", f"run.dir={root / 'run'}",
-    ]  # fmt: skip
+        "backbone.tokenizer_size=300",
+        "data.seq_len=256",
+        "data.global_batch=4",
+        "train.micro_batch=2",
+        "parallel.precision=fp32",
+        "optimizer.lr=1e-3",
+        "tracker.wandb.mode=disabled",
+        "data.workers=0",
+        f"run.dir={root / 'run'}",
+    ]

@@ -29,12 +29,26 @@ def settings_of(source, where, *overrides):
 def run(folder, vq, source, where, *overrides):
     """The finished set of a source."""
     output = folder / "set"
-    tokenize.run(config(source, where, f"tokenize.output={output}", "tokenize.progress=false", "tokenize.workers=0", "tokenize.shard_size=3", *vq, *overrides))
+    tokenize.run(
+        config(
+            source,
+            where,
+            f"tokenize.output={output}",
+            "tokenize.progress=false",
+            "tokenize.workers=0",
+            "tokenize.shard_size=3",
+            *vq,
+            *overrides,
+        )
+    )
     return ShardSet(output)
 
 
 def dropped(shards):
-    return [(row["row"], row["origin"], row["reason"]) for row in map(json.loads, (shards.path / "dropped.jsonl").read_text().splitlines())]
+    return [
+        (row["row"], row["origin"], row["reason"])
+        for row in map(json.loads, (shards.path / "dropped.jsonl").read_text().splitlines())
+    ]
 
 
 def items(settings, name, start):
@@ -43,7 +57,8 @@ def items(settings, name, start):
 
 
 def check_every_start(source, where, *overrides):
-    """Reading from any row on is the tail of reading from the first; so it is in one open source, whatever was read before."""
+    """Reading from any row on is the tail of reading from the first; so it is in one open source, whatever was read
+    before."""
     settings = settings_of(source, where, *overrides)
     opened = open_source(settings, 0)
     for name in opened.inputs():
@@ -92,7 +107,10 @@ def tar(path, members):
 def codes_of(vq, *numbers):
     """Codes of drawn pictures, by a run of their own for each: what a set must have."""
     model = ImageTokenizer.from_files(vq[0].partition("=")[2], vq[1].partition("=")[2])
-    return [model.encode(torch.from_numpy(np.array(picture(n))).permute(2, 0, 1)[None].float() / 127.5 - 1)[0].numpy() for n in numbers]
+    return [
+        model.encode(torch.from_numpy(np.array(picture(n))).permute(2, 0, 1)[None].float() / 127.5 - 1)[0].numpy()
+        for n in numbers
+    ]
 
 
 def check_codes(vq, shards, numbers):
@@ -102,4 +120,10 @@ def check_codes(vq, shards, numbers):
 
 def write_texts(path, rows):
     lines = b"".join((row if isinstance(row, bytes) else json.dumps(row).encode()) + b"\n" for row in rows)
-    path.write_bytes(gzip.compress(lines, mtime=0) if path.suffix == ".gz" else zstandard.compress(lines) if path.suffix == ".zst" else lines)
+    path.write_bytes(
+        gzip.compress(lines, mtime=0)
+        if path.suffix == ".gz"
+        else zstandard.compress(lines)
+        if path.suffix == ".zst"
+        else lines
+    )

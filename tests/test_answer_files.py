@@ -1,4 +1,5 @@
-"""Answers that others gave, scored from their files without a model: matched to the questions, and never on fewer of them in silence."""
+"""Answers that others gave, scored from their files without a model: matched to the questions, and never on fewer of
+them in silence."""
 
 from __future__ import annotations
 
@@ -48,11 +49,18 @@ def test_the_files_that_we_write_give_the_scores_that_we_gave(tmp_path, name, ca
     config, files = questions(name, tmp_path / "set")
     path = answers(name, config, tmp_path / "given")
     overrides = [f"benchmarks.{name}.{key}={value}" for key, value in files.items()]
-    run.run(load("eval", [f"metrics=[{name}]", f"benchmarks.{name}.predictions={path}", f"output={tmp_path / 'out'}", *overrides]))
+    run.run(
+        load(
+            "eval",
+            [f"metrics=[{name}]", f"benchmarks.{name}.predictions={path}", f"output={tmp_path / 'out'}", *overrides],
+        )
+    )
     content = json.loads((tmp_path / "out" / f"model-{name}.json").read_text())
     benchmark = read_benchmark(name, config)
     expected = benchmark_scores.SCORES[name](benchmark.items, GIVEN[name])
-    assert {key: v["value"] for key, v in content["values"].items()} == pytest.approx({key: v.value for key, v in expected.items()})
+    assert {key: v["value"] for key, v in content["values"].items()} == pytest.approx(
+        {key: v.value for key, v in expected.items()}
+    )
     assert content["receipt"]["n"] == len(benchmark.items) and content["receipt"]["dtype"] is None
     assert f"written to {tmp_path / 'out'}" in capsys.readouterr().out
 
@@ -61,7 +69,14 @@ def test_order_does_not_matter_and_pope_goes_by_ids_where_there_are_some(tmp_pat
     config, _ = questions("vqav2", tmp_path / "v")
     benchmark = read_benchmark("vqav2", config)
     path = tmp_path / "answers.json"
-    path.write_text(json.dumps([{"question_id": item.id, "answer": text} for item, text in zip(benchmark.items, GIVEN["vqav2"], strict=True)][::-1]))
+    path.write_text(
+        json.dumps(
+            [
+                {"question_id": item.id, "answer": text}
+                for item, text in zip(benchmark.items, GIVEN["vqav2"], strict=True)
+            ][::-1]
+        )
+    )
     assert match_answers(benchmark, path, config)[1] == GIVEN["vqav2"]
     config, _ = questions("pope", tmp_path / "p")
     benchmark = read_benchmark("pope", config)
@@ -69,13 +84,17 @@ def test_order_does_not_matter_and_pope_goes_by_ids_where_there_are_some(tmp_pat
         rows = [{"question_id": n, "answer": f"{split} {n}"} for n in (4, 2, 3, 1)]
         (tmp_path / f"a_{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
         (tmp_path / "answers.json").unlink(missing_ok=True)
-    assert match_answers(benchmark, tmp_path, config)[1] == [f"{split} {n}" for split in ("popular", "random") for n in (1, 2, 3, 4)]
+    assert match_answers(benchmark, tmp_path, config)[1] == [
+        f"{split} {n}" for split in ("popular", "random") for n in (1, 2, 3, 4)
+    ]
 
 
 def test_missing_doubled_and_unknown_answers_are_counted_and_named(tmp_path):
     config, _ = questions("vqav2", tmp_path / "set")
     benchmark, path = read_benchmark("vqav2", config), tmp_path / "answers.json"
-    good = [{"question_id": item.id, "answer": text} for item, text in zip(benchmark.items, GIVEN["vqav2"], strict=True)]
+    good = [
+        {"question_id": item.id, "answer": text} for item, text in zip(benchmark.items, GIVEN["vqav2"], strict=True)
+    ]
     for rows, message, left in (
         (good[:3], r"1 of 4 entries.*questions without an answer in the file: 1 \(13\)", 3),
         ([*good, good[1]], r"questions answered more than once: 1 \(11\)", 3),
@@ -89,13 +108,19 @@ def test_missing_doubled_and_unknown_answers_are_counted_and_named(tmp_path):
         ([], r"no question is left.*questions without an answer in the file: 4 \(10, 11, 12, 13\)", 0),
     ):
         path.write_text(json.dumps(rows))
-        with pytest.raises(ValueError, match=f"benchmarks.vqav2: {message}" if left == 0 else f"benchmarks.vqav2: .*{message}"):
+        with pytest.raises(
+            ValueError, match=f"benchmarks.vqav2: {message}" if left == 0 else f"benchmarks.vqav2: .*{message}"
+        ):
             match_answers(benchmark, path, config)
         if left:
             matched, given = match_answers(benchmark, path, replace(config, max_bad=0.5))
             assert len(matched.items) == left == len(given)
             measured = benchmark_scores.answered(matched, given, config, data="", files={})
-            assert measured.values["vqav2"].n == left and "left out: " in measured.warnings[0] and "vqav2-left_out.json" in measured.detail["files"]
+            assert (
+                measured.values["vqav2"].n == left
+                and "left out: " in measured.warnings[0]
+                and "vqav2-left_out.json" in measured.detail["files"]
+            )
     with pytest.raises(ValueError, match="benchmarks.max_questions=2: a file of answers is scored whole"):
         match_answers(benchmark, path, replace(config, max_questions=2))
 
@@ -105,7 +130,13 @@ def test_pope_and_mme_tables_are_checked_line_by_line(tmp_path):
     folder = answers("pope", config, tmp_path / "pope")
     lines = (folder / "pope-random.jsonl").read_text().splitlines()
     (folder / "pope-random.jsonl").write_text("\n".join([*lines[:2], lines[3].replace("a dog", "a cat")]))
-    with pytest.raises(ValueError, match=r"unknown questions: 1 \(random, line 3\); questions without an answer in the file: 2 \(random/3, random/4\)"):
+    with pytest.raises(
+        ValueError,
+        match=(
+            r"unknown questions: 1 \(random, line 3\); questions without an answer in the file: 2 \(random/3, "
+            r"random/4\)"
+        ),
+    ):
         match_answers(read_benchmark("pope", config), folder, config)
     with pytest.raises(ValueError, match=r"questions without an answer in the file: 4 \(random/1"):
         match_answers(read_benchmark("pope", config), folder / "pope-popular.jsonl", config)
@@ -116,13 +147,20 @@ def test_pope_and_mme_tables_are_checked_line_by_line(tmp_path):
     folder = answers("mme", config, tmp_path / "mme_answers")
     table = (folder / "OCR.txt").read_text().splitlines()
     (folder / "OCR.txt").write_text("\n".join([*table[:3], "no table"]))
-    with pytest.raises(ValueError, match=r"other than picture, question, label, answer: 1 \(OCR.txt, line 4\).*whose picture has no other one: 1"):
+    with pytest.raises(
+        ValueError,
+        match=r"other than picture, question, label, answer: 1 \(OCR.txt, line 4\).*whose picture has no other one: 1",
+    ):
         match_answers(read_benchmark("mme", config), folder, config)
 
 
 def test_files_that_are_none_and_settings_that_contradict_are_told(tmp_path):
     config, files = questions("vqav2", tmp_path / "set")
-    base = ["metrics=[vqav2]", f"output={tmp_path / 'out'}", *(f"benchmarks.vqav2.{key}={value}" for key, value in files.items())]
+    base = [
+        "metrics=[vqav2]",
+        f"output={tmp_path / 'out'}",
+        *(f"benchmarks.vqav2.{key}={value}" for key, value in files.items()),
+    ]
 
     def score(*more: str) -> None:
         run.run(load("eval", [*base, *more]))
@@ -130,7 +168,10 @@ def test_files_that_are_none_and_settings_that_contradict_are_told(tmp_path):
     with pytest.raises(ValueError, match="benchmarks.vqav2.predictions=nowhere.json: no such file"):
         score("benchmarks.vqav2.predictions=nowhere.json")
     path = tmp_path / "answers.json"
-    for text, message in (("[{", "answers.json: not JSON"), ('{"a": 1}', "answers.json: not a list of {'question_id', 'answer'}")):
+    for text, message in (
+        ("[{", "answers.json: not JSON"),
+        ('{"a": 1}', "answers.json: not a list of {'question_id', 'answer'}"),
+    ):
         path.write_text(text)
         with pytest.raises(ValueError, match=message):
             score(f"benchmarks.vqav2.predictions={path}")
@@ -138,7 +179,10 @@ def test_files_that_are_none_and_settings_that_contradict_are_told(tmp_path):
         score(f"benchmarks.vqav2.predictions={path}", "benchmarks.vqav2.annotations=null")
     with pytest.raises(ValueError, match="checkpoint has no value; give checkpoint="):
         score()
-    with pytest.raises(ValueError, match="benchmarks.vqav2.predictions: files are scored without a model; leave out these, or checkpoint=x"):
+    with pytest.raises(
+        ValueError,
+        match="benchmarks.vqav2.predictions: files are scored without a model; leave out these, or checkpoint=x",
+    ):
         score(f"benchmarks.vqav2.predictions={path}", "checkpoint=x")
     with pytest.raises(ValueError, match="metrics=gqa need one"):
         score(f"benchmarks.vqav2.predictions={path}", "metrics=[vqav2,gqa]")
@@ -150,6 +194,16 @@ def test_files_that_are_none_and_settings_that_contradict_are_told(tmp_path):
 def test_scoring_imports_no_torch(tmp_path):
     config, files = questions("gqa", tmp_path / "set")
     path = answers("gqa", config, tmp_path / "given")
-    arguments = ["eval", "metrics=[gqa]", f"benchmarks.gqa.questions={files['questions']}", f"benchmarks.gqa.predictions={path}", f"output={tmp_path}"]
-    program = f"import sys; from liquid_train.cli import main; assert main({arguments!r}) == 0; assert not {{'torch', 'transformers'}} & set(sys.modules)"
+    arguments = [
+        "eval",
+        "metrics=[gqa]",
+        f"benchmarks.gqa.questions={files['questions']}",
+        f"benchmarks.gqa.predictions={path}",
+        f"output={tmp_path}",
+    ]
+    program = (
+        f"import sys; from liquid_train.cli import main; assert main({arguments!r}) == 0; assert not "
+        f"{{'torch', 'transformers'}} & "
+        "set(sys.modules)"
+    )
     subprocess.run([sys.executable, "-c", program], check=True, capture_output=True)

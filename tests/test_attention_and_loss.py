@@ -17,7 +17,13 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "qwen2": {},
     "llama": {},
     "gemma": {"head_dim": 8},
-    "gemma2": {"head_dim": 8, "sliding_window": 5, "attn_logit_softcapping": 3.0, "final_logit_softcapping": 4.0, "query_pre_attn_scalar": 8},
+    "gemma2": {
+        "head_dim": 8,
+        "sliding_window": 5,
+        "attn_logit_softcapping": 3.0,
+        "final_logit_softcapping": 4.0,
+        "query_pre_attn_scalar": 8,
+    },
 }
 LENGTHS = [3, 17, 1, 40, 9]
 
@@ -26,7 +32,15 @@ LENGTHS = [3, 17, 1, 40, 9]
 def test_packed_equals_separate(family: str) -> None:
     """Loss and gradients of a packed row against the same documents one by one through eager attention."""
     torch.manual_seed(0)
-    fields = dict(vocab_size=50, hidden_size=32, intermediate_size=48, num_hidden_layers=3, num_attention_heads=4, num_key_value_heads=2, initializer_range=0.3)
+    fields = dict(
+        vocab_size=50,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        initializer_range=0.3,
+    )
     config = AutoConfig.for_model(family, **fields, **FAMILIES[family], pad_token_id=0)
     packed = AutoModelForCausalLM.from_config(config, attn_implementation=PACKED)
     separate = AutoModelForCausalLM.from_config(config, attn_implementation="eager")
@@ -34,7 +48,9 @@ def test_packed_equals_separate(family: str) -> None:
     documents = [torch.randint(0, 50, (1, n)) for n in LENGTHS]
     positions = torch.cat([torch.arange(n) for n in LENGTHS])[None]
     plan = DocumentPlan.from_lengths(LENGTHS)
-    together = packed(input_ids=torch.cat(documents, 1), position_ids=positions, use_cache=False, document_plan=plan).logits
+    together = packed(
+        input_ids=torch.cat(documents, 1), position_ids=positions, use_cache=False, document_plan=plan
+    ).logits
     apart = torch.cat([separate(input_ids=d, use_cache=False).logits for d in documents], 1)
     torch.testing.assert_close(together, apart, atol=1e-5, rtol=1e-5)
     together.square().mean().backward()
@@ -44,7 +60,14 @@ def test_packed_equals_separate(family: str) -> None:
 
 
 def test_without_a_plan_it_refuses() -> None:
-    small = dict(vocab_size=50, hidden_size=32, intermediate_size=48, num_hidden_layers=1, num_attention_heads=4, num_key_value_heads=2)
+    small = dict(
+        vocab_size=50,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=1,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+    )
     config = AutoConfig.for_model("qwen2", **small)
     model = AutoModelForCausalLM.from_config(config, attn_implementation=PACKED)
     with pytest.raises(ValueError, match="document_plan"):
@@ -56,7 +79,9 @@ def test_rectangles_waste_at_most_a_quarter() -> None:
         assert length <= rectangle_length(length) <= 1.25 * length
 
 
-def plain(hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor, weights: torch.Tensor, o: HeadOptions) -> torch.Tensor:
+def plain(
+    hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor, weights: torch.Tensor, o: HeadOptions
+) -> torch.Tensor:
     logits = hidden @ weight[: o.vocabulary].t()
     if o.softcap:
         logits = o.softcap * torch.tanh(logits / o.softcap)
@@ -69,7 +94,10 @@ def plain(hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor, wei
 def test_chunked_equals_plain(chunk: int, softcap: float | None, z_loss: float) -> None:
     torch.manual_seed(1)
     options = HeadOptions(vocabulary=30, chunk=chunk, softcap=softcap, z_loss=z_loss)
-    hidden, weight = torch.randn(64, 16, dtype=torch.float64, requires_grad=True), torch.randn(40, 16, dtype=torch.float64, requires_grad=True)
+    hidden, weight = (
+        torch.randn(64, 16, dtype=torch.float64, requires_grad=True),
+        torch.randn(40, 16, dtype=torch.float64, requires_grad=True),
+    )
     targets, weights = torch.randint(0, 30, (64,)), torch.rand(64)
     weights[:5] = 0.0
     total, losses, correct = ChunkedCrossEntropy.apply(hidden, weight, targets, weights, options, True)
@@ -86,6 +114,8 @@ def test_chunked_equals_plain(chunk: int, softcap: float | None, z_loss: float) 
 
 def test_no_targets_at_all() -> None:
     hidden, weight = torch.randn(0, 8, requires_grad=True), torch.randn(10, 8, requires_grad=True)
-    total, _, _ = ChunkedCrossEntropy.apply(hidden, weight, torch.zeros(0, dtype=torch.long), torch.zeros(0), HeadOptions(10), True)
+    total, _, _ = ChunkedCrossEntropy.apply(
+        hidden, weight, torch.zeros(0, dtype=torch.long), torch.zeros(0), HeadOptions(10), True
+    )
     total.backward()
     assert total.item() == 0 and weight.grad is not None and not weight.grad.any()

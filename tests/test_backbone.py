@@ -1,4 +1,5 @@
-"""Pretrained folders: image rows added, text untouched, special tokens renamed without moving an id; schedules; the log."""
+"""Pretrained folders: image rows added, text untouched, special tokens renamed without moving an id; schedules; the
+log."""
 
 from __future__ import annotations
 
@@ -24,14 +25,27 @@ UNUSED = ["<unused0>", "<unused1>", "<unused2>"]
 
 
 def pretrained(folder: Path, family: str, tied: bool, spare_rows: int) -> Path:
-    """A small HF folder as a hub would have it: a BPE with unused entries, random weights, rows beyond the tokenizer."""
+    """A small HF folder as a hub would have it: a BPE with unused entries, random weights, rows beyond the
+    tokenizer."""
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    bpe.train_from_iterator(["hello world"], trainers.BpeTrainer(vocab_size=280, special_tokens=["<bos>", "<eos>", *UNUSED], show_progress=False))
+    bpe.train_from_iterator(
+        ["hello world"],
+        trainers.BpeTrainer(vocab_size=280, special_tokens=["<bos>", "<eos>", *UNUSED], show_progress=False),
+    )
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=bpe, bos_token="<bos>", eos_token="<eos>")
     tokenizer.save_pretrained(folder)
-    fields = dict(hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=1, head_dim=16)
-    config = AutoConfig.for_model(family, vocab_size=len(tokenizer) + spare_rows, tie_word_embeddings=tied, initializer_range=0.2, **fields)
+    fields = dict(
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        head_dim=16,
+    )
+    config = AutoConfig.for_model(
+        family, vocab_size=len(tokenizer) + spare_rows, tie_word_embeddings=tied, initializer_range=0.2, **fields
+    )
     torch.manual_seed(0)
     AutoModelForCausalLM.from_config(config).save_pretrained(folder)
     return folder
@@ -54,12 +68,18 @@ def test_extension_leaves_text_logits_bit_equal(tmp_path: Path, family: str, tie
     assert vocabulary.image_start == len(tokenizer) == old_rows - spare_rows
     ids = torch.randint(0, vocabulary.text_size, (1, 20))
     ours = model(input_ids=ids, use_cache=False, document_plan=DocumentPlan.from_lengths([20])).logits
-    plain = AutoModelForCausalLM.from_pretrained(folder, attn_implementation="eager")(input_ids=ids, use_cache=False).logits
-    torch.testing.assert_close(ours[..., : vocabulary.text_size], plain[..., : vocabulary.text_size], atol=1e-5, rtol=1e-5)
+    plain = AutoModelForCausalLM.from_pretrained(folder, attn_implementation="eager")(
+        input_ids=ids, use_cache=False
+    ).logits
+    torch.testing.assert_close(
+        ours[..., : vocabulary.text_size], plain[..., : vocabulary.text_size], atol=1e-5, rtol=1e-5
+    )
     before, after = rows(AutoModelForCausalLM.from_pretrained(folder)), rows(model)
     assert torch.equal(after[: vocabulary.text_size], before[: vocabulary.text_size])
     image = after[vocabulary.image_start : vocabulary.image_end]
-    assert (image - before[: vocabulary.text_size].mean(0)).abs().max() < 0.05, "all image rows, spare ones too, start at the mean"
+    assert (image - before[: vocabulary.text_size].mean(0)).abs().max() < 0.05, (
+        "all image rows, spare ones too, start at the mean"
+    )
     assert len(image.unique(dim=0)) == 64
 
 
@@ -71,14 +91,18 @@ def test_renaming_keeps_every_id(tmp_path: Path) -> None:
     folder = pretrained(tmp_path / "hub", "qwen2", True, 0)
     old = json.loads((folder / "tokenizer.json").read_text())["added_tokens"]
     renamed = add_image_tokens(folder, tmp_path / "renamed")
-    assert [renamed.convert_tokens_to_ids(t) for t in ("<boi>", "<eoi>", "<unconditional>")] == [e["id"] for e in old if e["content"] in UNUSED]
+    assert [renamed.convert_tokens_to_ids(t) for t in ("<boi>", "<eoi>", "<unconditional>")] == [
+        e["id"] for e in old if e["content"] in UNUSED
+    ]
     with pytest.raises(ValueError, match="three unused entries"):
         add_image_tokens(folder, tmp_path / "other", ["<a>", "<b>", "<c>"])
 
 
 def test_random_rows_do_not_depend_on_how_they_are_cut() -> None:
     whole = backbone.random_rows(("w", 0), 0, 3000, torch.Size([4]), 0.02)
-    parts = [backbone.random_rows(("w", 0), a, b - a, torch.Size([4]), 0.02) for a, b in ((0, 7), (7, 1500), (1500, 3000))]
+    parts = [
+        backbone.random_rows(("w", 0), a, b - a, torch.Size([4]), 0.02) for a, b in ((0, 7), (7, 1500), (1500, 3000))
+    ]
     assert torch.equal(whole, torch.cat(parts)) and whole.std().item() == pytest.approx(0.02, rel=0.05)
 
 
@@ -92,7 +116,12 @@ def test_weights_that_do_not_fit_are_named(tmp_path: Path) -> None:
 
 def test_learning_rates() -> None:
     cosine = [learning_rate(s, 100, 1.0, ScheduleConfig("cosine", warmup=0.1)) for s in range(100)]
-    assert cosine[0] == 0.1 and max(cosine) == cosine[10] == 1.0 and cosine[55] == pytest.approx(0.5) and cosine[99] < 0.001
+    assert (
+        cosine[0] == 0.1
+        and max(cosine) == cosine[10] == 1.0
+        and cosine[55] == pytest.approx(0.5)
+        and cosine[99] < 0.001
+    )
     wsd = [learning_rate(s, 100, 1.0, ScheduleConfig("wsd", warmup=0.1, decay=0.2, min_lr=0.1)) for s in range(100)]
     assert wsd[10] == wsd[79] == 1.0 and math.isclose(wsd[90], 0.55)
     assert learning_rate(99, 100, 2.0, ScheduleConfig("constant", warmup=0.1)) == 2.0

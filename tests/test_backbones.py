@@ -1,4 +1,5 @@
-"""The backbones of conf/backbone and the ladder of conf/experiment/liquid: sizes, vocabulary rows, tokenizers, folders."""
+"""The backbones of conf/backbone and the ladder of conf/experiment/liquid: sizes, vocabulary rows, tokenizers,
+folders."""
 
 from __future__ import annotations
 
@@ -28,7 +29,14 @@ PARAMETERS = {
     "gemma2-9b": 9_241_705_984,
 }
 TINY = {"tiny": "qwen2", "tiny-llama": "llama", "tiny-gemma": "gemma", "tiny-gemma2": "gemma2"}
-LADDER = {"0.5b": "qwen2.5-0.5b", "1b": "llama3.2-1b", "2b": "gemma2-2b", "7b": "gemma-7b", "9b": "gemma2-9b", "32b": "qwen2.5-32b"}
+LADDER = {
+    "0.5b": "qwen2.5-0.5b",
+    "1b": "llama3.2-1b",
+    "2b": "gemma2-2b",
+    "7b": "gemma-7b",
+    "9b": "gemma2-9b",
+    "32b": "qwen2.5-32b",
+}
 TEXTS = ["a red circle, isn't it?\n what color  is the shape? Café 123", "hello   World's pictures"]
 
 
@@ -47,12 +55,23 @@ def test_parameter_counts_are_the_published_ones(name: str) -> None:
 def test_what_a_count_does_not_show() -> None:
     """Fields of the published config.json files that change no shape."""
     llama = backbone.model_config(settings("llama3.2-1b"), 300)
-    assert llama.rope_parameters["rope_type"] == "llama3" and llama.rope_parameters["factor"] == 32 and llama.rope_parameters["rope_theta"] == 5e5
+    assert (
+        llama.rope_parameters["rope_type"] == "llama3"
+        and llama.rope_parameters["factor"] == 32
+        and llama.rope_parameters["rope_theta"] == 5e5
+    )
     qwen = {name: backbone.model_config(settings(f"qwen2.5-{name}"), 300) for name in ("0.5b", "7b", "32b")}
     assert [c.rms_norm_eps for c in qwen.values()] == [1e-6, 1e-6, 1e-5]
-    assert all(c.rope_parameters["rope_theta"] == 1e6 and set(c.layer_types) == {"full_attention"} for c in qwen.values())
+    assert all(
+        c.rope_parameters["rope_theta"] == 1e6 and set(c.layer_types) == {"full_attention"} for c in qwen.values()
+    )
     gemma2 = backbone.model_config(settings("gemma2-9b"), 300)
-    assert (gemma2.attn_logit_softcapping, gemma2.final_logit_softcapping, gemma2.sliding_window, gemma2.query_pre_attn_scalar) == (50, 30, 4096, 256)
+    assert (
+        gemma2.attn_logit_softcapping,
+        gemma2.final_logit_softcapping,
+        gemma2.sliding_window,
+        gemma2.query_pre_attn_scalar,
+    ) == (50, 30, 4096, 256)
     assert gemma2.layer_types[:2] == ["sliding_attention", "full_attention"]
     assert backbone.model_config(settings("gemma-7b"), 300).hidden_act == "gelu_pytorch_tanh"
 
@@ -96,7 +115,12 @@ def test_rows_of_a_published_vocabulary_that_no_id_uses_never_win(tmp_path: Path
     backbone.fill_random(lm, 0)
     ids = torch.arange(280, 364).view(1, -1)
     batch = MicroBatch(
-        ids, ids.roll(-1, 1), torch.arange(84).view(1, -1), torch.ones_like(ids).to(torch.int8), torch.ones(1, 84), DocumentPlan.from_lengths([84])
+        ids,
+        ids.roll(-1, 1),
+        torch.arange(84).view(1, -1),
+        torch.ones_like(ids).to(torch.int8),
+        torch.ones(1, 84),
+        DocumentPlan.from_lengths([84]),
     )
     root = LossModule.of(lm, vocabulary, LossConfig())
     before = root(batch)
@@ -109,7 +133,10 @@ def test_rows_of_a_published_vocabulary_that_no_id_uses_never_win(tmp_path: Path
 
 
 def test_a_tokenizer_with_more_entries_than_rows_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="backbone.architecture.vocab_size: the backbone has 299 embedding rows, fewer than the 300 entries"):
+    with pytest.raises(
+        ValueError,
+        match="backbone.architecture.vocab_size: the backbone has 299 embedding rows, fewer than the 300 entries",
+    ):
         open_vocabulary(published_rows(tmp_path, 299), tmp_path, 64)
 
 
@@ -120,7 +147,10 @@ def test_a_random_backbone_takes_the_tokenizer_of_a_folder(tmp_path: Path) -> No
     vocabulary = open_vocabulary(c, tmp_path / "run", 8192)
     original = load_tokenizer(folder)
     assert vocabulary.image_start == len(original) and vocabulary.rows == 151_936 + 8_192
-    assert set(IMAGE_TOKENS) <= set(vocabulary.tokenizer.get_vocab()) and original("hello world").input_ids == vocabulary.tokenizer("hello world").input_ids
+    assert (
+        set(IMAGE_TOKENS) <= set(vocabulary.tokenizer.get_vocab())
+        and original("hello world").input_ids == vocabulary.tokenizer("hello world").input_ids
+    )
 
 
 @pytest.mark.parametrize("name", PARAMETERS)
@@ -144,7 +174,9 @@ def test_the_ladder_trains_the_paper_s_backbone_with_published_settings(size: st
     assert c.backbone == settings(LADDER[size]) and c.run.name == f"liquid-{size}"
     assert (c.optimizer.lr, c.optimizer.weight_decay, c.optimizer.betas) == (2e-5, 0.0, [0.9, 0.999])
     assert (c.schedule.kind, c.schedule.warmup, c.schedule.min_lr) == ("cosine", 0.03, 0.0)
-    assert c.data.unconditional == 0.1 and c.data.global_batch * c.data.seq_len == 2**20, "about 1,024 documents of 1,024 tokens"
+    assert c.data.unconditional == 0.1 and c.data.global_batch * c.data.seq_len == 2**20, (
+        "about 1,024 documents of 1,024 tokens"
+    )
     assert "chameleon" in c.vq.config and {s.task for s in c.data.sources.values()} == {"text", "t2i", "i2t"}
 
 
@@ -161,4 +193,6 @@ def test_every_backbone_is_tested_and_documented() -> None:
 
 
 def test_chameleon_does_not_get_another_tokenizer_s_weights() -> None:
-    assert "vq_easy" not in load("tokenize", ["vq=chameleon", "tokenize.source=folder", "tokenize.output=x"]).vq.checkpoint
+    assert (
+        "vq_easy" not in load("tokenize", ["vq=chameleon", "tokenize.source=folder", "tokenize.output=x"]).vq.checkpoint
+    )

@@ -1,4 +1,5 @@
-"""Published benchmarks from local files: what is read, what is left out and named, what scores and prediction files come of it."""
+"""Published benchmarks from local files: what is read, what is left out and named, what scores and prediction files
+come of it."""
 
 from __future__ import annotations
 
@@ -38,14 +39,18 @@ def scores(benchmark: Benchmark, given: list[str]) -> dict[str, float]:
 def test_vqav2_by_hand_and_the_file_for_its_server(tmp_path):
     found = read("vqav2", sets.vqav2(tmp_path))
     assert [(i.id, i.image.name, i.group, len(i.answers)) for i in found.items] == [
-        (10, "COCO_val2014_000000000001.jpg", "yes/no", 10), (11, "COCO_val2014_000000000002.jpg", "number", 10),
-        (12, "COCO_val2014_000000000001.jpg", "other", 10), (13, "COCO_val2014_000000000002.jpg", "yes/no", 10),
-    ]  # fmt: skip
+        (10, "COCO_val2014_000000000001.jpg", "yes/no", 10),
+        (11, "COCO_val2014_000000000002.jpg", "number", 10),
+        (12, "COCO_val2014_000000000001.jpg", "other", 10),
+        (13, "COCO_val2014_000000000002.jpg", "yes/no", 10),
+    ]
     other = (2 * 1 / 3 + 8 * 2 / 3) / 10  # two said red: one other is left for each of them, two for the rest
     expected = {"vqav2": (1 + 1 + other + 0) / 4, "vqav2/yes_no": 0.5, "vqav2/number": 1.0, "vqav2/other": other}
     assert scores(found, ["yes", "two", "a red", "yes"]) == pytest.approx(expected)
     files = benchmark_scores.prediction_files(found, ["yes", "two", "red", "é"])
-    assert json.loads(files["vqav2.json"]) == [{"question_id": 10 + n, "answer": a} for n, a in enumerate(["yes", "two", "red", "é"])]
+    assert json.loads(files["vqav2.json"]) == [
+        {"question_id": 10 + n, "answer": a} for n, a in enumerate(["yes", "two", "red", "é"])
+    ]
 
 
 def test_textvqa_gqa_and_their_test_splits(tmp_path):
@@ -53,10 +58,18 @@ def test_textvqa_gqa_and_their_test_splits(tmp_path):
     assert scores(found, ["Stop.", "go"]) == {"textvqa": 0.5} and found.labelled
     hidden = read("textvqa", sets.textvqa(tmp_path / "h", answers=False))
     assert len(hidden.items) == 2 and not hidden.labelled
-    assert json.loads(benchmark_scores.prediction_files(hidden, ["x", "y"])["textvqa.json"])[1] == {"question_id": 1, "answer": "y"}
+    assert json.loads(benchmark_scores.prediction_files(hidden, ["x", "y"])["textvqa.json"])[1] == {
+        "question_id": 1,
+        "answer": "y",
+    }
     found = read("gqa", sets.gqa(tmp_path / "g"))
-    assert scores(found, ["Table.", "yes", "right"]) == pytest.approx({"gqa": 2 / 3, "gqa/open": 1.0, "gqa/binary": 0.5})
-    assert json.loads(benchmark_scores.prediction_files(found, ["a", "b", "c"])["gqa.json"])[0] == {"questionId": "001", "prediction": "a"}
+    assert scores(found, ["Table.", "yes", "right"]) == pytest.approx(
+        {"gqa": 2 / 3, "gqa/open": 1.0, "gqa/binary": 0.5}
+    )
+    assert json.loads(benchmark_scores.prediction_files(found, ["a", "b", "c"])["gqa.json"])[0] == {
+        "questionId": "001",
+        "prediction": "a",
+    }
 
 
 def test_pope_by_split(tmp_path):
@@ -71,7 +84,10 @@ def test_pope_by_split(tmp_path):
     assert values["pope/random/f1"].low <= values["pope/random/f1"].value <= values["pope/random/f1"].high
     files = benchmark_scores.prediction_files(found, given)
     assert set(files) == {"pope-popular.jsonl", "pope-random.jsonl"}
-    assert json.loads(files["pope-random.jsonl"].splitlines()[1]) == {"question": "a dog, 2?", "answer": "No, there is none"}
+    assert json.loads(files["pope-random.jsonl"].splitlines()[1]) == {
+        "question": "a dog, 2?",
+        "answer": "No, there is none",
+    }
     assert benchmark_scores.yes_no_scores(np.zeros(3, bool), np.ones(3, bool))["precision"].value == 0.0
 
 
@@ -79,7 +95,8 @@ def test_mme_from_both_layouts(tmp_path):
     found = read("mme", sets.mme(tmp_path))
     assert [i.group for i in found.items] == ["posters"] * 4 + ["OCR"] * 4 + ["code_reasoning"] * 4
     values = scores(found, ["yes", "no", "yes", "yes"] + ["no"] * 4 + ["Yes.", "No."] * 2)
-    assert values == {"mme/posters": 75.0 + 50.0, "mme/OCR": 50.0, "mme/code_reasoning": 200.0}  # no sums: most subtasks are missing
+    # no sums: most subtasks are missing
+    assert values == {"mme/posters": 75.0 + 50.0, "mme/OCR": 50.0, "mme/code_reasoning": 200.0}
     assert "no questions of existence" in benchmark_scores.warnings_of(found, BenchmarksConfig())[0]
     files = benchmark_scores.prediction_files(found, ["a\tb"] * 12)
     assert files["mme/OCR.txt"].splitlines()[0] == "0001.png\tIs it A? Please answer yes or no.\tYes\ta b"
@@ -95,7 +112,11 @@ def test_what_cannot_be_used_is_named_and_refused_or_left_out_as_allowed(tmp_pat
     for n, (asked, answered, message) in enumerate(
         [
             ([*questions, questions[0]], annotations, r"1 of 5 entries.*question ids that stand twice: 1 \(10\)"),
-            ([*questions, far], [*annotations, {**annotations[0], "question_id": 20}], r"missing images: 1 \(7 of question 20\)"),
+            (
+                [*questions, far],
+                [*annotations, {**annotations[0], "question_id": 20}],
+                r"missing images: 1 \(7 of question 20\)",
+            ),
             (questions, annotations[:2], r"questions without answers: 2 \(12, 13\)"),
             (questions, [*annotations[:3], {**annotations[3], "answers": []}], r"questions without answers: 1 \(13\)"),
             (questions, [*annotations, annotations[1]], r"annotations that stand twice: 1 \(11\)"),
@@ -130,8 +151,16 @@ def test_files_of_another_format_are_told(tmp_path):
         ("vqav2", {**files, "images": str(tmp_path / "none")}, "no such folder"),
         ("vqav2", {**files, "images": None}, "benchmarks.vqav2.images has no value"),
         ("gqa", {"questions": twice, "images": files["images"]}, r"keys that stand twice: 1 \(1\)"),
-        ("pope", {"questions": broken("q_random.json", '{"label": "yes"}\n{'), "images": files["images"]}, "line 2 is not JSON"),
-        ("pope", {"questions": broken("p_random.json", '{"label": "maybe", "question_id": 3}'), "images": files["images"]}, r"labels other.*random/3"),
+        (
+            "pope",
+            {"questions": broken("q_random.json", '{"label": "yes"}\n{'), "images": files["images"]},
+            "line 2 is not JSON",
+        ),
+        (
+            "pope",
+            {"questions": broken("p_random.json", '{"label": "maybe", "question_id": 3}'), "images": files["images"]},
+            r"labels other.*random/3",
+        ),
         ("mme", {"folder": str(tmp_path)}, "none of MME's folders"),
     ):
         with pytest.raises(ValueError, match=message):
@@ -140,7 +169,9 @@ def test_files_of_another_format_are_told(tmp_path):
     sets.picture(tmp_path / "OCR" / "1.png")
     sets.picture(tmp_path / "OCR" / "2.png")
     (tmp_path / "OCR" / "1.txt").write_text("only one\tYes\n")
-    with pytest.raises(ValueError, match=r"images without questions: 1 \(OCR/2\); files that are not two lines.*1 \(OCR/1.txt\)"):
+    with pytest.raises(
+        ValueError, match=r"images without questions: 1 \(OCR/2\); files that are not two lines.*1 \(OCR/1.txt\)"
+    ):
         read("mme", {"folder": str(tmp_path)})
     sets.picture(Path(files["images"]) / "000000000001.png")
     with pytest.raises(ValueError, match=r"two pictures of one name: 1 \(1\)"):
@@ -152,7 +183,9 @@ def test_a_broken_picture_is_left_out_by_name_where_that_is_allowed(tmp_path):
     (tmp_path / "val2014" / "COCO_val2014_000000000002.jpg").write_bytes(b"no picture")
     model, vocabulary = tiny(tmp_path / "model")
     handle = ModelHandle(model, vocabulary, vq(), (2, 2), "")
-    with pytest.raises(ValueError, match=r"2 of 4 entries.*not an image: 2 \(COCO_val2014_000000000002.jpg of question 11, "):
+    with pytest.raises(
+        ValueError, match=r"2 of 4 entries.*not an image: 2 \(COCO_val2014_000000000002.jpg of question 11, "
+    ):
         benchmarks.measure(handle, read("vqav2", files), BenchmarksConfig(), batch_size=4)
     allowed = BenchmarksConfig(max_bad=0.5, max_new_tokens=2, suffix=" short")
     measured = benchmarks.measure(handle, read("vqav2", files), allowed, batch_size=4)
@@ -167,16 +200,33 @@ def test_a_broken_picture_is_left_out_by_name_where_that_is_allowed(tmp_path):
 
 def test_the_job_writes_scores_and_prediction_files_and_then_has_nothing_to_do(tmp_path, capsys):
     vqav2, pope, mme = (getattr(sets, name)(tmp_path / name) for name in ("vqav2", "pope", "mme"))
-    config = BenchmarksConfig(max_new_tokens=2, vqav2=AnnotatedFiles(**vqav2), pope=QuestionFiles(**pope), mme=MMEFiles(**mme))
-    settings: dict[str, Any] = {"shards": "no such set", "output": str(tmp_path / "out"), "device": "cpu", "vq": VQSettings("auto", "auto")}
-    job = EvalJob(checkpoint=str(save(tmp_path / "model")), metrics=["vqav2", "pope", "mme"], benchmarks=config, **settings)
+    config = BenchmarksConfig(
+        max_new_tokens=2, vqav2=AnnotatedFiles(**vqav2), pope=QuestionFiles(**pope), mme=MMEFiles(**mme)
+    )
+    settings: dict[str, Any] = {
+        "shards": "no such set",
+        "output": str(tmp_path / "out"),
+        "device": "cpu",
+        "vq": VQSettings("auto", "auto"),
+    }
+    job = EvalJob(
+        checkpoint=str(save(tmp_path / "model")), metrics=["vqav2", "pope", "mme"], benchmarks=config, **settings
+    )
     run(job)
     out = tmp_path / "out"
     content = json.loads((out / "model-vqav2.json").read_text())
-    assert content["values"]["vqav2"]["n"] == 4 and content["receipt"]["sampler"] == {"greedy": None, "max_new_tokens": 2}
+    assert content["values"]["vqav2"]["n"] == 4 and content["receipt"]["sampler"] == {
+        "greedy": None,
+        "max_new_tokens": 2,
+    }
     assert {p.relative_to(out / "predictions").as_posix() for p in (out / "predictions").rglob("*") if p.is_file()} == {
-        "model-vqav2.json", "model-pope-random.jsonl", "model-pope-popular.jsonl", "model-mme/OCR.txt", "model-mme/posters.txt", "model-mme/code_reasoning.txt",
-    }  # fmt: skip
+        "model-vqav2.json",
+        "model-pope-random.jsonl",
+        "model-pope-popular.jsonl",
+        "model-mme/OCR.txt",
+        "model-mme/posters.txt",
+        "model-mme/code_reasoning.txt",
+    }
     run(job)
     assert "nothing to do" in capsys.readouterr().out
     with pytest.raises(ValueError, match="benchmarks.gqa.questions has no value"):
@@ -186,7 +236,12 @@ def test_the_job_writes_scores_and_prediction_files_and_then_has_nothing_to_do(t
 
 def test_the_keys_take_paths_as_they_are():
     override = quote("benchmarks.vqav2.images=/data/my pictures, all")
-    config = load("eval", ["checkpoint=x", "metrics=[vqav2]", override, quote("benchmarks.suffix= Answer briefly, in one word.")])
-    assert config.benchmarks.vqav2.images == "/data/my pictures, all" and config.benchmarks.suffix == " Answer briefly, in one word."
+    config = load(
+        "eval", ["checkpoint=x", "metrics=[vqav2]", override, quote("benchmarks.suffix= Answer briefly, in one word.")]
+    )
+    assert (
+        config.benchmarks.vqav2.images == "/data/my pictures, all"
+        and config.benchmarks.suffix == " Answer briefly, in one word."
+    )
     with pytest.raises(ValueError, match="benchmarks.max_bad=1.5"):
         load("eval", ["checkpoint=x", "benchmarks.max_bad=1.5"])

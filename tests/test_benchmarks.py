@@ -28,7 +28,9 @@ def test_other_losses_end_the_comparison() -> None:
         hf_trainer.assert_equal_losses({"padded": float("nan"), "packed": 7.0, "ours": 7.0})
 
 
-def test_without_accelerate_it_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_without_accelerate_it_says_how_to_get_it(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setattr(hf_trainer, "find_spec", lambda name: None)
     with pytest.raises(SystemExit):
         hf_trainer.parse([])

@@ -1,4 +1,5 @@
-"""The best checkpoint is known, kept beside the newest ones, and named by RUN/checkpoints/best; what costs more is measured more rarely."""
+"""The best checkpoint is known, kept beside the newest ones, and named by RUN/checkpoints/best; what costs more is
+measured more rarely."""
 
 from __future__ import annotations
 
@@ -8,7 +9,17 @@ from pathlib import Path
 import pytest
 
 from evals.periodic import evaluate
-from liquid_train.checkpoint.folder import COMMIT, SCHEMA, best, checkpoint_name, committed, model_folder, note_score, read_scores, retain
+from liquid_train.checkpoint.folder import (
+    COMMIT,
+    SCHEMA,
+    best,
+    checkpoint_name,
+    committed,
+    model_folder,
+    note_score,
+    read_scores,
+    retain,
+)
 from liquid_train.cli import main, quote
 from liquid_train.config.evaluation import EvalsConfig
 from liquid_train.config.schema import load
@@ -37,7 +48,9 @@ def test_the_best_is_kept_beside_the_newest_and_found_by_its_name(tmp_path, best
     assert best(tmp_path) == tmp_path / "checkpoints" / checkpoint_name(winner)
     retain(tmp_path, 2)
     assert kept(tmp_path) == [winner, 40, 50]
-    assert model_folder(tmp_path / "checkpoints" / "best") == tmp_path / "checkpoints" / checkpoint_name(winner) / "model"
+    assert (
+        model_folder(tmp_path / "checkpoints" / "best") == tmp_path / "checkpoints" / checkpoint_name(winner) / "model"
+    )
     assert main(["checkpoint", "list", str(tmp_path)]) == 0
     (marked,) = [line for line in capsys.readouterr().out.splitlines() if "best: eval/x" in line]
     assert checkpoint_name(winner) in marked
@@ -64,15 +77,39 @@ def test_periods_decide_what_is_measured_and_the_last_step_measures_all(tmp_path
     model, vocabulary = tiny(tmp_path / "model")
     images = str(image_set(tmp_path / "images", samples=8))
     config = EvalsConfig(
-        vqa_samples=2, images=2, prompts=["a red circle"], guidance=1.0, quality_images=4, quality_reference=8, caption_images=4,
+        vqa_samples=2,
+        images=2,
+        prompts=["a red circle"],
+        guidance=1.0,
+        quality_images=4,
+        quality_reference=8,
+        caption_images=4,
         periods={"image_quality": 20, "captions": 30, "grid": 20},
-    )  # fmt: skip
+    )
     whole = {"vqa", "grid", "image_quality", "self_vqascore", "captions"}
-    expected = {10: {"vqa", "self_vqascore"}, 20: whole - {"captions"}, 30: {"vqa", "self_vqascore", "captions"}, 31: whole}
+    expected = {
+        10: {"vqa", "self_vqascore"},
+        20: whole - {"captions"},
+        30: {"vqa", "self_vqascore", "captions"},
+        31: whole,
+    }
     scores = {}
     for step, names in expected.items():
         out = tmp_path / str(step)
-        found = evaluate(model, vocabulary, vq(), config, sets=images, grid=(2, 2), prompt="", step=step, out_dir=out, rank=0, world_size=1, last=step == 31)
+        found = evaluate(
+            model,
+            vocabulary,
+            vq(),
+            config,
+            sets=images,
+            grid=(2, 2),
+            prompt="",
+            step=step,
+            out_dir=out,
+            rank=0,
+            world_size=1,
+            last=step == 31,
+        )
         assert {p.stem.removeprefix(f"step-{step:08d}-") for p in (out / "evals").iterdir()} == names
         assert (out / "samples").exists() == ("grid" in names)
         scores[step] = found["eval/self_vqascore"]
@@ -80,7 +117,13 @@ def test_periods_decide_what_is_measured_and_the_last_step_measures_all(tmp_path
 
 
 def test_settings_that_cannot_work_are_told(tmp_path):
-    base = ["evals=easy_vqa", "evals.every=100", "checkpoint.every=200", "train.steps=400", *map(quote, mixture_overrides(tmp_path))]
+    base = [
+        "evals=easy_vqa",
+        "evals.every=100",
+        "checkpoint.every=200",
+        "train.steps=400",
+        *map(quote, mixture_overrides(tmp_path)),
+    ]
     config = load("train", [*base, quote("evals.periods.image_quality=300"), "checkpoint.best=eval/vqa_accuracy"])
     assert config.evals.periods == {"image_quality": 300} and config.checkpoint.best == "eval/vqa_accuracy"
     for overrides, message in (
@@ -88,8 +131,14 @@ def test_settings_that_cannot_work_are_told(tmp_path):
         (["evals.periods.vqa=150"], "evals.periods.vqa=150: must be a multiple of evals.every=100"),
         (["evals.periods.vqa=0"], "evals.periods.vqa=0"),
         (["checkpoint.best=vqa_accuracy"], "checkpoint.best=vqa_accuracy: give a number of metrics.jsonl"),
-        (["checkpoint.best=val/loss/t2i", "checkpoint.best_is=least"], "checkpoint.best_is=least: one of highest, lowest"),
-        (["checkpoint.best=val/loss/t2i", "checkpoint.every=150"], "needs checkpoint.every=150 to be a multiple of evals.every=100"),
+        (
+            ["checkpoint.best=val/loss/t2i", "checkpoint.best_is=least"],
+            "checkpoint.best_is=least: one of highest, lowest",
+        ),
+        (
+            ["checkpoint.best=val/loss/t2i", "checkpoint.every=150"],
+            "needs checkpoint.every=150 to be a multiple of evals.every=100",
+        ),
         (["checkpoint.best=val/loss/t2i", "evals.every=0"], "a multiple of evals.every=0"),
     ):
         with pytest.raises(ValueError, match=message):

@@ -42,7 +42,11 @@ def write_tar(path: Path, files: dict[str, bytes], kind: int = tarfile.PAX_FORMA
 
 
 def texts(count: int, name: str = "{:04d}") -> dict[str, bytes]:
-    return {f"{name.format(n)}.{kind}": content for n in range(count) for kind, content in (("json", b"{}"), ("txt", f"text {n}".encode()))}
+    return {
+        f"{name.format(n)}.{kind}": content
+        for n in range(count)
+        for kind, content in (("json", b"{}"), ("txt", f"text {n}".encode()))
+    }
 
 
 def plain(shards: ShardSet) -> list[dict]:
@@ -52,7 +56,9 @@ def plain(shards: ShardSet) -> list[dict]:
 def test_index_is_the_writers_own_and_is_kept(original: Path, tars: Path, caplog: pytest.LogCaptureFixture) -> None:
     written = json.loads((original / "index.json").read_text())
     shards = ShardSet(tars)
-    assert [{k: s[k] for k in SHARD_KEYS} for s in shards.shards] == [{k: s[k] for k in SHARD_KEYS} for s in written["shardlist"]]
+    assert [{k: s[k] for k in SHARD_KEYS} for s in shards.shards] == [
+        {k: s[k] for k in SHARD_KEYS} for s in written["shardlist"]
+    ]
     assert plain(shards) == plain(ShardSet(original)) and shards.digest == ShardSet(original).digest
     assert "no index.json there: it is made now, 3 tars" in caplog.text and "s; it is kept there now" in caplog.text
     assert sorted(p.name for p in tars.iterdir()) == sorted(p.name for p in original.iterdir())
@@ -112,7 +118,11 @@ def test_damaged_tars(tars: Path) -> None:
     shards.check_files()
     numbers = [s["info"]["n"] for s in shards]
     first = [n for n in numbers if n < 600]
-    assert len(first) > 350 and first == [n for n in range(first[-1] + 1) if n != 300] and numbers[len(first) :] == list(range(600, 900))
+    assert (
+        len(first) > 350
+        and first == [n for n in range(first[-1] + 1) if n != 300]
+        and numbers[len(first) :] == list(range(600, 900))
+    )
 
 
 def test_where_it_cannot_be_kept(tars: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
@@ -122,7 +132,10 @@ def test_where_it_cannot_be_kept(tars: Path, monkeypatch: pytest.MonkeyPatch, ca
     monkeypatch.setattr(storage.os, "replace", refuse)
     monkeypatch.setattr("liquid_train.files.os.replace", refuse)
     assert len(list(ShardSet(tars))) == 900
-    assert f"could not be kept there (Permission denied); it is made again at every start: `liquid data index {tars}` keeps it" in caplog.text
+    assert (
+        f"could not be kept there (Permission denied); it is made again at every start: `liquid data index {tars}` "
+        "keeps it"
+    ) in caplog.text
     with pytest.raises(ValueError, match="cannot be written to .Permission denied.; index a copy"):
         build_index(tars)
     assert sorted(p.name for p in tars.iterdir()) == ["shard-00000.tar", "shard-00001.tar", "shard-00002.tar"]
@@ -130,13 +143,19 @@ def test_where_it_cannot_be_kept(tars: Path, monkeypatch: pytest.MonkeyPatch, ca
 
 def test_build_index(tars: Path) -> None:
     index = build_index(tars)
-    assert index == json.loads((tars / "index.json").read_text()) and index["totals"] == {"samples": 900, "images": 900, "texts": 0}
+    assert index == json.loads((tars / "index.json").read_text()) and index["totals"] == {
+        "samples": 900,
+        "images": 900,
+        "texts": 0,
+    }
     with pytest.raises(ValueError, match="has an index.json; remove that first"):
         build_index(tars)
 
 
 def test_refusals(tmp_path: Path, tars: Path) -> None:
-    for path, build in [(p, b) for p in ("nowhere", "empty", "pictures", "apart", "unfinished") for b in (ShardSet, build_index)]:
+    for path, build in [
+        (p, b) for p in ("nowhere", "empty", "pictures", "apart", "unfinished") for b in (ShardSet, build_index)
+    ]:
         folder = tmp_path / path
         if path == "nowhere":
             message = "[Nn]o such f"
@@ -169,7 +188,12 @@ print(len(list(ShardSet(sys.argv[1]))))
 
 def test_processes_at_once(tars: Path, original: Path) -> None:
     command = [sys.executable, "-c", PROGRAM, str(tars)]
-    running = [subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(3)]
+    running = [
+        subprocess.Popen(
+            command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+        for _ in range(3)
+    ]
     for process in running:
         assert process.stdin is not None and process.stdout is not None and process.stdout.readline() == "ready\n"
     for process in running:
@@ -205,4 +229,5 @@ def test_remote_tars(urls: tuple[str, str, RangeServer], original: Path, caplog:
     assert len(ShardSet(memory)) == 900 and not caplog.text
     with pytest.raises(ValueError, match="cannot be written to .HTTP 501.; index a copy"):
         build_index(http)
-    assert [r for r in server.requests if r[0] == "PUT"] == [("PUT", "/set/index.json", None)]  # trying again would not help
+    # trying again would not help
+    assert [r for r in server.requests if r[0] == "PUT"] == [("PUT", "/set/index.json", None)]

@@ -28,23 +28,32 @@ def job(run: Path, resume: Path | str) -> TrainJob:
     return config
 
 
-@pytest.mark.parametrize(("keep", "keep_every", "left"), [(2, None, [50, 60]), (1, 20, [20, 40, 60]), (3, 30, [30, 40, 50, 60])])
-def test_the_newest_stay_and_those_of_every_so_many_steps(tmp_path: Path, keep: int, keep_every: int | None, left: list[int]) -> None:
+@pytest.mark.parametrize(
+    ("keep", "keep_every", "left"), [(2, None, [50, 60]), (1, 20, [20, 40, 60]), (3, 30, [30, 40, 50, 60])]
+)
+def test_the_newest_stay_and_those_of_every_so_many_steps(
+    tmp_path: Path, keep: int, keep_every: int | None, left: list[int]
+) -> None:
     add(tmp_path, 10, 20, 30, 40, 50, 60)
     checkpoint.retain(tmp_path, keep, keep_every)
     assert steps(tmp_path) == left
 
 
 def test_going_back_sets_later_ones_aside(tmp_path: Path) -> None:
-    """Otherwise they would count among the newest, the new ones would be removed, and the next resume would find the old ones."""
+    """Otherwise they would count among the newest, the new ones would be removed, and the next resume would find the
+    old ones."""
     add(tmp_path, 10, 20, 30)
     moved = checkpoint.set_aside(tmp_path, 10)
-    assert [p.relative_to(tmp_path).as_posix() for p in moved] == [f"checkpoints/superseded/step-000000{s}" for s in (20, 30)]
+    assert [p.relative_to(tmp_path).as_posix() for p in moved] == [
+        f"checkpoints/superseded/step-000000{s}" for s in (20, 30)
+    ]
     assert all((p / "trainer.json").is_file() for p in moved)
     add(tmp_path, 20)
     checkpoint.retain(tmp_path, 1)
     assert steps(tmp_path) == [20]
-    assert [p.name for p in checkpoint.set_aside(tmp_path, 0)] == ["step-00000020"], "twice the same step: the later life's one stays"
+    assert [p.name for p in checkpoint.set_aside(tmp_path, 0)] == ["step-00000020"], (
+        "twice the same step: the later life's one stays"
+    )
     assert find_checkpoint(job(tmp_path, "auto")) is None
 
 
@@ -58,5 +67,8 @@ def test_a_branch_goes_on_from_its_own_checkpoints(tmp_path: Path) -> None:
     assert find_checkpoint(job(trunk, start)) == start, "in the run itself a path means to go back"
     assert find_checkpoint(job(trunk, "auto")) == trunk / "checkpoints" / "step-00000020"
     (start / "trainer.json").write_text("cut")
-    with pytest.raises(ValueError, match="checkpoint.resume=.*step-00000010: not a complete checkpoint .*trainer.json: 3 bytes instead of 2"):
+    with pytest.raises(
+        ValueError,
+        match="checkpoint.resume=.*step-00000010: not a complete checkpoint .*trainer.json: 3 bytes instead of 2",
+    ):
         find_checkpoint(job(tmp_path / "other", start))

@@ -16,7 +16,9 @@ from tests.shard_sets import image_set, mixture_overrides
 
 def liquid(*args: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
     env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[1])}
-    return subprocess.run([sys.executable, "-m", "liquid_train.cli", *args], capture_output=True, text=True, cwd=cwd, env=env, timeout=240)
+    return subprocess.run(
+        [sys.executable, "-m", "liquid_train.cli", *args], capture_output=True, text=True, cwd=cwd, env=env, timeout=240
+    )
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +28,10 @@ def mixture(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
 
 
 BAD_TRAIN = {
-    "missing shard folder": (["data.sources.t2i.path=nowhere"], "data.sources.t2i.path=nowhere: nowhere: no such folder"),
+    "missing shard folder": (
+        ["data.sources.t2i.path=nowhere"],
+        "data.sources.t2i.path=nowhere: nowhere: no such folder",
+    ),
     "no config.json": (["backbone=folder", "backbone.path=."], "backbone.path=.: no config.json"),
     "misspelt key": (["train.stpes=5"], "train.stpes: no such key; did you mean train.steps?"),
     "misspelt source key": (["data.sources.t2i.wieght=5"], "wieght"),
@@ -54,12 +59,16 @@ def test_bad_training_input(name: str, mixture: tuple[Path, list[str]], capsys: 
 def test_shards_of_another_vq(mixture: tuple[Path, list[str]], tmp_path: Path) -> None:
     root, base = mixture
     other = image_set(tmp_path / "other", samples=4, fingerprint="0" * 64)
-    done = liquid(*base, f"data.sources.t2i.path={other}", "train.steps=2", "launch.nproc=2", f"run.dir={tmp_path / 'run'}")
+    done = liquid(
+        *base, f"data.sources.t2i.path={other}", "train.steps=2", "launch.nproc=2", f"run.dir={tmp_path / 'run'}"
+    )
     assert done.returncode == 2 and "codes of another VQ" in done.stderr and "Traceback" not in done.stderr
     assert len(done.stderr.strip().splitlines()) <= 2 and not (tmp_path / "run").exists()
 
 
-def test_a_damaged_shard_is_named(mixture: tuple[Path, list[str]], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_damaged_shard_is_named(
+    mixture: tuple[Path, list[str]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     _, base = mixture
     cut = image_set(tmp_path / "cut", samples=4)
     tar = cut / "shard-00000.tar"
@@ -85,12 +94,17 @@ def test_other_mistakes(args: list[str], capsys: pytest.CaptureFixture[str]) -> 
 
 
 def test_help_needs_no_torch() -> None:
-    code = "import sys; from liquid_train.cli import main; main(['--help']); main(['train', '--help']); assert 'torch' not in sys.modules"
+    code = (
+        "import sys; from liquid_train.cli import main; main(['--help']); main(['train', '--help']); assert "
+        "'torch' not in sys.modules"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=Path(__file__).parents[1])
     assert done.returncode == 0, done.stderr
     assert "liquid run report" in done.stdout and "train.micro_batch" in done.stdout
 
 
-@pytest.mark.parametrize("text", ["a dog's bowl, red", 'say "hi" {now}', "a=b, c: [d]", "plain", "back\\slash", "50% $x"])
+@pytest.mark.parametrize(
+    "text", ["a dog's bowl, red", 'say "hi" {now}', "a=b, c: [d]", "plain", "back\\slash", "50% $x"]
+)
 def test_free_text_reaches_the_job(text: str) -> None:
     assert load("generate", ["checkpoint=x", quote(f"prompt={text}")]).prompt == text

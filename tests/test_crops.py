@@ -21,7 +21,8 @@ def picture(width, height, seed=0):
 
 
 def published_center(pixels, target):
-    """The published tokenizer: the shorter side to `target`, both sides rounded, Lanczos, centre square at floored offsets."""
+    """The published tokenizer: the shorter side to `target`, both sides rounded, Lanczos, centre square at floored
+    offsets."""
     image = Image.fromarray(pixels)
     width, height = image.size
     scale = target / min(width, height)
@@ -65,12 +66,18 @@ def test_multiratio_takes_the_nearest_aspect(width, height):
     assert chosen in crop.sizes and distance(chosen) == min(map(distance, crop.sizes))
 
 
-@pytest.mark.parametrize(("width", "height", "size"), [(70, 40, (48, 24)), (40, 70, (24, 48)), (50, 51, (32, 32)), (31, 16, (48, 24))])
+@pytest.mark.parametrize(
+    ("width", "height", "size"), [(70, 40, (48, 24)), (40, 70, (24, 48)), (50, 51, (32, 32)), (31, 16, (48, 24))]
+)
 def test_multiratio_covers_the_size_and_cuts_the_centre(width, height, size):
     crop = Crop("multiratio", 8, 32, ((48, 24), (32, 32), (24, 48)), 2.0)
     pixels = picture(width, height)
     result, info = crop(pixels)
-    assert result.shape == (size[1], size[0], 3) and info == {"original_width": width, "original_height": height, "multiratio": True}
+    assert result.shape == (size[1], size[0], 3) and info == {
+        "original_width": width,
+        "original_height": height,
+        "multiratio": True,
+    }
     scale = max(size[0] / width, size[1] / height)
     scaled = Image.fromarray(pixels).resize((round(scale * width), round(scale * height)), Image.Resampling.LANCZOS)
     left, top = (scaled.width - size[0]) // 2, (scaled.height - size[1]) // 2
@@ -88,12 +95,17 @@ def test_default_sizes_fit_every_vq(downsampling, steps, max_aspect):
     sizes = default_sizes(size, downsampling, max_aspect)
     assert (size, size) in sizes and len(set(sizes)) == len(sizes)
     for width, height in sizes:
-        assert width % downsampling == 0 == height % downsampling and abs(width * height / size**2 - 1) <= AREA_TOLERANCE
+        assert (
+            width % downsampling == 0 == height % downsampling and abs(width * height / size**2 - 1) <= AREA_TOLERANCE
+        )
         assert max(width, height) <= (max_aspect or 2.0) * min(width, height) and (height, width) in sizes
     assert make_crop("multiratio", size, None, max_aspect, downsampling=downsampling, resolution=8).sizes == sizes
 
 
-@pytest.mark.parametrize(("width", "height", "kept"), [(64, 32, True), (32, 64, True), (65, 32, False), (32, 65, False), (33, 16, False), (40, 40, True)])
+@pytest.mark.parametrize(
+    ("width", "height", "kept"),
+    [(64, 32, True), (32, 64, True), (65, 32, False), (32, 65, False), (33, 16, False), (40, 40, True)],
+)
 @pytest.mark.parametrize("kind", ["none", "center", "multiratio"])
 def test_an_aspect_above_2_is_dropped(kind, width, height, kept):
     crop = Crop(kind, 1, 16, ((16, 16),), 2.0)
@@ -136,8 +148,15 @@ def test_cover_reaches_the_size_where_rounding_would_not(monkeypatch):
     [
         (("center", 500, None), r"tokenize.size=500: must be a multiple of 16, the VQ's downsampling"),
         (("multiratio", 500, None), r"tokenize.size=500: must be a multiple of 16"),
-        (("multiratio", 512, ["512x500"]), r"tokenize.sizes: 512x500: both sides must be multiples of 16, the VQ's downsampling"),
-        (("multiratio", 512, ["512x256"]), r"tokenize.sizes: 512x256 has 131,072 pixels, tokenize.size=512 asks for about 262,144: keep within 20%, or change"),
+        (
+            ("multiratio", 512, ["512x500"]),
+            r"tokenize.sizes: 512x500: both sides must be multiples of 16, the VQ's downsampling",
+        ),
+        (
+            ("multiratio", 512, ["512x256"]),
+            r"tokenize.sizes: 512x256 has 131,072 pixels, tokenize.size=512 asks for about 262,144: keep within 20%, "
+            r"or change",
+        ),
         (("multiratio", 512, ["512"]), r"tokenize.sizes: 512: a size is WIDTHxHEIGHT in pixels, for example 704x384"),
         (("multiratio", 512, ["0x16"]), r"tokenize.sizes: 0x16: a size is"),
         (("multiratio", 512, ["-16x16"]), r"tokenize.sizes: -16x16: a size is"),
@@ -152,9 +171,18 @@ def test_sizes_that_cannot_work_are_refused(arguments, message):
     ("overrides", "message"),
     [
         (["tokenize.crop=middle"], "tokenize.crop=middle.*center"),
-        (["tokenize.size=64"], "tokenize.size=64: tokenize.crop=none takes pictures as they are; use center or multiratio"),
-        (["tokenize.crop=center", "tokenize.sizes=[64x64]"], "tokenize.sizes: only tokenize.crop=multiratio has a list of sizes, not center"),
-        (["tokenize.max_aspect=0.5"], "tokenize.max_aspect=0.5: long side / short side, 1 or more, or null for no limit"),
+        (
+            ["tokenize.size=64"],
+            "tokenize.size=64: tokenize.crop=none takes pictures as they are; use center or multiratio",
+        ),
+        (
+            ["tokenize.crop=center", "tokenize.sizes=[64x64]"],
+            "tokenize.sizes: only tokenize.crop=multiratio has a list of sizes, not center",
+        ),
+        (
+            ["tokenize.max_aspect=0.5"],
+            "tokenize.max_aspect=0.5: long side / short side, 1 or more, or null for no limit",
+        ),
     ],
 )
 def test_settings_that_contradict_each_other_are_refused(overrides, message):
@@ -163,6 +191,14 @@ def test_settings_that_contradict_each_other_are_refused(overrides, message):
 
 
 def test_the_recipe_tells_crops_apart():
-    made = [make_crop(kind, None, sizes, aspect, downsampling=16, resolution=512).recipe() for kind, sizes, aspect in
-            [("none", None, 2.0), ("center", None, 2.0), ("multiratio", None, 2.0), ("multiratio", ["512x512"], 2.0), ("center", None, None)]]  # fmt: skip
+    made = [
+        make_crop(kind, None, sizes, aspect, downsampling=16, resolution=512).recipe()
+        for kind, sizes, aspect in [
+            ("none", None, 2.0),
+            ("center", None, 2.0),
+            ("multiratio", None, 2.0),
+            ("multiratio", ["512x512"], 2.0),
+            ("center", None, None),
+        ]
+    ]
     assert all(a != b for i, a in enumerate(made) for b in made[:i])

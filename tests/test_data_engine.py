@@ -1,4 +1,5 @@
-"""Canonical streams: nothing lost or doubled, images whole, the same batches for any number of ranks and workers, exact resume."""
+"""Canonical streams: nothing lost or doubled, images whole, the same batches for any number of ranks and workers, exact
+resume."""
 
 from __future__ import annotations
 
@@ -32,18 +33,25 @@ def setup(tmp_path_factory: pytest.TempPathFactory) -> Setup:
     return config, sets, Vocabulary(tokenizer, 1024, len(tokenizer) + 1024)
 
 
-def digests(setup: Setup, world: int, workers: int, first: int = 0, steps: int = 8, states: dict | None = None) -> tuple[list[str], dict]:
-    """Digest of every global batch, and all streams' states after the last, as `world` ranks with `workers` each see them."""
+def digests(
+    setup: Setup, world: int, workers: int, first: int = 0, steps: int = 8, states: dict | None = None
+) -> tuple[list[str], dict]:
+    """Digest of every global batch, and all streams' states after the last, as `world` ranks with `workers` each see
+    them."""
     config, sets, vocabulary = setup
     config.data.workers = workers
     parts: list[dict[int, bytes]] = [{} for _ in range(first, steps)]
     after: dict = dict(states or {})
     for rank in range(world):
-        for i, batch in enumerate(BatchLoader(config, sets, vocabulary, rank=rank, world=world, first_step=first, steps=steps, states=states)):
+        for i, batch in enumerate(
+            BatchLoader(config, sets, vocabulary, rank=rank, world=world, first_step=first, steps=steps, states=states)
+        ):
             parts[i] |= batch.digests()
             after |= batch.states
     assert all(len(p) == config.data.global_batch for p in parts)
-    return [batch_digest(p) for p in parts], json.loads(json.dumps(after), object_hook=lambda d: {int(k) if k.isdigit() else k: v for k, v in d.items()})
+    return [batch_digest(p) for p in parts], json.loads(
+        json.dumps(after), object_hook=lambda d: {int(k) if k.isdigit() else k: v for k, v in d.items()}
+    )
 
 
 @pytest.mark.parametrize(("world", "workers"), [(1, 1), (1, 2), (1, 4), (2, 0), (2, 1), (3, 1), (4, 1)])
@@ -67,7 +75,9 @@ def test_more_ranks_than_streams(setup: Setup) -> None:
 
 def test_sequences_are_full_and_images_whole(setup: Setup) -> None:
     config, sets, vocabulary = setup
-    readers = {n: SourceReader(n, s, sets[n], vocabulary.tokenizer, config.data, 1, 0) for n, s in config.data.sources.items()}
+    readers = {
+        n: SourceReader(n, s, sets[n], vocabulary.tokenizer, config.data, 1, 0) for n, s in config.data.sources.items()
+    }
     stream = PackedStream(0, readers, 256, 8, vocabulary.pad)
     padding = 0
     for _ in range(60):
@@ -77,10 +87,14 @@ def test_sequences_are_full_and_images_whole(setup: Setup) -> None:
         start = 0
         for length in sequence.lengths:
             ids = sequence.ids[start : start + length]
-            assert sequence.labels[start] == -100 and np.array_equal(sequence.positions[start : start + length], np.arange(length))
+            assert sequence.labels[start] == -100 and np.array_equal(
+                sequence.positions[start : start + length], np.arange(length)
+            )
             if vocabulary.boi in ids:
                 assert np.sum((ids >= vocabulary.image_start) & (ids < vocabulary.image_end)) == 64
-                assert ids[0] == vocabulary.tokenizer.bos_token_id and vocabulary.eoi in ids and ids[-1] == vocabulary.eos
+                assert (
+                    ids[0] == vocabulary.tokenizer.bos_token_id and vocabulary.eoi in ids and ids[-1] == vocabulary.eos
+                )
             start += length
     assert padding / (60 * 256) < 0.05
 
@@ -89,7 +103,9 @@ def test_sequences_are_full_and_images_whole(setup: Setup) -> None:
 @given(streams=st.integers(1, 40), seed=st.integers(0, 5))
 def test_an_epoch_deals_every_document_once(setup: Setup, streams: int, seed: int) -> None:
     config, sets, vocabulary = setup
-    reader = SourceReader("vqa", config.data.sources["vqa"], sets["vqa"], vocabulary.tokenizer, config.data, streams, seed)
+    reader = SourceReader(
+        "vqa", config.data.sources["vqa"], sets["vqa"], vocabulary.tokenizer, config.data, streams, seed
+    )
     seen: Counter[tuple] = Counter()
     for stream in range(streams):
         ordinal = 0
@@ -103,7 +119,9 @@ def test_an_epoch_deals_every_document_once(setup: Setup, streams: int, seed: in
 
 def test_shares_follow_the_weights(setup: Setup) -> None:
     config, sets, vocabulary = setup
-    readers = {n: SourceReader(n, s, sets[n], vocabulary.tokenizer, config.data, 1, 0) for n, s in config.data.sources.items()}
+    readers = {
+        n: SourceReader(n, s, sets[n], vocabulary.tokenizer, config.data, 1, 0) for n, s in config.data.sources.items()
+    }
     mixture = Mixture(0, readers)
     total = sum(s.weight for s in config.data.sources.values())
     drawn = Counter(TASKS[document.task] for _ in range(500) if (document := mixture.next()))

@@ -1,4 +1,5 @@
-"""What holds for any mixture: every document once a pass, images whole, shares as asked for, the same rows after any interruption.
+"""What holds for any mixture: every document once a pass, images whole, shares as asked for, the same rows after any
+interruption.
 
 Documents here have their length and their number as their only content, so that thousands of streams are quick to pack.
 """
@@ -59,7 +60,14 @@ class LengthReader(SourceReader):
         return Document(name, sample["key"], self.task, ids, ids)
 
 
-def job(lengths: dict[str, list[int]], streams: int, *, weights: dict[str, float] | None = None, max_epochs: float | None = None, **data: Any) -> TrainJob:
+def job(
+    lengths: dict[str, list[int]],
+    streams: int,
+    *,
+    weights: dict[str, float] | None = None,
+    max_epochs: float | None = None,
+    **data: Any,
+) -> TrainJob:
     sources = {name: SourceConfig(name, TASK_OF[name], (weights or {}).get(name, 1.0), max_epochs) for name in lengths}
     return TrainJob(data=DataConfig(sources=sources, streams=streams, workers=0, **data))
 
@@ -67,17 +75,30 @@ def job(lengths: dict[str, list[int]], streams: int, *, weights: dict[str, float
 def readers_of(config: TrainJob, lengths: dict[str, list[int]], per_chunk: int = 5) -> dict[str, SourceReader]:
     sets = {name: Lengths(values, per_chunk) for name, values in lengths.items()}
     tokenizer, streams = cast(Any, None), config.data.streams or config.data.global_batch
-    return {n: LengthReader(n, s, cast(Any, sets[n]), tokenizer, config.data, streams, config.seed) for n, s in config.data.sources.items()}
+    return {
+        n: LengthReader(n, s, cast(Any, sets[n]), tokenizer, config.data, streams, config.seed)
+        for n, s in config.data.sources.items()
+    }
 
 
-def batches(config: TrainJob, readers: dict[str, SourceReader], world: int, steps: int, first: int = 0, states: dict | None = None,
-            *, to_the_end: bool = False) -> list[list[RankBatch]]:  # fmt: skip
+def batches(
+    config: TrainJob,
+    readers: dict[str, SourceReader],
+    world: int,
+    steps: int,
+    first: int = 0,
+    states: dict | None = None,
+    *,
+    to_the_end: bool = False,
+) -> list[list[RankBatch]]:
     """Every rank's batches of `steps` steps, or up to its first without a document."""
     vocabulary = cast(Any, SimpleNamespace(pad=0))
     found: list[list[RankBatch]] = [[] for _ in range(world)]
     with patch.object(loader, "source_readers", lambda *_: readers):
         for rank in range(world):
-            for batch in BatchLoader(config, {}, vocabulary, rank=rank, world=world, first_step=first, steps=steps, states=states):
+            for batch in BatchLoader(
+                config, {}, vocabulary, rank=rank, world=world, first_step=first, steps=steps, states=states
+            ):
                 found[rank].append(batch)
                 if batch.ended and to_the_end:
                     break
@@ -107,9 +128,21 @@ mixtures = st.fixed_dictionaries(
     unit=st.sampled_from(["documents", "tokens"]),
     seed=st.integers(0, 3),
 )
-def test_every_document_once_a_pass(lengths: Any, streams: int, world: int, batch_share: float, seq_len: int, window: int, per_chunk: int, weights: Any,
-                                    max_epochs: int, unit: str, seed: int) -> None:  # fmt: skip
-    """Over all ranks, to the end of the row: each document `max_epochs` times, with all its tokens, images in one piece."""
+def test_every_document_once_a_pass(
+    lengths: Any,
+    streams: int,
+    world: int,
+    batch_share: float,
+    seq_len: int,
+    window: int,
+    per_chunk: int,
+    weights: Any,
+    max_epochs: int,
+    unit: str,
+    seed: int,
+) -> None:
+    """Over all ranks, to the end of the row: each document `max_epochs` times, with all its tokens, images in one
+    piece."""
     world, batch = min(world, streams), max(1, round(streams * batch_share))
     options = {"global_batch": batch, "seq_len": seq_len, "window": window, "weight_unit": unit}
     config = job(lengths, streams, weights=weights, max_epochs=max_epochs, **options)
@@ -121,7 +154,14 @@ def test_every_document_once_a_pass(lengths: Any, streams: int, world: int, batc
         assert rank[-1].ended
         for part in rank:
             for sequence in part.sequences.values():
-                assert len(sequence.ids) == len(sequence.labels) == len(sequence.positions) == len(sequence.tasks) == seq_len == sum(sequence.lengths)
+                assert (
+                    len(sequence.ids)
+                    == len(sequence.labels)
+                    == len(sequence.positions)
+                    == len(sequence.tasks)
+                    == seq_len
+                    == sum(sequence.lengths)
+                )
                 assert not (part.ended and sequence.documents)
                 for name, start, length in zip(sequence.names, sequence.starts, sequence.lengths, strict=False):
                     begun[name] += start == 0
@@ -129,14 +169,19 @@ def test_every_document_once_a_pass(lengths: Any, streams: int, world: int, batc
                     source, key = name.split("/")
                     assert source == "text" or length == lengths[source][int(key)], "an image was cut"
     assert begun == {f"{source}/{n}": max_epochs for source, values in lengths.items() for n in range(len(values))}
-    assert seen == {f"{source}/{n}": max_epochs * length for source, values in lengths.items() for n, length in enumerate(values)}
+    assert seen == {
+        f"{source}/{n}": max_epochs * length for source, values in lengths.items() for n, length in enumerate(values)
+    }
 
 
 @settings(max_examples=30, deadline=None)
 @given(lengths=mixtures, streams=st.integers(1, 30), seed=st.integers(0, 3), data=st.data())
 def test_the_same_batches_after_any_interruption(lengths: Any, streams: int, seed: int, data: st.DataObject) -> None:
-    """Any split of the ranks, and any resume on another number of ranks, gives the same digests step by step, to the end of the row."""
-    config = job(lengths, streams, max_epochs=data.draw(st.sampled_from([None, 3])), global_batch=streams, seq_len=64, window=2)
+    """Any split of the ranks, and any resume on another number of ranks, gives the same digests step by step, to the
+    end of the row."""
+    config = job(
+        lengths, streams, max_epochs=data.draw(st.sampled_from([None, 3])), global_batch=streams, seq_len=64, window=2
+    )
     config.seed, steps = seed, 12
     whole = [batch_digest(b.digests()) for b in batches(config, readers_of(config, lengths), 1, steps)[0]]
     states: dict = {}
@@ -160,7 +205,11 @@ def test_the_same_batches_after_any_interruption(lengths: Any, streams: int, see
 def test_shares_are_those_of_the_weights(weights: dict[str, float], unit: str) -> None:
     """Within 1% (of the whole) after 100,000 documents, in the unit that the weights have."""
     generator = np.random.default_rng(0)
-    lengths = {"text": generator.integers(1, 2000, 300).tolist(), "t2i": [1064] * 300, "vqa": generator.integers(1030, 1100, 300).tolist()}
+    lengths = {
+        "text": generator.integers(1, 2000, 300).tolist(),
+        "t2i": [1064] * 300,
+        "vqa": generator.integers(1030, 1100, 300).tolist(),
+    }
     config = job(lengths, 1, weights=weights, weight_unit=unit)
     mixture = Mixture(0, readers_of(config, lengths))
     counts = {"documents": mixture.drawn, "tokens": mixture.tokens}[unit]
@@ -208,23 +257,33 @@ def test_a_skipped_document_leaves_a_hole_and_moves_nothing(unit: str) -> None:
 
 
 def test_states_that_hold_after_a_change_of_the_mixture() -> None:
-    """New weights and another seq_len: positions go on; a source with other shards begins anew; another seed: everything does."""
+    """New weights and another seq_len: positions go on; a source with other shards begins anew; another seed:
+    everything does."""
     lengths = {"text": [10] * 400, "t2i": [20] * 400}
     config = job(lengths, 2, global_batch=2, seq_len=64, window=2)
     states = batches(config, readers_of(config, lengths), 1, 9)[0][-1].states
     after, lines = continued(states, {"data.seq_len": (64, 80), "data.sources.text.weight": (1, 2)}, config)
     assert "packed again" in lines[0]
     for s, state in after.items():
-        assert state["mixture"]["positions"] == states[s]["mixture"]["positions"] and state["carry"] == states[s]["carry"] and state["emitted"] == 0
+        assert (
+            state["mixture"]["positions"] == states[s]["mixture"]["positions"]
+            and state["carry"] == states[s]["carry"]
+            and state["emitted"] == 0
+        )
     assert batches(config, readers_of(config, lengths), 1, 12, 9, after)
     after, lines = continued(states, {"data.sources.t2i.shards": ("a", "b")}, config)
     assert "t2i begins from the start" in lines[0] and "text goes on" in lines[1]
-    assert all(set(s["mixture"]["positions"]) == {"text"} and {n["source"] for n in s["carry"]} <= {"text"} for s in after.values())
+    assert all(
+        set(s["mixture"]["positions"]) == {"text"} and {n["source"] for n in s["carry"]} <= {"text"}
+        for s in after.values()
+    )
     after, lines = continued(states, {"seed": (0, 1)}, config)
     assert after == {} and "begins from the start" in lines[0]
     assert continued(states, {"data.streams": (3, 2)}, config)[0] == {}
     assert continued(states, {"data.global_batch": (3, 2)}, config)[0] == states, "as many streams as before"
     config.data.streams = None
     assert continued(states, {"data.global_batch": (3, 2)}, config)[0] == {}
-    assert continued({0: states[0]}, {}, config) == ({0: states[0]}, []), "a stream that was not read from yet has no state"
+    assert continued({0: states[0]}, {}, config) == ({0: states[0]}, []), (
+        "a stream that was not read from yet has no state"
+    )
     assert continued(states, {"optimizer.lr": (1, 2), "data.skip": ([], ["t2i/3"])}, config) == (states, [])

@@ -1,4 +1,5 @@
-"""What the data engine refuses, warns of and explains: changed data on resume, sequences that stay empty, workers that die."""
+"""What the data engine refuses, warns of and explains: changed data on resume, sequences that stay empty, workers that
+die."""
 
 from __future__ import annotations
 
@@ -45,7 +46,12 @@ def checkpoint(setup: Setup, tmp_path: Path) -> Path:
     """trainer.json as a run writes it; without the keys that older versions did not have."""
     config = setup[0]()
     trained = json.loads(json.dumps(asdict(config)))
-    del trained["data"]["weight_unit"], trained["data"]["skip"], trained["data"]["allow_change"], trained["data"]["sources"]["t2i"]["max_epochs"]
+    del (
+        trained["data"]["weight_unit"],
+        trained["data"]["skip"],
+        trained["data"]["allow_change"],
+        trained["data"]["sources"]["t2i"]["max_epochs"],
+    )
     (tmp_path / "trainer.json").write_text(json.dumps({"config": trained, "shards": shard_digests(config)}))
     return tmp_path
 
@@ -56,18 +62,30 @@ def test_nothing_changed(setup: Setup, checkpoint: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "change", ["seed=1", "data.seq_len=512", "data.streams=8", "data.sources.t2i.weight=3", "data.weight_unit=tokens", "data.global_batch=8"]
+    "change",
+    [
+        "seed=1",
+        "data.seq_len=512",
+        "data.streams=8",
+        "data.sources.t2i.weight=3",
+        "data.weight_unit=tokens",
+        "data.global_batch=8",
+    ],
 )
 def test_another_order_of_data_is_refused_unless_allowed(setup: Setup, checkpoint: Path, change: str) -> None:
     config = setup[0](change)
     with pytest.raises(ValueError, match=rf"{change.partition('=')[0]}: .*data.allow_change=true"):
         changes_since(checkpoint, config, shard_digests(config))
-    assert list(changes_since(checkpoint, setup[0](change, "data.allow_change=true"), shard_digests(config))) == [change.partition("=")[0]]
+    assert list(changes_since(checkpoint, setup[0](change, "data.allow_change=true"), shard_digests(config))) == [
+        change.partition("=")[0]
+    ]
 
 
 def test_another_model_is_refused_even_then(setup: Setup, checkpoint: Path) -> None:
     with pytest.raises(ValueError, match="tokenizer_size: 300 -> 400.*resume=none$"):
-        changes_since(checkpoint, setup[0]("backbone.tokenizer_size=400", "data.allow_change=true"), shard_digests(setup[0]()))
+        changes_since(
+            checkpoint, setup[0]("backbone.tokenizer_size=400", "data.allow_change=true"), shard_digests(setup[0]())
+        )
 
 
 def test_changed_shards_are_seen_and_moved_ones_are_the_same(setup: Setup, checkpoint: Path, tmp_path: Path) -> None:
@@ -87,13 +105,20 @@ def test_data_skip_names_a_source_and_a_sample(setup: Setup, skip: str) -> None:
 
 
 def test_sequences_that_stay_empty_are_announced(setup: Setup, tmp_path: Path) -> None:
-    """Images of about 1,060 tokens and short texts: 2,048 holds one image a sequence; eight times that leaves hardly anything empty."""
+    """Images of about 1,060 tokens and short texts: 2,048 holds one image a sequence; eight times that leaves hardly
+    anything empty."""
     configured, sets, vocabulary, _ = setup
     big = ShardSet(image_set(tmp_path / "big", side=32))
     mixed = {"text": sets["text"], "t2i": big, "i2t": big, "vqa": big}
-    few = [f"data.sources.{name}.weight={weight}" for name, weight in (("text", 0.5), ("t2i", 1), ("i2t", 1), ("vqa", 0))]
+    few = [
+        f"data.sources.{name}.weight={weight}" for name, weight in (("text", 0.5), ("t2i", 1), ("i2t", 1), ("vqa", 0))
+    ]
     warning = padding_warning(configured("data.seq_len=2048", *few), mixed, vocabulary)
-    assert warning is not None and "data.seq_len=2048: about 4" in warning and "data.seq_len=16384 would fill them" in warning
+    assert (
+        warning is not None
+        and "data.seq_len=2048: about 4" in warning
+        and "data.seq_len=16384 would fill them" in warning
+    )
     config = configured("data.seq_len=2048", *few)
     stream = PackedStream(0, source_readers(config, mixed, vocabulary), 2048, 8, vocabulary.pad)
     announced = int(warning.split("about ")[1].split("%")[0]) / 100

@@ -1,4 +1,5 @@
-"""`liquid data merge|verify|describe|inspect` as a user meets them: small sets of a tiny random VQ, whole and damaged."""
+"""`liquid data merge|verify|describe|inspect` as a user meets them: small sets of a tiny random VQ, whole and
+damaged."""
 
 from __future__ import annotations
 
@@ -59,8 +60,16 @@ Tokenize = Callable[..., Path]
 @pytest.fixture(scope="module")
 def tokenize(pairs: Path, vq: list[str]) -> Tokenize:
     def make(output: Path, *overrides: str, status: int = 0) -> Path:
-        base = ["tokenize.source=pairs", f"tokenize.input={pairs}", "tokenize.progress=false", "tokenize.workers=0", "tokenize.shard_size=8",
-                "tokenize.batch_size=3", "tokenize.crop=multiratio", "tokenize.sizes=[64x64,72x56]"]  # fmt: skip
+        base = [
+            "tokenize.source=pairs",
+            f"tokenize.input={pairs}",
+            "tokenize.progress=false",
+            "tokenize.workers=0",
+            "tokenize.shard_size=8",
+            "tokenize.batch_size=3",
+            "tokenize.crop=multiratio",
+            "tokenize.sizes=[64x64,72x56]",
+        ]
         assert main(["tokenize", *base, f"tokenize.output={output}", *vq, *overrides]) == status
         return output
 
@@ -145,7 +154,9 @@ def changed_codes(key: str, change: Callable[[np.ndarray], None]) -> Callable[[s
 # --- merge
 
 
-def test_parts_from_their_own_folders_give_the_bytes_of_one_run(parts: list[Path], whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_parts_from_their_own_folders_give_the_bytes_of_one_run(
+    parts: list[Path], whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     before = [content(part) for part in parts]
     assert data("merge", tmp_path / "set", *reversed(parts)) == 0
     assert content(tmp_path / "set") == content(whole) and [content(part) for part in parts] == before
@@ -165,10 +176,14 @@ def test_shards_are_copied_where_they_cannot_be_linked(
 
     monkeypatch.setattr(os, "link", link)
     assert data("merge", tmp_path / "copied", *parts) == 0
-    assert not (tmp_path / "copied" / "shard-00000.tar").samefile(parts[0] / "shard-00000.tar") and content(tmp_path / "copied") == content(whole)
+    assert not (tmp_path / "copied" / "shard-00000.tar").samefile(parts[0] / "shard-00000.tar") and content(
+        tmp_path / "copied"
+    ) == content(whole)
 
 
-def test_a_merge_that_was_killed_goes_on(parts: list[Path], whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_merge_that_was_killed_goes_on(
+    parts: list[Path], whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     replace, moves = os.replace, 0
 
     def killed(aside: Path, final: Path) -> None:
@@ -194,8 +209,12 @@ def test_parts_in_the_output_are_completed_in_place(
     for i in (0, 1):
         tokenize(tmp_path / "set", f"tokenize.part={i}/4")
     begun = content(tmp_path / "set")
-    assert "2 of 4 shards are in no part: 2-3;" in refused(capsys, "merge", tmp_path / "set") and content(tmp_path / "set") == begun
-    monkeypatch.setattr(SetMaker, "_complete", lambda self, rate: None)  # the last part is killed before it completes the set
+    assert (
+        "2 of 4 shards are in no part: 2-3;" in refused(capsys, "merge", tmp_path / "set")
+        and content(tmp_path / "set") == begun
+    )
+    # the last part is killed before it completes the set
+    monkeypatch.setattr(SetMaker, "_complete", lambda self, rate: None)
     for i in (2, 3):
         tokenize(tmp_path / "set", f"tokenize.part={i}/4")
     assert not (tmp_path / "set" / "index.json").exists()
@@ -206,18 +225,28 @@ def test_parts_in_the_output_are_completed_in_place(
 def test_a_part_that_made_the_whole_set_beside_parts_that_made_nothing(tokenize: Tokenize, tmp_path: Path) -> None:
     parts = [tokenize(tmp_path / f"{i}", f"tokenize.part={i}/2", "tokenize.shard_size=100") for i in range(2)]
     assert data("merge", tmp_path / "set", *parts) == 0
-    assert content(tmp_path / "set") == content(tokenize(tmp_path / "one", "tokenize.shard_size=100")) == content(parts[1])
+    assert (
+        content(tmp_path / "set") == content(tokenize(tmp_path / "one", "tokenize.shard_size=100")) == content(parts[1])
+    )
 
 
 def test_text_parts(tmp_path: Path) -> None:
     rows = [json.dumps({"text": f"document {n}. " + "words and more " * (60 if n == 4 else 3)}) for n in range(20)]
     (tmp_path / "texts.jsonl").write_text("\n".join(rows))
-    base = ["tokenize", "tokenize.source=text", f"tokenize.input={tmp_path / 'texts.jsonl'}", "tokenize.progress=false", "tokenize.shard_size=6",
-            "tokenize.max_characters=300"]  # fmt: skip
+    base = [
+        "tokenize",
+        "tokenize.source=text",
+        f"tokenize.input={tmp_path / 'texts.jsonl'}",
+        "tokenize.progress=false",
+        "tokenize.shard_size=6",
+        "tokenize.max_characters=300",
+    ]
     assert main([*base, f"tokenize.output={tmp_path / 'one'}"]) == 0
     for i in range(2):
         assert main([*base, f"tokenize.output={tmp_path / str(i)}", f"tokenize.part={i}/2"]) == 0
-    assert data("merge", tmp_path / "set", tmp_path / "0", tmp_path / "1") == 0 and content(tmp_path / "set") == content(tmp_path / "one")
+    assert data("merge", tmp_path / "set", tmp_path / "0", tmp_path / "1") == 0 and content(
+        tmp_path / "set"
+    ) == content(tmp_path / "one")
     assert data("verify", tmp_path / "set", "--input", tmp_path / "texts.jsonl") == 0
 
 
@@ -226,23 +255,36 @@ def test_gaps_overlaps_and_damage_are_refused_and_leave_nothing(
 ) -> None:
     output = tmp_path / "set"
     assert "2 of 4 shards are in no part: 0, 2;" in refused(capsys, "merge", output, parts[1], parts[3])
-    assert f"shards in two folders: 1 in {parts[1]} and in {parts[1]}" in refused(capsys, "merge", output, *parts, parts[1])
+    assert f"shards in two folders: 1 in {parts[1]} and in {parts[1]}" in refused(
+        capsys, "merge", output, *parts, parts[1]
+    )
     half = tokenize(tmp_path / "half", "tokenize.part=0/2")
-    assert f"0 in {half} and in {parts[0]}; 1 in {half} and in {parts[1]}" in refused(capsys, "merge", output, half, *parts)
+    assert f"0 in {half} and in {parts[0]}; 1 in {half} and in {parts[1]}" in refused(
+        capsys, "merge", output, half, *parts
+    )
     damaged = Path(shutil.copytree(parts[2], tmp_path / "damaged"))
     with open(damaged / "shard-00002.tar", "r+b") as file:
         file.seek(1000)
         file.write(b"\x55")
-    assert f"{damaged / 'shard-00002.tar'}: missing or not as recorded" in refused(capsys, "merge", output, parts[0], parts[1], damaged, parts[3])
+    assert f"{damaged / 'shard-00002.tar'}: missing or not as recorded" in refused(
+        capsys, "merge", output, parts[0], parts[1], damaged, parts[3]
+    )
     (damaged / "shard-00002.tar").unlink()
-    assert f"{damaged / 'shard-00002.tar'}: missing or not as recorded" in refused(capsys, "merge", output, parts[0], parts[1], damaged, parts[3])
+    assert f"{damaged / 'shard-00002.tar'}: missing or not as recorded" in refused(
+        capsys, "merge", output, parts[0], parts[1], damaged, parts[3]
+    )
     assert not output.exists()
 
 
-def test_parts_of_different_sets_are_refused(parts: list[Path], tokenize: Tokenize, whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_parts_of_different_sets_are_refused(
+    parts: list[Path], tokenize: Tokenize, whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     other = tokenize(tmp_path / "other", "tokenize.part=1/2", "tokenize.batch_size=2", "tokenize.precision=bf16")
     message = refused(capsys, "merge", tmp_path / "set", parts[0], other)
-    assert f"{parts[0]} and {other} hold different sets: encoder.batch_size (3, 2), recipe.precision (fp32, bf16);" in message
+    assert (
+        f"{parts[0]} and {other} hold different sets: encoder.batch_size (3, 2), recipe.precision (fp32, bf16);"
+        in message
+    )
     assert f"{whole} and {other} hold different sets" in refused(capsys, "merge", whole, other)
     (tmp_path / "shard-00000.tar").write_bytes(b"somebody's")
     assert "its shards have no plan" in refused(capsys, "merge", tmp_path, *parts)
@@ -252,9 +294,13 @@ def test_parts_of_different_sets_are_refused(parts: list[Path], tokenize: Tokeni
     assert not (tmp_path / "set").exists()
 
 
-def test_max_bad_is_that_of_the_parts_or_the_flag(tokenize: Tokenize, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_max_bad_is_that_of_the_parts_or_the_flag(
+    tokenize: Tokenize, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     parts = [tokenize(tmp_path / f"{i}", f"tokenize.part={i}/2", f"tokenize.max_bad={0.2 + i / 10}") for i in range(2)]
-    assert "--max-bad=0.01: 1 of 26 rows cannot be used (not an image: 1)" in refused(capsys, "merge", tmp_path / "set", *parts, "--max-bad", "0.01")
+    assert "--max-bad=0.01: 1 of 26 rows cannot be used (not an image: 1)" in refused(
+        capsys, "merge", tmp_path / "set", *parts, "--max-bad", "0.01"
+    )
     assert not (tmp_path / "set").exists()
     assert data("merge", tmp_path / "set", *parts) == 0
     assert "max_bad" not in json.loads((tmp_path / "set" / "index.json").read_text())
@@ -263,12 +309,18 @@ def test_max_bad_is_that_of_the_parts_or_the_flag(tokenize: Tokenize, tmp_path: 
 # --- verify
 
 
-def test_a_sound_set_passes_in_one_line(whole: Path, pairs: Path, flags: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_sound_set_passes_in_one_line(
+    whole: Path, pairs: Path, flags: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     before = content(whole)
     capsys.readouterr()
     assert data("verify", whole, "--input", pairs, *flags, "--sheet", tmp_path / "sheets" / "a.png") == 0
     out = capsys.readouterr().out.splitlines()
-    assert len(out) == 1 and "24 samples in 4 shards" in out[0] and "26 rows tokenized again, 1,524 of 1,524 codes equal (100.00%)" in out[0]
+    assert (
+        len(out) == 1
+        and "24 samples in 4 shards" in out[0]
+        and "26 rows tokenized again, 1,524 of 1,524 codes equal (100.00%)" in out[0]
+    )
     assert content(whole) == before
     with Image.open(tmp_path / "sheets" / "a.png") as sheet:
         pixels = np.asarray(sheet)
@@ -280,9 +332,14 @@ def test_a_sound_set_passes_in_one_line(whole: Path, pairs: Path, flags: list[st
 
 def test_a_set_of_another_vq(whole: Path, pairs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert data("verify", whole) == 0
-    assert "nothing was decoded or encoded again" in (out := capsys.readouterr().out) and "give --vq-config and --vq-checkpoint" in out
+    assert (
+        "nothing was decoded or encoded again" in (out := capsys.readouterr().out)
+        and "give --vq-config and --vq-checkpoint" in out
+    )
     for request in (["--sheet", tmp_path / "a.png"], ["--input", pairs]):
-        assert "did not make these codes; give the one that did with --vq-config and --vq-checkpoint" in refused(capsys, "verify", whole, *request)
+        assert "did not make these codes; give the one that did with --vq-config and --vq-checkpoint" in refused(
+            capsys, "verify", whole, *request
+        )
     other = make_vq(tmp_path / "other", seed=1)
     flags = ["--vq-config", other[0].partition("=")[2], "--vq-checkpoint", other[1].partition("=")[2]]
     lines = listed(capsys, whole, *flags, "--input", pairs, "--sheet", tmp_path / "a.png")
@@ -296,20 +353,29 @@ def test_a_flipped_byte_is_found(copy: Path, capsys: pytest.CaptureFixture[str])
         file.seek(512 + 40)  # in the header of the first npy
         file.write(b"\x07")
     lines = listed(capsys, copy)
-    assert lines[0].startswith("shard-00001.tar: content changed") and lines[1] == "shard-00001.tar, 000000008: codes do not parse" and len(lines) == 2
+    assert (
+        lines[0].startswith("shard-00001.tar: content changed")
+        and lines[1] == "shard-00001.tar, 000000008: codes do not parse"
+        and len(lines) == 2
+    )
 
 
 def test_cut_and_missing_tars_are_named(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
     os.truncate(copy / "shard-00000.tar", 9000)
     (copy / "shard-00002.tar").unlink()
     lines = listed(capsys, copy)
-    assert any(line.startswith("shard-00000.tar: 9,000 bytes, index.json says") for line in lines) and "shard-00002.tar: missing" in lines
+    assert (
+        any(line.startswith("shard-00000.tar: 9,000 bytes, index.json says") for line in lines)
+        and "shard-00002.tar: missing" in lines
+    )
     assert any("samples in chunk 0, index.json says 7" in line for line in lines)
 
 
 def test_codes_out_of_range_and_of_another_shape(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rewrite(copy, 0, changed_codes("000000002", lambda codes: codes.__setitem__((0, 0), CODEBOOK)))
-    rewrite(copy, 1, lambda name, old: old.replace(b'"height":64,', b'"height":72,') if name == "000000008.json" else old)
+    rewrite(
+        copy, 1, lambda name, old: old.replace(b'"height":64,', b'"height":72,') if name == "000000008.json" else old
+    )
     assert listed(capsys, copy) == [
         "shard-00000.tar, 000000002: code beyond the codebook",
         "shard-00001.tar, 000000008: a grid of 8x8 codes is 64x64 pixels, its json says 64x72",
@@ -321,13 +387,28 @@ def test_what_the_index_says_wrong(copy: Path, capsys: pytest.CaptureFixture[str
     for change, line in [
         (lambda i: i["totals"].update(captions=7), "index.json: 24 captions, index.json says 7"),
         (lambda i: i["codes"].update(used=1), "used, index.json says 1"),
-        (lambda i: i["dropped"].update({"not an image": 4}), "dropped.jsonl: 1 rows for 'not an image', index.json says 4"),
-        (lambda i: i["shardlist"][1]["chunks"][0].__setitem__(1, 5), "shard-00001.tar: the chunks in index.json do not cover its 7 samples in order"),
-        (lambda i: i["shardlist"][1].update(nsamples=9), "shard-00001.tar: the chunks in index.json do not cover its 9 samples in order"),
+        (
+            lambda i: i["dropped"].update({"not an image": 4}),
+            "dropped.jsonl: 1 rows for 'not an image', index.json says 4",
+        ),
+        (
+            lambda i: i["shardlist"][1]["chunks"][0].__setitem__(1, 5),
+            "shard-00001.tar: the chunks in index.json do not cover its 7 samples in order",
+        ),
+        (
+            lambda i: i["shardlist"][1].update(nsamples=9),
+            "shard-00001.tar: the chunks in index.json do not cover its 9 samples in order",
+        ),
         (lambda i: i["shardlist"][1]["totals"].update(images=2), "shard-00001.tar: 7 images, index.json says 2"),
         (lambda i: i["shardlist"].reverse(), "index.json: shard-00003.tar stands where shard-00000.tar belongs"),
-        (lambda i: i.pop("vq_fingerprint"), "index.json: says no vq_fingerprint, codebook_size or downsampling, though shard-00000.tar has codes"),
-        (lambda i: i["shardlist"][0].update(url="../x.tar"), "index.json: shard 0: url '../x.tar' is not a file name in the folder"),
+        (
+            lambda i: i.pop("vq_fingerprint"),
+            "index.json: says no vq_fingerprint, codebook_size or downsampling, though shard-00000.tar has codes",
+        ),
+        (
+            lambda i: i["shardlist"][0].update(url="../x.tar"),
+            "index.json: shard 0: url '../x.tar' is not a file name in the folder",
+        ),
         (lambda i: i["shardlist"][0].update(chunks=[[0, 7]]), "index.json: shard-00000.tar: chunks are not lists"),
     ]:
         edit_index(copy, change)
@@ -346,10 +427,16 @@ def test_many_problems_of_a_kind_are_counted(tmp_path: Path, capsys: pytest.Capt
     folder = text_set(tmp_path / "texts", samples=30)
     rewrite(folder, 0, lambda name, old: b"\xff" * len(old) if name.endswith(".txt") else old)
     lines = listed(capsys, folder)
-    assert len(lines) == 21 and lines[0] == "shard-00000.tar, 000000: text is not UTF-8" and lines[20] == "and 10 more: samples: text is not UTF-8"
+    assert (
+        len(lines) == 21
+        and lines[0] == "shard-00000.tar, 000000: text is not UTF-8"
+        and lines[20] == "and 10 more: samples: text is not UTF-8"
+    )
 
 
-def test_a_set_that_is_not_what_its_source_gives(copy: Path, pairs: Path, flags: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_set_that_is_not_what_its_source_gives(
+    copy: Path, pairs: Path, flags: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     def other(codes: np.ndarray) -> None:
         codes[:] = (codes + 1) % CODEBOOK
 
@@ -363,31 +450,53 @@ def test_a_set_that_is_not_what_its_source_gives(copy: Path, pairs: Path, flags:
     assert any("more than the 0.1% that another device or batch explains" in line for line in lines)
 
 
-def test_rows_that_were_dropped_are_compared_too(copy: Path, pairs: Path, flags: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_rows_that_were_dropped_are_compared_too(
+    copy: Path, pairs: Path, flags: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
     dropped = (copy / "dropped.jsonl").read_text()
     (copy / "dropped.jsonl").write_text(dropped.replace('"row":3', '"row":4'))
     lines = listed(capsys, copy, "--input", pairs, *flags)
-    assert len(lines) == 2 and "row 3 (pairs.jsonl, row 3 (3.png)): cannot be used (not an image), yet it was not dropped" in lines[0]
+    assert (
+        len(lines) == 2
+        and "row 3 (pairs.jsonl, row 3 (3.png)): cannot be used (not an image), yet it was not dropped" in lines[0]
+    )
     assert "row 4" in lines[1] and "but it can be used" in lines[1]
 
 
-def test_an_input_that_is_not_the_set_s_is_refused(whole: Path, pairs: Path, flags: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_input_that_is_not_the_set_s_is_refused(
+    whole: Path, pairs: Path, flags: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "pairs.jsonl").write_text(pairs.read_text().replace("red", "blue"))
     message = refused(capsys, "verify", whole, "--input", tmp_path / "pairs.jsonl", *flags)
     assert "--input: the source is not what the set was made of: other inputs.pairs.jsonl" in message
     assert "--input=nowhere.jsonl: no such file" in refused(capsys, "verify", whole, "--input", "nowhere.jsonl", *flags)
 
 
-def test_pictures_that_lie_elsewhere_now(whole: Path, pairs: Path, flags: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_pictures_that_lie_elsewhere_now(
+    whole: Path, pairs: Path, flags: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     shutil.copy(pairs, tmp_path / "pairs.jsonl")
     lines = listed(capsys, whole, "--input", tmp_path / "pairs.jsonl", *flags, "--sample", 8)
     assert len(lines) >= 6 and all("cannot be used (missing image)" in line for line in lines)
-    assert data("verify", whole, "--input", tmp_path / "pairs.jsonl", "--images", pairs.parent, *flags, "--sample", 8) == 0
+    assert (
+        data("verify", whole, "--input", tmp_path / "pairs.jsonl", "--images", pairs.parent, *flags, "--sample", 8) == 0
+    )
 
 
 def test_the_packaged_source_needs_no_input(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     output = tmp_path / "docs"
-    assert main(["tokenize", "tokenize.source=python_docs", "tokenize.split=test", f"tokenize.output={output}", "tokenize.progress=false"]) == 0
+    assert (
+        main(
+            [
+                "tokenize",
+                "tokenize.source=python_docs",
+                "tokenize.split=test",
+                f"tokenize.output={output}",
+                "tokenize.progress=false",
+            ]
+        )
+        == 0
+    )
     capsys.readouterr()
     assert data("verify", output, "--sample", 10) == 0
     assert "10 rows are as in the source" in capsys.readouterr().out
@@ -431,13 +540,19 @@ def test_describe_a_text_set_and_a_damaged_one(copy: Path, tmp_path: Path, capsy
     assert "damaged sample: 1: `liquid data verify" in out and "samples 23 " in out
 
 
-def test_inspect_by_number_and_by_key(whole: Path, flags: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_inspect_by_number_and_by_key(
+    whole: Path, flags: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     sample = ShardSet(whole).sample(9)
     assert sample is not None and sample["key"] == "000000010"  # row 3 is not there
     capsys.readouterr()
     assert data("inspect", whole, 9, "--decode", tmp_path / "decoded.png", *flags) == 0
     out = capsys.readouterr().out
-    assert out.startswith("000000010  (sample 9 of 24, in shard-00001.tar)") and "猫 🐱" in out and "original_width: 64" in out
+    assert (
+        out.startswith("000000010  (sample 9 of 24, in shard-00001.tar)")
+        and "猫 🐱" in out
+        and "original_width: 64" in out
+    )
     assert " ".join(map(str, sample["codes"][3])) in " ".join(out.split())
     with Image.open(tmp_path / "decoded.png") as decoded:
         assert decoded.size == (sample["info"]["width"], sample["info"]["height"])
@@ -456,7 +571,9 @@ def test_inspect_a_text_and_a_damaged_sample(copy: Path, tmp_path: Path, capsys:
 
 
 @pytest.mark.parametrize("tool", ["verify", "describe", "inspect"])
-def test_what_is_no_set(tool: str, parts: list[Path], copy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_is_no_set(
+    tool: str, parts: list[Path], copy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "file").write_text("mine")
     for path, message in [
         (tmp_path / "nowhere", "no such folder"),

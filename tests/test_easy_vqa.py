@@ -68,7 +68,9 @@ def test_answer_types():
     assert [answer_type(a) for a in ("teal", "circle", "yes", "no")] == ["color", "shape", "yes/no", "yes/no"]
 
 
-@pytest.mark.parametrize(("split", "images", "captions", "questions"), [("train", 4000, 3578, 38575), ("test", 1000, 888, 9673)])
+@pytest.mark.parametrize(
+    ("split", "images", "captions", "questions"), [("train", 4000, 3578, 38575), ("test", 1000, 888, 9673)]
+)
 def test_the_package_s_splits(split, images, captions, questions):
     pytest.importorskip("easy_vqa")
     from data_prep.sources.easy_vqa import load_split

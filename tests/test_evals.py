@@ -30,10 +30,13 @@ from liquid_train.measurement.measurement import ModelHandle
 from tests.shard_sets import image_set, text_set
 from tests.tiny_model import save, tiny, vq
 
-# ------------------------------------------------------------------------------------------------ the judge of drawn pictures
+# ------------------------------------------------------------------------------------------------ the judge of drawn
+# pictures
 
 
-def drawing(color: str | None, shape: str | None, box: tuple[int, int, int, int], background=(235, 240, 250), size: int = 64) -> Image.Image:
+def drawing(
+    color: str | None, shape: str | None, box: tuple[int, int, int, int], background=(235, 240, 250), size: int = 64
+) -> Image.Image:
     """box: left, top, right, bottom, all inside the shape."""
     image = Image.new("RGB", (size, size), background)
     left, top, right, bottom = box
@@ -78,14 +81,17 @@ def test_the_judge_is_right_on_real_pictures():
     assert accuracy["judge_color_accuracy"] >= 0.99 and accuracy["judge_shape_accuracy"] >= 0.97
 
 
-# ------------------------------------------------------------------------------------------------ drawn pictures in numbers
+# ------------------------------------------------------------------------------------------------ drawn pictures in
+# numbers
 
 
 def test_scores_of_perfect_and_of_repeated_pictures():
     def boxes(i: int) -> tuple[int, int, int, int]:
         return 2 + 4 * i, 5 + 3 * i, 22 + 4 * i, 25 + 3 * i
 
-    perfect = np.stack([np.asarray(drawing(*t2i.named(caption), boxes(i))) for caption in t2i.CAPTIONS for i in range(3)])
+    perfect = np.stack(
+        [np.asarray(drawing(*t2i.named(caption), boxes(i))) for caption in t2i.CAPTIONS for i in range(3)]
+    )
     result = t2i.score(perfect, 3)
     assert (result["count"], result["right_color"], result["right_shape"], result["distinct_min"]) == (72, 1.0, 1.0, 3)
     assert result["distinct_of_10"] is None  # only ten pictures a prompt can be that
@@ -132,10 +138,18 @@ def test_accuracy_by_type_and_the_baselines(images, monkeypatch, tmp_path):
     assert len(data.codes) == 20 and len(data.questions) == 60
     monkeypatch.setattr(vqa, "answer", oracle(data))
     model, vocabulary = tiny(tmp_path)
-    measured = vqa.measure(ModelHandle(model, vocabulary, vq(), (8, 8), ""), vqa.VQAData(data, ShardSet(images)), seed=0, batch_size=8)
+    measured = vqa.measure(
+        ModelHandle(model, vocabulary, vq(), (8, 8), ""), vqa.VQAData(data, ShardSet(images)), seed=0, batch_size=8
+    )
     result, examples = measured.detail, vqa.choose_examples(data.questions, 0)
-    assert measured.values["vqa_accuracy"].value == 1.0 == measured.values["vqa_accuracy"].high and 0.9 < measured.values["vqa_accuracy"].low < 1
-    assert measured.values["vqa_blind_accuracy"].value == result["blind_accuracy"] and measured.receipt.n == 60 == measured.values["vqa_accuracy"].n
+    assert (
+        measured.values["vqa_accuracy"].value == 1.0 == measured.values["vqa_accuracy"].high
+        and 0.9 < measured.values["vqa_accuracy"].low < 1
+    )
+    assert (
+        measured.values["vqa_blind_accuracy"].value == result["blind_accuracy"]
+        and measured.receipt.n == 60 == measured.values["vqa_accuracy"].n
+    )
     assert result["accuracy"] == 1.0 and result["count"] == 60
     assert result["by_type"] == {kind: {"count": 20, "accuracy": 1.0} for kind in ("color", "shape", "yes/no")}
     # colours in thirds (7 red of 20), shapes in halves, "is there a SHAPE" always yes
@@ -156,7 +170,8 @@ def test_an_answer_is_right_only_when_it_is_the_whole_answer():
 def test_blind_answers_fall_back_to_the_commonest_of_all(images):
     unknown = vqa.Question(0, "never asked?", ("x",), "yes/no")
     known = vqa.Question(0, "What color is the shape?", ("x",), "color")
-    assert vqa.blind_answers(ShardSet(images), [unknown, known]) == ["yes", "blue"]  # red is as common, and later in the alphabet
+    # red is as common, and later in the alphabet
+    assert vqa.blind_answers(ShardSet(images), [unknown, known]) == ["yes", "blue"]
 
 
 def test_a_derangement_leaves_nothing_in_place():
@@ -177,14 +192,22 @@ def model(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def job(model, images, tmp_path) -> EvalJob:
-    settings: dict[str, Any] = {"shards": str(images), "train_shards": str(images), "images_per_prompt": 1, "max_images": 6, "device": "cpu"}
+    settings: dict[str, Any] = {
+        "shards": str(images),
+        "train_shards": str(images),
+        "images_per_prompt": 1,
+        "max_images": 6,
+        "device": "cpu",
+    }
     settings |= {"caption_images": 6, "tokenizer_images": 4}
     return EvalJob(checkpoint=str(model), output=str(tmp_path / "evals"), vq=VQSettings("auto", "auto"), **settings)
 
 
 def some_pictures() -> t2i.RealPictures:
     pixels = [np.asarray(drawing(*t2i.named(caption), (9, 9, 40, 40))) for caption in t2i.CAPTIONS]
-    return t2i.RealPictures(np.stack(pixels), [t2i.named(c)[0] for c in t2i.CAPTIONS], [None, *(t2i.named(c)[1] for c in t2i.CAPTIONS[1:])])
+    return t2i.RealPictures(
+        np.stack(pixels), [t2i.named(c)[0] for c in t2i.CAPTIONS], [None, *(t2i.named(c)[1] for c in t2i.CAPTIONS[1:])]
+    )
 
 
 def test_eval_writes_what_the_report_reads_and_then_has_nothing_to_do(job, tmp_path, monkeypatch):
@@ -192,18 +215,32 @@ def test_eval_writes_what_the_report_reads_and_then_has_nothing_to_do(job, tmp_p
     run(job)
     out = tmp_path / "evals"
     answers, drawn = (json.loads((out / f"{name}.json").read_text()) for name in ("vqa", "t2i"))
-    assert answers["count"] == 18 and answers["step"] is None and {"accuracy", "by_type", "blind_accuracy", "shuffled_accuracy"} <= answers.keys()
+    assert (
+        answers["count"] == 18
+        and answers["step"] is None
+        and {"accuracy", "by_type", "blind_accuracy", "shuffled_accuracy"} <= answers.keys()
+    )
     for example in answers["examples"]:
         assert {"image", "question", "answer", "truth"} <= example.keys()
         with Image.open(out / example["image"]) as image:
             assert image.size == (64, 64)
-    assert drawn["count"] == 24 and len(drawn["prompts"]) == 24 and drawn["judge_color_accuracy"] == drawn["judge_shape_accuracy"] == 1.0
     assert (
-        drawn["frechet_distance"] >= 0 and drawn["frechet_of_reconstructions"] >= 0 and "VQ encoder" in drawn["frechet_features"] and drawn["guidance"] == 3.0
+        drawn["count"] == 24
+        and len(drawn["prompts"]) == 24
+        and drawn["judge_color_accuracy"] == drawn["judge_shape_accuracy"] == 1.0
+    )
+    assert (
+        drawn["frechet_distance"] >= 0
+        and drawn["frechet_of_reconstructions"] >= 0
+        and "VQ encoder" in drawn["frechet_features"]
+        and drawn["guidance"] == 3.0
     )
     assert (out / "drawn.png").is_file()
     quality = json.loads((out / "model-image_quality.json").read_text())
-    assert quality["values"]["frechet_distance"]["value"] == drawn["frechet_distance"] and quality["receipt"]["sampler"]["guidance"] == 3.0
+    assert (
+        quality["values"]["frechet_distance"]["value"] == drawn["frechet_distance"]
+        and quality["receipt"]["sampler"]["guidance"] == 3.0
+    )
     assert quality["receipt"]["n"] == 24 and "24 drawn pictures for 64 features" in quality["warnings"][0]
     assert {p.name.removeprefix("model-") for p in out.glob("model-*.json")} == {f"{name}.json" for name in job.metrics}
 
@@ -211,17 +248,24 @@ def test_eval_writes_what_the_report_reads_and_then_has_nothing_to_do(job, tmp_p
 import sys
 from liquid_train.config.schema import EvalJob, VQSettings
 from evals.run import run
-settings = {{"shards": {job.shards!r}, "train_shards": {job.shards!r}, "images_per_prompt": 1, "max_images": 6, "batch_size": 3, "caption_images": 6,
-            "tokenizer_images": 4}}
+settings = {{"shards": {job.shards!r}, "train_shards": {job.shards!r}, "images_per_prompt": 1,
+            "max_images": 6, "batch_size": 3,
+            "caption_images": 6, "tokenizer_images": 4}}
 run(EvalJob(checkpoint={job.checkpoint!r}, output={job.output!r}, vq=VQSettings("auto", "auto"), **settings))
 assert not {{"torch", "transformers"}} & set(sys.modules)
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=Path(__file__).parents[1], check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=Path(__file__).parents[1], check=False
+    )
     assert done.returncode == 0 and "nothing to do" in done.stdout and "shuffled" in done.stdout, done.stderr
 
     kept = (out / "vqa.json").read_bytes()
     run(EvalJob(**{**job.__dict__, "metrics": ["captions"]}))  # what is not chosen stays
-    assert (out / "vqa.json").read_bytes() == kept and (out / "drawn.png").is_file() and (out / "examples" / "000.png").is_file()
+    assert (
+        (out / "vqa.json").read_bytes() == kept
+        and (out / "drawn.png").is_file()
+        and (out / "examples" / "000.png").is_file()
+    )
 
 
 def test_only_the_version_of_a_chosen_metric_makes_it_measured_again(job, monkeypatch):
@@ -239,12 +283,23 @@ def test_a_run_gets_its_own_evals_folder_and_step(job, tmp_path, model):
     (checkpoint / "model").symlink_to(model)
     (checkpoint / "COMMIT.json").write_text(json.dumps({"schema": 1, "step": 12, "files": {}}))
     (tmp_path / "run" / "metrics.jsonl").write_text("")
-    run(EvalJob(**{**job.__dict__, "checkpoint": str(tmp_path / "run"), "output": None, "images_per_prompt": 0, "train_shards": None}))
+    run(
+        EvalJob(
+            **{
+                **job.__dict__,
+                "checkpoint": str(tmp_path / "run"),
+                "output": None,
+                "images_per_prompt": 0,
+                "train_shards": None,
+            }
+        )
+    )
     answers = json.loads((tmp_path / "run" / "evals" / "vqa.json").read_text())
     assert answers["step"] == 12 and "blind_accuracy" not in answers
     assert not (tmp_path / "run" / "evals" / "t2i.json").exists()
     written = {p.name for p in (tmp_path / "run" / "evals").glob("step-*.json")}
-    assert written == {f"step-00000012-{name}.json" for name in ("vqa", "captions", "image_tokenizer")}  # none that draws
+    # none that draws
+    assert written == {f"step-00000012-{name}.json" for name in ("vqa", "captions", "image_tokenizer")}
 
 
 def test_genai_bench_is_drawn_and_scored_by_skill(job, tmp_path):
@@ -285,16 +340,36 @@ def test_periodic_evaluation_is_the_same_on_one_rank_and_on_two(images, tmp_path
     model, vocabulary = tiny(tmp_path / "model")
     data = vqa.load_questions(ShardSet(images), 6)
     monkeypatch.setattr(vqa, "answer", oracle(data))
-    config = EvalsConfig(vqa_samples=6, images=5, prompts=["a red circle", "something", "a blue rectangle"], guidance=2.0,
-                         quality_images=8, quality_reference=12, caption_images=6)  # fmt: skip
+    config = EvalsConfig(
+        vqa_samples=6,
+        images=5,
+        prompts=["a red circle", "something", "a blue rectangle"],
+        guidance=2.0,
+        quality_images=8,
+        quality_reference=12,
+        caption_images=6,
+    )
 
     def evaluate(where: str, rank: int, size: int) -> dict[str, float]:
         return evaluate_periodically(
-            model, vocabulary, vq(), config, sets=str(images), grid=(2, 3), prompt=" Draw.", step=30, out_dir=tmp_path / where, rank=rank, world_size=size
+            model,
+            vocabulary,
+            vq(),
+            config,
+            sets=str(images),
+            grid=(2, 3),
+            prompt=" Draw.",
+            step=30,
+            out_dir=tmp_path / where,
+            rank=rank,
+            world_size=size,
         )
 
     single = evaluate("one", 0, 1)
-    assert single["eval/vqa_accuracy"] == single["eval/vqa_accuracy_yes_no"] == 1.0 and {"eval/right_color", "eval/right_shape"} <= single.keys()
+    assert (
+        single["eval/vqa_accuracy"] == single["eval/vqa_accuracy_yes_no"] == 1.0
+        and {"eval/right_color", "eval/right_shape"} <= single.keys()
+    )
     about = json.loads((tmp_path / "one" / "samples" / "step-00000030.json").read_text())
     assert about == {"step": 30, "prompts": [*config.prompts, *config.prompts[:2]], "columns": 3, "guidance": 2.0}
     with Image.open(tmp_path / "one" / "samples" / "step-00000030.png") as image:
@@ -307,8 +382,13 @@ def test_periodic_evaluation_is_the_same_on_one_rank_and_on_two(images, tmp_path
     others = iter(sums)
     monkeypatch.setattr("torch.distributed.all_reduce", lambda tensor: tensor.add_(next(others)))
     assert evaluate("two", 0, 2) == pytest.approx(single, rel=1e-6, abs=1e-6)
-    assert (tmp_path / "two" / "samples" / "step-00000030.png").read_bytes() == (tmp_path / "one" / "samples" / "step-00000030.png").read_bytes()
-    one, two = (json.loads((tmp_path / where / "evals" / "step-00000030-image_quality.json").read_text()) for where in ("one", "two"))
+    assert (tmp_path / "two" / "samples" / "step-00000030.png").read_bytes() == (
+        tmp_path / "one" / "samples" / "step-00000030.png"
+    ).read_bytes()
+    one, two = (
+        json.loads((tmp_path / where / "evals" / "step-00000030-image_quality.json").read_text())
+        for where in ("one", "two")
+    )
     assert one["receipt"] == two["receipt"] and one["receipt"]["seeds"] == "0 to 7"
     assert {p.name for p in (tmp_path / "one" / "evals").iterdir()} == {
         f"step-00000030-{name}.json" for name in ("vqa", "grid", "image_quality", "self_vqascore", "captions")
@@ -317,8 +397,21 @@ def test_periodic_evaluation_is_the_same_on_one_rank_and_on_two(images, tmp_path
 
 def test_a_metric_that_cannot_be_measured_is_told_and_the_others_go_on(images, tmp_path, capsys):
     model, vocabulary = tiny(tmp_path / "model")
-    config = EvalsConfig(vqa_samples=2, images=1, prompts=["a red circle"], quality_images=2)  # a kernel distance needs four
-    found = evaluate_periodically(model, vocabulary, vq(), config, sets=str(images), grid=(2, 3), prompt="", step=1, out_dir=tmp_path, rank=0, world_size=1)
+    # a kernel distance needs four
+    config = EvalsConfig(vqa_samples=2, images=1, prompts=["a red circle"], quality_images=2)
+    found = evaluate_periodically(
+        model,
+        vocabulary,
+        vq(),
+        config,
+        sets=str(images),
+        grid=(2, 3),
+        prompt="",
+        step=1,
+        out_dir=tmp_path,
+        rank=0,
+        world_size=1,
+    )
     assert "eval/vqa_accuracy" in found and "eval/frechet_distance" not in found
     assert "image_quality could not be measured: a kernel distance needs at least 4 pictures" in capsys.readouterr().err
 
@@ -326,7 +419,13 @@ def test_a_metric_that_cannot_be_measured_is_told_and_the_others_go_on(images, t
 def test_a_full_disk_costs_an_evaluation_its_files_and_nothing_else(images, tmp_path, capsys):
     """A limit on the size of files stands for it: not a byte can be written."""
     model, vocabulary = tiny(tmp_path / "model")
-    config = EvalsConfig(vqa_samples=2, images=1, prompts=["a red circle"], quality_images=4, features=FeaturesConfig(cache=str(tmp_path / "cache")))
+    config = EvalsConfig(
+        vqa_samples=2,
+        images=1,
+        prompts=["a red circle"],
+        quality_images=4,
+        features=FeaturesConfig(cache=str(tmp_path / "cache")),
+    )
     _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     found = []
     for out, limit in (("room", hard), ("none", 0)):
@@ -335,7 +434,17 @@ def test_a_full_disk_costs_an_evaluation_its_files_and_nothing_else(images, tmp_
         try:
             found.append(
                 evaluate_periodically(
-                    model, vocabulary, vq(), config, sets=str(images), grid=(2, 3), prompt="", step=1, out_dir=tmp_path / out, rank=0, world_size=1
+                    model,
+                    vocabulary,
+                    vq(),
+                    config,
+                    sets=str(images),
+                    grid=(2, 3),
+                    prompt="",
+                    step=1,
+                    out_dir=tmp_path / out,
+                    rank=0,
+                    world_size=1,
                 )
             )
         finally:
@@ -343,12 +452,35 @@ def test_a_full_disk_costs_an_evaluation_its_files_and_nothing_else(images, tmp_
         shutil.rmtree(tmp_path / "cache")
     assert found[0] == found[1] and not list((tmp_path / "none" / "evals").glob("step-*"))
     said = capsys.readouterr().err
-    for what in ("evals: vqa of step 1", "evals: the pictures of step 1", "evals: image_quality of step 1", "features.cache: "):
+    for what in (
+        "evals: vqa of step 1",
+        "evals: the pictures of step 1",
+        "evals: image_quality of step 1",
+        "features.cache: ",
+    ):
         assert said.count(what) == 1, said
-    assert "could not be written: [Errno 27] File too large. The run goes on without." in said and len(said.splitlines()) == 6
+    assert (
+        "could not be written: [Errno 27] File too large. The run goes on without." in said
+        and len(said.splitlines()) == 6
+    )
 
 
 def test_periodic_evaluation_without_pictures_or_questions_measures_nothing(tmp_path):
     model, vocabulary = tiny(tmp_path)
     nothing = EvalsConfig(prompts=[])
-    assert evaluate_periodically(model, vocabulary, vq(), nothing, sets=None, grid=(), prompt="", step=1, out_dir=tmp_path, rank=0, world_size=1) == {}
+    assert (
+        evaluate_periodically(
+            model,
+            vocabulary,
+            vq(),
+            nothing,
+            sets=None,
+            grid=(),
+            prompt="",
+            step=1,
+            out_dir=tmp_path,
+            rank=0,
+            world_size=1,
+        )
+        == {}
+    )

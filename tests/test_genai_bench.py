@@ -9,7 +9,11 @@ import pytest
 
 from evals.metrics.genai_bench import TaggedPrompt, read_genai_bench
 
-PROMPTS = {"00001": {"id": "00001", "prompt": "two cats"}, "00002": {"prompt": "a dog without a tail"}, "00003": {"prompt": "a red box"}}
+PROMPTS = {
+    "00001": {"id": "00001", "prompt": "two cats"},
+    "00002": {"prompt": "a dog without a tail"},
+    "00003": {"prompt": "a red box"},
+}
 SKILLS = {"counting": [1], "negation": [2], "basic": [3], "advanced": [1, 2]}
 
 
@@ -21,7 +25,11 @@ def folder(tmp_path: Path, prompts=PROMPTS, skills=SKILLS) -> Path:
 
 def test_prompts_have_their_tags_and_groups(tmp_path):
     found = read_genai_bench(folder(tmp_path))
-    assert found[0] == TaggedPrompt("00001", "two cats", ["counting", "advanced"]) and found[2].tags == ["basic"] and len(found) == 3
+    assert (
+        found[0] == TaggedPrompt("00001", "two cats", ["counting", "advanced"])
+        and found[2].tags == ["basic"]
+        and len(found) == 3
+    )
     (tmp_path / "genai_image.json").unlink()
     (tmp_path / "prompts.txt").write_text("two cats\na dog without a tail\na red box\n")
     assert read_genai_bench(tmp_path) == found

@@ -51,7 +51,10 @@ def test_pictures_and_index(job, tmp_path):
     run(job)
     out = tmp_path / "out"
     rows = [json.loads(line) for line in (out / "index.jsonl").read_text().splitlines()]
-    assert rows == [{"file": "00000.png", "prompt": "a red circle", "seed": 7}, {"file": "00001.png", "prompt": "a dog's bowl, blue", "seed": 8}]
+    assert rows == [
+        {"file": "00000.png", "prompt": "a red circle", "seed": 7},
+        {"file": "00001.png", "prompt": "a dog's bowl, blue", "seed": 8},
+    ]
     for row in rows:
         with Image.open(out / row["file"]) as image:
             assert image.size == (24, 16) and image.mode == "RGB"  # 3 columns and 2 rows of codes, 8 pixels each
@@ -72,10 +75,13 @@ def test_the_same_call_again_does_nothing_and_needs_no_torch(job, tmp_path, caps
 import sys
 from liquid_train.config.schema import GenerateJob, VQSettings
 from liquid_train.generate.job import run
-run(GenerateJob(checkpoint={job.checkpoint!r}, prompts={job.prompts!r}, output={job.output!r}, seed=7, batch_size=5, vq=VQSettings("auto", "auto")))
+run(GenerateJob(checkpoint={job.checkpoint!r}, prompts={job.prompts!r}, output={job.output!r}, seed=7, batch_size=5,
+                vq=VQSettings("auto", "auto")))
 assert not {{"torch", "transformers"}} & set(sys.modules)
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=Path(__file__).parents[1], check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=Path(__file__).parents[1], check=False
+    )
     assert done.returncode == 0 and "nothing to do" in done.stdout, done.stderr
     assert {p: p.stat().st_mtime_ns for p in (tmp_path / "out").iterdir()} == before
 
@@ -115,11 +121,22 @@ def test_answers_keep_their_lines_and_count_broken_pictures(folder, tmp_path, ca
     asked = [("a.png", "what?"), (str(tmp_path / "b.png"), "why?"), ("a.png", "is it red?")]
     lines = [{"image": image, "question": question, "id": i} for i, (image, question) in enumerate(asked)]
     (tmp_path / "q.jsonl").write_text("\n".join(json.dumps(line) for line in lines) + "\n\n")
-    job = GenerateJob(checkpoint=str(folder), task="i2t", questions=str(tmp_path / "q.jsonl"), output=str(tmp_path / "out"), max_new_tokens=4, **AUTO)
+    job = GenerateJob(
+        checkpoint=str(folder),
+        task="i2t",
+        questions=str(tmp_path / "q.jsonl"),
+        output=str(tmp_path / "out"),
+        max_new_tokens=4,
+        **AUTO,
+    )
     run(job)
     rows = [json.loads(line) for line in (tmp_path / "out" / "answers.jsonl").read_text().splitlines()]
     assert [{k: v for k, v in row.items() if k not in ("answer", "error")} for row in rows] == lines
-    assert isinstance(rows[0]["answer"], str) and rows[1]["answer"] is None and rows[1]["error"] == "UnidentifiedImageError"
+    assert (
+        isinstance(rows[0]["answer"], str)
+        and rows[1]["answer"] is None
+        and rows[1]["error"] == "UnidentifiedImageError"
+    )
     assert "2 answers" in (text := capsys.readouterr().out) and "1 UnidentifiedImageError" in text
     run(pictures(job, questions=None, image=str(tmp_path / "a.png"), prompt="is it red?", output=None))
     assert capsys.readouterr().out == rows[2]["answer"] + "\n"
@@ -130,7 +147,17 @@ def test_a_caption_and_a_completion_are_printed(folder, tmp_path, capsys):
     run(GenerateJob(checkpoint=str(folder), task="i2t", image=str(tmp_path / "wide.png"), max_new_tokens=4, **AUTO))
     assert capsys.readouterr().out.endswith("\n")
     for _ in range(2):
-        run(GenerateJob(checkpoint=str(folder), task="t2t", prompt="a red", max_new_tokens=6, output=str(tmp_path / "texts"), temperature=0, **AUTO))
+        run(
+            GenerateJob(
+                checkpoint=str(folder),
+                task="t2t",
+                prompt="a red",
+                max_new_tokens=6,
+                output=str(tmp_path / "texts"),
+                temperature=0,
+                **AUTO,
+            )
+        )
     assert "nothing to do" in capsys.readouterr().out
     row = json.loads((tmp_path / "texts" / "completions.jsonl").read_text())
     assert row["prompt"] == "a red" and row["seed"] == 0 and row["text"]

@@ -25,7 +25,10 @@ from tests.tiny_model import save, tiny
 from tests.tiny_vq import CODEBOOK, make_vq
 
 AUTO = VQSettings("auto", "auto")
-TEMPLATE = "{% for m in messages %}<bos>{{ m.role }}\n{{ m.content }}<pad>\n{% endfor %}{% if add_generation_prompt %}<bos>assistant\n{% endif %}"
+TEMPLATE = (
+    "{% for m in messages %}<bos>{{ m.role }}\n{{ m.content }}<pad>\n{% endfor %}{% if add_generation_prompt "
+    "%}<bos>assistant\n{% endif %}"
+)
 
 
 @pytest.fixture(scope="module")
@@ -42,28 +45,44 @@ def folder(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def published(tmp_path_factory) -> tuple[Path, VQSettings]:
-    """A Gemma folder as Liquid_V1_7B is published: no liquid.json, the three tokens by name, image rows right behind the tokenizer."""
+    """A Gemma folder as Liquid_V1_7B is published: no liquid.json, the three tokens by name, image rows right behind
+    the tokenizer."""
     base = tmp_path_factory.mktemp("published")
     config, weights = (text.split("=")[1] for text in make_vq(base / "vq"))
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     specials = ["<pad>", "<eos>", "<bos>", "<boi>", "<eoi>", "<unconditional>"]
-    bpe.train_from_iterator(["a red circle", DEFAULT_PROMPT], trainers.BpeTrainer(vocab_size=290, special_tokens=specials, show_progress=False))
+    bpe.train_from_iterator(
+        ["a red circle", DEFAULT_PROMPT],
+        trainers.BpeTrainer(vocab_size=290, special_tokens=specials, show_progress=False),
+    )
     bpe.post_processor = processors.TemplateProcessing(single="<bos> $A", special_tokens=[("<bos>", 2)])
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=bpe, bos_token="<bos>", eos_token="<eos>", pad_token="<pad>")
     tokenizer.save_pretrained(base / "model")
     torch.manual_seed(0)
     gemma = AutoConfig.for_model(
-        "gemma", vocab_size=len(tokenizer) + CODEBOOK, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=2,
-        num_key_value_heads=1, head_dim=16, initializer_range=0.4, max_position_embeddings=512, bos_token_id=2, eos_token_id=1, pad_token_id=0,
-    )  # fmt: skip
+        "gemma",
+        vocab_size=len(tokenizer) + CODEBOOK,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        head_dim=16,
+        initializer_range=0.4,
+        max_position_embeddings=512,
+        bos_token_id=2,
+        eos_token_id=1,
+        pad_token_id=0,
+    )
     AutoModelForCausalLM.from_config(gemma).save_pretrained(base / "model")
     return base / "model", VQSettings(config, weights)
 
 
 @torch.no_grad()
 def published_loop(folder: Path, prompt: str, codes: int, guidance: float) -> list[int]:
-    """What the published program does, greedily: both prompts as one padded batch of text, the whole prefix at every step, ids - len(tokenizer)."""
+    """What the published program does, greedily: both prompts as one padded batch of text, the whole prefix at every
+    step, ids - len(tokenizer)."""
     tokenizer = AutoTokenizer.from_pretrained(folder, padding_side="left")
     model = AutoModelForCausalLM.from_pretrained(folder).eval()
     batch = tokenizer([prompt + DEFAULT_PROMPT + "<boi>", "<unconditional><boi>"], return_tensors="pt", padding=True)
@@ -81,8 +100,14 @@ def published_loop(folder: Path, prompt: str, codes: int, guidance: float) -> li
 def test_a_published_checkpoint_draws_as_the_published_program(published):
     folder, vq = published
     session = open_model(folder, "cpu", vq=vq)
-    assert session.grid == (8, 8) and session.card.prompt == DEFAULT_PROMPT and session.vocabulary.codebook_size == CODEBOOK
-    codes = draw(session.model, session.vocabulary, ["a red circle"], seeds=[0], grid=(3, 4), guidance=7.0, temperature=0)
+    assert (
+        session.grid == (8, 8)
+        and session.card.prompt == DEFAULT_PROMPT
+        and session.vocabulary.codebook_size == CODEBOOK
+    )
+    codes = draw(
+        session.model, session.vocabulary, ["a red circle"], seeds=[0], grid=(3, 4), guidance=7.0, temperature=0
+    )
     assert codes.ravel().tolist() == published_loop(folder, "a red circle", 12, 7.0)
     assert open_vq(session, vq, ("decoder",)).fingerprint == session.card.vq_fingerprint
 
@@ -112,16 +137,23 @@ def test_pictures_inside_a_prompt_and_greedy_tokens_of_transformers(qwen):
     tokenizer = vocabulary.tokenizer
     codes = {Path("a.png"): np.arange(6).reshape(2, 3), Path("b c.png"): np.arange(4).reshape(2, 2)}
     ids = document_ids("is <image:a.png> like <image:b c.png>? <eos>", codes, tokenizer)
-    first, second = ([vocabulary.boi, *(grid.ravel() + vocabulary.image_start), vocabulary.eoi] for grid in codes.values())
+    first, second = (
+        [vocabulary.boi, *(grid.ravel() + vocabulary.image_start), vocabulary.eoi] for grid in codes.values()
+    )
     text = [encode_text(tokenizer, part) for part in ("is ", " like ", "? <eos>")]
     assert ids == [tokenizer.bos_token_id, *text[0], *first, *text[1], *second, *text[2]]
     pieces: list[str] = []
     streamed = Streamed(vocabulary, pieces.append)
     found = complete_ids(model, vocabulary, [ids], seeds=[0], max_new_tokens=12, on_token=streamed)[0]
     expected = model.generate(
-        torch.tensor([ids]), attention_mask=torch.ones(1, len(ids)), do_sample=False, max_new_tokens=12, eos_token_id=vocabulary.eos,
-        pad_token_id=vocabulary.pad, suppress_tokens=list(range(vocabulary.text_size, vocabulary.rows)),
-    )[0, len(ids) :].tolist()  # fmt: skip
+        torch.tensor([ids]),
+        attention_mask=torch.ones(1, len(ids)),
+        do_sample=False,
+        max_new_tokens=12,
+        eos_token_id=vocabulary.eos,
+        pad_token_id=vocabulary.pad,
+        suppress_tokens=list(range(vocabulary.text_size, vocabulary.rows)),
+    )[0, len(ids) :].tolist()
     assert streamed.tokens == [t for t in expected if t != vocabulary.eos]
     assert found.startswith("".join(pieces)) and len(pieces) > 1
 
@@ -132,7 +164,9 @@ def test_a_turn_is_what_training_shows_before_an_answer(qwen):
     messages = [{"role": "user", "content": "what is <image>?"}, {"role": "assistant", "content": "a circle"}]
     document, labels = build_sequence({"messages": messages, "codes": codes}, "chat", vocabulary.tokenizer)
     asked = turn_ids("what is <image:x.png>?", {Path("x.png"): codes}, vocabulary.tokenizer)
-    assert asked == document[: len(asked)].tolist() and (labels[: len(asked)] == -100).all() and labels[len(asked)] != -100
+    assert (
+        asked == document[: len(asked)].tolist() and (labels[: len(asked)] == -100).all() and labels[len(asked)] != -100
+    )
     more = [*messages, {"role": "user", "content": "and why?"}, {"role": "assistant", "content": "it is round"}]
     document, labels = build_sequence({"messages": more, "codes": codes}, "chat", vocabulary.tokenizer)
     turns = [("user", ["what is ", codes, "?"]), ("assistant", ["a circle"]), ("user", ["and why?"])]
@@ -149,7 +183,9 @@ def test_a_turn_ends_where_the_template_ends_it(qwen, monkeypatch):
     model, vocabulary = qwen
     end = end_of_turn(vocabulary.tokenizer)
     script = iter([encode_text(vocabulary.tokenizer, "y")[0], end])
-    monkeypatch.setattr("liquid_train.generate.text_sampler.pick", lambda logits, *_: torch.full(logits.shape[:-1], next(script)))
+    monkeypatch.setattr(
+        "liquid_train.generate.text_sampler.pick", lambda logits, *_: torch.full(logits.shape[:-1], next(script))
+    )
     assert complete_ids(model, vocabulary, [[2, 3]], seeds=[0], sampling=Sampling(1.0), end=end) == ["y"]
 
 
@@ -182,7 +218,10 @@ def test_a_stated_size_and_another_null_prompt_reach_the_model(qwen, monkeypatch
     draw(model, vocabulary, ["a red"], seeds=[0], grid=(1, 2), guidance=2.0, size=(16, 24))
     sample = {"text": "a red", "codes": np.zeros((1, 2)), "multiratio": True, "width": 16, "height": 24}
     for ids, unconditional in zip(read, (False, True), strict=True):
-        assert ids == build_sequence(sample, "t2i", vocabulary.tokenizer, unconditional=unconditional)[0][: len(ids)].tolist()
+        assert (
+            ids
+            == build_sequence(sample, "t2i", vocabulary.tokenizer, unconditional=unconditional)[0][: len(ids)].tolist()
+        )
     read.clear()
     draw(model, vocabulary, ["a red"], seeds=[0], grid=(1, 2), guidance=2.0, null_prompt="a blue")
     assert read[1] == [vocabulary.tokenizer.bos_token_id, *encode_text(vocabulary.tokenizer, "a blue"), vocabulary.boi]
@@ -209,7 +248,9 @@ def test_another_vq_is_taken_when_forced(tmp_path):
 
 def test_old_cards_are_read(folder):
     card = json.loads((folder / "liquid.json").read_text())
-    (folder / "liquid.json").write_text(json.dumps({k: v for k, v in card.items() if k not in ("null_prompt", "sizes")}))
+    (folder / "liquid.json").write_text(
+        json.dumps({k: v for k, v in card.items() if k not in ("null_prompt", "sizes")})
+    )
     assert ModelCard.read(folder).null_prompt == "<unconditional>"
     (folder / "liquid.json").write_text(json.dumps(card))
 

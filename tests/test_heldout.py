@@ -1,4 +1,5 @@
-"""Held-out loss and accuracy of a trained model: what a plain forward pass of each document gives, from the run's own config."""
+"""Held-out loss and accuracy of a trained model: what a plain forward pass of each document gives, from the run's own
+config."""
 
 from __future__ import annotations
 
@@ -37,7 +38,17 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> TrainJob:
 
 def evaluated(config: TrainJob, **settings: Any) -> dict[str, Any]:
     run_dir = Path(config.run.dir)
-    run(EvalJob(**{"checkpoint": str(run_dir), "metrics": ["heldout"], "device": "cpu", "vq": VQSettings("auto", "auto"), **settings}))
+    run(
+        EvalJob(
+            **{
+                "checkpoint": str(run_dir),
+                "metrics": ["heldout"],
+                "device": "cpu",
+                "vq": VQSettings("auto", "auto"),
+                **settings,
+            }
+        )
+    )
     found: dict[str, Any] = json.loads((run_dir / "evals" / "step-00000012-heldout.json").read_text())
     return found
 
@@ -57,15 +68,29 @@ def test_every_document_counts_as_in_a_plain_forward_pass(config: TrainJob) -> N
                 logits = model(torch.from_numpy(row.ids[part])[None]).logits[0, :-1, : vocabulary.image_end]
             wanted = targets != -100
             losses = F.cross_entropy(logits[wanted], targets[wanted], reduction="sum")
-            sums[:, row.tasks[part][0]] += [float(losses), float((logits[wanted].argmax(-1) == targets[wanted]).sum()), float(wanted.sum())]
+            sums[:, row.tasks[part][0]] += [
+                float(losses),
+                float((logits[wanted].argmax(-1) == targets[wanted]).sum()),
+                float(wanted.sum()),
+            ]
     found = evaluated(config)
-    assert found["step"] == 12 and found["receipt"]["n"] == sum(row.documents for row in data.rows) and found["warnings"] == []
+    assert (
+        found["step"] == 12
+        and found["receipt"]["n"] == sum(row.documents for row in data.rows)
+        and found["warnings"] == []
+    )
     values = found["values"]
     assert len(values) == 8
     for i, task in enumerate(TASKS[:4]):
         loss, accuracy = values[f"heldout_loss/{task}"], values[f"heldout_accuracy/{task}"]
-        assert loss["value"] == pytest.approx(sums[0, i] / sums[2, i], rel=1e-5) and accuracy["value"] == pytest.approx(sums[1, i] / sums[2, i])
-        assert loss["low"] < loss["value"] < loss["high"] and loss["n"] == sums[2, i] and "of documents" in loss["interval"]
+        assert loss["value"] == pytest.approx(sums[0, i] / sums[2, i], rel=1e-5) and accuracy["value"] == pytest.approx(
+            sums[1, i] / sums[2, i]
+        )
+        assert (
+            loss["low"] < loss["value"] < loss["high"]
+            and loss["n"] == sums[2, i]
+            and "of documents" in loss["interval"]
+        )
 
 
 def test_the_whole_split_or_a_part_of_it(config: TrainJob) -> None:
@@ -79,11 +104,19 @@ def test_the_whole_split_or_a_part_of_it(config: TrainJob) -> None:
 
 def test_documents_that_fit_no_gap_get_rows_of_their_own(config: TrainJob) -> None:
     vocabulary = read_vocabulary(Path(config.run.dir) / "checkpoints" / "step-00000012" / "model")
-    longer = heldout_set(replace(config, data=replace(config.data, seq_len=512)), vocabulary, vq().fingerprint, whole=True)
-    shorter = heldout_set(replace(config, data=replace(config.data, seq_len=100)), vocabulary, vq().fingerprint, whole=True)
+    longer = heldout_set(
+        replace(config, data=replace(config.data, seq_len=512)), vocabulary, vq().fingerprint, whole=True
+    )
+    shorter = heldout_set(
+        replace(config, data=replace(config.data, seq_len=100)), vocabulary, vq().fingerprint, whole=True
+    )
     tokens = [sum(int((row.tasks == TASKS.index("text")).sum()) for row in data.rows) for data in (longer, shorter)]
     assert tokens[0] == tokens[1] > 0  # texts are cut, none is lost
-    assert not longer.noted and sum(shorter.noted.values()) > 0 and all(key.startswith("data.heldout.") for key in shorter.noted), shorter.noted
+    assert (
+        not longer.noted
+        and sum(shorter.noted.values()) > 0
+        and all(key.startswith("data.heldout.") for key in shorter.noted)
+    ), shorter.noted
 
 
 def test_what_cannot_be_measured_is_said_before(config: TrainJob, tmp_path: Path) -> None:
@@ -95,8 +128,14 @@ def test_what_cannot_be_measured_is_said_before(config: TrainJob, tmp_path: Path
     (tmp_path / "config.yaml").write_text(to_yaml(replace(config, data=replace(config.data, heldout={}))))
     with pytest.raises(ValueError, match="data.heldout names no sources"):
         evaluated(config, heldout=HeldoutConfig(run=str(tmp_path)))
-    other = {"t2i": replace(config.data.heldout["t2i"], path=str(image_set(tmp_path / "other", samples=3, fingerprint="e" * 64)))}
+    other = {
+        "t2i": replace(
+            config.data.heldout["t2i"], path=str(image_set(tmp_path / "other", samples=3, fingerprint="e" * 64))
+        )
+    }
     with pytest.raises(ValueError, match="data.heldout.t2i.path=.*codes of another VQ"):
-        heldout_set(replace(config, data=replace(config.data, heldout=other)), read_vocabulary(folder), vq().fingerprint)
+        heldout_set(
+            replace(config, data=replace(config.data, heldout=other)), read_vocabulary(folder), vq().fingerprint
+        )
     with pytest.raises(ValueError, match="heldout.batches=0"):
         load("eval", ["checkpoint=x", "heldout.batches=0"])

@@ -26,9 +26,15 @@ MIB = 2**20
 
 def small_model(tied: bool) -> PreTrainedModel:
     config = AutoConfig.for_model(
-        "qwen2", vocab_size=1500, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=1,
+        "qwen2",
+        vocab_size=1500,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
         tie_word_embeddings=tied,
-    )  # fmt: skip
+    )
     return AutoModelForCausalLM.from_config(config)
 
 
@@ -38,7 +44,9 @@ def stored(folder: Path) -> dict[str, torch.Tensor]:
 
 def test_files_are_filled_in_order_up_to_the_limit() -> None:
     sizes = {"a": 3, "b": 3, "huge": 50, "c": 6, "d": 4, "e": 1}
-    plan = Plan.of(((name, torch.empty(mib * MIB, dtype=torch.uint8, device="meta")) for name, mib in sizes.items()), 10 / 1024)
+    plan = Plan.of(
+        ((name, torch.empty(mib * MIB, dtype=torch.uint8, device="meta")) for name, mib in sizes.items()), 10 / 1024
+    )
     assert plan.names == [["a", "b"], ["huge"], ["c", "d"], ["e"]]
     assert plan.size == plan.elements == 67 * MIB
     assert [plan.file(n) for n in (0, 3)] == ["model-00001-of-00004.safetensors", "model-00004-of-00004.safetensors"]
@@ -81,7 +89,9 @@ def test_an_export_is_cast_cut_and_complete(tmp_path: Path, capsys: pytest.Captu
     assert plain.dtype == torch.bfloat16 and json.loads((output / "config.json").read_text())["dtype"] == "bfloat16"
     for name, parameter in model.named_parameters():
         assert torch.equal(plain.get_parameter(name), parameter.bfloat16())
-    assert AutoTokenizer.from_pretrained(output).encode("a red circle") == AutoTokenizer.from_pretrained(source).encode("a red circle")
+    assert AutoTokenizer.from_pretrained(output).encode("a red circle") == AutoTokenizer.from_pretrained(source).encode(
+        "a red circle"
+    )
     assert {p.name for p in source.iterdir()} - {"model.safetensors"} <= {p.name for p in output.iterdir()}
     assert backbone.ModelCard.read(output) == backbone.ModelCard.read(source)
     as_stored = tmp_path / "as-stored"
@@ -91,7 +101,8 @@ def test_an_export_is_cast_cut_and_complete(tmp_path: Path, capsys: pytest.Captu
 
 
 def test_an_export_to_an_object_store(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """fsspec's in-memory store stands for the others: the same calls; config.json, without which a folder is no model, comes last."""
+    """fsspec's in-memory store stands for the others: the same calls; config.json, without which a folder is no model,
+    comes last."""
     source, url = save(tmp_path / "model"), "memory://bucket/exported"
     assert main(["checkpoint", "export", str(source), url, "--dtype", "bf16", "--shard-gib", "1e-4"]) == 0
     store = fsspec.filesystem("memory")
@@ -99,9 +110,15 @@ def test_an_export_to_an_object_store(tmp_path: Path, capsys: pytest.CaptureFixt
     assert written[-1]["name"].endswith("/config.json")
     store.get("/bucket/exported/", str(tmp_path / "back"), recursive=True)
     export(source, tmp_path / "local", dtype="bf16", shard_gib=1e-4)
-    assert {p.name: p.read_bytes() for p in (tmp_path / "back").iterdir()} == {p.name: p.read_bytes() for p in (tmp_path / "local").iterdir()}
+    assert {p.name: p.read_bytes() for p in (tmp_path / "back").iterdir()} == {
+        p.name: p.read_bytes() for p in (tmp_path / "local").iterdir()
+    }
     capsys.readouterr()
-    for output, message in ((url, "holds a model already"), ("nosuch://bucket/x", "nosuch"), ("s3://bucket/x", "pip install s3fs")):
+    for output, message in (
+        (url, "holds a model already"),
+        ("nosuch://bucket/x", "nosuch"),
+        ("s3://bucket/x", "pip install s3fs"),
+    ):
         if output.startswith("s3") and importlib.util.find_spec("s3fs"):
             continue
         assert main(["checkpoint", "export", str(source), output]) == 2
@@ -134,4 +151,6 @@ def test_an_export_that_cannot_be_made_leaves_nothing(tmp_path: Path, capsys: py
             export(source, tmp_path / "x")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["model"] and sorted(p.name for p in source.iterdir()) == before
+    assert (
+        sorted(p.name for p in tmp_path.iterdir()) == ["model"] and sorted(p.name for p in source.iterdir()) == before
+    )

@@ -1,4 +1,5 @@
-"""Distances of sets of pictures in numbers: closed forms, direct sums, cases by hand, and the published programs' formulas."""
+"""Distances of sets of pictures in numbers: closed forms, direct sums, cases by hand, and the published programs'
+formulas."""
 
 from __future__ import annotations
 
@@ -36,13 +37,16 @@ def some(n: int, d: int, seed: int = 0, shift: float = 0.0) -> np.ndarray:
 
 @pytest.mark.parametrize("d", [64, 512, 2048])
 def test_frechet_distance_of_known_gaussians_is_the_closed_form(d):
-    """Covariances that share their eigenvectors: the distance is that of the means plus the squared differences of the deviations."""
+    """Covariances that share their eigenvectors: the distance is that of the means plus the squared differences of the
+    deviations."""
     random = np.random.default_rng(d)
     turn = np.linalg.qr(random.normal(size=(d, d)))[0]
     first, second = random.uniform(0.1, 3, d), random.uniform(0.1, 3, d)
     a = Gaussian(random.normal(size=d), (turn * first**2) @ turn.T)
     b = Gaussian(random.normal(size=d), (turn * second**2) @ turn.T)
-    assert frechet_distance(a, b) == pytest.approx(((a.mean - b.mean) ** 2).sum() + ((first - second) ** 2).sum(), rel=1e-9)
+    assert frechet_distance(a, b) == pytest.approx(
+        ((a.mean - b.mean) ** 2).sum() + ((first - second) ** 2).sum(), rel=1e-9
+    )
 
 
 def by_root(a: Gaussian, b: Gaussian) -> complex:
@@ -52,7 +56,8 @@ def by_root(a: Gaussian, b: Gaussian) -> complex:
 
 
 def as_clean_fid(a: Gaussian, b: Gaussian, eps: float = 1e-6) -> float:
-    """The same with what clean-fid and pytorch-fid add: eps on both diagonals where the root is not finite, the real part of it."""
+    """The same with what clean-fid and pytorch-fid add: eps on both diagonals where the root is not finite, the real
+    part of it."""
     root = scipy.linalg.sqrtm(a.covariance @ b.covariance)
     if not np.isfinite(root).all():
         offset = eps * np.eye(len(a.mean))
@@ -90,14 +95,20 @@ def test_the_number_is_that_of_torchmetrics_class_over_the_same_pictures():
         metric.update(torch.from_numpy(real[start : start + 100]), real=True)
         metric.update(torch.from_numpy(drawn[start : start + 100]), real=False)
     network = FlatPixels()
-    sums = [sum((FeatureSums.of(network(torch.from_numpy(part)).numpy()) for part in np.split(pictures, 3)[1:]),
-                FeatureSums.of(network(torch.from_numpy(np.split(pictures, 3)[0])).numpy())) for pictures in (real, drawn)]  # fmt: skip
+    sums = [
+        sum(
+            (FeatureSums.of(network(torch.from_numpy(part)).numpy()) for part in np.split(pictures, 3)[1:]),
+            FeatureSums.of(network(torch.from_numpy(np.split(pictures, 3)[0])).numpy()),
+        )
+        for pictures in (real, drawn)
+    ]
     assert frechet_distance(sums[0].gaussian(), sums[1].gaussian()) == pytest.approx(float(metric.compute()), rel=1e-6)
 
 
 @pytest.mark.parametrize("n", [100, 200, 255])
 def test_a_covariance_without_full_rank_gives_the_closed_form_where_a_plain_root_need_not(n):
-    """Two sets in the same n - 1 directions: the distance of Gaussians that share their eigenvectors, most of whose deviations are 0."""
+    """Two sets in the same n - 1 directions: the distance of Gaussians that share their eigenvectors, most of whose
+    deviations are 0."""
     random = np.random.default_rng(n)
     turn = np.linalg.qr(random.normal(size=(256, 256)))[0]
     first, second = (np.where(np.arange(256) < n - 1, random.uniform(0.1, 3, 256), 0) for _ in range(2))
@@ -156,7 +167,9 @@ def test_kernel_distance_equals_a_direct_double_loop_and_torchmetrics():
     within_b = sum(k(b[i], b[j]) for i in range(7) for j in range(7) if i != j) / (7 * 6)
     across = sum(k(x, y) for x in a for y in b) / 63
     assert squared_mmd(a, b) == pytest.approx(within_a + within_b - 2 * across, rel=1e-12)
-    assert squared_mmd(a[:7], b) == pytest.approx(float(poly_mmd(torch.from_numpy(a[:7]), torch.from_numpy(b))), rel=1e-10)
+    assert squared_mmd(a[:7], b) == pytest.approx(
+        float(poly_mmd(torch.from_numpy(a[:7]), torch.from_numpy(b))), rel=1e-10
+    )
 
 
 def test_kernel_distance_over_subsets_is_seeded_and_near_the_whole():
@@ -175,7 +188,14 @@ def test_kernel_distance_over_subsets_is_seeded_and_near_the_whole():
 def test_precision_and_recall_by_hand():
     """On a line, one neighbour: spheres of 1 around 0 and 1, of 9 around 10."""
     real = np.array([[0.0], [1.0], [10.0]])
-    assert covered(np.array([[-1.0], [-1.1], [2.0], [2.1], [19.0], [19.1]]), real[:2], 1).tolist() == [True, False, True, False, False, False]
+    assert covered(np.array([[-1.0], [-1.1], [2.0], [2.1], [19.0], [19.1]]), real[:2], 1).tolist() == [
+        True,
+        False,
+        True,
+        False,
+        False,
+        False,
+    ]
     assert covered(np.array([[2.1], [0.9], [19.0], [19.1]]), real, 1).tolist() == [True, True, True, False]
     drawn = np.array([[0.5], [0.6]])  # spheres of 0.1
     precision, recall = precision_recall(drawn, real, 1)
@@ -196,7 +216,12 @@ def test_the_same_set_has_full_precision_and_recall():
 def test_resizing_is_that_of_the_published_programs():
     picture = np.random.default_rng(0).integers(0, 256, (1, 20, 33, 3), dtype=np.uint8)
     image = torch.from_numpy(picture).permute(0, 3, 1, 2).float()
-    clean = [np.asarray(Image.fromarray(picture[0, :, :, c].astype(np.float32)).resize((8, 8), Image.Resampling.BICUBIC)).clip(0, 255) for c in range(3)]
+    clean = [
+        np.asarray(
+            Image.fromarray(picture[0, :, :, c].astype(np.float32)).resize((8, 8), Image.Resampling.BICUBIC)
+        ).clip(0, 255)
+        for c in range(3)
+    ]
     np.testing.assert_array_equal(resize(picture, 8, "clean")[0], np.stack(clean, axis=2))
     expected = F.interpolate(image, size=(8, 8), mode="bilinear", align_corners=False)
     np.testing.assert_array_equal(resize(picture, 8, "legacy_pytorch"), expected.permute(0, 2, 3, 1).numpy())
@@ -212,7 +237,9 @@ def test_tensorflow_s_resizing_by_hand():
     for c in range(3):
         np.testing.assert_allclose(resize(picture, 3, "legacy_tensorflow")[0, 1, :, c], expected, rtol=1e-5)
     # to 8: every second pixel is an old one, the last is repeated
-    np.testing.assert_allclose(resize(picture, 8, "legacy_tensorflow")[0, 0, :, 0], [0, 50, 100, 150, 200, 120, 40, 40], rtol=1e-5)
+    np.testing.assert_allclose(
+        resize(picture, 8, "legacy_tensorflow")[0, 0, :, 0], [0, 50, 100, 150, 200, 120, 40, 40], rtol=1e-5
+    )
 
 
 def test_filters_differ_where_a_picture_is_fine():
@@ -263,21 +290,36 @@ def test_a_tokenizer_without_encoder_is_refused():
         open_features(FeaturesConfig(), decoder)
 
 
-SMALL = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "image_size": 28, "patch_size": 14}
+SMALL = {
+    "hidden_size": 16,
+    "intermediate_size": 32,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "image_size": 28,
+    "patch_size": 14,
+}
 
 
 @pytest.mark.parametrize("kind", ["clip", "dinov2"])
 def test_vision_models_come_from_a_folder(tmp_path, kind):
     torch.manual_seed(0)
     if kind == "clip":
-        text = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "vocab_size": 50}
+        text = {
+            "hidden_size": 16,
+            "intermediate_size": 32,
+            "num_hidden_layers": 1,
+            "num_attention_heads": 2,
+            "vocab_size": 50,
+        }
         model = CLIPModel(CLIPConfig(text_config=text, vision_config=SMALL, projection_dim=12))
     else:
         model = Dinov2Model(Dinov2Config(**{k: v for k, v in SMALL.items() if k != "intermediate_size"}))
     model.save_pretrained(tmp_path)
     with pytest.raises(ValueError, match="preprocessor_config.json"):
         open_features(FeaturesConfig("hf", str(tmp_path)), vq())
-    (tmp_path / "preprocessor_config.json").write_text('{"image_mean": [0.5, 0.5, 0.5], "image_std": [0.25, 0.25, 0.25]}')
+    (tmp_path / "preprocessor_config.json").write_text(
+        '{"image_mean": [0.5, 0.5, 0.5], "image_std": [0.25, 0.25, 0.25]}'
+    )
     network = open_features(FeaturesConfig("hf", str(tmp_path), "legacy_pytorch"), vq())
     pixels = np.random.default_rng(0).integers(0, 256, (3, 28, 28, 3), dtype=np.uint8)
     images = (torch.from_numpy(pixels).permute(0, 3, 1, 2) / 255 - 0.5) / 0.25
@@ -297,7 +339,8 @@ def test_features_of_real_pictures_are_kept_by_content_and_a_damaged_file_is_mad
     (path,) = tmp_path.glob("*.npy")
     feature_cache.LAST.clear()
     np.save(path, first + 1)
-    np.testing.assert_array_equal(feature_cache.reference_features(network, pixels, tmp_path), first + 1)  # read, not made
+    # read, not made
+    np.testing.assert_array_equal(feature_cache.reference_features(network, pixels, tmp_path), first + 1)
     feature_cache.LAST.clear()
     path.write_bytes(b"\x93NUMPY broken")
     np.testing.assert_array_equal(feature_cache.reference_features(network, pixels, tmp_path), first)
@@ -305,7 +348,8 @@ def test_features_of_real_pictures_are_kept_by_content_and_a_damaged_file_is_mad
     assert len(list(tmp_path.glob("*.npy"))) == 2 and len(feature_cache.LAST) == 1
 
 
-# ------------------------------------------------------------------------------------------------ the metrics as a whole
+# ------------------------------------------------------------------------------------------------ the metrics as a
+# whole
 
 
 @pytest.fixture(scope="module")
@@ -318,13 +362,35 @@ def test_image_quality_by_category_with_its_receipt_and_the_warning(handle):
     random = np.random.default_rng(0)
     drawn, real = (random.integers(0, 256, (n, 16, 16, 3), dtype=np.uint8) for n in (24, 60))
     kinds: list[str | None] = ["a", "b"]
-    data = PictureSets(drawn, real, ["p"] * 24, list(range(5, 29)), kinds * 12, [*kinds, None] * 20, {"guidance": 2.0}, "noise", real[:5])
+    data = PictureSets(
+        drawn,
+        real,
+        ["p"] * 24,
+        list(range(5, 29)),
+        kinds * 12,
+        [*kinds, None] * 20,
+        {"guidance": 2.0},
+        "noise",
+        real[:5],
+    )
     measured = image_quality(handle, data, FeaturesConfig())
-    assert {"frechet_distance/a", "frechet_distance/b", "frechet_floor", "frechet_infinity", "kernel_deviation", "precision"} < measured.values.keys()
+    assert {
+        "frechet_distance/a",
+        "frechet_distance/b",
+        "frechet_floor",
+        "frechet_infinity",
+        "kernel_deviation",
+        "precision",
+    } < measured.values.keys()
     distance = measured.values["frechet_distance"]
     assert distance.low is not None and distance.high is not None and distance.low < distance.high and distance.n == 24
-    assert measured.receipt.seeds == "5 to 28" and measured.receipt.feature_weights == handle.image_tokenizer.fingerprint
-    assert "24 drawn pictures for 64 features: the covariance has rank 23" in measured.warnings[0] and "60 real pictures" in measured.warnings[1]
+    assert (
+        measured.receipt.seeds == "5 to 28" and measured.receipt.feature_weights == handle.image_tokenizer.fingerprint
+    )
+    assert (
+        "24 drawn pictures for 64 features: the covariance has rank 23" in measured.warnings[0]
+        and "60 real pictures" in measured.warnings[1]
+    )
     again = image_quality(handle, data, FeaturesConfig())
     assert again.values == measured.values and again.receipt == measured.receipt
 
@@ -343,7 +409,11 @@ def test_the_image_tokenizer_s_losses(handle):
     measured = tokenizer_quality(handle, pixels, FeaturesConfig())
     v = {key: value.value for key, value in measured.values.items()}
     assert 3 < v["psnr"] < 20 and -1 <= v["ssim"] < 0.9 and v["reconstruction_frechet"] > 0
-    assert 1 <= v["codebook_perplexity"] <= 12 and 0 < v["codebook_used"] <= 12 / 1024 and measured.values["codebook_used"].n == 12
+    assert (
+        1 <= v["codebook_perplexity"] <= 12
+        and 0 < v["codebook_used"] <= 12 / 1024
+        and measured.values["codebook_used"].n == 12
+    )
 
 
 def test_psnr_and_ssim_by_hand():

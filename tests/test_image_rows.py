@@ -1,4 +1,5 @@
-"""Image rows of a pretrained model: what each start gives them, and that ranks make the same ones apart as one does alone."""
+"""Image rows of a pretrained model: what each start gives them, and that ranks make the same ones apart as one does
+alone."""
 
 from __future__ import annotations
 
@@ -64,21 +65,28 @@ def test_a_codebook_wider_than_the_model_keeps_who_is_near(text: TextRows) -> No
 
 @pytest.mark.parametrize("cuts", [(0, 700, CODES), (0, 3, ROW_BLOCK, ROW_BLOCK + 1, CODES)])
 def test_rows_do_not_depend_on_how_they_are_cut(text: TextRows, codebook: Tensor, cuts: tuple[int, ...]) -> None:
-    for make in (lambda a, n: codebook_rows(text, codebook, a, n, ("w", 0)), lambda a, n: mean_rows(text, a, n, ("w", 0))):
+    for make in (
+        lambda a, n: codebook_rows(text, codebook, a, n, ("w", 0)),
+        lambda a, n: mean_rows(text, a, n, ("w", 0)),
+    ):
         parts = [make(a, b - a) for a, b in zip(cuts[:-1], cuts[1:], strict=True)]
         assert torch.equal(torch.cat(parts), make(0, CODES))
 
 
 def test_rows_behind_the_last_code_are_the_mean(text: TextRows, codebook: Tensor) -> None:
     rows = codebook_rows(text, codebook, CODES - 10, 30, ("w", 0))
-    assert torch.equal(rows[:10], codebook_rows(text, codebook, CODES - 10, 10, ("w", 0))) and torch.equal(rows[10:], text.mean.repeat(20, 1))
+    assert torch.equal(rows[:10], codebook_rows(text, codebook, CODES - 10, 10, ("w", 0))) and torch.equal(
+        rows[10:], text.mean.repeat(20, 1)
+    )
     assert torch.equal(codebook_rows(text, codebook, CODES + 5, 3, ("w", 0)), text.mean.repeat(3, 1))
 
 
 @pytest.mark.parametrize("tied", [True, False])
 @pytest.mark.parametrize("spare_rows", [0, 100])
 @pytest.mark.parametrize("image_init", ["mean", "normal", "codebook"])
-def test_every_image_row_is_filled_and_no_text_row(tmp_path: Path, tied: bool, spare_rows: int, image_init: str) -> None:
+def test_every_image_row_is_filled_and_no_text_row(
+    tmp_path: Path, tied: bool, spare_rows: int, image_init: str
+) -> None:
     folder = pretrained(tmp_path / "hub", "qwen2", tied, spare_rows)
     config: Any = backbone.model_config(BackboneConfig(path=str(folder)), 0)
     vocabulary = Vocabulary(add_image_tokens(folder, tmp_path / "renamed"), 64, config.vocab_size + 64)
@@ -94,7 +102,8 @@ def test_every_image_row_is_filled_and_no_text_row(tmp_path: Path, tied: bool, s
         assert torch.equal(text, before[key][: vocabulary.text_size])
         assert torch.isfinite(image).all() and len(image[:64].unique(dim=0)) == 64
         around = text.mean(0) if image_init != "normal" else torch.zeros(32)
-        spread = {"mean": 0.2 * 1e-9**0.5, "normal": 0.2, "codebook": 0.2}[image_init]  # text rows: initializer_range 0.2
+        # text rows: initializer_range 0.2
+        spread = {"mean": 0.2 * 1e-9**0.5, "normal": 0.2, "codebook": 0.2}[image_init]
         assert (image[:64] - around).square().mean().sqrt().item() == pytest.approx(spread, rel=0.1)
 
 

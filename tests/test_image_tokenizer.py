@@ -70,7 +70,10 @@ def test_any_change_of_weights_or_sizes_changes_the_fingerprint(tmp_path: Path) 
     state["decoder.conv_out.bias"][0] += 1e-3
     save_file(state, tmp_path / "model.safetensors")
     shipped = ImageTokenizer.from_files(WEIGHTS / "vqgan.yaml", WEIGHTS / "model.safetensors")
-    assert ImageTokenizer.from_files(WEIGHTS / "vqgan.yaml", tmp_path / "model.safetensors").fingerprint != shipped.fingerprint
+    assert (
+        ImageTokenizer.from_files(WEIGHTS / "vqgan.yaml", tmp_path / "model.safetensors").fingerprint
+        != shipped.fingerprint
+    )
 
 
 def test_bad_files_are_told_in_one_message(tmp_path: Path) -> None:
@@ -89,12 +92,25 @@ def test_bad_files_are_told_in_one_message(tmp_path: Path) -> None:
         model.encode(torch.zeros(1, 3, 60, 64))
 
 
-SMALL = {"attn_resolutions": [8], "ch": 4, "ch_mult": [1, 2], "double_z": False, "dropout": 0.0, "in_channels": 3, "num_groups": 2, "num_res_blocks": 1,
-         "out_ch": 3, "resolution": 16, "z_channels": 4}  # fmt: skip
+SMALL = {
+    "attn_resolutions": [8],
+    "ch": 4,
+    "ch_mult": [1, 2],
+    "double_z": False,
+    "dropout": 0.0,
+    "in_channels": 3,
+    "num_groups": 2,
+    "num_res_blocks": 1,
+    "out_ch": 3,
+    "resolution": 16,
+    "z_channels": 4,
+}
 
 
 def write_yaml(path: Path, ddconfig: dict, **params: object) -> Path:
-    path.write_text(yaml.safe_dump({"model": {"params": {"n_embed": 8, "embed_dim": 4, **params, "ddconfig": ddconfig}}}))
+    path.write_text(
+        yaml.safe_dump({"model": {"params": {"n_embed": 8, "embed_dim": 4, **params, "ddconfig": ddconfig}}})
+    )
     return path
 
 
@@ -140,17 +156,27 @@ class Runs:
 
 
 def hidden(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Write a checkpoint with a training program's objects, then make their classes unknown: whoever looks for them fails."""
+    """Write a checkpoint with a training program's objects, then make their classes unknown: whoever looks for them
+    fails."""
     program = types.ModuleType("somebodys_trainer")
     for thing in (Callback, Settings, Color, Metadata):
         monkeypatch.setattr(thing, "__module__", "somebodys_trainer")
         setattr(program, thing.__name__, thing)
     monkeypatch.setitem(sys.modules, "somebodys_trainer", program)
-    settings = Settings(lr=1e-4, color=Color.RED, scale=np.float64(0.5), nested=Settings(a=[1, Path("x")]), meta=Metadata())
+    settings = Settings(
+        lr=1e-4, color=Color.RED, scale=np.float64(0.5), nested=Settings(a=[1, Path("x")]), meta=Metadata()
+    )
     callbacks = {Callback: {"best_model_score": torch.ones(()), "monitor": "loss"}, "other": Callback()}
     extra = {"loss.discriminator.weight": torch.ones(3), "model_ema.decay": torch.ones(()), "quantize.used": np.ones(3)}
-    state = {"state_dict": {**small().state_dict(), **extra}, "callbacks": callbacks, "hyper_parameters": settings, "epoch": 3, "optimizer_states": [{}],
-             "counts": Counter("aab"), "range": range(3)}  # fmt: skip
+    state = {
+        "state_dict": {**small().state_dict(), **extra},
+        "callbacks": callbacks,
+        "hyper_parameters": settings,
+        "epoch": 3,
+        "optimizer_states": [{}],
+        "counts": Counter("aab"),
+        "range": range(3),
+    }
     torch.save(state, path)
     monkeypatch.delitem(sys.modules, "somebodys_trainer")
 
@@ -165,10 +191,16 @@ def test_a_training_programs_other_objects_are_left_out(tmp_path: Path, monkeypa
     model = ImageTokenizer.from_files(write_yaml(tmp_path / "vqgan.yaml", SMALL), tmp_path / "model.ckpt")
     images = torch.rand(2, 3, 16, 24) * 2 - 1
     assert torch.equal(model.encode(images), small().encode(images))
-    assert Inert not in [entry[0] if isinstance(entry, tuple) else entry for entry in torch.serialization.get_safe_globals()]  # for others
+    # for others
+    assert Inert not in [
+        entry[0] if isinstance(entry, tuple) else entry for entry in torch.serialization.get_safe_globals()
+    ]
 
 
-@pytest.mark.parametrize(("name", "function"), [("function", run_me), ("touch", Path.touch), ("system", os.system), ("eval", eval), ("getattr", None)])
+@pytest.mark.parametrize(
+    ("name", "function"),
+    [("function", run_me), ("touch", Path.touch), ("system", os.system), ("eval", eval), ("getattr", None)],
+)
 @pytest.mark.parametrize("place", ["beside the weights", "among the weights"])
 def test_code_in_a_checkpoint_is_not_run(tmp_path: Path, name: str, function: Callable | None, place: str) -> None:
     made = tmp_path / "made"
@@ -183,7 +215,9 @@ def test_code_in_a_checkpoint_is_not_run(tmp_path: Path, name: str, function: Ca
     except ValueError as error:
         assert name in ("system", "touch") and "read safely" in str(error)
     else:
-        assert state.keys() == small().state_dict().keys() and all(torch.equal(v, state[k]) for k, v in small().state_dict().items())
+        assert state.keys() == small().state_dict().keys() and all(
+            torch.equal(v, state[k]) for k, v in small().state_dict().items()
+        )
     assert not made.exists()
     if name in ("function", "system", "eval"):  # the trap is one
         torch.load(tmp_path / "model.ckpt", weights_only=False)
@@ -194,7 +228,11 @@ def test_old_files_and_files_that_hold_no_weights(tmp_path: Path) -> None:
     torch.save({"state_dict": small().state_dict()}, tmp_path / "old.ckpt", _use_new_zipfile_serialization=False)
     assert read_state_dict(tmp_path / "old.ckpt").keys() == small().state_dict().keys()
     made = tmp_path / "made"
-    torch.save({"state_dict": small().state_dict(), "trap": Runs(run_me, str(made))}, tmp_path / "trap.ckpt", _use_new_zipfile_serialization=False)
+    torch.save(
+        {"state_dict": small().state_dict(), "trap": Runs(run_me, str(made))},
+        tmp_path / "trap.ckpt",
+        _use_new_zipfile_serialization=False,
+    )
     with pytest.raises(ValueError, match="vq.checkpoint=.*trap.ckpt: not a checkpoint that can be read safely"):
         read_state_dict(tmp_path / "trap.ckpt")
     assert not made.exists()
@@ -206,8 +244,13 @@ def test_old_files_and_files_that_hold_no_weights(tmp_path: Path) -> None:
     save_file(small().state_dict(), tmp_path / "model.safetensors")
     whole = (tmp_path / "model.safetensors").read_bytes()
     torch.save({"state_dict": small().state_dict()}, tmp_path / "model.ckpt")
-    for name, content in (("cut.safetensors", whole[:-100]), ("html.safetensors", b"<html>"), ("empty.safetensors", b""), ("empty.ckpt", b""),
-                          ("cut.ckpt", (tmp_path / "model.ckpt").read_bytes()[:3000])):  # fmt: skip
+    for name, content in (
+        ("cut.safetensors", whole[:-100]),
+        ("html.safetensors", b"<html>"),
+        ("empty.safetensors", b""),
+        ("empty.ckpt", b""),
+        ("cut.ckpt", (tmp_path / "model.ckpt").read_bytes()[:3000]),
+    ):
         (tmp_path / name).write_bytes(content)
         with pytest.raises(ValueError, match=f"vq.checkpoint=.*{name}: not a checkpoint that can be read safely"):
             read_state_dict(tmp_path / name)
@@ -219,14 +262,20 @@ def test_plain_resampling() -> None:
     assert not [k for k in model.state_dict() if "sample" in k or "attn" in k]
     x = torch.rand(1, 4, 6, 8)
     down, up = model.encoder.down[0].downsample(x), model.decoder.up[1].upsample(x)  # type: ignore[operator]
-    assert torch.allclose(down, x.view(1, 4, 3, 2, 4, 2).mean((3, 5))) and torch.equal(up, x.repeat_interleave(2, 2).repeat_interleave(2, 3))
-    assert model.encode(torch.rand(1, 3, 16, 24)).shape == (1, 8, 12) and model.decode(torch.zeros(1, 8, 12, dtype=torch.long)).shape == (1, 3, 16, 24)
+    assert torch.allclose(down, x.view(1, 4, 3, 2, 4, 2).mean((3, 5))) and torch.equal(
+        up, x.repeat_interleave(2, 2).repeat_interleave(2, 3)
+    )
+    assert model.encode(torch.rand(1, 3, 16, 24)).shape == (1, 8, 12) and model.decode(
+        torch.zeros(1, 8, 12, dtype=torch.long)
+    ).shape == (1, 3, 16, 24)
 
 
 def test_tanh_at_the_end() -> None:
     codes = torch.arange(8).view(1, 2, 4)
     plain, bounded = small(), small(tanh_out=True)
-    assert torch.equal(bounded.decode(codes), plain.decode(codes).tanh()) and not torch.equal(bounded.decode(codes), plain.decode(codes))
+    assert torch.equal(bounded.decode(codes), plain.decode(codes).tanh()) and not torch.equal(
+        bounded.decode(codes), plain.decode(codes)
+    )
 
 
 def test_attention_of_type_none_leaves_the_rest_as_it_is() -> None:
@@ -265,9 +314,20 @@ def test_another_architecture_is_refused(tmp_path: Path, changes: dict, params: 
 
 
 def test_missing_keys_are_named(tmp_path: Path) -> None:
-    for key in ("ch", "ch_mult", "num_res_blocks", "attn_resolutions", "in_channels", "out_ch", "resolution", "z_channels"):
+    for key in (
+        "ch",
+        "ch_mult",
+        "num_res_blocks",
+        "attn_resolutions",
+        "in_channels",
+        "out_ch",
+        "resolution",
+        "z_channels",
+    ):
         path = write_yaml(tmp_path / "vqgan.yaml", {k: v for k, v in SMALL.items() if k != key})
-        with pytest.raises(ValueError, match=f"ddconfig lacks {key}; take the yaml that was published with the weights"):
+        with pytest.raises(
+            ValueError, match=f"ddconfig lacks {key}; take the yaml that was published with the weights"
+        ):
             VQConfig.from_yaml(path)
     path.write_text("just text")
     with pytest.raises(ValueError, match="not a VQGAN yaml"):
@@ -276,6 +336,9 @@ def test_missing_keys_are_named(tmp_path: Path) -> None:
 
 def test_keys_that_change_nothing_are_followed(tmp_path: Path) -> None:
     path = write_yaml(
-        tmp_path / "vqgan.yaml", {**SMALL, "resamp_with_conv": True, "use_linear_attn": False, "note": "x"}, lossconfig={"target": "x"}, remap=None
+        tmp_path / "vqgan.yaml",
+        {**SMALL, "resamp_with_conv": True, "use_linear_attn": False, "note": "x"},
+        lossconfig={"target": "x"},
+        remap=None,
     )
     assert VQConfig.from_yaml(path).ddconfig["note"] == "x"

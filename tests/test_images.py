@@ -13,7 +13,8 @@ from liquid_train.image_tokenizer import preprocess as images
 from liquid_train.image_tokenizer.preprocess import READ_ERRORS, UnusableImage, on_white, read_rgb, reason
 
 RNG = np.random.default_rng(0)
-# EXIF's definition: (row, column) of the stored pixel that is shown at row r and column c, in a stored picture of h rows and w columns.
+# EXIF's definition: (row, column) of the stored pixel that is shown at row r and column c, in a stored picture of h
+# rows and w columns.
 SHOWN_FROM = {
     1: lambda r, c, h, w: (r, c),
     2: lambda r, c, h, w: (r, w - 1 - c),
@@ -53,7 +54,9 @@ def over_white(rgba):
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-@pytest.mark.parametrize(("kind", "mode"), [("PNG", "RGB"), ("PNG", "RGBA"), ("PNG", "L"), ("TIFF", "RGB"), ("WEBP", "RGB")])
+@pytest.mark.parametrize(
+    ("kind", "mode"), [("PNG", "RGB"), ("PNG", "RGBA"), ("PNG", "L"), ("TIFF", "RGB"), ("WEBP", "RGB")]
+)
 def test_exif_orientation(kind, mode, orientation):
     h, w = 3, 5
     pixels = noise(h, w) if mode == "L" else noise(h, w, len(mode))
@@ -77,7 +80,10 @@ def test_exif_of_a_16_bit_picture_and_of_a_jpeg():
     assert np.array_equal(read_rgb(content), np.rot90(np.asarray(Image.open(io.BytesIO(content))), -1))
 
 
-@pytest.mark.parametrize("exif", [b"Exif\0\0garbage", b"Exif\0\0MM\0*\0\0\0\x08\0\x05\x01\x12", b"Exif\0\0II*\0\xff\xff\xff\xff", b"Exif\0\0"])
+@pytest.mark.parametrize(
+    "exif",
+    [b"Exif\0\0garbage", b"Exif\0\0MM\0*\0\0\0\x08\0\x05\x01\x12", b"Exif\0\0II*\0\xff\xff\xff\xff", b"Exif\0\0"],
+)
 def test_damaged_exif_leaves_the_picture_as_it_is(exif):
     content = saved(Image.fromarray(noise(16, 32, 3)), "JPEG", exif=exif)
     assert read_rgb(content).shape == (16, 32, 3)
@@ -118,14 +124,19 @@ def test_palettes():
     palette.putdata([0, 1, 2, 3])
     rgb = np.array(colors, np.uint8).reshape(1, 4, 3)
     assert np.array_equal(read_rgb(saved(palette, "PNG")), rgb)
-    one, several = read_rgb(saved(palette, "PNG", transparency=1)), read_rgb(saved(palette, "PNG", transparency=bytes([255, 128, 0, 7])))
+    one, several = (
+        read_rgb(saved(palette, "PNG", transparency=1)),
+        read_rgb(saved(palette, "PNG", transparency=bytes([255, 128, 0, 7]))),
+    )
     assert np.array_equal(one, over_white(np.dstack([rgb, np.array([[255, 0, 255, 255]], np.uint8)])))
     assert np.array_equal(several, over_white(np.dstack([rgb, np.array([[255, 128, 0, 7]], np.uint8)])))
 
 
 def test_a_transparent_colour_of_an_rgb_and_of_a_grey_png():
     pixels = np.array([[[1, 2, 3], [4, 5, 6]]], np.uint8)
-    assert read_rgb(saved(Image.fromarray(pixels), "PNG", transparency=(4, 5, 6))).tolist() == [[[1, 2, 3], [255, 255, 255]]]
+    assert read_rgb(saved(Image.fromarray(pixels), "PNG", transparency=(4, 5, 6))).tolist() == [
+        [[1, 2, 3], [255, 255, 255]]
+    ]
     grey = Image.fromarray(np.array([[7, 8]], np.uint8))
     assert read_rgb(saved(grey, "PNG", transparency=8)).tolist() == [[[7] * 3, [255] * 3]]
 
@@ -133,7 +144,9 @@ def test_a_transparent_colour_of_an_rgb_and_of_a_grey_png():
 def test_grey_and_one_bit():
     grey, bits = noise(5, 7), noise(5, 7) > 127
     assert np.array_equal(read_rgb(saved(Image.fromarray(grey), "PNG")), np.repeat(grey[:, :, None], 3, 2))
-    assert np.array_equal(read_rgb(saved(Image.fromarray(bits), "PNG")), np.repeat(bits[:, :, None] * np.uint8(255), 3, 2))
+    assert np.array_equal(
+        read_rgb(saved(Image.fromarray(bits), "PNG")), np.repeat(bits[:, :, None] * np.uint8(255), 3, 2)
+    )
 
 
 @pytest.mark.parametrize("kind", ["PNG", "TIFF", "PPM"])
@@ -142,7 +155,10 @@ def test_16_bit_grey_is_scaled(kind):
     image = Image.fromarray(values)
     assert image.mode == "I;16"
     result = read_rgb(saved(image, kind))
-    assert np.array_equal(result[:, :, 0], np.round(values / 257.0).astype(np.uint8)) and (result == result[:, :, :1]).all()
+    assert (
+        np.array_equal(result[:, :, 0], np.round(values / 257.0).astype(np.uint8))
+        and (result == result[:, :, :1]).all()
+    )
     assert result[0, 0, 0] == 0 and result[255, 255, 0] == 255 and len(np.unique(result)) == 256
 
 
@@ -201,10 +217,14 @@ def png(width, height):
         return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
 
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0" * 100)) + chunk(b"IEND", b"")
+    return (
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0" * 100)) + chunk(b"IEND", b"")
+    )
 
 
-@pytest.mark.parametrize(("width", "height"), [(50_000, 50_000), (9_500, 9_500), (13_300, 13_300), (2**31 - 1, 2**31 - 1), (1, 2**31 - 1)])
+@pytest.mark.parametrize(
+    ("width", "height"), [(50_000, 50_000), (9_500, 9_500), (13_300, 13_300), (2**31 - 1, 2**31 - 1), (1, 2**31 - 1)]
+)
 def test_bombs_are_refused_by_their_header(width, height, monkeypatch):
     def load(self):
         raise AssertionError("decoded")
@@ -227,7 +247,12 @@ def test_random_damage_raises_nothing_but_read_errors():
     rgba = Image.fromarray(noise(12, 20, 4))
     exif = Image.Exif()
     exif[0x0112] = 6
-    contents = [saved(rgba, "PNG", exif=exif), saved(rgba.convert("RGB"), "JPEG", exif=exif), saved(rgba.convert("P"), "GIF"), saved(rgba, "WEBP", exif=exif)]
+    contents = [
+        saved(rgba, "PNG", exif=exif),
+        saved(rgba.convert("RGB"), "JPEG", exif=exif),
+        saved(rgba.convert("P"), "GIF"),
+        saved(rgba, "WEBP", exif=exif),
+    ]
     ok = 0
     for content in contents:
         for _ in range(150):

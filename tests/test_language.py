@@ -91,11 +91,19 @@ def rank_main(rank: int, folder: str, tasks: LanguageConfig, world_size: int) ->
     model, vocabulary = tiny(Path(folder) / f"model-{rank}")
     tokenizer = vq()
     config = EvalsConfig(language=tasks, periods={"language": 20})
-    settings: dict[str, Any] = {"sets": None, "grid": (), "prompt": "", "rank": rank, "world_size": world_size, "out_dir": Path(folder)}
+    settings: dict[str, Any] = {
+        "sets": None,
+        "grid": (),
+        "prompt": "",
+        "rank": rank,
+        "world_size": world_size,
+        "out_dir": Path(folder),
+    }
     assert evaluate(model, vocabulary, tokenizer, config, step=10, **settings) == {}
     torch.manual_seed(5)
     found = evaluate(model, vocabulary, tokenizer, config, step=20, **settings)
-    torch.testing.assert_close(torch.rand(3), torch.rand(3, generator=torch.Generator().manual_seed(5)))  # the run's own generator goes on
+    # the run's own generator goes on
+    torch.testing.assert_close(torch.rand(3), torch.rand(3, generator=torch.Generator().manual_seed(5)))
     (Path(folder) / f"found-{rank}.json").write_text(json.dumps(found))
 
 
@@ -110,7 +118,9 @@ def test_the_live_model_is_measured_alike_by_one_rank_and_by_two(tasks, tmp_path
             rank_main(0, str(folder), tasks, 1)
         else:
             torch.multiprocessing.spawn(rank_main, (str(folder), tasks, size), nprocs=size)
-    alone, *both = (json.loads((folders[size] / f"found-{rank}.json").read_text()) for size, rank in ((1, 0), (2, 0), (2, 1)))
+    alone, *both = (
+        json.loads((folders[size] / f"found-{rank}.json").read_text()) for size, rank in ((1, 0), (2, 0), (2, 1))
+    )
     assert set(alone) == {"eval/language/shapes/acc", "eval/language_all/shapes/acc"}
     assert both == [pytest.approx(alone, abs=1e-6)] * 2
     one, two = (json.loads((folders[size] / "evals" / "step-00000020-language.json").read_text()) for size in (1, 2))
@@ -124,6 +134,14 @@ def test_a_run_without_the_harness_says_so_and_goes_on(tasks, tmp_path, capsys, 
 
     task_manager.cache_clear()
     model, vocabulary = tiny(tmp_path / "model")
-    settings: dict[str, Any] = {"sets": None, "grid": (), "prompt": "", "rank": 0, "world_size": 1, "out_dir": tmp_path, "step": 1}
+    settings: dict[str, Any] = {
+        "sets": None,
+        "grid": (),
+        "prompt": "",
+        "rank": 0,
+        "world_size": 1,
+        "out_dir": tmp_path,
+        "step": 1,
+    }
     assert evaluate(model, vocabulary, vq(), EvalsConfig(language=tasks), **settings) == {}
     assert "language could not be measured: metrics: language needs lm-evaluation-harness" in capsys.readouterr().err

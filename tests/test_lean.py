@@ -1,4 +1,5 @@
-"""The lean step against transformers' own forward pass: every family, joined weights or not, and models it does not know."""
+"""The lean step against transformers' own forward pass: every family, joined weights or not, and models it does not
+know."""
 
 from __future__ import annotations
 
@@ -29,9 +30,17 @@ PROMPTS = [[5, 6, 7, 8, 9, 10, 11], [12, 13, 14], [15]]
 
 def model_of(kind: str, **fields: Any) -> Any:
     config = AutoConfig.for_model(
-        kind, vocab_size=99, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4, initializer_range=0.25,
-        max_position_embeddings=128, pad_token_id=0, **{"num_key_value_heads": 4, **fields},
-    )  # fmt: skip
+        kind,
+        vocab_size=99,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        initializer_range=0.25,
+        max_position_embeddings=128,
+        pad_token_id=0,
+        **{"num_key_value_heads": 4, **fields},
+    )
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(config).eval().requires_grad_(False)
     for name, parameter in model.named_parameters():  # norms and biases that say something
@@ -105,7 +114,8 @@ def test_int8_weights_take_a_byte_and_stay_within_half_a_step(kind: str) -> None
     assert Decoder(model, 1, 4, 4).lean is not None
     apart = stepped(model)
     join_weights(model)
-    torch.testing.assert_close(stepped(model), apart, atol=1e-5, rtol=0)  # as the general path, which the next lines take
+    # as the general path, which the next lines take
+    torch.testing.assert_close(stepped(model), apart, atol=1e-5, rtol=0)
     model.config.model_type, known = "other", model.config.model_type
     torch.testing.assert_close(apart, stepped(model), atol=1e-4, rtol=0)
     model.config.model_type = known
@@ -114,7 +124,8 @@ def test_int8_weights_take_a_byte_and_stay_within_half_a_step(kind: str) -> None
 
 @pytest.mark.parametrize("kind", ["qwen2", "gemma2"])
 def test_steps_of_fixed_shape_equal_the_others(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("liquid_train.generate.compiled_decode.compiled_call", lambda: LeanStep.__call__)  # what would be compiled
+    # what would be compiled
+    monkeypatch.setattr("liquid_train.generate.compiled_decode.compiled_call", lambda: LeanStep.__call__)
     model = model_of(kind, **FAMILIES[kind])
     torch.testing.assert_close(stepped(model, compile=True), stepped(model), atol=1e-4, rtol=0)
 
@@ -139,7 +150,9 @@ def test_compile_is_refused_where_it_cannot_be(tmp_path: Path, monkeypatch: pyte
 
 def test_int8_folder_draws_the_same_in_every_batch(tmp_path: Path) -> None:
     session = open_model(save(tmp_path), "cpu", "int8")
-    assert sum(isinstance(m, Int8Linear) for m in session.model.modules()) == 14 and session.model.dtype == torch.bfloat16
+    assert (
+        sum(isinstance(m, Int8Linear) for m in session.model.modules()) == 14 and session.model.dtype == torch.bfloat16
+    )
     prompts, options = ["a red circle", "a blue rectangle", "x"], dict[str, Any]({"grid": (2, 3), "guidance": 3.0})
     together = draw(session.model, session.vocabulary, prompts, seeds=[1, 2, 3], **options)
     for i, prompt in enumerate(prompts):

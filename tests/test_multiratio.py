@@ -21,12 +21,26 @@ from liquid_train.generate.session import Session, open_model, open_vq
 from liquid_train.model.backbone import ModelCard
 
 SIZES = [[32, 16], [24, 24], [16, 32]]  # width, height in pixels
-SHAPE = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 1}
+SHAPE = {
+    "hidden_size": 16,
+    "intermediate_size": 16,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+}
 TRAIN = [
     *(f"backbone.architecture.{key}={value}" for key, value in SHAPE.items()),
-    "backbone.tokenizer_size=300", "data.seq_len=64", "data.global_batch=2", "data.workers=0", "train.steps=1", "train.micro_batch=2", "launch.nproc=1",
-    "evals.every=0", "tracker.wandb.mode=disabled", "parallel.precision=fp32",
-]  # fmt: skip
+    "backbone.tokenizer_size=300",
+    "data.seq_len=64",
+    "data.global_batch=2",
+    "data.workers=0",
+    "train.steps=1",
+    "train.micro_batch=2",
+    "launch.nproc=1",
+    "evals.every=0",
+    "tracker.wandb.mode=disabled",
+    "parallel.precision=fp32",
+]
 
 
 def picture(path: Path, width: int, height: int) -> Path:
@@ -43,13 +57,35 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for n, (width, height) in enumerate([(40, 22), (30, 31), (20, 39), (64, 32), (50, 50), (33, 66)] * 2):
         picture(root / "files" / f"{n}.png", width, height)
         (root / "files" / f"{n}.txt").write_text(f"picture number {n}")
-    asked = ["source=folder", f"input={root / 'files'}", f"output={root / 'set'}", "crop=multiratio", "size=24", "workers=0", "progress=false"]
+    asked = [
+        "source=folder",
+        f"input={root / 'files'}",
+        f"output={root / 'set'}",
+        "crop=multiratio",
+        "size=24",
+        "workers=0",
+        "progress=false",
+    ]
     sizes = ",".join(f"{w}x{h}" for w, h in SIZES)
     tokenize.run(load("tokenize", [f"tokenize.{key}" for key in [*asked, f"sizes=[{sizes}]"]] + ["vq=easy"]))
-    sources = [f"data.sources.{task}.{key}" for task in ("t2i", "i2t") for key in (f"path={root / 'set'}", "weight=1.0")]
+    sources = [
+        f"data.sources.{task}.{key}" for task in ("t2i", "i2t") for key in (f"path={root / 'set'}", "weight=1.0")
+    ]
     others = ["~data.sources.text", "~data.sources.vqa", "~data.heldout"]
-    command = [sys.executable, "-m", "liquid_train.cli", "train", "experiment=quickstart", *TRAIN, *sources, *others, f"run.dir={root / 'run'}"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=280, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    command = [
+        sys.executable,
+        "-m",
+        "liquid_train.cli",
+        "train",
+        "experiment=quickstart",
+        *TRAIN,
+        *sources,
+        *others,
+        f"run.dir={root / 'run'}",
+    ]
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=280, env=os.environ | {"OMP_NUM_THREADS": "1"}
+    )
     assert done.returncode == 0, done.stderr
     return root / "run"
 
@@ -75,13 +111,38 @@ def test_a_size_of_the_list_is_drawn_on_its_grid(run: Path, tmp_path: Path, monk
     for size, file_size in (("16x32", (16, 32)), (None, (24, 24))):
         output = tmp_path / str(size)
         asked = [] if size is None else [f"size={size}"]
-        assert main(["generate", f"checkpoint={run}", "prompt=a picture", "guidance=3", f"output={output}", "device=cpu", *asked]) == 0
+        assert (
+            main(
+                [
+                    "generate",
+                    f"checkpoint={run}",
+                    "prompt=a picture",
+                    "guidance=3",
+                    f"output={output}",
+                    "device=cpu",
+                    *asked,
+                ]
+            )
+            == 0
+        )
         assert Image.open(output / "00000.png").size == file_size
     assert drawn == [((4, 2), (16, 32)), ((3, 3), (24, 24))]  # the usual size is stated as well, as in training
 
 
 def test_another_size_is_refused_with_the_list(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["generate", f"checkpoint={run}", "prompt=a picture", f"output={tmp_path / 'no'}", "size=32x32", "device=cpu"]) == 2
+    assert (
+        main(
+            [
+                "generate",
+                f"checkpoint={run}",
+                "prompt=a picture",
+                f"output={tmp_path / 'no'}",
+                "size=32x32",
+                "device=cpu",
+            ]
+        )
+        == 2
+    )
     assert "32x16, 24x24, 16x32" in capsys.readouterr().err
 
 

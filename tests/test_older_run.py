@@ -1,4 +1,5 @@
-"""A run folder that an older version wrote: trained on, reported, generated from and exported as that version would have."""
+"""A run folder that an older version wrote: trained on, reported, generated from and exported as that version would
+have."""
 
 from __future__ import annotations
 
@@ -27,26 +28,66 @@ def older(tmp_path: Path) -> Path:
 
 
 def liquid(folder: Path, *arguments: str) -> str:
-    done = subprocess.run([sys.executable, "-P", "-m", "liquid_train.cli", *arguments], cwd=folder, env=ENV, capture_output=True, text=True, timeout=240)
+    done = subprocess.run(
+        [sys.executable, "-P", "-m", "liquid_train.cli", *arguments],
+        cwd=folder,
+        env=ENV,
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
     assert done.returncode == 0, done.stderr
     return done.stdout
 
 
 def overrides(folder: Path) -> list[str]:
     """Those that the run was started with, from the config it left."""
-    paths = [f"data.{g}.{task}.path={'texts' if task == 'text' else 'images'}" for g in ("sources", "heldout") for task in ("text", "t2i", "i2t", "vqa")]
-    shape = ["hidden_size=8", "intermediate_size=16", "num_hidden_layers=1", "num_attention_heads=2", "num_key_value_heads=1"]
+    paths = [
+        f"data.{g}.{task}.path={'texts' if task == 'text' else 'images'}"
+        for g in ("sources", "heldout")
+        for task in ("text", "t2i", "i2t", "vqa")
+    ]
+    shape = [
+        "hidden_size=8",
+        "intermediate_size=16",
+        "num_hidden_layers=1",
+        "num_attention_heads=2",
+        "num_key_value_heads=1",
+    ]
     return [
-        "experiment=quickstart", "run.dir=run", "run.name=fixture", *paths, *(f"backbone.architecture.{s}" for s in shape), "backbone.tokenizer_size=280",
-        "data.seq_len=128", "data.global_batch=4", "train.micro_batch=2", "parallel.precision=fp32", "optimizer.lr=1e-3", "tracker.wandb.mode=disabled",
-        "data.workers=0", "launch.nproc=1", "train.steps=8", "train.batch_digest=true", "checkpoint.every=4", "checkpoint.keep=4", "evals.every=4",
-        "evals.images=4", "evals.vqa_samples=4", "evals.quality_images=0", "evals.caption_images=0", "tracker.progress=false",
-    ]  # fmt: skip
+        "experiment=quickstart",
+        "run.dir=run",
+        "run.name=fixture",
+        *paths,
+        *(f"backbone.architecture.{s}" for s in shape),
+        "backbone.tokenizer_size=280",
+        "data.seq_len=128",
+        "data.global_batch=4",
+        "train.micro_batch=2",
+        "parallel.precision=fp32",
+        "optimizer.lr=1e-3",
+        "tracker.wandb.mode=disabled",
+        "data.workers=0",
+        "launch.nproc=1",
+        "train.steps=8",
+        "train.batch_digest=true",
+        "checkpoint.every=4",
+        "checkpoint.keep=4",
+        "evals.every=4",
+        "evals.images=4",
+        "evals.vqa_samples=4",
+        "evals.quality_images=0",
+        "evals.caption_images=0",
+        "tracker.progress=false",
+    ]
 
 
 def test_training_goes_on_with_the_same_data_and_losses(older: Path) -> None:
     liquid(older, "train", *overrides(older))
-    expected, found = ([json.loads(line) for line in (older / name).read_text().splitlines()] for name in ("expected_metrics.jsonl", "run/metrics.jsonl"))
+    expected, found = (
+        [json.loads(line) for line in (older / name).read_text().splitlines()]
+        for name in ("expected_metrics.jsonl", "run/metrics.jsonl")
+    )
     assert [line["step"] for line in found] == [line["step"] for line in expected]
     for old, new in zip(expected, found, strict=True):
         assert old.get("batch_digest") == new.get("batch_digest")
@@ -62,7 +103,12 @@ def test_it_is_reported_and_exported_and_generated_from(older: Path) -> None:
     digest = hashlib.sha256((older / "exported" / "model.safetensors").read_bytes()).hexdigest()
     assert digest == (older / "expected_export.sha256").read_text().split()[0]
     liquid(older, "generate", "checkpoint=run", "prompt=a red circle", "output=images_now")
-    now, then = (np.asarray(Image.open(older / name / "00000.png")).astype(int) for name in ("images_now", "expected_images"))
-    assert now.shape == then.shape and np.abs(now - then).mean() < 4  # one code that another processor draws differently changes 1/64 of the image
-    text = liquid(older, "generate", "checkpoint=run", "task=t2t", "prompt=document", "temperature=0", "max_new_tokens=16")
+    now, then = (
+        np.asarray(Image.open(older / name / "00000.png")).astype(int) for name in ("images_now", "expected_images")
+    )
+    # one code that another processor draws differently changes 1/64 of the image
+    assert now.shape == then.shape and np.abs(now - then).mean() < 4
+    text = liquid(
+        older, "generate", "checkpoint=run", "task=t2t", "prompt=document", "temperature=0", "max_new_tokens=16"
+    )
     assert text == (older / "expected_text.txt").read_text()

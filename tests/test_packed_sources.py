@@ -10,7 +10,18 @@ import pytest
 import zstandard
 
 from data_prep.sources import open_source
-from tests.source_files import check_codes, check_every_start, codes_of, content, dropped, items, run, settings_of, tar, write_texts
+from tests.source_files import (
+    check_codes,
+    check_every_start,
+    codes_of,
+    content,
+    dropped,
+    items,
+    run,
+    settings_of,
+    tar,
+    write_texts,
+)
 from tests.test_tokenize import make_vq
 
 
@@ -24,27 +35,58 @@ def test_webdataset(tmp_path, vq):
     worded = ["plain", {"text": "heavy", "weight": 2}, {"text": "never", "weight": 0}, {"weight": 1}]
     third = {"text_prompt": "", "text": 5, "caption": "third", "captions": worded}
     members = [
-        ("x/0.png", content(0)), ("x/0.txt", "picture 0 é\n".encode()), ("x/1.JPG", content(1, "JPEG")), ("x/1.json", json.dumps(asked).encode()),
-        ("x/._1.JPG", b"of a Mac"), ("README", b"no sample"), ("__meta__", b"{}"),
-        ("2.webp", content(2, "WEBP")), ("2.json", json.dumps(third).encode()), ("3.jpeg", content(3, "JPEG")), ("3.json", b"[]"),
-        ("4.txt", b"no picture"), ("5.png", content(5)), ("5.json", b"{broken"), ("6.png", content(6)), ("6.txt", b"\xff"),
-        ("7.seg.png", content(7)), ("8.png", content(8)), ("8.txt", b"  "), ("8.json", b'{"caption": "where the txt is blank"}'), ("9.png", b"GIF89a"),
-        ("10.png", content(10)), ("10.json", b'{"caption": "lone \\ud800"}'), ("11.png", content(11)), ("11.json", b"[" * 100_000),
-    ]  # fmt: skip
+        ("x/0.png", content(0)),
+        ("x/0.txt", "picture 0 é\n".encode()),
+        ("x/1.JPG", content(1, "JPEG")),
+        ("x/1.json", json.dumps(asked).encode()),
+        ("x/._1.JPG", b"of a Mac"),
+        ("README", b"no sample"),
+        ("__meta__", b"{}"),
+        ("2.webp", content(2, "WEBP")),
+        ("2.json", json.dumps(third).encode()),
+        ("3.jpeg", content(3, "JPEG")),
+        ("3.json", b"[]"),
+        ("4.txt", b"no picture"),
+        ("5.png", content(5)),
+        ("5.json", b"{broken"),
+        ("6.png", content(6)),
+        ("6.txt", b"\xff"),
+        ("7.seg.png", content(7)),
+        ("8.png", content(8)),
+        ("8.txt", b"  "),
+        ("8.json", b'{"caption": "where the txt is blank"}'),
+        ("9.png", b"GIF89a"),
+        ("10.png", content(10)),
+        ("10.json", b'{"caption": "lone \\ud800"}'),
+        ("11.png", content(11)),
+        ("11.json", b"[" * 100_000),
+    ]
     tar(tmp_path / "a.tar", members)
     shards = run(tmp_path, vq, "webdataset", tmp_path / "a.tar", "tokenize.max_bad=0.6")
     samples = {int(s["key"]): s for s in shards}
     texts = {0: "picture 0 é", 1: "from json", 2: "third", 3: None, 8: "where the txt is blank", 10: "lone \ufffd"}
-    assert {n: s.get("text") for n, s in samples.items()} == texts and samples[1]["info"]["questions"] == [{"question": "q", "answers": ["a"]}]
+    assert {n: s.get("text") for n, s in samples.items()} == texts and samples[1]["info"]["questions"] == [
+        {"question": "q", "answers": ["a"]}
+    ]
     assert samples[2]["info"]["captions"] == [{"text": "plain", "weight": 1.0}, {"text": "heavy", "weight": 2}]
-    found = {4: "no picture", 5: "json does not parse", 6: "caption is not UTF-8", 7: "no picture", 9: "not an image", 11: "json does not parse"}
+    found = {
+        4: "no picture",
+        5: "json does not parse",
+        6: "caption is not UTF-8",
+        7: "no picture",
+        9: "not an image",
+        11: "json does not parse",
+    }
     assert {row: reason for row, _, reason in dropped(shards)} == found and dropped(shards)[0][1] == "a.tar, 4"
     assert all(np.array_equal(samples[n]["codes"], c) for n, c in zip((0, 8, 10), codes_of(vq, 0, 8, 10), strict=True))
     check_every_start("webdataset", tmp_path / "a.tar")
 
 
 def test_webdataset_text_key(tmp_path, vq):
-    tar(tmp_path / "a.tar", [("0.png", content(0)), ("0.txt", b"txt"), ("0.json", b'{"alt": "this", "caption": "that"}')])
+    tar(
+        tmp_path / "a.tar",
+        [("0.png", content(0)), ("0.txt", b"txt"), ("0.json", b'{"alt": "this", "caption": "that"}')],
+    )
     assert [s["text"] for s in run(tmp_path, vq, "webdataset", tmp_path / "a.tar", "tokenize.text_key=alt")] == ["this"]
 
 
@@ -60,22 +102,43 @@ def offsets(path):
 @pytest.mark.parametrize(
     ("at", "kept"),
     [
-        ("0.png header", 0), ("0.png within the data", 0), ("0.txt data", 0), ("6.png header", 6), ("6.png within the header", 6), ("6.png data", 6),
-        ("6.png within the data", 6), ("6.txt header", 6), ("6.txt within the header", 6), ("6.txt data", 6), ("9.txt data", 9), ("end mark", 10),
+        ("0.png header", 0),
+        ("0.png within the data", 0),
+        ("0.txt data", 0),
+        ("6.png header", 6),
+        ("6.png within the header", 6),
+        ("6.png data", 6),
+        ("6.png within the data", 6),
+        ("6.txt header", 6),
+        ("6.txt within the header", 6),
+        ("6.txt data", 6),
+        ("9.txt data", 9),
+        ("end mark", 10),
     ],
-)  # fmt: skip
+)
 def test_a_tar_cut_anywhere(tmp_path, vq, at, kept):
     """Whole samples before the cut stay; the one that lost a file is not taken for one without a caption."""
-    members = [(f"{n}.{e}", content(n) if e == "png" else f"picture {n}".encode()) for n in range(10) for e in ("png", "txt")]
+    members = [
+        (f"{n}.{e}", content(n) if e == "png" else f"picture {n}".encode()) for n in range(10) for e in ("png", "txt")
+    ]
     tar(tmp_path / "0.tar", members)
     tar(tmp_path / "1.tar", [("0.png", content(0)), ("0.txt", b"whole")])
     name, place = at.partition(" ")[::2]
     header, data = offsets(tmp_path / "0.tar")["9.txt" if name == "end" else name]
-    size = {"header": header, "within the header": header + 100, "data": data, "within the data": data + 100, "mark": data + 512}[place]
+    size = {
+        "header": header,
+        "within the header": header + 100,
+        "data": data,
+        "within the data": data + 100,
+        "mark": data + 512,
+    }[place]
     (tmp_path / "0.tar").write_bytes((tmp_path / "0.tar").read_bytes()[:size])
     shards = run(tmp_path, vq, "webdataset", tmp_path / "{0,1}.tar", "tokenize.max_bad=0.5")
     assert [s["text"] for s in shards] == [*(f"picture {n}" for n in range(kept)), "whole"]
-    assert dropped(shards) == [(kept, "0.tar", DAMAGED)] and shards.index["inputs"] == [["0.tar", kept + 1], ["1.tar", 1]]
+    assert dropped(shards) == [(kept, "0.tar", DAMAGED)] and shards.index["inputs"] == [
+        ["0.tar", kept + 1],
+        ["1.tar", 1],
+    ]
     check_every_start("webdataset", tmp_path / "0.tar")
 
 
@@ -88,19 +151,27 @@ def test_what_is_no_tar(tmp_path, vq, junk):
 
 
 def test_a_damaged_header_in_a_tar(tmp_path, vq):
-    members = [(f"{n}.{e}", content(n) if e == "png" else f"picture {n}".encode()) for n in range(10) for e in ("png", "txt")]
+    members = [
+        (f"{n}.{e}", content(n) if e == "png" else f"picture {n}".encode()) for n in range(10) for e in ("png", "txt")
+    ]
     tar(tmp_path / "0.tar", members)
     broken = bytearray((tmp_path / "0.tar").read_bytes())
     start = offsets(tmp_path / "0.tar")["4.png"][0]
     broken[start : start + 512] = b"\xaa" * 512
     (tmp_path / "0.tar").write_bytes(broken)
     shards = run(tmp_path, vq, "webdataset", tmp_path / "0.tar", "tokenize.max_bad=0.5")
-    assert [s["text"] for s in shards] == [f"picture {n}" for n in range(4)] and dropped(shards) == [(4, "0.tar", DAMAGED)]
+    assert [s["text"] for s in shards] == [f"picture {n}" for n in range(4)] and dropped(shards) == [
+        (4, "0.tar", DAMAGED)
+    ]
 
 
 def test_random_damage_of_a_tar_never_ends_the_reading(tmp_path):
     rng = np.random.default_rng(0)
-    tar(tmp_path / "a.tar", [(f"{n}.{e}", bytes([n]) * 700) for n in range(6) for e in ("png", "txt", "json")] + [("long" * 60 + ".png", b"x")])
+    tar(
+        tmp_path / "a.tar",
+        [(f"{n}.{e}", bytes([n]) * 700) for n in range(6) for e in ("png", "txt", "json")]
+        + [("long" * 60 + ".png", b"x")],
+    )
     whole, settings = (tmp_path / "a.tar").read_bytes(), settings_of("webdataset", tmp_path / "a.tar")
     for _ in range(300):
         damaged = bytearray(whole[: rng.integers(len(whole)) if rng.random() < 0.3 else None])
@@ -150,7 +221,12 @@ def test_a_damaged_archive_is_told(tmp_path, name, damage):
     if damage == "flipped":
         whole[len(whole) // 2 : len(whole) // 2 + 100] = bytes(100)
     (tmp_path / name).write_bytes(
-        {"cut": whole[: len(whole) // 2], "cut at the end": whole[:-9], "empty": b"", "no archive": b"plain text\n"}.get(damage, whole)
+        {
+            "cut": whole[: len(whole) // 2],
+            "cut at the end": whole[:-9],
+            "empty": b"",
+            "no archive": b"plain text\n",
+        }.get(damage, whole)
     )
     shards = run(tmp_path, [], "text", f"{tmp_path}/{{{name},b.jsonl}}", "tokenize.max_bad=0.9")
     texts = [s["text"] for s in shards]
@@ -170,10 +246,15 @@ def test_a_damaged_archive_is_told(tmp_path, name, damage):
 def test_zst_of_several_frames_and_of_a_large_window(tmp_path):
     lines = [json.dumps({"text": f"document {n}"}).encode() + b"\n" for n in range(6)]
     skippable = b"\x50\x2a\x4d\x18\x04\x00\x00\x00abcd"
-    large = zstandard.ZstdCompressor(compression_params=zstandard.ZstdCompressionParameters(window_log=28, enable_ldm=True))
-    (tmp_path / "a.jsonl.zst").write_bytes(zstandard.compress(b"".join(lines[:3]) + lines[3][:5]) + skippable + zstandard.compress(lines[3][5:]))
+    large = zstandard.ZstdCompressor(
+        compression_params=zstandard.ZstdCompressionParameters(window_log=28, enable_ldm=True)
+    )
+    (tmp_path / "a.jsonl.zst").write_bytes(
+        zstandard.compress(b"".join(lines[:3]) + lines[3][:5]) + skippable + zstandard.compress(lines[3][5:])
+    )
     stream = io.BytesIO()
-    with large.stream_writer(stream, closefd=False) as writer:  # no content size in the frame: the window is what the header says
+    # no content size in the frame: the window is what the header says
+    with large.stream_writer(stream, closefd=False) as writer:
         writer.write(b"".join(lines[4:]))
     (tmp_path / "b.jsonl.zst").write_bytes(stream.getvalue())
     assert [s["text"] for s in run(tmp_path, [], "text", tmp_path)] == [f"document {n}" for n in range(6)]
@@ -196,7 +277,11 @@ def test_long_texts_are_cut_and_nothing_is_lost(tmp_path):
     for number, text in enumerate(texts):
         assert "".join("".join(pieces[number]).split()) == "".join(text.split())
     assert " ".join(" ".join(pieces[1]).split()) == " ".join(long.split())  # no word is cut either
-    assert len(pieces[1]) < 1.5 * len(long) / 200 + 1 and len(pieces[2]) == 5 and shards.index["recipe"]["max_characters"] == 200
+    assert (
+        len(pieces[1]) < 1.5 * len(long) / 200 + 1
+        and len(pieces[2]) == 5
+        and shards.index["recipe"]["max_characters"] == 200
+    )
 
 
 pa = pytest.importorskip("pyarrow")
@@ -221,18 +306,38 @@ def test_parquet(tmp_path, vq, text_first, form):
     shards = run(tmp_path, vq, "parquet", tmp_path / "a.parquet", "tokenize.max_bad=0.5")
     samples = list(shards)
     assert [(int(s["key"]), s.get("text")) for s in samples] == [(n, captions[n]) for n in (0, 1, 2, 4, 6, 7)]
-    assert dropped(shards) == [(3, "a.parquet, row 3", "no picture"), (5, "a.parquet, row 5", "no picture" if form == "hugging face" else "not an image")]
+    assert dropped(shards) == [
+        (3, "a.parquet, row 3", "no picture"),
+        (5, "a.parquet, row 5", "no picture" if form == "hugging face" else "not an image"),
+    ]
     check_codes(vq, shards, (0, 1, 2, 4, 6, 7))
     check_every_start("parquet", tmp_path / "a.parquet")
 
 
 def test_parquet_names_and_damage(tmp_path, vq):
     strings = pa.Array.from_buffers(pa.string(), 6, pa.array([b"a", b"\xff", b"c", b"d", b"e", b"f"]).buffers())
-    write_parquet(tmp_path / "a.parquet", {"pic": [content(n) for n in range(6)], "alt": strings}, row_group_size=2, compression="none")
+    write_parquet(
+        tmp_path / "a.parquet",
+        {"pic": [content(n) for n in range(6)], "alt": strings},
+        row_group_size=2,
+        compression="none",
+    )
     names = ("tokenize.image_key=pic", "tokenize.text_key=alt")
-    with pytest.raises(ValueError, match=r"tokenize.image_key=None: .*a.parquet has the columns pic, alt; name the right one with tokenize.image_key"):
+    with pytest.raises(
+        ValueError,
+        match=(
+            r"tokenize.image_key=None: .*a.parquet has the columns pic, alt; name the right one with "
+            r"tokenize.image_key"
+        ),
+    ):
         run(tmp_path, vq, "parquet", tmp_path / "a.parquet")
-    with pytest.raises(ValueError, match=r"tokenize.text_key=caption: .*a.parquet has the columns pic, alt; name the right one with tokenize.text_key"):
+    with pytest.raises(
+        ValueError,
+        match=(
+            r"tokenize.text_key=caption: .*a.parquet has the columns pic, alt; name the right one with "
+            r"tokenize.text_key"
+        ),
+    ):
         run(tmp_path, vq, "parquet", tmp_path / "a.parquet", names[0], "tokenize.text_key=caption")
     assert not (tmp_path / "set").exists()
     import pyarrow.parquet as pq
@@ -244,7 +349,11 @@ def test_parquet_names_and_damage(tmp_path, vq):
     (tmp_path / "a.parquet").write_bytes(broken)
     shards = run(tmp_path, vq, "parquet", tmp_path / "a.parquet", *names, "tokenize.max_bad=0.6")
     assert [s.get("text") for s in shards] == ["a", "e", "f"]
-    assert [(row, reason) for row, _, reason in dropped(shards)] == [(1, "caption is not UTF-8"), (2, "damaged row group"), (3, "damaged row group")]
+    assert [(row, reason) for row, _, reason in dropped(shards)] == [
+        (1, "caption is not UTF-8"),
+        (2, "damaged row group"),
+        (3, "damaged row group"),
+    ]
     (tmp_path / "b.parquet").write_bytes(bytes(broken[:-50]))
     with pytest.raises(ValueError, match=r"tokenize.input=.*b.parquet: not a parquet file that can be read"):
         run(tmp_path / "b", vq, "parquet", tmp_path / "b.parquet", *names)

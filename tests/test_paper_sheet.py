@@ -49,7 +49,11 @@ class Cells(HTMLParser):
 
 
 def markdown_rows(text: str) -> dict[str, list[str]]:
-    rows = [[cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]] for line in text.splitlines() if line.startswith("|")]
+    rows = [
+        [cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]]
+        for line in text.splitlines()
+        if line.startswith("|")
+    ]
     assert len({len(row) for row in rows}) == 1
     return {row[0]: row[1:] for row in rows if row[0] and row[0] != "---"}
 
@@ -60,7 +64,11 @@ def model(tmp_path_factory) -> str:
 
 
 def test_what_was_given_is_measured_and_the_rest_says_what_to_give(model, tmp_path, capsys):
-    files = {"vqav2": benchmark_sets.vqav2(tmp_path / "vqav2"), "pope": benchmark_sets.pope(tmp_path / "pope"), "mme": benchmark_sets.mme(tmp_path / "mme")}
+    files = {
+        "vqav2": benchmark_sets.vqav2(tmp_path / "vqav2"),
+        "pope": benchmark_sets.pope(tmp_path / "pope"),
+        "mme": benchmark_sets.mme(tmp_path / "mme"),
+    }
     given = [f"benchmarks.{name}.{key}={path}" for name, own in files.items() for key, path in own.items()]
     call = [
         "eval",
@@ -77,11 +85,16 @@ def test_what_was_given_is_measured_and_the_rest_says_what_to_give(model, tmp_pa
     rows = markdown_rows((out / "paper.md").read_text())
     measured = json.loads((out / "model-vqav2.json").read_text())["values"]["vqav2"]
     own, interval, n, *published, source, note = rows["VQAv2, accuracy %"]
-    assert own == f"{100 * measured['value']:.1f}" and interval == f"{100 * measured['low']:.1f} to {100 * measured['high']:.1f}" and n == "4"
+    assert (
+        own == f"{100 * measured['value']:.1f}"
+        and interval == f"{100 * measured['low']:.1f} to {100 * measured['high']:.1f}"
+        and n == "4"
+    )
     assert published == ["–", "68.0", "71.3", "–", "–"] and source == "Table 6" and "here vqav2" in note
     assert rows["GQA, accuracy %"][0] == "not measured: give benchmarks.gqa.questions=..., benchmarks.gqa.images=..."
     assert rows["MJHQ-30K, FID (lower is better)"][0] == "not measured: give reference.folder=..., features.path=..."
-    assert rows["MME, perception (of 2,000)"][0] == "not measured: no mme/perception among its numbers"  # some subtasks are not there
+    # some subtasks are not there
+    assert rows["MME, perception (of 2,000)"][0] == "not measured: no mme/perception among its numbers"
     assert rows["OpenBookQA"][3:9] == ["not verified here"] * 6
     page = Cells((out / "paper.html").read_text())
     assert not page.loaded and [r for r in page.rows if r[0].startswith("VQAv2")][0][1] == own  # noqa: RUF015
@@ -97,8 +110,20 @@ def test_a_metric_that_fails_leaves_the_others_on_the_sheet(model, tmp_path):
     files = benchmark_sets.pope(tmp_path / "pope")
     vqav2 = benchmark_sets.vqav2(tmp_path / "vqav2")
     next(Path(vqav2["images"]).iterdir()).write_bytes(b"no picture")  # found out only when it is read
-    given = [f"benchmarks.{name}.{key}={path}" for name, own in (("pope", files), ("vqav2", vqav2)) for key, path in own.items()]
-    overrides = [f"checkpoint={model}", "sheet=paper", f"output={tmp_path / 'evals'}", "device=cpu", "benchmarks.max_new_tokens=2", "language.tasks=[]", *given]
+    given = [
+        f"benchmarks.{name}.{key}={path}"
+        for name, own in (("pope", files), ("vqav2", vqav2))
+        for key, path in own.items()
+    ]
+    overrides = [
+        f"checkpoint={model}",
+        "sheet=paper",
+        f"output={tmp_path / 'evals'}",
+        "device=cpu",
+        "benchmarks.max_new_tokens=2",
+        "language.tasks=[]",
+        *given,
+    ]
     run(load("eval", overrides))
     rows = markdown_rows((tmp_path / "evals" / "paper.md").read_text())
     assert rows["VQAv2, accuracy %"][0].startswith("not measured: benchmarks.vqav2: 2 of 4 entries cannot be used")
@@ -108,16 +133,39 @@ def test_a_metric_that_fails_leaves_the_others_on_the_sheet(model, tmp_path):
 def test_numbers_are_shown_in_the_papers_units(tmp_path):
     receipt = Receipt(n=8, sampler={"guidance": 3.0}, features="<b>a|b</b>", code="1")
     found = {
-        "reference_quality": Measurement({"reference_quality/fid": Value(5.4712, 30000, 5.3, 5.6, "x")}, receipt, warnings=["too few | <i>pictures</i>"]),
+        "reference_quality": Measurement(
+            {"reference_quality/fid": Value(5.4712, 30000, 5.3, 5.6, "x")},
+            receipt,
+            warnings=["too few | <i>pictures</i>"],
+        ),
         "mme": Measurement({"mme/perception": bare(1119.31, 2374, "points")}, receipt),
-        "language": Measurement({"language_all/arc_easy/acc": share([True] * 3 + [False]), "language_all/arc_easy/acc_norm": share([True, False])}, receipt),
+        "language": Measurement(
+            {
+                "language_all/arc_easy/acc": share([True] * 3 + [False]),
+                "language_all/arc_easy/acc_norm": share([True, False]),
+            },
+            receipt,
+        ),
     }
     write_sheet(tmp_path, "A | B", found, {})
     rows = markdown_rows((tmp_path / "paper.md").read_text())
-    assert rows["MJHQ-30K, FID (lower is better)"] == ["5.47", "5.30 to 5.60", "30,000", "–", "5.47", "–", "–", "–", "Table 3", "here reference_quality/fid"]
+    assert rows["MJHQ-30K, FID (lower is better)"] == [
+        "5.47",
+        "5.30 to 5.60",
+        "30,000",
+        "–",
+        "5.47",
+        "–",
+        "–",
+        "–",
+        "Table 3",
+        "here reference_quality/fid",
+    ]
     assert rows["MME, perception (of 2,000)"][:3] == ["1,119.3", "–", "2,374"]
     assert rows["ARC easy"][0] == "50.0" and rows["ARC easy"][-1] == "here language_all/arc_easy/acc_norm"
-    assert rows["BoolQ"][0] == "not measured: no language_all/boolq/acc_norm or language_all/boolq/acc among its numbers"
+    assert (
+        rows["BoolQ"][0] == "not measured: no language_all/boolq/acc_norm or language_all/boolq/acc among its numbers"
+    )
     page = (tmp_path / "paper.html").read_text()
     assert "<b>a|b" not in page and "<i>pictures" not in page and "&lt;b&gt;a|b" in page
 
@@ -125,7 +173,9 @@ def test_numbers_are_shown_in_the_papers_units(tmp_path):
 def test_rows_belong_to_the_sheets_metrics_and_to_the_papers_models():
     rows = [row for group in GROUPS.values() for row in group]
     assert {row.metric for row in rows} == set(SHEETS["paper"])
-    assert all(len(row.published) == len(MODELS) for row in rows) and all(any(row.published) == bool(row.table) for row in rows)
+    assert all(len(row.published) == len(MODELS) for row in rows) and all(
+        any(row.published) == bool(row.table) for row in rows
+    )
 
 
 def test_a_sheet_takes_its_own_metrics_only(capsys):

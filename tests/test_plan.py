@@ -1,4 +1,5 @@
-"""`liquid plan`: what it counts against sums made without sharding, against real gradients and optimizer state, and its messages."""
+"""`liquid plan`: what it counts against sums made without sharding, against real gradients and optimizer state, and its
+messages."""
 
 from __future__ import annotations
 
@@ -40,7 +41,9 @@ def first_shard(parameter: Tensor, ranks: int) -> int:
 def test_32b_on_512_ranks(capsys: pytest.CaptureFixture[str]) -> None:
     plan = planned(capsys, "backbone=qwen2.5-32b", "parallel.shard=512")
     assert plan["parameters"] == 32_763_876_352
-    assert plan["parameters_extended"] == 32_763_876_352 + 2 * 8192 * 5120, "a row for each code in the embedding and in the head"
+    assert plan["parameters_extended"] == 32_763_876_352 + 2 * 8192 * 5120, (
+        "a row for each code in the embedding and in the head"
+    )
     assert plan["vocabulary_rows"] == 152_064 + 8192 and plan["ranks"] == 512
     config = AutoConfig.for_model("qwen2", **{**QWEN_32B, "vocab_size": 152_064 + 8192}, tie_word_embeddings=False)
     with torch.device("meta"):
@@ -91,7 +94,9 @@ def test_an_experiment_is_planned_without_its_weights(capsys: pytest.CaptureFixt
 
 
 def test_a_folder_is_planned_by_its_config_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    config = AutoConfig.for_model("llama", vocab_size=700, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2)
+    config = AutoConfig.for_model(
+        "llama", vocab_size=700, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2
+    )
     config.save_pretrained(tmp_path)
     plan = planned(capsys, "backbone=folder", f"backbone.path={tmp_path}", "vq=easy", "parallel.shard=2")
     assert plan["parameters_extended"] - plan["parameters"] == 2 * 1024 * 32 and plan["vocabulary_rows"] == 1724
@@ -105,7 +110,10 @@ def test_the_table_names_the_figures(capsys: pytest.CaptureFixture[str]) -> None
 
 MISTAKES = {
     "unknown backbone": (["backbone=huge"], "Could not find 'backbone/huge'"),
-    "degrees against ranks": (["parallel.replicate=2", "parallel.shard=3", "launch.nproc=4"], "parallel.replicate=2 x parallel.shard=3"),
+    "degrees against ranks": (
+        ["parallel.replicate=2", "parallel.shard=3", "launch.nproc=4"],
+        "parallel.replicate=2 x parallel.shard=3",
+    ),
     "replicas of a single device": (["parallel.replicate=2", "launch.nproc=1"], "do not multiply to the 1 ranks"),
     "no shard": (["parallel.shard=0"], "parallel.shard=0: must be 1 or more, or -1"),
     "no replica": (["parallel.replicate=0"], "parallel.replicate=0: must be 1 or more"),

@@ -1,4 +1,5 @@
-"""Kernels for packed rows against rectangles: FlexAttention's forward for real, the CUDA kernels through stand-ins that keep their contract."""
+"""Kernels for packed rows against rectangles: FlexAttention's forward for real, the CUDA kernels through stand-ins that
+keep their contract."""
 
 from __future__ import annotations
 
@@ -18,16 +19,23 @@ CPU = torch.device("cpu")
 CASES = [(None, None), (None, 5), (3.0, None), (3.0, 5)]  # soft-cap, sliding window
 
 
-def tensors(device: torch.device = CPU, dtype: torch.dtype = torch.float32, head_dim: int = 16) -> tuple[torch.Tensor, ...]:
+def tensors(
+    device: torch.device = CPU, dtype: torch.dtype = torch.float32, head_dim: int = 16
+) -> tuple[torch.Tensor, ...]:
     random = torch.Generator().manual_seed(0)
-    return tuple(torch.randn(ROWS, heads, 70, head_dim, generator=random).to(device, dtype).requires_grad_(device != CPU) for heads in (4, 2, 2))
+    return tuple(
+        torch.randn(ROWS, heads, 70, head_dim, generator=random).to(device, dtype).requires_grad_(device != CPU)
+        for heads in (4, 2, 2)
+    )
 
 
 def attend(kernel: str, inputs: tuple[torch.Tensor, ...], softcap: float | None, window: int | None) -> torch.Tensor:
     q, k, v = inputs
     plan = DocumentPlan.from_lengths([n for row in LENGTHS for n in row]).to(q.device)
     module = torch.nn.Module()
-    return attention.packed_attention(module, q, k, v, None, scaling=0.3, document_plan=plan, softcap=softcap, sliding_window=window, kernel=kernel)[0]
+    return attention.packed_attention(
+        module, q, k, v, None, scaling=0.3, document_plan=plan, softcap=softcap, sliding_window=window, kernel=kernel
+    )[0]
 
 
 @pytest.mark.parametrize(("softcap", "window"), CASES)
@@ -39,13 +47,21 @@ def test_flex_equals_rectangles(softcap: float | None, window: int | None) -> No
 
 
 def one_by_one(
-    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, starts: torch.Tensor, scale: float, window_size: tuple[int, int], softcap: float = 0.0
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    starts: torch.Tensor,
+    scale: float,
+    window_size: tuple[int, int],
+    softcap: float = 0.0,
 ) -> torch.Tensor:
-    """What flash-attn documents: [tokens, heads, head_dim], starts int32, window_size=(left, 0): causal, `left` tokens back, -1 for all."""
+    """What flash-attn documents: [tokens, heads, head_dim], starts int32, window_size=(left, 0): causal, `left` tokens
+    back, -1 for all."""
     assert starts.dtype == torch.int32 and starts[-1] == len(q) and window_size[1] == 0
     parts = []
     for first, end in zip(starts.tolist(), starts.tolist()[1:], strict=False):
-        a, b, c = (t[first:end].transpose(0, 1).repeat_interleave(4 // t.shape[1], 0) for t in (q, k, v))  # [heads, n, head_dim]
+        # [heads, n, head_dim]
+        a, b, c = (t[first:end].transpose(0, 1).repeat_interleave(4 // t.shape[1], 0) for t in (q, k, v))
         scores = a @ b.transpose(1, 2) * scale
         scores = softcap * torch.tanh(scores / softcap) if softcap else scores
         back = torch.arange(end - first)[:, None] - torch.arange(end - first)[None]
@@ -55,13 +71,39 @@ def one_by_one(
 
 
 @pytest.mark.parametrize(("softcap", "window"), CASES)
-def test_flash_and_varlen_are_called_as_documented(monkeypatch: pytest.MonkeyPatch, softcap: float | None, window: int | None) -> None:
-    def varlen_attn(q: Any, k: Any, v: Any, starts: Any, starts_k: Any, most: int, most_k: int, *, scale: Any, window_size: Any, enable_gqa: bool) -> Any:
+def test_flash_and_varlen_are_called_as_documented(
+    monkeypatch: pytest.MonkeyPatch, softcap: float | None, window: int | None
+) -> None:
+    def varlen_attn(
+        q: Any,
+        k: Any,
+        v: Any,
+        starts: Any,
+        starts_k: Any,
+        most: int,
+        most_k: int,
+        *,
+        scale: Any,
+        window_size: Any,
+        enable_gqa: bool,
+    ) -> Any:
         assert starts is starts_k and most == most_k == 70 and enable_gqa
         return one_by_one(q, k, v, starts, scale, window_size)
 
-    def flash_attn_varlen_func(q: Any, k: Any, v: Any, starts: Any, starts_k: Any, most: int, most_k: int, *, softmax_scale: Any, causal: bool,
-                               window_size: Any, softcap: float) -> Any:  # fmt: skip
+    def flash_attn_varlen_func(
+        q: Any,
+        k: Any,
+        v: Any,
+        starts: Any,
+        starts_k: Any,
+        most: int,
+        most_k: int,
+        *,
+        softmax_scale: Any,
+        causal: bool,
+        window_size: Any,
+        softcap: float,
+    ) -> Any:
         assert starts is starts_k and most == most_k == 70 and causal
         return one_by_one(q, k, v, starts, softmax_scale, window_size, softcap)
 
@@ -70,13 +112,24 @@ def test_flash_and_varlen_are_called_as_documented(monkeypatch: pytest.MonkeyPat
     monkeypatch.setitem(sys.modules, "flash_attn", package)
     monkeypatch.setattr("torch.nn.attention.varlen.varlen_attn", varlen_attn)
     for kernel in ("flash", "varlen") if softcap is None else ("flash",):
-        torch.testing.assert_close(attend(kernel, tensors(), softcap, window), attend("rectangles", tensors(), softcap, window), atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(
+            attend(kernel, tensors(), softcap, window),
+            attend("rectangles", tensors(), softcap, window),
+            atol=1e-5,
+            rtol=1e-5,
+        )
 
 
 def test_the_choice_follows_what_the_machine_can_do() -> None:
-    assert choose_kernel("auto", CPU, torch.bfloat16, None) == choose_kernel("rectangles", CPU, torch.float32, 50.0) == "rectangles"
+    assert (
+        choose_kernel("auto", CPU, torch.bfloat16, None)
+        == choose_kernel("rectangles", CPU, torch.float32, 50.0)
+        == "rectangles"
+    )
     for wish in ("flash", "varlen", "flex"):
-        with pytest.raises(ValueError, match=rf"parallel.attention={wish}: it runs on CUDA.*possible here: auto, rectangles"):
+        with pytest.raises(
+            ValueError, match=rf"parallel.attention={wish}: it runs on CUDA.*possible here: auto, rectangles"
+        ):
             choose_kernel(wish, CPU, torch.bfloat16, None)
 
 
@@ -84,7 +137,9 @@ def test_the_choice_follows_what_the_machine_can_do() -> None:
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize(("softcap", "window"), CASES)
 @pytest.mark.parametrize("kernel", ["flash", "varlen", "flex"])
-def test_on_a_gpu_outputs_and_gradients_equal_rectangles(kernel: str, softcap: float | None, window: int | None) -> None:
+def test_on_a_gpu_outputs_and_gradients_equal_rectangles(
+    kernel: str, softcap: float | None, window: int | None
+) -> None:
     device = torch.device("cuda")
     try:
         choose_kernel(kernel, device, torch.bfloat16, softcap)

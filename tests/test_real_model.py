@@ -1,4 +1,5 @@
-"""A published checkpoint given image rows: what it says about text stays bit for bit, and what training writes is plain Hugging Face.
+"""A published checkpoint given image rows: what it says about text stays bit for bit, and what training writes is plain
+Hugging Face.
 
 Run them with `pytest -m real_model`.
 """
@@ -44,14 +45,23 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def extended(root: Path, run: str, published: Path, *overrides: str) -> tuple[list[dict[str, Any]], Path]:
     """(metrics, model/ folder of the last checkpoint) of a short run from the published weights."""
-    start = ["backbone=folder", f"backbone.path={published}", "data.global_batch=2", "train.micro_batch=1", "train.batch_digest=true", "schedule=constant"]
+    start = [
+        "backbone=folder",
+        f"backbone.path={published}",
+        "data.global_batch=2",
+        "train.micro_batch=1",
+        "train.batch_digest=true",
+        "schedule=constant",
+    ]
     return train(root, run, *start, *overrides), checkpoint.model_folder(root / run)
 
 
 @pytest.fixture(scope="module")
 def untouched(root: Path, published: Path) -> tuple[list[dict[str, Any]], Path]:
     """One rank, one step that moves nothing: the extended model as training begins with it."""
-    return extended(root, "untouched", published, "launch.nproc=1", "train.steps=1", NO_CHANGE, "backbone.image_init=codebook")
+    return extended(
+        root, "untouched", published, "launch.nproc=1", "train.steps=1", NO_CHANGE, "backbone.image_init=codebook"
+    )
 
 
 def logits(folder: Path, ids: Tensor) -> Tensor:
@@ -84,7 +94,10 @@ def test_text_is_as_published_bit_for_bit(published: Path, untouched: tuple[list
     assert len(image.unique(dim=0)) == CODES
     spread = (before - before.mean(0)).square().sum(1).mean().sqrt().item()
     assert (image - before.mean(0)).square().sum(1).mean().sqrt().item() == pytest.approx(spread, rel=1e-3)
-    ids = torch.cat([load_tokenizer(published)(TEXT, return_tensors="pt").input_ids, torch.arange(0, TEXT_ROWS, 997).unsqueeze(0)], 1)
+    ids = torch.cat(
+        [load_tokenizer(published)(TEXT, return_tensors="pt").input_ids, torch.arange(0, TEXT_ROWS, 997).unsqueeze(0)],
+        1,
+    )
     plain, ours = logits(published, ids), logits(folder, ids)
     assert torch.equal(ours[..., :TEXT_ROWS], plain)
 
@@ -93,15 +106,31 @@ def test_no_id_of_the_tokenizer_moves(published: Path, untouched: tuple[list[dic
     before, after = (AutoTokenizer.from_pretrained(folder) for folder in (published, untouched[1]))
     old, new = before.get_vocab(), after.get_vocab()
     taken_over = ("<repo_name>", "<reponame>", "<file_sep>")
-    assert len(after) == TEXT_ROWS and [new.pop(t) for t in IMAGE_TOKENS] == [old.pop(t) for t in taken_over] and new == old
+    assert (
+        len(after) == TEXT_ROWS
+        and [new.pop(t) for t in IMAGE_TOKENS] == [old.pop(t) for t in taken_over]
+        and new == old
+    )
     assert after(TEXT).input_ids == before(TEXT).input_ids and after.chat_template == before.chat_template
 
 
-def test_two_ranks_train_it_and_transformers_reads_it(root: Path, published: Path, untouched: tuple[list[dict[str, Any]], Path]) -> None:
-    lines, folder = extended(root, "trained", published, "launch.nproc=2", "train.steps=2", "optimizer.lr=1e-4", "backbone.image_init=codebook")
+def test_two_ranks_train_it_and_transformers_reads_it(
+    root: Path, published: Path, untouched: tuple[list[dict[str, Any]], Path]
+) -> None:
+    lines, folder = extended(
+        root,
+        "trained",
+        published,
+        "launch.nproc=2",
+        "train.steps=2",
+        "optimizer.lr=1e-4",
+        "backbone.image_init=codebook",
+    )
     first, same = lines[0], untouched[0][0]
     assert first["batch_digest"] == same["batch_digest"]
-    assert first["loss"] == pytest.approx(same["loss"], abs=1e-4) and first["grad_norm"] == pytest.approx(same["grad_norm"], rel=1e-3)
+    assert first["loss"] == pytest.approx(same["loss"], abs=1e-4) and first["grad_norm"] == pytest.approx(
+        same["grad_norm"], rel=1e-3
+    )
     moved = (rows(folder) - rows(untouched[1])).abs().amax(1)
     assert (moved[TEXT_ROWS:] > 0).all(), "every image row is trained"
     tokenizer = load_tokenizer(folder)

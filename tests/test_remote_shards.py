@@ -1,4 +1,5 @@
-"""Shard sets behind URLs: the same samples as in a folder, by ranges of bytes; the cache of chunks; what goes wrong on the way."""
+"""Shard sets behind URLs: the same samples as in a folder, by ranges of bytes; the cache of chunks; what goes wrong on
+the way."""
 
 from __future__ import annotations
 
@@ -52,7 +53,9 @@ def memory(local: Path) -> Iterator[str]:
 def assert_same(one: list[Sample], other: list[Sample]) -> None:
     assert len(one) == len(other)
     for a, b in zip(one, other, strict=True):
-        assert {k: v for k, v in a.items() if k != "codes"} == {k: v for k, v in b.items() if k != "codes"} and np.array_equal(a["codes"], b["codes"])
+        assert {k: v for k, v in a.items() if k != "codes"} == {
+            k: v for k, v in b.items() if k != "codes"
+        } and np.array_equal(a["codes"], b["codes"])
 
 
 def used(folder: Path) -> int:
@@ -111,9 +114,16 @@ def test_passing_errors_are_tried_again(local: Path, server: RangeServer, status
 
 @pytest.mark.parametrize(
     ("status", "reason", "requests"),
-    [(404, "No such file or directory", 1), (403, "Permission denied", 1), (416, "HTTP 416", 1), (500, "HTTP 500", remote.ATTEMPTS)],
+    [
+        (404, "No such file or directory", 1),
+        (403, "Permission denied", 1),
+        (416, "HTTP 416", 1),
+        (500, "HTTP 500", remote.ATTEMPTS),
+    ],
 )
-def test_errors_that_stay_count_as_damage(server: RangeServer, caplog: pytest.LogCaptureFixture, status: int, reason: str, requests: int) -> None:
+def test_errors_that_stay_count_as_damage(
+    server: RangeServer, caplog: pytest.LogCaptureFixture, status: int, reason: str, requests: int
+) -> None:
     server.fail["/set/shard-00000.tar"] = [status] * 10
     shards = ShardSet(f"{server.url}/set")
     assert shards.read_chunk(1) == [] and shards.bad == {f"unreadable tar ({reason})": 256}
@@ -179,7 +189,9 @@ def test_check_files(server: RangeServer, local: Path, memory: str, kind: str) -
     ShardSet(url).check_files()
     content = (local / "shard-00000.tar").read_bytes()
     changed("shard-00000.tar", content + b"x")
-    with pytest.raises(ValueError, match=f"/set/shard-00000.tar: {len(content) + 1:,} bytes, index.json says {len(content):,}"):
+    with pytest.raises(
+        ValueError, match=f"/set/shard-00000.tar: {len(content) + 1:,} bytes, index.json says {len(content):,}"
+    ):
         ShardSet(url).check_files()
     changed("shard-00000.tar", content)
     changed("shard-00002.tar", None)
@@ -204,7 +216,9 @@ def test_ten_thousand_shards_are_listed_once(memory: str, monkeypatch: pytest.Mo
     calls: Counter[str] = Counter()
     for name in ("ls", "info"):
         real = getattr(system, name)
-        monkeypatch.setattr(system, name, lambda *a, _name=name, _real=real, **k: calls.update([_name]) or _real(*a, **k))
+        monkeypatch.setattr(
+            system, name, lambda *a, _name=name, _real=real, **k: calls.update([_name]) or _real(*a, **k)
+        )
     shards = ShardSet(memory)
     shards.check_files()
     assert len(shards) == 6_000_000 and calls["ls"] == 1 and calls["info"] <= 1
@@ -218,7 +232,10 @@ def test_ten_thousand_shards_over_http_are_spot_checked(server: RangeServer, loc
     shards = ShardSet(f"{server.url}/set")
     with pytest.raises(ValueError, match="shard-00[0-9]*.tar: missing"):
         shards.check_files()
-    assert len(shards.chunks) == 30_000 and 2 <= len({path for method, path, _ in server.asked() if method == "HEAD"}) <= remote.SPOT_CHECKS
+    assert (
+        len(shards.chunks) == 30_000
+        and 2 <= len({path for method, path, _ in server.asked() if method == "HEAD"}) <= remote.SPOT_CHECKS
+    )
 
 
 def test_missing_packages_and_unknown_kinds(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -319,7 +336,12 @@ for _ in range(int(sys.argv[4])):
 
 def writers(folder: Path, limit: int, count: int, rounds: int) -> list[subprocess.Popen[str]]:
     started = [
-        subprocess.Popen([sys.executable, "-c", WRITER, str(folder), str(limit), str(n), str(rounds)], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+        subprocess.Popen(
+            [sys.executable, "-c", WRITER, str(folder), str(limit), str(n), str(rounds)],
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
         for n in range(count)
     ]
     for process in started:

@@ -1,4 +1,5 @@
-"""The report of a run folder: complete runs, unfinished and damaged ones, hostile text, and when it counts as current."""
+"""The report of a run folder: complete runs, unfinished and damaged ones, hostile text, and when it counts as
+current."""
 
 from __future__ import annotations
 
@@ -22,23 +23,49 @@ from liquid_train.report import html as report
 from liquid_train.report.metric_families import headline
 
 ROOT = Path(__file__).resolve().parents[1]
-COLORS = {"black": "#000", "blue": "#00f", "brown": "#a52a2a", "gray": "#808080", "green": "#0f0", "red": "#f00", "teal": "#008080", "yellow": "#ff0"}
+COLORS = {
+    "black": "#000",
+    "blue": "#00f",
+    "brown": "#a52a2a",
+    "gray": "#808080",
+    "green": "#0f0",
+    "red": "#f00",
+    "teal": "#008080",
+    "yellow": "#ff0",
+}
 SHAPES = ("circle", "rectangle", "triangle")
 TASKS = {"text": 3.2, "t2i": 2.6, "vqa": 0.22}
 CASES = ("color", "shape", "full_caption_color", "full_caption_shape")
 EVALUATED = (
-    "vqa_accuracy", "vqa_accuracy_color", "vqa_accuracy_yes_no", "right_color", "frechet_distance", "frechet_infinity", "frechet_floor",
-    "kernel_distance", "kernel_deviation", "precision", "recall", "self_vqascore", *(f"caption_auc/{case}" for case in CASES),
-    *(f"self_vqascore_{kind}/{case}" for case in CASES for kind in ("right", "wrong")), "mine",
-)  # fmt: skip
+    "vqa_accuracy",
+    "vqa_accuracy_color",
+    "vqa_accuracy_yes_no",
+    "right_color",
+    "frechet_distance",
+    "frechet_infinity",
+    "frechet_floor",
+    "kernel_distance",
+    "kernel_deviation",
+    "precision",
+    "recall",
+    "self_vqascore",
+    *(f"caption_auc/{case}" for case in CASES),
+    *(f"self_vqascore_{kind}/{case}" for case in CASES for kind in ("right", "wrong")),
+    "mine",
+)
 SPELLED = ["colour", "shape", "full caption colour", "full caption shape"]
 FIGURES = {
-    "Questions answered right": ["all", "colour", "yes/no"], "Pictures drawn as asked, colour": [],
+    "Questions answered right": ["all", "colour", "yes/no"],
+    "Pictures drawn as asked, colour": [],
     "Fréchet distance (not FID)": ["distance", "infinity", "floor"],
-    "Kernel distance (not KID)": ["distance", "deviation"], "Precision and recall, drawn pictures": ["precision", "recall"],
-    "Self-VQAScore, drawn pictures": [], "Right from wrong captions, AUC": SPELLED, "Self-VQAScore, right captions": SPELLED,
-    "Self-VQAScore, wrong captions": SPELLED, "mine": [],
-}  # fmt: skip
+    "Kernel distance (not KID)": ["distance", "deviation"],
+    "Precision and recall, drawn pictures": ["precision", "recall"],
+    "Self-VQAScore, drawn pictures": [],
+    "Right from wrong captions, AUC": SPELLED,
+    "Self-VQAScore, right captions": SPELLED,
+    "Self-VQAScore, wrong captions": SPELLED,
+    "mine": [],
+}
 CONFIG = """\
 seed: 0
 run:
@@ -86,8 +113,15 @@ def metrics_lines(steps: int, rng: np.random.Generator) -> list[dict]:
             "loss": sum(loss.values()) / 3,
             "lr": 3e-3 * math.cos(step / steps * 1.57),
         }
-        line |= {f"loss/{task}": value for task, value in loss.items()} | {f"accuracy/{task}": min(0.99, math.exp(-value / 3)) for task, value in loss.items()}
-        line |= {"grad_norm": 0.4 + 4 * fall * float(rng.random()), "tokens_per_second": 8192.0, "mfu": None, "data_wait_fraction": 0.004 * float(rng.random())}
+        line |= {f"loss/{task}": value for task, value in loss.items()} | {
+            f"accuracy/{task}": min(0.99, math.exp(-value / 3)) for task, value in loss.items()
+        }
+        line |= {
+            "grad_norm": 0.4 + 4 * fall * float(rng.random()),
+            "tokens_per_second": 8192.0,
+            "mfu": None,
+            "data_wait_fraction": 0.004 * float(rng.random()),
+        }
         line |= {"time/data": 0.01, "time/forward": 0.6, "time/backward": 1.2, "time/optimizer": 0.1}
         line |= {"time/checkpoint": 2.0 if step % 100 == 1 else 0.0, "time/evaluation": 0.0}
         line |= {"packing_efficiency": 0.97 + 0.02 * float(rng.random()), "memory_gib": 0.0}
@@ -107,16 +141,54 @@ def write_evals(run: Path, rng: np.random.Generator) -> None:
     for i in range(12):
         color, shape = list(COLORS)[i % 8], SHAPES[i % 3]
         shape_picture(color, shape, rng).save(run / "evals" / "examples" / f"{i:03d}.png")
-        question, truth = (("what color is the shape?", color), ("what shape is present?", shape), (f"is there not a {color} shape in the image?", "no"))[i % 3]
-        examples.append({"image": f"examples/{i:03d}.png", "question": question, "answer": "circle" if i == 4 else truth.title(), "truth": truth})
-    by_type = {"color": {"count": 1521, "accuracy": 0.991}, "shape": {"count": 1483, "accuracy": 0.742}, "yes/no": {"count": 6669, "accuracy": 0.874}}
-    vqa = {"step": 1200, "count": 9673, "accuracy": 0.8721, "by_type": by_type, "blind_accuracy": 0.6703, "shuffled_accuracy": 0.6651, "examples": examples}
+        question, truth = (
+            ("what color is the shape?", color),
+            ("what shape is present?", shape),
+            (f"is there not a {color} shape in the image?", "no"),
+        )[i % 3]
+        examples.append(
+            {
+                "image": f"examples/{i:03d}.png",
+                "question": question,
+                "answer": "circle" if i == 4 else truth.title(),
+                "truth": truth,
+            }
+        )
+    by_type = {
+        "color": {"count": 1521, "accuracy": 0.991},
+        "shape": {"count": 1483, "accuracy": 0.742},
+        "yes/no": {"count": 6669, "accuracy": 0.874},
+    }
+    vqa = {
+        "step": 1200,
+        "count": 9673,
+        "accuracy": 0.8721,
+        "by_type": by_type,
+        "blind_accuracy": 0.6703,
+        "shuffled_accuracy": 0.6651,
+        "examples": examples,
+    }
     vqa["examples_note"] = "pictures as the VQ decodes them"
-    vqa["shuffled_by_type"] = {"color": {"count": 1521, "accuracy": 0.148}, "yes/no": {"count": 6669, "accuracy": 0.857}}
+    vqa["shuffled_by_type"] = {
+        "color": {"count": 1521, "accuracy": 0.148},
+        "yes/no": {"count": 6669, "accuracy": 0.857},
+    }
     vqa["blind_by_type"] = {"color": {"accuracy": 0.151}, "shape": {"accuracy": 0.348}, "yes/no": {"accuracy": 0.861}}
     (run / "evals" / "vqa.json").write_text(json.dumps(vqa))
-    prompts = [{"prompt": f"a {c} {s}", "right_color": 1.0, "right_shape": float(rng.integers(3, 11)) / 10, "distinct": 10} for s in SHAPES for c in COLORS]
-    t2i: dict[str, Any] = {"step": 1200, "count": 240, "right_color": 0.954, "right_shape": 0.571, "distinct_of_10": 9, "distinct_mean": 9.9, "guidance": 3.0}
+    prompts = [
+        {"prompt": f"a {c} {s}", "right_color": 1.0, "right_shape": float(rng.integers(3, 11)) / 10, "distinct": 10}
+        for s in SHAPES
+        for c in COLORS
+    ]
+    t2i: dict[str, Any] = {
+        "step": 1200,
+        "count": 240,
+        "right_color": 0.954,
+        "right_shape": 0.571,
+        "distinct_of_10": 9,
+        "distinct_mean": 9.9,
+        "guidance": 3.0,
+    }
     t2i |= {"frechet_distance": 3.4187, "frechet_features": "mean and spread of 8x8 pixel blocks; not Inception"}
     t2i |= {"judge_color_accuracy": 1.0, "judge_shape_accuracy": 0.992, "prompts": prompts}
     (run / "evals" / "t2i.json").write_text(json.dumps(t2i))
@@ -139,7 +211,9 @@ def write_samples(run: Path, rng: np.random.Generator) -> None:
             _, color, shape = prompt.split()
             grid.paste(shape_picture(color, shape, rng), (i % 6 * 66, i // 6 * 66))
         grid.save(run / "samples" / f"step-{step:08d}.png")
-        (run / "samples" / f"step-{step:08d}.json").write_text(json.dumps({"step": step, "prompts": prompts[:12], "columns": 6, "guidance": 3.0}))
+        (run / "samples" / f"step-{step:08d}.json").write_text(
+            json.dumps({"step": step, "prompts": prompts[:12], "columns": 6, "guidance": 3.0})
+        )
 
 
 def make_run(run: Path, *, steps: int = 1200, evals: bool = True, samples: bool = True) -> Path:
@@ -147,7 +221,12 @@ def make_run(run: Path, *, steps: int = 1200, evals: bool = True, samples: bool 
     rng = np.random.default_rng(0)
     run.mkdir(parents=True)
     (run / "config.yaml").write_text(CONFIG)
-    environment = {"python": "3.11.7", "versions": {"torch": "2.13.0", "transformers": "5.24.0"}, "git_commit": "0f3a9c1", "devices": ["cpu", "cpu"]}
+    environment = {
+        "python": "3.11.7",
+        "versions": {"torch": "2.13.0", "transformers": "5.24.0"},
+        "git_commit": "0f3a9c1",
+        "devices": ["cpu", "cpu"],
+    }
     (run / "environment.json").write_text(json.dumps(environment))
     (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in metrics_lines(steps, rng)))
     for step in (600, 1200):
@@ -217,7 +296,17 @@ def test_the_page_needs_nothing_but_itself(page: Page) -> None:
 
 def test_every_number_of_a_finished_run_is_shown(page: Page) -> None:
     text = " ".join(page.text.split())
-    for shown in ("finished: 1,200 of 1,200 steps", "87.2%", "99.1%", "74.2%", "67.0%", "66.5%", "34.8%", "95.4%", "57.1%"):
+    for shown in (
+        "finished: 1,200 of 1,200 steps",
+        "87.2%",
+        "99.1%",
+        "74.2%",
+        "67.0%",
+        "66.5%",
+        "34.8%",
+        "95.4%",
+        "57.1%",
+    ):
         assert shown in text, shown
     for shown in ("9.9 on average", "3.419", "not Inception", "as the VQ decodes them", "40 min 00 s", "8,192"):
         assert shown in text, shown
@@ -233,7 +322,14 @@ def test_every_number_of_a_finished_run_is_shown(page: Page) -> None:
         "Seconds a logged step",
     ):
         assert shown in text, shown
-    for shown in ("a teal triangle", "is there not a brown shape in the image?", "learning rate 0.003", "num_hidden_layers: 4", "versions.torch", "0f3a9c1"):
+    for shown in (
+        "a teal triangle",
+        "is there not a brown shape in the image?",
+        "learning rate 0.003",
+        "num_hidden_layers: 4",
+        "versions.torch",
+        "0f3a9c1",
+    ):
         assert shown in text, shown
     assert "missing" not in re.findall(r'<p class="(\w+)"', page.html)
     assert page.tags.count("img") == 24 + 12 + 6 + 1
@@ -259,21 +355,43 @@ def test_curves_take_their_colours_from_the_page(page: Page) -> None:
 def test_evaluations_of_one_kind_share_a_figure_with_a_legend(page: Page) -> None:
     section = page.html[page.html.index('<section id="evaluations">') :].split("</section>")[0]
     figures = dict(re.findall(r"<figure><h3>(.*?)</h3>(.*?)</figure>", section, flags=re.S))
-    legends = {title: [label for label in re.findall(r"<text[^>]*>([^<]*)</text>", svg) if re.match(r"[a-z]", label) and label != "step"]
-               for title, svg in figures.items()}  # fmt: skip
+    legends = {
+        title: [
+            label
+            for label in re.findall(r"<text[^>]*>([^<]*)</text>", svg)
+            if re.match(r"[a-z]", label) and label != "step"
+        ]
+        for title, svg in figures.items()
+    }
     assert legends == FIGURES
-    assert all("var(--heldout)" in svg and ("var(--train)" in svg) == (len(legends[title]) > 1) for title, svg in figures.items())
-    assert "var(--fourth)" in figures["Right from wrong captions, AUC"] and "var(--baseline)" in figures["Right from wrong captions, AUC"]
+    assert all(
+        "var(--heldout)" in svg and ("var(--train)" in svg) == (len(legends[title]) > 1)
+        for title, svg in figures.items()
+    )
+    assert (
+        "var(--fourth)" in figures["Right from wrong captions, AUC"]
+        and "var(--baseline)" in figures["Right from wrong captions, AUC"]
+    )
 
 
 def test_the_terminal_line_of_an_evaluation_shows_the_headlines() -> None:
-    found = {"val/loss/t2i": 1.23456, "val/loss/vqa": 0.5, "val/accuracy/t2i": 0.4} | {f"eval/{name}": 0.25 for name in EVALUATED}
-    shown = "vqa_accuracy 0.25, right_color 0.25, frechet_distance 0.25, kernel_distance 0.25, self_vqascore 0.25, caption_auc/color 0.25"
+    found = {"val/loss/t2i": 1.23456, "val/loss/vqa": 0.5, "val/accuracy/t2i": 0.4} | {
+        f"eval/{name}": 0.25 for name in EVALUATED
+    }
+    shown = (
+        "vqa_accuracy 0.25, right_color 0.25, frechet_distance 0.25, kernel_distance 0.25, self_vqascore 0.25, "
+        "caption_auc/color 0.25"
+    )
     assert headline(found) == f"val loss t2i 1.235, vqa 0.5, {shown} ({len(EVALUATED) - 6 + 1} more in metrics.jsonl)"
-    assert headline({"val/loss/text": 2.0}) == "val loss text 2" and headline({"eval/mine": 1.0}) == "1 more in metrics.jsonl"
+    assert (
+        headline({"val/loss/text": 2.0}) == "val loss text 2"
+        and headline({"eval/mine": 1.0}) == "1 more in metrics.jsonl"
+    )
 
 
-def test_the_page_is_the_same_when_made_again_and_small_for_a_long_run(full_run: Path, page: Page, tmp_path: Path) -> None:
+def test_the_page_is_the_same_when_made_again_and_small_for_a_long_run(
+    full_run: Path, page: Page, tmp_path: Path
+) -> None:
     report.write_report(full_run)
     assert (full_run / "report.html").read_text() == page.html
     long = make_run(tmp_path / "long", steps=8000, evals=False, samples=False)
@@ -302,7 +420,12 @@ def test_current_until_an_input_changes(tmp_path: Path) -> None:
 def test_a_run_without_evaluations_says_so(tmp_path: Path) -> None:
     run = make_run(tmp_path / "r", steps=30, evals=False, samples=False)
     text = " ".join(Page(report.write_report(run)).text.split())
-    for sentence in ("Questions have not been asked yet", "Drawn pictures have not been judged yet", "No final pictures", "no periodic pictures"):
+    for sentence in (
+        "Questions have not been asked yet",
+        "Drawn pictures have not been judged yet",
+        "No final pictures",
+        "no periodic pictures",
+    ):
         assert sentence in text, sentence
     assert "No held-out loss" in text and "no periodic evaluations" in text
     assert "not finished (stopped, or still running): 30 of 1,200 steps" in text
@@ -335,7 +458,10 @@ def test_damaged_files_are_told_and_left_out(tmp_path: Path) -> None:
 def test_numbers_that_are_no_numbers_leave_gaps(tmp_path: Path) -> None:
     run = make_run(tmp_path / "r", steps=3, evals=False, samples=False)
     with (run / "metrics.jsonl").open("a") as file:
-        file.write('{"step": 4, "tokens": 65536, "loss": NaN, "loss/text": null, "grad_norm": Infinity, "tokens_per_second": 8192.0}\n')
+        file.write(
+            '{"step": 4, "tokens": 65536, "loss": NaN, "loss/text": null, "grad_norm": Infinity, '
+            '"tokens_per_second": 8192.0}\n'
+        )
     head = report.summary(run)
     assert head["step"] == 4 and math.isfinite(head["loss"]) and head["train_seconds"] == pytest.approx(8.0)
     Page(report.write_report(run))
@@ -346,12 +472,17 @@ def test_text_is_escaped_everywhere(tmp_path: Path) -> None:
     run = make_run(tmp_path / "r", steps=10)
     (run / "config.yaml").write_text(CONFIG.replace("name: quickstart", f'name: "{evil}"'))
     (run / "environment.json").write_text(json.dumps({evil: evil}))
-    (run / "samples" / "final" / "index.jsonl").write_text(json.dumps({"file": "00000.png", "prompt": f'"{evil}'}) + "\n")
+    (run / "samples" / "final" / "index.jsonl").write_text(
+        json.dumps({"file": "00000.png", "prompt": f'"{evil}'}) + "\n"
+    )
     vqa = json.loads((run / "evals" / "vqa.json").read_text())
     vqa["examples"][0] |= {"question": evil, "answer": evil, "truth": evil}
     (run / "evals" / "vqa.json").write_text(json.dumps(vqa))
     with (run / "metrics.jsonl").open("a") as file:
-        file.write(json.dumps({"step": 10, "loss": 2.0, f"loss/{evil}": 2.0, "loss/a$b$_{": 1.0, f"val/loss/{evil}": 1.0}) + "\n")
+        file.write(
+            json.dumps({"step": 10, "loss": 2.0, f"loss/{evil}": 2.0, "loss/a$b$_{": 1.0, f"val/loss/{evil}": 1.0})
+            + "\n"
+        )
     page = Page(report.write_report(run))
     assert "script" not in page.tags and page.open == []
     assert page.text.count(evil) >= 7 and "a$b$_{" in page.text
@@ -360,7 +491,9 @@ def test_text_is_escaped_everywhere(tmp_path: Path) -> None:
 def test_a_sample_index_cannot_pull_in_files_from_elsewhere(tmp_path: Path) -> None:
     Image.new("RGB", (8, 8)).save(tmp_path / "secret.png")
     run = make_run(tmp_path / "r", steps=5)
-    (run / "samples" / "final" / "index.jsonl").write_text(json.dumps({"file": "../../../secret.png", "prompt": "x"}) + "\n")
+    (run / "samples" / "final" / "index.jsonl").write_text(
+        json.dumps({"file": "../../../secret.png", "prompt": "x"}) + "\n"
+    )
     assert "None of the 1 pictures" in Page(report.write_report(run)).text
 
 
@@ -374,12 +507,35 @@ def test_large_pictures_are_made_small(tmp_path: Path) -> None:
 
 def test_summary_has_the_headline_numbers(full_run: Path) -> None:
     head = report.summary(full_run)
-    assert (head["state"], head["step"], head["planned_steps"], head["tokens"]) == ("finished", 1200, 1200, 1200 * 16384)
+    assert (head["state"], head["step"], head["planned_steps"], head["tokens"]) == (
+        "finished",
+        1200,
+        1200,
+        1200 * 16384,
+    )
     assert head["train_seconds"] == pytest.approx(2400) and head["tokens_per_second"] == pytest.approx(8192)
     assert head["heldout"]["step"] == 1200 and set(head["heldout"]["loss"]) == set(TASKS)
-    assert head["vqa"]["rows"][0] == {"name": "all", "count": 9673, "accuracy": 0.8721, "blind": 0.6703, "shuffled": 0.6651}
-    assert head["vqa"]["rows"][2] == {"name": "shape", "count": 1483, "accuracy": 0.742, "blind": 0.348, "shuffled": None}
-    assert head["vqa"]["rows"][3] == {"name": "yes/no", "count": 6669, "accuracy": 0.874, "blind": 0.861, "shuffled": 0.857}
+    assert head["vqa"]["rows"][0] == {
+        "name": "all",
+        "count": 9673,
+        "accuracy": 0.8721,
+        "blind": 0.6703,
+        "shuffled": 0.6651,
+    }
+    assert head["vqa"]["rows"][2] == {
+        "name": "shape",
+        "count": 1483,
+        "accuracy": 0.742,
+        "blind": 0.348,
+        "shuffled": None,
+    }
+    assert head["vqa"]["rows"][3] == {
+        "name": "yes/no",
+        "count": 6669,
+        "accuracy": 0.874,
+        "blind": 0.861,
+        "shuffled": 0.857,
+    }
     assert head["t2i"]["right_shape"] == 0.571 and "prompts" not in head["t2i"]
     assert head["checkpoints"] == ["step-00000600", "step-00001200"] and head["report"] == str(full_run / "report.html")
 
@@ -392,7 +548,20 @@ def printed(function, argument: Path) -> str:  # type: ignore[no-untyped-def]
 
 def test_printed_summary_ends_with_the_report(full_run: Path, tmp_path: Path) -> None:
     text = printed(report.print_summary, full_run)
-    for shown in ("87.2%", "67.0%", "66.5%", "95.4%", "57.1%", "9", "3.419", "held-out loss, t2i", "1,200 of 1,200", "19.7 M", "40 min 00 s", "8,192"):
+    for shown in (
+        "87.2%",
+        "67.0%",
+        "66.5%",
+        "95.4%",
+        "57.1%",
+        "9",
+        "3.419",
+        "held-out loss, t2i",
+        "1,200 of 1,200",
+        "19.7 M",
+        "40 min 00 s",
+        "8,192",
+    ):
         assert shown in text, shown
     assert text.rstrip().endswith(f"Report: {full_run / 'report.html'}")
     bare = printed(report.print_summary, make_run(tmp_path / "r", steps=2, evals=False, samples=False))
@@ -405,7 +574,13 @@ def test_list_and_status(tmp_path: Path) -> None:
     (tmp_path / "runs" / "notes").mkdir()
     (tmp_path / "runs" / "sweep" / "[two]" / "checkpoints" / "step-00000900").mkdir()  # never committed
     listed = printed(report.list_runs, tmp_path / "runs")
-    assert "one" in listed and "sweep/[two]" in listed and "finished" in listed and "unfinished" in listed and "notes" not in listed
+    assert (
+        "one" in listed
+        and "sweep/[two]" in listed
+        and "finished" in listed
+        and "unfinished" in listed
+        and "notes" not in listed
+    )
     shown = printed(report.status, tmp_path / "runs" / "sweep" / "[two]")
     for text in ("300 of 1,200 (25.0%)", "30 min 00 s", "step-00000600, step-00001200", "loss, vqa", "ago"):
         assert text in shown, text
@@ -437,7 +612,9 @@ assert not {{"torch", "transformers"}} & set(sys.modules)
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT, stdout=subprocess.DEVNULL)
 
 
-def test_the_page_is_written_again_when_its_version_or_a_shown_file_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_page_is_written_again_when_its_version_or_a_shown_file_changes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "config.yaml").write_text("run: {name: x}\n")
     before = report.inputs_digest(tmp_path)
     assert report.inputs_digest(tmp_path) == before

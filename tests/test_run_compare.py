@@ -31,7 +31,9 @@ def test_bootstrap_of_a_mean_is_seeded_and_near_the_normal_one():
     low, high = mean_interval(values, seed=3)
     assert (low, high) == mean_interval(values, seed=3) != mean_interval(values, seed=4)
     half = 1.96 * values.std() / 20
-    assert low == pytest.approx(values.mean() - half, abs=0.03) and high == pytest.approx(values.mean() + half, abs=0.03)
+    assert low == pytest.approx(values.mean() - half, abs=0.03) and high == pytest.approx(
+        values.mean() + half, abs=0.03
+    )
 
 
 def test_a_reflected_bootstrap_takes_the_bias_off():
@@ -60,18 +62,30 @@ def test_values_of_nothing_are_refused():
 
 def test_digests_tell_order_shape_and_borders():
     assert texts_digest(["ab", "c"]) != texts_digest(["a", "bc"]) != texts_digest(["bc", "a"])
-    assert arrays_digest([np.zeros((2, 3))]) != arrays_digest([np.zeros((3, 2))]) != arrays_digest([np.zeros((3, 2), np.float32)])
+    assert (
+        arrays_digest([np.zeros((2, 3))])
+        != arrays_digest([np.zeros((3, 2))])
+        != arrays_digest([np.zeros((3, 2), np.float32)])
+    )
     assert seeds_text([4, 5, 6]) == "4 to 6" and seeds_text([1, 3]) == "1, 3"
     assert code_version() == Receipt(n=1).code and code_version()[0].isdigit()
 
 
 def written(folder: Path, step: int | None, value: float, **receipt) -> Path:
-    values = {"vqa_accuracy": Value(value, 100, value - 0.05, value + 0.05, "Wilson 95%"), "distinct": bare(9.5, 24, "a count")}
+    values = {
+        "vqa_accuracy": Value(value, 100, value - 0.05, value + 0.05, "Wilson 95%"),
+        "distinct": bare(9.5, 24, "a count"),
+    }
     return write_measurement(folder / "evals", "vqa", step, Measurement(values, Receipt(n=100, code="1", **receipt)))
 
 
 def test_the_file_of_a_measurement(tmp_path):
-    path = write_measurement(tmp_path, "x", 12, Measurement({"bad": bare(math.nan, 3, "x")}, Receipt(n=3, seeds="0 to 2"), warnings=["Too few."]))
+    path = write_measurement(
+        tmp_path,
+        "x",
+        12,
+        Measurement({"bad": bare(math.nan, 3, "x")}, Receipt(n=3, seeds="0 to 2"), warnings=["Too few."]),
+    )
     assert path.name == "step-00000012-x.json" == file_name("x", 12) and file_name("x", None) == "model-x.json"
     content = json.loads(path.read_text())
     assert content["values"]["bad"] == {"value": None, "n": 3, "low": None, "high": None, "interval": "none: x"}
@@ -91,8 +105,13 @@ def test_compare_shows_the_newest_numbers_of_both_and_what_differs(tmp_path):
     (b / "evals" / "step-00000040-vqa.json").write_text('{"name": "vqa"')  # cut off
     code, text = text_of(a, b)
     (row,) = (line for line in text.splitlines() if "vqa_accuracy" in line)
-    assert "0.5 [0.45, 0.55] n=100" in row and "0.7 [0.65, 0.75]" in row and "+0.2" in row and "apart" in row and code == 0
-    assert "vqa: data: dddddddddddd | eeeeeeeeeeee" in text and 'vqa: sampler: {"guidance": 3.0} | {"guidance": 1.0}' in text
+    assert (
+        "0.5 [0.45, 0.55] n=100" in row and "0.7 [0.65, 0.75]" in row and "+0.2" in row and "apart" in row and code == 0
+    )
+    assert (
+        "vqa: data: dddddddddddd | eeeeeeeeeeee" in text
+        and 'vqa: sampler: {"guidance": 3.0} | {"guidance": 1.0}' in text
+    )
     assert "step-00000040-vqa.json could not be read" in text
     assert text_of(a, b, strict=True)[0] == 2
 
@@ -113,5 +132,8 @@ def test_compare_on_the_command_line(tmp_path, capsys):
     assert cli.main(["run", "compare", str(a), str(b)]) == 0 and "seeds: 0 to 9 | 0 to 8" in capsys.readouterr().out
     assert cli.main(["run", "compare", str(a), str(b), "--strict"]) == 2
     assert cli.main(["run", "compare", str(a)]) == 2 and "two runs" in capsys.readouterr().err
-    assert cli.main(["run", "compare", str(a), str(tmp_path / "none")]) == 2 and "no evaluations there" in capsys.readouterr().err
+    assert (
+        cli.main(["run", "compare", str(a), str(tmp_path / "none")]) == 2
+        and "no evaluations there" in capsys.readouterr().err
+    )
     assert cli.main(["run", "status", str(a), str(b)]) == 2 and "takes one folder" in capsys.readouterr().err

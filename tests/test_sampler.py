@@ -31,14 +31,18 @@ def qwen(tmp_path_factory):
 
 @torch.no_grad()
 def slow_draw(model, vocabulary, prompt, seed, guidance, sampling, seen=None):
-    """No cache, no batch, the full head: one forward pass a code over the whole sequence. seen: a list for the guided logits."""
+    """No cache, no batch, the full head: one forward pass a code over the whole sequence. seen: a list for the guided
+    logits."""
     uniforms = uniform_numbers([seed], GRID[0] * GRID[1])
     conditional = prompt_ids({"text": prompt}, "t2i", vocabulary.tokenizer)
     null = prompt_ids({}, "t2i", vocabulary.tokenizer, unconditional=True)
     codes: list[int] = []
     for i in range(GRID[0] * GRID[1]):
         ids = [c + vocabulary.image_start for c in codes]
-        cond, uncond = (model(torch.tensor([start + ids])).logits[:, -1, vocabulary.image_start : vocabulary.image_end] for start in (conditional, null))
+        cond, uncond = (
+            model(torch.tensor([start + ids])).logits[:, -1, vocabulary.image_start : vocabulary.image_end]
+            for start in (conditional, null)
+        )
         guided = cond * guidance - uncond * (guidance - 1)
         if seen is not None:
             seen.append(guided[0])
@@ -50,14 +54,19 @@ def slow_draw(model, vocabulary, prompt, seed, guidance, sampling, seen=None):
 def test_draw_equals_a_loop_without_cache(model_and_vocabulary, guidance):
     model, vocabulary = model_and_vocabulary
     drawn = draw(model, vocabulary, PROMPTS, seeds=SEEDS, grid=GRID, guidance=guidance, top_k=40, batch_size=3)
-    expected = [slow_draw(model, vocabulary, p, s, guidance, Sampling(top_k=40)) for p, s in zip(PROMPTS, SEEDS, strict=True)]
+    expected = [
+        slow_draw(model, vocabulary, p, s, guidance, Sampling(top_k=40)) for p, s in zip(PROMPTS, SEEDS, strict=True)
+    ]
     np.testing.assert_array_equal(drawn, expected)
 
 
 def test_guided_logits_equal_a_loop_without_cache(model_and_vocabulary, monkeypatch):
     model, vocabulary = model_and_vocabulary
     found: list[torch.Tensor] = []
-    monkeypatch.setattr("liquid_train.generate.image_sampler.pick", lambda logits, *a: (found.append(logits.clone()), pick(logits, *a))[1])
+    monkeypatch.setattr(
+        "liquid_train.generate.image_sampler.pick",
+        lambda logits, *a: (found.append(logits.clone()), pick(logits, *a))[1],
+    )
     draw(model, vocabulary, PROMPTS[:1], seeds=[3], grid=GRID, guidance=7.0)
     expected: list[torch.Tensor] = []
     slow_draw(model, vocabulary, PROMPTS[0], 3, 7.0, Sampling(), expected)
@@ -68,7 +77,15 @@ def test_a_picture_depends_on_its_prompt_and_seed_alone(qwen):
     model, vocabulary = qwen
     together = draw(model, vocabulary, PROMPTS, seeds=SEEDS, grid=GRID, guidance=4.0)
     order = [4, 2, 0, 3, 1]
-    turned = draw(model, vocabulary, [PROMPTS[i] for i in order], seeds=[SEEDS[i] for i in order], grid=GRID, guidance=4.0, batch_size=2)
+    turned = draw(
+        model,
+        vocabulary,
+        [PROMPTS[i] for i in order],
+        seeds=[SEEDS[i] for i in order],
+        grid=GRID,
+        guidance=4.0,
+        batch_size=2,
+    )
     np.testing.assert_array_equal(together[order], turned)
     assert not np.array_equal(together[0], together[4])  # the same prompt with another seed
     assert together.shape == (5, *GRID) and together.max() < vocabulary.codebook_size
@@ -96,13 +113,27 @@ def test_logits_have_the_same_bits_in_every_batch_and_on_every_rank(model_and_vo
     def drawn(numbers, batch_size, threads=1):
         torch.set_num_threads(threads)
         logits.clear()
-        codes = draw(model, vocabulary, [prompts[n] for n in numbers], seeds=numbers, grid=GRID, guidance=7.0, batch_size=batch_size)
+        codes = draw(
+            model,
+            vocabulary,
+            [prompts[n] for n in numbers],
+            seeds=numbers,
+            grid=GRID,
+            guidance=7.0,
+            batch_size=batch_size,
+        )
         return codes, {seed: torch.stack(rows) for seed, rows in logits.items()}
 
     before = torch.get_num_threads()
     try:
         codes, expected = drawn(range(24), 24)
-        ways = [(range(24), 1, 1), (range(24), 5, 1), (range(24), 24, 2), (range(0, 24, 2), 24, 1), (range(1, 24, 2), 24, 2)]
+        ways = [
+            (range(24), 1, 1),
+            (range(24), 5, 1),
+            (range(24), 24, 2),
+            (range(0, 24, 2), 24, 1),
+            (range(1, 24, 2), 24, 2),
+        ]
         for numbers, batch_size, threads in ways:
             got, bits = drawn(numbers, batch_size, threads)
             np.testing.assert_array_equal(got, codes[list(numbers)])
@@ -113,7 +144,10 @@ def test_logits_have_the_same_bits_in_every_batch_and_on_every_rank(model_and_vo
 
 def test_guidance_changes_the_picture_and_one_means_none(qwen):
     model, vocabulary = qwen
-    greedy = {g: draw(model, vocabulary, PROMPTS[:2], seeds=[0, 0], grid=GRID, guidance=g, temperature=0) for g in (0.999999, 1.0, 7.0)}
+    greedy = {
+        g: draw(model, vocabulary, PROMPTS[:2], seeds=[0, 0], grid=GRID, guidance=g, temperature=0)
+        for g in (0.999999, 1.0, 7.0)
+    }
     np.testing.assert_array_equal(greedy[0.999999], greedy[1.0])
     assert not np.array_equal(greedy[7.0], greedy[1.0])
 
@@ -147,10 +181,17 @@ def test_pick_follows_the_distribution_and_its_limits():
 def greedy_reference(model, vocabulary, ids, stop, limit):
     """transformers' own generate, image ids suppressed, cut where the answer ends."""
     out = model.generate(
-        torch.tensor([ids]), attention_mask=torch.ones(1, len(ids), dtype=torch.long), do_sample=False, max_new_tokens=limit,
-        suppress_tokens=list(range(vocabulary.text_size, vocabulary.rows)), eos_token_id=vocabulary.eos, pad_token_id=vocabulary.pad,
-    )[0, len(ids) :].tolist()  # fmt: skip
-    text = vocabulary.tokenizer.decode([t for t in out if t != vocabulary.eos], skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        torch.tensor([ids]),
+        attention_mask=torch.ones(1, len(ids), dtype=torch.long),
+        do_sample=False,
+        max_new_tokens=limit,
+        suppress_tokens=list(range(vocabulary.text_size, vocabulary.rows)),
+        eos_token_id=vocabulary.eos,
+        pad_token_id=vocabulary.pad,
+    )[0, len(ids) :].tolist()
+    text = vocabulary.tokenizer.decode(
+        [t for t in out if t != vocabulary.eos], skip_special_tokens=True, clean_up_tokenization_spaces=False
+    )
     return text.split("\n")[0].strip() if stop else text
 
 
@@ -159,10 +200,16 @@ def test_guided_greedy_codes_equal_transformers_generate(model_and_vocabulary):
     described = prompt_ids({"text": "a red circle"}, "t2i", vocabulary.tokenizer)
     null = prompt_ids({}, "t2i", vocabulary.tokenizer, unconditional=True)
     found = model.generate(
-        torch.tensor([described]), attention_mask=torch.ones(1, len(described), dtype=torch.long), do_sample=False, min_new_tokens=12, max_new_tokens=12,
-        guidance_scale=7.0, negative_prompt_ids=torch.tensor([null]), negative_prompt_attention_mask=torch.ones(1, len(null), dtype=torch.long),
+        torch.tensor([described]),
+        attention_mask=torch.ones(1, len(described), dtype=torch.long),
+        do_sample=False,
+        min_new_tokens=12,
+        max_new_tokens=12,
+        guidance_scale=7.0,
+        negative_prompt_ids=torch.tensor([null]),
+        negative_prompt_attention_mask=torch.ones(1, len(null), dtype=torch.long),
         suppress_tokens=[*range(vocabulary.image_start), *range(vocabulary.image_end, vocabulary.rows)],
-    )[0, len(described) :]  # fmt: skip
+    )[0, len(described) :]
     drawn = draw(model, vocabulary, ["a red circle"], seeds=[0], grid=GRID, guidance=7.0, temperature=0)
     assert drawn.ravel().tolist() == (found - vocabulary.image_start).tolist()
 
@@ -170,13 +217,17 @@ def test_guided_greedy_codes_equal_transformers_generate(model_and_vocabulary):
 def test_answers_equal_transformers_generate_one_by_one(model_and_vocabulary):
     model, vocabulary = model_and_vocabulary
     random = np.random.default_rng(0)
-    images = [random.integers(0, 1024, (3, 4)).astype(np.uint16) for _ in range(3)] + [random.integers(0, 1024, (2, 3)).astype(np.uint16)]
+    images = [random.integers(0, 1024, (3, 4)).astype(np.uint16) for _ in range(3)] + [
+        random.integers(0, 1024, (2, 3)).astype(np.uint16)
+    ]
     questions = ["is there a circle?", "what color is the shape?", "x", "is it <eoi> red? ü"]
     items = [(images[i], questions[q]) for i, q in ((0, 0), (1, 1), (0, 2), (3, 3), (2, 0), (0, 3), (1, 2), (0, 1))]
     expected = []
     for codes, question in items:
         ids = prompt_ids({"codes": codes}, "vqa", vocabulary.tokenizer) + question_ids(question, vocabulary.tokenizer)
-        document, labels = build_sequence({"codes": codes, "question": question, "answer": "no"}, "vqa", vocabulary.tokenizer)
+        document, labels = build_sequence(
+            {"codes": codes, "question": question, "answer": "no"}, "vqa", vocabulary.tokenizer
+        )
         assert ids == document[labels == -100].tolist()  # the prompt is what training shows before an answer
         expected.append(greedy_reference(model, vocabulary, ids, True, 6))
     assert len(set(expected)) > 3
@@ -187,11 +238,16 @@ def test_answers_equal_transformers_generate_one_by_one(model_and_vocabulary):
 def test_captions_and_completions_equal_transformers_generate(model_and_vocabulary):
     model, vocabulary = model_and_vocabulary
     images = list(np.random.default_rng(1).integers(0, 1024, (3, 2, 2)))
-    expected = [greedy_reference(model, vocabulary, prompt_ids({"codes": c}, "i2t", vocabulary.tokenizer), True, 8) for c in images]
+    expected = [
+        greedy_reference(model, vocabulary, prompt_ids({"codes": c}, "i2t", vocabulary.tokenizer), True, 8)
+        for c in images
+    ]
     assert caption(model, vocabulary, images, max_new_tokens=8, batch_size=2) == expected
     prompts = ["a red", "what color", ""]
     bos = vocabulary.tokenizer.bos_token_id
-    expected = [greedy_reference(model, vocabulary, [bos, *encode_text(vocabulary.tokenizer, p)], False, 8) for p in prompts]
+    expected = [
+        greedy_reference(model, vocabulary, [bos, *encode_text(vocabulary.tokenizer, p)], False, 8) for p in prompts
+    ]
     assert complete(model, vocabulary, prompts, seeds=[0, 1, 2], max_new_tokens=8, batch_size=2) == expected
 
 
@@ -199,7 +255,15 @@ def test_completions_with_temperature_depend_on_the_seed_alone(qwen):
     model, vocabulary = qwen
 
     def one(seeds, **options):
-        return complete(model, vocabulary, ["a red", "what color is"], seeds=seeds, sampling=Sampling(1.0), max_new_tokens=8, **options)
+        return complete(
+            model,
+            vocabulary,
+            ["a red", "what color is"],
+            seeds=seeds,
+            sampling=Sampling(1.0),
+            max_new_tokens=8,
+            **options,
+        )
 
     assert one([1, 2]) == one([1, 2], batch_size=1)
     assert one([1, 2])[0] == one([1, 9])[0] and one([1, 2])[1] != one([1, 9])[1]

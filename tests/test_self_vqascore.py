@@ -36,11 +36,15 @@ def test_answer_probabilities_equal_a_plain_forward_pass(tmp_path, architecture)
     items = [(CODES[0], "is there a triangle?"), (CODES[1], "what color is the shape?"), (CODES[0], "what?")]
     answers = ["yes", "no", "a teal rectangle"]
     shares = [answers, answers[:1], ["no", "a teal rectangle", "a teal circle"]]
-    found = answer_probabilities(model, vocabulary, [(*item, own) for item, own in zip(items, shares, strict=True)], batch_size=2)
+    found = answer_probabilities(
+        model, vocabulary, [(*item, own) for item, own in zip(items, shares, strict=True)], batch_size=2
+    )
     for (codes, question), own, row in zip(items, shares, found, strict=True):
         assert row.shape == (len(own),)
         for answer, probability in zip(own, row, strict=True):
-            head = prompt_ids({"codes": codes}, "vqa", vocabulary.tokenizer) + question_ids(question, vocabulary.tokenizer)
+            head = prompt_ids({"codes": codes}, "vqa", vocabulary.tokenizer) + question_ids(
+                question, vocabulary.tokenizer
+            )
             target = encode_text(vocabulary.tokenizer, " " + answer)
             with torch.no_grad():
                 logits = model(torch.tensor([head + target])).logits[0, :, : vocabulary.text_size].double()
@@ -58,7 +62,9 @@ def test_the_picture_decides_about_the_score_and_the_question_is_config(handle):
     config = VQAScoreConfig('Is "{text}" there?', "yes", 2)
     data = DrawnTexts(CODES, ["a red circle"] * 3, [["basic"], ["basic", "color"], []], [4, 5, 6], {"guidance": 1.0})
     measured = score_drawn(handle, data, config)
-    single = answer_probabilities(handle.model, handle.vocabulary, [(c, 'Is "a red circle" there?', ["yes"]) for c in CODES])
+    single = answer_probabilities(
+        handle.model, handle.vocabulary, [(c, 'Is "a red circle" there?', ["yes"]) for c in CODES]
+    )
     single = np.concatenate(single)
     assert measured.values["self_vqascore"].value == pytest.approx(single.mean(), rel=1e-6)
     assert measured.values["self_vqascore/basic"].value == pytest.approx(single[:2].mean(), rel=1e-6)
@@ -71,28 +77,47 @@ def test_captions_are_told_apart_by_the_score(handle, monkeypatch):
         return np.array([[0.9 if "red" in text else 0.2 + n / 100 for text in row] for n, row in enumerate(texts)])
 
     monkeypatch.setattr(self_vqascore, "scores", judge)
-    pairs = CaptionPairs(CODES, {"color": (["a red shape"] * 3, ["a blue shape"] * 3), "shape": (["a box"] * 3, ["a disc"] * 3)})
+    pairs = CaptionPairs(
+        CODES, {"color": (["a red shape"] * 3, ["a blue shape"] * 3), "shape": (["a box"] * 3, ["a disc"] * 3)}
+    )
     values = tell_captions(handle, pairs, VQAScoreConfig()).values
     assert values["caption_auc/color"].value == 1.0 and values["caption_auc/shape"].value == 0.5
-    assert values["self_vqascore_right/color"].value == pytest.approx(0.9) and values["self_vqascore_wrong/color"].value == pytest.approx(0.21)
+    assert values["self_vqascore_right/color"].value == pytest.approx(0.9) and values[
+        "self_vqascore_wrong/color"
+    ].value == pytest.approx(0.21)
 
 
 PARTS = VQAScoreConfig(
-    "is there {text}?", "yes", 4, r"\b(?P<color>red|teal)\b|\b(?P<shape>circle|triangle)\b",
+    "is there {text}?",
+    "yes",
+    4,
+    r"\b(?P<color>red|teal)\b|\b(?P<shape>circle|triangle)\b",
     [QuestionPart("what color is the shape?", "{color}"), QuestionPart("what is the {color} shape?", "{shape}")],
-)  # fmt: skip
+)
 
 
 def test_texts_are_asked_by_the_parts_that_they_have():
     color, shape = ("what color is the shape?", "teal"), ("what is the teal shape?", "circle")
-    assert questions_about("a teal circle", PARTS) == [color, shape] == questions_about("a circle that is teal, not red", PARTS)
+    assert (
+        questions_about("a teal circle", PARTS)
+        == [color, shape]
+        == questions_about("a circle that is teal, not red", PARTS)
+    )
     assert questions_about("a teal shape", PARTS) == [color]
     for text in ("a circle", "a redder box", "{color}"):  # the question about the shape names the colour
-        assert questions_about(text, PARTS) == [(f"is there {text}?", "yes")] == questions_about(text, VQAScoreConfig("is there {text}?", "yes"))
+        assert (
+            questions_about(text, PARTS)
+            == [(f"is there {text}?", "yes")]
+            == questions_about(text, VQAScoreConfig("is there {text}?", "yes"))
+        )
 
 
 def test_the_score_is_the_geometric_mean_over_the_parts(handle, monkeypatch):
-    items = [(CODES[0], "what color is the shape?", ["red"]), (CODES[0], "what is the red shape?", ["circle"]), (CODES[1], "is there a box?", ["yes"])]
+    items = [
+        (CODES[0], "what color is the shape?", ["red"]),
+        (CODES[0], "what is the red shape?", ["circle"]),
+        (CODES[1], "is there a box?", ["yes"]),
+    ]
     color, shape, whole = (float(p[0]) for p in answer_probabilities(handle.model, handle.vocabulary, items))
     data = DrawnTexts(CODES[:2], ["a red circle", "a box"], [["parts"], ["whole"]], [0, 1], {"guidance": 1.0})
     measured = score_drawn(handle, data, PARTS)
@@ -102,20 +127,35 @@ def test_the_score_is_the_geometric_mean_over_the_parts(handle, monkeypatch):
     for part in (PARTS.question, PARTS.answer, PARTS.pattern, "what is the {color} shape?", "{shape}"):
         assert repr(part) in str(measured.receipt.features)
     rows = []
-    monkeypatch.setattr(self_vqascore, "answer_probabilities", lambda m, v, items, **_: rows.extend(items) or [np.full(len(a), 0.5) for *_, a in items])
-    pairs = CaptionPairs(CODES, {"color": (["a red circle"] * 3, ["a teal circle"] * 3), "shape": (["a red circle"] * 3, ["a red triangle"] * 3)})
+    monkeypatch.setattr(
+        self_vqascore,
+        "answer_probabilities",
+        lambda m, v, items, **_: rows.extend(items) or [np.full(len(a), 0.5) for *_, a in items],
+    )
+    pairs = CaptionPairs(
+        CODES,
+        {
+            "color": (["a red circle"] * 3, ["a teal circle"] * 3),
+            "shape": (["a red circle"] * 3, ["a red triangle"] * 3),
+        },
+    )
     assert tell_captions(handle, pairs, PARTS).values["caption_auc/shape"].value == 0.5
     # each question once a picture, whatever number of captions it is about
     assert [(q, a) for codes, q, a in rows if codes is CODES[1]] == [
-        ("what color is the shape?", ["red", "teal"]), ("what is the red shape?", ["circle", "triangle"]), ("what is the teal shape?", ["circle"])
-    ]  # fmt: skip
+        ("what color is the shape?", ["red", "teal"]),
+        ("what is the red shape?", ["circle", "triangle"]),
+        ("what is the teal shape?", ["circle"]),
+    ]
 
 
 @pytest.mark.parametrize(
     ("override", "message"),
     [
         ("pattern='('", r"vqascore.pattern=\(: not a regular expression"),
-        ("parts=[{question: 'what {size} is it?', answer: '{color}'}]", "vqascore.parts.0..question=what {size} is it.: size: no group of .*pattern"),
+        (
+            "parts=[{question: 'what {size} is it?', answer: '{color}'}]",
+            "vqascore.parts.0..question=what {size} is it.: size: no group of .*pattern",
+        ),
         ("parts=[{question: 'what is it?', answer: '{color'}]", "vqascore.parts.0..answer={color: "),
         ("parts=[{question: 'is it red?', answer: 'yes'}]", "vqascore.parts.0.: names no group"),
         ("parts=[{question: 'what is it?'}]", "vqascore.parts.0..answer is empty"),
@@ -150,6 +190,10 @@ def test_wrong_captions_are_wrong_in_one_thing(tmp_path: Path):
     for right, wrong in zip(*pairs.cases["full_caption_shape"], strict=True):
         assert right.split()[1] == wrong.split()[1] and right.split()[2] != wrong.split()[2]
     assert pairs.cases["color"][0][:3] == ["a red shape", "a blue shape", "a teal shape"]
-    assert pairs.cases == caption_pairs(ShardSet(tmp_path / "images"), 10, seed=0).cases != caption_pairs(ShardSet(tmp_path / "images"), 10, seed=1).cases
+    assert (
+        pairs.cases
+        == caption_pairs(ShardSet(tmp_path / "images"), 10, seed=0).cases
+        != caption_pairs(ShardSet(tmp_path / "images"), 10, seed=1).cases
+    )
     with pytest.raises(ValueError, match="no caption there names a colour and a shape"):
         caption_pairs(ShardSet(text_set(tmp_path / "texts", samples=3)), 10, seed=0)

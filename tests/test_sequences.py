@@ -17,18 +17,23 @@ REFERENCE = Path(__file__).resolve().parents[1].parent / "shared" / "data" / "se
 
 @pytest.fixture(scope="module")
 def vocabulary(tmp_path_factory: pytest.TempPathFactory) -> Vocabulary:
-    return Vocabulary(train_bpe(["a red circle", "what color?", CAPTION_LEAD], 290, tmp_path_factory.mktemp("bpe")), 1024, 290 + 1024)
+    return Vocabulary(
+        train_bpe(["a red circle", "what color?", CAPTION_LEAD], 290, tmp_path_factory.mktemp("bpe")), 1024, 290 + 1024
+    )
 
 
 @pytest.mark.skipif(not REFERENCE.is_dir(), reason="no reference data beside this checkout")
 def test_equal_to_the_published_collator() -> None:
-    """The records' ids all hold the default suffix, whatever their `prompt` field says: the suffix is read off the ids."""
+    """The records' ids all hold the default suffix, whatever their `prompt` field says: the suffix is read off the
+    ids."""
     tokenizer = load_tokenizer(REFERENCE / "tokenizer")
     records = json.loads((REFERENCE / "sequences.json").read_text())["records"]
     assert len(records) == 30
     for r in records:
         sample = {"text": r.get("caption", r.get("text")), "codes": np.array(r.get("codes", []))}
-        ids, labels = build_sequence(sample, r["task"], tokenizer, unconditional=r.get("unconditional", False), append_eos=r["task"] != "text")
+        ids, labels = build_sequence(
+            sample, r["task"], tokenizer, unconditional=r.get("unconditional", False), append_eos=r["task"] != "text"
+        )
         assert ids.tolist() == r["input_ids"] and labels.tolist() == r["labels"]
         assert ids.dtype == labels.dtype == np.int64
 
@@ -40,7 +45,10 @@ def test_where_the_loss_is(vocabulary: Vocabulary) -> None:
 
     ids, labels = build_sequence(sample, "t2i", tokenizer)
     assert [i for i in labels if i != -100] == [*image, vocabulary.eoi, vocabulary.eos]
-    assert tokenizer.decode(ids[1 : list(ids).index(vocabulary.boi)]) == "a red circle Generate an image based on this description."
+    assert (
+        tokenizer.decode(ids[1 : list(ids).index(vocabulary.boi)])
+        == "a red circle Generate an image based on this description."
+    )
 
     ids, labels = build_sequence(sample, "t2i", tokenizer, unconditional=True)
     assert ids.tolist()[1:3] == [vocabulary.unconditional, vocabulary.boi]
@@ -58,9 +66,15 @@ def test_where_the_loss_is(vocabulary: Vocabulary) -> None:
 def test_multiratio_images_say_their_size(vocabulary: Vocabulary) -> None:
     sample = {"text": "a cat", "codes": np.zeros((2, 3), int), "multiratio": True, "width": 768, "height": 512}
     ids, _ = build_sequence(sample, "t2i", vocabulary.tokenizer, prompt=" Draw.")
-    assert vocabulary.tokenizer.decode(ids[1 : list(ids).index(vocabulary.boi)]) == "a cat Image Size: Width is 768 Height is 512. Draw."
+    assert (
+        vocabulary.tokenizer.decode(ids[1 : list(ids).index(vocabulary.boi)])
+        == "a cat Image Size: Width is 768 Height is 512. Draw."
+    )
     ids, _ = build_sequence(sample, "t2i", vocabulary.tokenizer, unconditional=True)
-    assert vocabulary.tokenizer.decode(ids[1 : list(ids).index(vocabulary.boi)]) == " Image Size: Width is 768 Height is 512.<unconditional>"
+    assert (
+        vocabulary.tokenizer.decode(ids[1 : list(ids).index(vocabulary.boi)])
+        == " Image Size: Width is 768 Height is 512.<unconditional>"
+    )
 
 
 def test_a_caption_cannot_spell_a_special_token(vocabulary: Vocabulary) -> None:
@@ -77,7 +91,8 @@ TEMPLATE = "{% for m in messages %}<bos>{{ m['role'] }}\n{{ m['content'] | trim 
 
 
 def test_chat_has_its_loss_on_what_the_assistant_says(vocabulary: Vocabulary) -> None:
-    """The template's own tokens are control tokens, those that a message spells are not; the image stands where it is named."""
+    """The template's own tokens are control tokens, those that a message spells are not; the image stands where it is
+    named."""
     tokenizer = deepcopy(vocabulary.tokenizer)
     tokenizer.chat_template = TEMPLATE
     messages = [
@@ -91,7 +106,9 @@ def test_chat_has_its_loss_on_what_the_assistant_says(vocabulary: Vocabulary) ->
     text = [i for i in ids if i < vocabulary.image_start]
     turns = ["user\nlook: <boi><eoi> a circle <bos>?", "assistant\nyes", "user\nred?", "assistant\nno <bos>"]
     assert tokenizer.decode(text) == "".join(f"<bos>{turn}<|endoftext|>\n" for turn in turns)
-    assert [i for i in ids if i >= vocabulary.image_start] == list(range(vocabulary.image_start, vocabulary.image_start + 6))
+    assert [i for i in ids if i >= vocabulary.image_start] == list(
+        range(vocabulary.image_start, vocabulary.image_start + 6)
+    )
     assert tokenizer.decode([i for i in labels if i != -100]) == "yes<|endoftext|>no <bos><|endoftext|>"
     assert list(ids).count(tokenizer.bos_token_id) == 4 and list(ids).count(vocabulary.boi) == 1
 

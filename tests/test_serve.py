@@ -1,4 +1,5 @@
-"""The HTTP API over a real server: what is good is answered, what is bad is a 4xx with its reason, and one model is used by one thread."""
+"""The HTTP API over a real server: what is good is answered, what is bad is a 4xx with its reason, and one model is
+used by one thread."""
 
 from __future__ import annotations
 
@@ -32,7 +33,13 @@ httpx = pytest.importorskip("httpx")
 pytest.importorskip("fastapi")
 pytest.importorskip("uvicorn")
 
-LIMITS = ["limits.characters=200", "limits.pictures=2", "limits.pixels=10000", "limits.body_mib=1", "limits.new_tokens=32"]
+LIMITS = [
+    "limits.characters=200",
+    "limits.pictures=2",
+    "limits.pixels=10000",
+    "limits.body_mib=1",
+    "limits.new_tokens=32",
+]
 
 
 def picture(width: int = 64, height: int = 64, format: str = "png") -> str:
@@ -54,7 +61,17 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def server(folder: Path) -> Iterator[str]:
     """The address of `liquid serve` in a process of its own, on a free port; it must end well on SIGTERM."""
-    command = [sys.executable, "-m", "liquid_train.cli", "serve", f"checkpoint={folder}", "ui=false", "port=0", "device=cpu", *LIMITS]
+    command = [
+        sys.executable,
+        "-m",
+        "liquid_train.cli",
+        "serve",
+        f"checkpoint={folder}",
+        "ui=false",
+        "port=0",
+        "device=cpu",
+        *LIMITS,
+    ]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
     assert process.stdout is not None
     try:
@@ -82,18 +99,46 @@ def test_pictures_are_those_of_liquid_generate(server: str, folder: Path, tmp_pa
     assert [image["seed"] for image in found["images"]] == [5, 6] and (found["width"], found["height"]) == (64, 64)
     for image in found["images"]:
         output = tmp_path / str(image["seed"])
-        assert main(["generate", f"checkpoint={folder}", "prompt=a red circle", f"seed={image['seed']}", "guidance=1", f"output={output}", "device=cpu"]) == 0
+        assert (
+            main(
+                [
+                    "generate",
+                    f"checkpoint={folder}",
+                    "prompt=a red circle",
+                    f"seed={image['seed']}",
+                    "guidance=1",
+                    f"output={output}",
+                    "device=cpu",
+                ]
+            )
+            == 0
+        )
         drawn = np.asarray(Image.open(io.BytesIO(base64.b64decode(image["png"]))))
         assert (drawn == np.asarray(Image.open(output / "00000.png"))).all()
 
 
-def test_answers_are_those_of_liquid_generate(server: str, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_answers_are_those_of_liquid_generate(
+    server: str, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     content = picture(80, 64)
     file = tmp_path / "a.png"
     file.write_bytes(base64.b64decode(content))
     for question in ("what color is the shape?", None):
         asked = [] if question is None else [f"prompt={question}"]
-        assert main(["generate", f"checkpoint={folder}", "task=i2t", f"image={file}", "device=cpu", "max_new_tokens=8", *asked]) == 0
+        assert (
+            main(
+                [
+                    "generate",
+                    f"checkpoint={folder}",
+                    "task=i2t",
+                    f"image={file}",
+                    "device=cpu",
+                    "max_new_tokens=8",
+                    *asked,
+                ]
+            )
+            == 0
+        )
         expected = capsys.readouterr().out.strip("\n")
         for image in (content, f"data:image/png;base64,{content}"):
             reply = post(server, "/answer", {"image": image, "question": question, "max_new_tokens": 8})
@@ -127,12 +172,13 @@ BAD = [
     ("/answer", {"image": "", "question": "what?"}, 422, "image"),
     ("/answer", {"image": "not base64!"}, 400, "base64"),
     ("/answer", {"image": base64.b64encode(b"no picture").decode()}, 400, "not a picture"),
-    ("/answer", {"image": base64.b64encode(base64.b64decode(picture())[:500]).decode()}, 400, "not a picture"),  # cut off behind the header
+    # cut off behind the header
+    ("/answer", {"image": base64.b64encode(base64.b64decode(picture())[:500]).decode()}, 400, "not a picture"),
     ("/answer", {"image": picture(200, 100)}, 400, "limits.pixels"),
     ("/answer", {"image": picture(), "question": "x" * 201}, 400, "limits.characters"),
     ("/answer", {"image": picture(), "max_new_tokens": 33}, 400, "limits.new_tokens"),
     ("/answer", {"image": "A" * 2**20}, 413, "limits.body_mib"),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(("path", "body", "status", "word"), BAD)
@@ -142,7 +188,17 @@ def test_bad_requests_are_told_why(server: str, path: str, body: Any, status: in
     assert list(reply.json()) == ["error"] and word in reply.json()["error"]
 
 
-@pytest.mark.parametrize("content", [b"{", b"prompt=x", b"", b'{"prompt": "x", "guidance": NaN}', b'{"prompt": "x", "guidance": Infinity}', b"\xff\xfe"])
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"{",
+        b"prompt=x",
+        b"",
+        b'{"prompt": "x", "guidance": NaN}',
+        b'{"prompt": "x", "guidance": Infinity}',
+        b"\xff\xfe",
+    ],
+)
 def test_bodies_that_are_no_json_or_no_number(server: str, content: bytes) -> None:
     reply = httpx.post(server + "/generate", content=content, headers={"Content-Type": "application/json"}, timeout=60)
     assert 400 <= reply.status_code < 500 and reply.json()["error"]
@@ -159,7 +215,9 @@ def test_a_body_whose_length_is_not_stated_is_limited_too(server: str) -> None:
 
 def test_a_form_of_another_page_is_refused(server: str) -> None:
     """A page elsewhere can make a browser post text/plain without asking; the API takes application/json alone."""
-    reply = httpx.post(server + "/generate", content=json.dumps(GENERATE), headers={"Content-Type": "text/plain"}, timeout=60)
+    reply = httpx.post(
+        server + "/generate", content=json.dumps(GENERATE), headers={"Content-Type": "text/plain"}, timeout=60
+    )
     assert reply.status_code == 422 and "application/json" in reply.json()["error"]
 
 
@@ -298,7 +356,12 @@ def test_a_conversation_is_read_as_the_model_was_taught(folder: Path, template: 
     found = engine.reply(turns, GREEDY, 0, 12, lambda: None, written.append)
     if template:
         ids = conversation_ids([(turn.role, turn.parts) for turn in turns], vocabulary.tokenizer)
-        assert found == complete_ids(model, vocabulary, [ids], seeds=[0], max_new_tokens=12, end=end_of_turn(vocabulary.tokenizer))[0]
+        assert (
+            found
+            == complete_ids(
+                model, vocabulary, [ids], seeds=[0], max_new_tokens=12, end=end_of_turn(vocabulary.tokenizer)
+            )[0]
+        )
         assert len(written) > 1 and found.startswith("".join(written))
     else:
         assert found == answer(model, vocabulary, [(codes, "a circle?")], max_new_tokens=12)[0]
@@ -335,8 +398,11 @@ def test_drawing_stops_at_the_next_row(drawings: Any) -> None:
     assert rows == [(1, 8), (2, 8), (3, 8)] and not drawings.line
 
 
-def test_drawings_that_wait_together_are_one_batch_and_the_same_pictures(drawings: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Taken along: what fits into four pictures and has the same settings. A stopped one leaves the others' pictures alone."""
+def test_drawings_that_wait_together_are_one_batch_and_the_same_pictures(
+    drawings: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Taken along: what fits into four pictures and has the same settings. A stopped one leaves the others' pictures
+    alone."""
     from liquid_train.serve import engine
     from liquid_train.serve.requests import GenerateRequest
     from liquid_train.serve.worker import Stopped
@@ -412,20 +478,28 @@ def test_an_answer_stops_at_the_next_token(drawings: Any) -> None:
         (["limits.wating=3"], "did you mean limits.waiting"),
     ],
 )
-def test_mistakes_are_told_in_one_line(folder: Path, overrides: list[str], word: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_mistakes_are_told_in_one_line(
+    folder: Path, overrides: list[str], word: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(["serve", f"checkpoint={folder}", "ui=false", *overrides]) == 2
     said = capsys.readouterr().err
     assert word in said and said.count("\n") == 1
 
 
-def test_a_port_that_is_taken_is_told_before_the_model_is_loaded(folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("liquid_train.generate.session.open_model", lambda *_, **__: pytest.fail("the model was loaded"))
+def test_a_port_that_is_taken_is_told_before_the_model_is_loaded(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        "liquid_train.generate.session.open_model", lambda *_, **__: pytest.fail("the model was loaded")
+    )
     with socket.create_server(("127.0.0.1", 0)) as taken:
         assert main(["serve", f"checkpoint={folder}", "ui=false", f"port={taken.getsockname()[1]}"]) == 2
     assert "give another port" in capsys.readouterr().err
 
 
-def test_a_missing_package_names_its_pip_command(folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_package_names_its_pip_command(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setitem(sys.modules, "gradio", None)  # import gradio: ImportError
     assert main(["serve", f"checkpoint={folder}"]) == 2
     said = capsys.readouterr().err

@@ -27,11 +27,23 @@ def make_set(path, counts=COUNTS):
     for number, count in enumerate(counts):
         writer = ShardWriter(path, number)
         for _ in range(count):
-            writer.add(f"train/img-{n:05d}", {"width": 64, "height": 64, "n": n}, None if n % 10 == 9 else f"picture {n} ü", codes_of(n))
+            writer.add(
+                f"train/img-{n:05d}",
+                {"width": 64, "height": 64, "n": n},
+                None if n % 10 == 9 else f"picture {n} ü",
+                codes_of(n),
+            )
             n += 1
         shards.append(writer.finish())
     (path / PARTIAL).rmdir()
-    index = {"__kind__": INDEX_KIND, "wids_version": 1, "name": "test", "shardlist": shards, "vq_fingerprint": "f" * 64, "codebook_size": CODEBOOK}
+    index = {
+        "__kind__": INDEX_KIND,
+        "wids_version": 1,
+        "name": "test",
+        "shardlist": shards,
+        "vq_fingerprint": "f" * 64,
+        "codebook_size": CODEBOOK,
+    }
     (path / "index.json").write_text(json.dumps(index))
     return ShardSet(path)
 
@@ -68,10 +80,18 @@ def test_every_sample_in_order(path):
 
 def test_chunks_of_256_and_random_access_equal_the_sequential_read(path):
     shards = ShardSet(path)
-    assert [(c.shard, c.first, c.count) for c in shards.chunks] == [(0, 0, 256), (0, 256, 256), (0, 512, 88), (2, 600, 256), (2, 856, 44)]
+    assert [(c.shard, c.first, c.count) for c in shards.chunks] == [
+        (0, 0, 256),
+        (0, 256, 256),
+        (0, 512, 88),
+        (2, 600, 256),
+        (2, 856, 44),
+    ]
     for i in (4, 1, 3, 0, 2):
         samples = shards.read_chunk(i)
-        assert [s["info"]["n"] for s in samples] == list(range(shards.chunks[i].first, shards.chunks[i].first + shards.chunks[i].count))
+        assert [s["info"]["n"] for s in samples] == list(
+            range(shards.chunks[i].first, shards.chunks[i].first + shards.chunks[i].count)
+        )
     for n in random.Random(0).sample(range(900), 60) + [0, 255, 256, 599, 600, 899]:
         assert shards.sample(n)["info"]["n"] == n
     for n in (-1, 900):
@@ -84,8 +104,14 @@ def test_stock_webdataset_reads_the_tars(path):
     urls = [str(path / s["url"]) for s in ShardSet(path).shards if s["nsamples"]]
     samples = list(webdataset.WebDataset(urls, shardshuffle=False).decode())
     assert [s["__key__"] for s in samples] == [f"train/img-{n:05d}" for n in range(900)]
-    assert all(np.array_equal(s["codes.npy"], codes_of(n)) and s["codes.npy"].dtype == np.uint16 for n, s in enumerate(samples))
-    assert samples[3]["txt"] == "picture 3 ü" and samples[3]["json"] == {"width": 64, "height": 64, "n": 3} and "txt" not in samples[9]
+    assert all(
+        np.array_equal(s["codes.npy"], codes_of(n)) and s["codes.npy"].dtype == np.uint16 for n, s in enumerate(samples)
+    )
+    assert (
+        samples[3]["txt"] == "picture 3 ü"
+        and samples[3]["json"] == {"width": 64, "height": 64, "n": 3}
+        and "txt" not in samples[9]
+    )
 
 
 def test_digest_follows_the_content_and_sets_pickle(path, tmp_path):
@@ -162,7 +188,9 @@ def test_no_damage_to_a_tar_raises(path):
     for n in range(3000):
         bad = bytearray(shard)
         for _ in range(rng.randint(1, 4)):
-            bad[512 * (n % 12) + rng.choice([124, 130, 156, rng.randrange(512)])] = rng.choice([0, 32, 48, 49, 120, 255])
+            bad[512 * (n % 12) + rng.choice([124, 130, 156, rng.randrange(512)])] = rng.choice(
+                [0, 32, 48, 49, 120, 255]
+            )
         if n % 5 == 0:  # a size beyond all memory
             bad[124:136] = b"\x80" + rng.randbytes(11)
         header = bytes(bad[:148]) + b" " * 8 + bytes(bad[156:512])
@@ -194,7 +222,10 @@ def test_every_layout_of_codes(version, order, dtype):
             decode_codes(content, CODEBOOK)
 
 
-@pytest.mark.parametrize("codes", [np.zeros((2, 2), np.int16), np.zeros(4, np.uint16), np.zeros((0, 4), np.uint16), np.zeros((1, 2, 2), np.uint16)])
+@pytest.mark.parametrize(
+    "codes",
+    [np.zeros((2, 2), np.int16), np.zeros(4, np.uint16), np.zeros((0, 4), np.uint16), np.zeros((1, 2, 2), np.uint16)],
+)
 def test_what_is_no_grid_of_codes(codes):
     with pytest.raises(ValueError, match="not a grid of unsigned integers"):
         decode_codes(to_npy(codes))
@@ -228,7 +259,9 @@ def test_refusals(path, tmp_path):
         with pytest.raises(ValueError, match="index.json: not a"):
             ShardSet(tmp_path / "empty")
     ShardSet(path, vq_fingerprint="f" * 64, codebook_size=CODEBOOK)
-    with pytest.raises(ValueError, match="another VQ: fingerprint ffffffffffffffff here, eeeeeeeeeeeeeeee asked for; .*vq.config"):
+    with pytest.raises(
+        ValueError, match="another VQ: fingerprint ffffffffffffffff here, eeeeeeeeeeeeeeee asked for; .*vq.config"
+    ):
         ShardSet(path, vq_fingerprint="e" * 64)
     with pytest.raises(ValueError, match="codebook of 512, 8192 asked for"):
         ShardSet(path, codebook_size=8192)

@@ -25,7 +25,8 @@ def of(loss: float) -> dict[str, tuple[float, float]]:
 
 
 def test_a_step_with_more_of_a_dear_task_is_none() -> None:
-    """Texts cost three times a picture, and every step has another share of them; a picture that costs twice as much is one."""
+    """Texts cost three times a picture, and every step has another share of them; a picture that costs twice as much is
+    one."""
     state, config, random = GuardState(), SpikeConfig(window=64), np.random.default_rng(1)
 
     def step(text: float, picture: float) -> bool:
@@ -43,7 +44,9 @@ def test_shares_and_losses_come_from_the_sums_of_a_step() -> None:
     sums[:, TASKS.index("text")] = torch.tensor([6.0, 0.0, 3.0, 6.0])
     sums[:, TASKS.index("t2i")] = torch.tensor([8.0, 0.0, 2.0, 24.0])
     found = parts_of(sums)
-    assert found["text"] == pytest.approx((1 / 3, 2.0)) and found["t2i"] == pytest.approx((2 / 3, 4.0)) and len(found) == 2
+    assert (
+        found["text"] == pytest.approx((1 / 3, 2.0)) and found["t2i"] == pytest.approx((2 / 3, 4.0)) and len(found) == 2
+    )
 
 
 def test_the_limit_is_that_of_a_normal_distribution_and_spikes_hardly_move_it() -> None:
@@ -51,7 +54,9 @@ def test_the_limit_is_that_of_a_normal_distribution_and_spikes_hardly_move_it() 
     losses = normal(4000)
     assert limit(known(losses), config) == pytest.approx(6 * 0.05, abs=0.02)
     assert limit(known(losses[:3900] + [50.0] * 100), config) == pytest.approx(6 * 0.05, abs=0.03)
-    assert limit(known([2.0] * 64), SpikeConfig(window=64)) == pytest.approx(2.0 * 0.06), "a deviation of nothing counts 1% of the usual loss"
+    assert limit(known([2.0] * 64), SpikeConfig(window=64)) == pytest.approx(2.0 * 0.06), (
+        "a deviation of nothing counts 1% of the usual loss"
+    )
 
 
 def known(losses: list[float]) -> GuardState:
@@ -112,17 +117,25 @@ def test_too_many_skipped_steps_end_a_run() -> None:
 
 def test_a_failed_collective_is_told_in_one_line() -> None:
     """What torch 2.13 says of gloo's; other errors are not mistaken for one."""
-    gloo = RuntimeError("[/pytorch/third_party/gloo/gloo/transport/tcp/pair.cc:537] Connection closed by peer [10.0.0.2]:5512. This is typically caused")
+    gloo = RuntimeError(
+        "[/pytorch/third_party/gloo/gloo/transport/tcp/pair.cc:537] Connection closed by peer [10.0.0.2]:5512. This "
+        "is typically caused"
+    )
     assert lost_peer(gloo) == "another rank is gone, or cannot be reached: Connection closed by peer [10.0.0.2]:5512"
     assert lost_peer(RuntimeError("a matrix of\nthe wrong shape")) is None
     import torch.distributed as dist
 
     nccl = dist.DistBackendError("NCCL error in: NCCLUtils.hpp:1, remote process exited,\nNCCL version 2.27")
-    assert lost_peer(nccl) == "another rank is gone, or cannot be reached: NCCL error in: NCCLUtils.hpp:1, remote process exited, NCCL version 2.27"
+    assert lost_peer(nccl) == (
+        "another rank is gone, or cannot be reached: NCCL error in: NCCLUtils.hpp:1, remote process exited, NCCL "
+        "version 2.27"
+    )
 
 
 def test_a_collective_outlives_the_watchdog() -> None:
     assert collective_timeout(None) is None
     for hang in (8.0, 1800.0):
         timeout = collective_timeout(hang)
-        assert timeout is not None and timeout.total_seconds() > 4 * hang, "the watchdog is patient up to four times its limit"
+        assert timeout is not None and timeout.total_seconds() > 4 * hang, (
+            "the watchdog is patient up to four times its limit"
+        )

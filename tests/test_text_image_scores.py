@@ -95,7 +95,12 @@ def test_ranks_share_the_pictures(handle, folders):
         def gathered(self, values):  # a rank sees its own pictures, and zeros
             return values
 
-    parts = [vqascore(Part(handle.model, handle.vocabulary, handle.image_tokenizer, (2, 3), "", rank, 2), judge, data, config) for rank in range(2)]
+    parts = [
+        vqascore(
+            Part(handle.model, handle.vocabulary, handle.image_tokenizer, (2, 3), "", rank, 2), judge, data, config
+        )
+        for rank in range(2)
+    ]
     assert sum(part.values["vqascore"].value for part in parts) == pytest.approx(whole, abs=1e-9)
 
 
@@ -115,7 +120,13 @@ def test_clipscore_is_the_formula_and_torchmetrics_without_its_weight(handle, fo
     model, processor = CLIPModel.from_pretrained(folders["clip"]).eval(), CLIPProcessor.from_pretrained(folders["clip"])
     cosines = []
     for pixels, text in zip(data.pixels, data.texts, strict=True):
-        inputs = processor(images=Image.fromarray(pixels), text=["A photo depicts " + text], return_tensors="pt", truncation=True, max_length=40)
+        inputs = processor(
+            images=Image.fromarray(pixels),
+            text=["A photo depicts " + text],
+            return_tensors="pt",
+            truncation=True,
+            max_length=40,
+        )
         with torch.no_grad():
             found = model.text_model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"])
             a = model.visual_projection(model.vision_model(pixel_values=inputs["pixel_values"]).pooler_output)[0]
@@ -173,18 +184,33 @@ def test_the_job_asks_the_judges_about_what_it_drew(folders, tmp_path):
     (tmp_path / "bench").mkdir()
     (tmp_path / "bench" / "prompts.txt").write_text("a red circle\na blue rectangle\n")
     (tmp_path / "bench" / "genai_skills.json").write_text(json.dumps({"basic": [1], "all": [1, 2]}))
-    settings: dict[str, Any] = {"shards": "no such set", "train_shards": None, "device": "cpu", "vq": VQSettings("auto", "auto"), "guidance": 1.0}
+    settings: dict[str, Any] = {
+        "shards": "no such set",
+        "train_shards": None,
+        "device": "cpu",
+        "vq": VQSettings("auto", "auto"),
+        "guidance": 1.0,
+    }
     model, output = str(save(tmp_path / "model", grid=(2, 2))), str(tmp_path / "out")
     job = EvalJob(
-        checkpoint=model, output=output, images_per_prompt=1, metrics=["vqascore", "clipscore", "genai_bench_vqascore"], genai_bench=str(tmp_path / "bench"),
-        vqascore=JudgeConfig(QUESTION, "Yes", 8, model=str(folders["llava"])), clipscore=CLIPScoreConfig(str(folders["clip"])), **settings,
-    )  # fmt: skip
+        checkpoint=model,
+        output=output,
+        images_per_prompt=1,
+        metrics=["vqascore", "clipscore", "genai_bench_vqascore"],
+        genai_bench=str(tmp_path / "bench"),
+        vqascore=JudgeConfig(QUESTION, "Yes", 8, model=str(folders["llava"])),
+        clipscore=CLIPScoreConfig(str(folders["clip"])),
+        **settings,
+    )
     run(job)
     found = {name: json.loads((tmp_path / "out" / f"model-{name}.json").read_text()) for name in job.metrics}
     assert found["vqascore"]["values"]["vqascore"]["n"] == 24 == found["clipscore"]["values"]["clipscore"]["n"]
     counts = {key: value["n"] for key, value in found["genai_bench_vqascore"]["values"].items()}
     assert counts == {"genai_bench_vqascore": 2, "genai_bench_vqascore/basic": 1, "genai_bench_vqascore/all": 2}
-    assert "LlavaForConditionalGeneration" in found["vqascore"]["receipt"]["features"] and found["clipscore"]["receipt"]["feature_weights"]
+    assert (
+        "LlavaForConditionalGeneration" in found["vqascore"]["receipt"]["features"]
+        and found["clipscore"]["receipt"]["feature_weights"]
+    )
     written = tmp_path / "out" / "model-clipscore.json"
     before = written.stat().st_mtime_ns
     run(job)

@@ -52,14 +52,32 @@ def pictures(tmp_path, monkeypatch):
     for number in range(ROWS):
         draw(folder / f"{number}.png", number)
         shape = [("what shape is present?", "rectangle")]
-        made.append(describe(number, folder / f"{number}.png", shape if number % 5 == 4 else [*shape, ("what color is the shape?", "red")]))
+        made.append(
+            describe(
+                number,
+                folder / f"{number}.png",
+                shape if number % 5 == 4 else [*shape, ("what color is the shape?", "red")],
+            )
+        )
     monkeypatch.setattr(easy_vqa, "load_split", lambda split: made)
     return made
 
 
 def run(output, vq, *overrides):
-    tokenize.run(load("tokenize", ["tokenize.source=easy_vqa", f"tokenize.output={output}", "tokenize.progress=false", "tokenize.workers=0",
-                                   "tokenize.shard_size=8", *vq, *overrides]))  # fmt: skip
+    tokenize.run(
+        load(
+            "tokenize",
+            [
+                "tokenize.source=easy_vqa",
+                f"tokenize.output={output}",
+                "tokenize.progress=false",
+                "tokenize.workers=0",
+                "tokenize.shard_size=8",
+                *vq,
+                *overrides,
+            ],
+        )
+    )
 
 
 def content(folder):
@@ -73,7 +91,9 @@ def test_the_set_holds_what_the_encoder_says(tmp_path, vq, pictures, capsys):
     model = ImageTokenizer.from_files(vq[0].partition("=")[2], vq[1].partition("=")[2])
     assert (shards.fingerprint, shards.codebook_size, shards.index["downsampling"]) == (model.fingerprint, CODEBOOK, 8)
     samples = list(shards)
-    assert [s["key"] for s in samples] == [f"train-{n:05d}" for n in range(ROWS)] and [s["nsamples"] for s in shards.shards] == [8, 8, 7]
+    assert [s["key"] for s in samples] == [f"train-{n:05d}" for n in range(ROWS)] and [
+        s["nsamples"] for s in shards.shards
+    ] == [8, 8, 7]
     for sample, picture in zip(samples, pictures, strict=True):
         pixels = torch.from_numpy(np.array(Image.open(picture.path))).permute(2, 0, 1)[None].float() / 127.5 - 1
         assert sample["codes"].dtype == np.uint16 and sample["codes"].shape == (8, 8)
@@ -87,7 +107,14 @@ def test_the_set_holds_what_the_encoder_says(tmp_path, vq, pictures, capsys):
     assert index["no_caption"] == 4 and index["dropped"] == {} and index["codes"]["used"] == len(np.unique(codes)) > 5
     share = np.bincount(codes)[np.unique(codes)] / len(codes)
     assert index["codes"]["perplexity"] == pytest.approx(np.exp(-(share * np.log(share)).sum()), abs=1e-2)
-    expected = {"samples": ROWS, "images": ROWS, "image_codes": ROWS * 64, "captions": 19, "questions": 42, "text_characters": 19 * len("a red rectangle")}
+    expected = {
+        "samples": ROWS,
+        "images": ROWS,
+        "image_codes": ROWS * 64,
+        "captions": 19,
+        "questions": 42,
+        "text_characters": 19 * len("a red rectangle"),
+    }
     assert index["totals"] == expected
     assert "23 samples in 3 shards" in capsys.readouterr().out
 
@@ -106,8 +133,13 @@ def test_varied_copies(tmp_path, vq, pictures):
     assert len(samples) == 3 * ROWS
     assert {"train-00004", "train-00004-c1", "train-00004-c2"} <= set(samples)
     copy = samples["train-00007-c2"]
-    assert copy["info"]["questions"] == samples["train-00007"]["info"]["questions"] and copy["text"] == "a red rectangle"
-    assert any(not np.array_equal(samples[f"train-{n:05d}"]["codes"], samples[f"train-{n:05d}-c1"]["codes"]) for n in range(ROWS))
+    assert (
+        copy["info"]["questions"] == samples["train-00007"]["info"]["questions"] and copy["text"] == "a red rectangle"
+    )
+    assert any(
+        not np.array_equal(samples[f"train-{n:05d}"]["codes"], samples[f"train-{n:05d}-c1"]["codes"])
+        for n in range(ROWS)
+    )
     run(tmp_path / "again", vq, "tokenize.copies=3")
     run(tmp_path / "other", vq, "tokenize.copies=3", "seed=1")
     assert content(tmp_path / "again") == content(tmp_path / "set") != content(tmp_path / "other")
@@ -120,7 +152,8 @@ def test_a_copy_is_the_picture_mirrored_and_shifted_with_its_shape_inside(pictur
         for copy in range(1, 6):
             varied = read_varied(picture.path, 0, f"train-{picture.number:05d}", copy)
             assert np.array_equal(varied, read_varied(picture.path, 0, f"train-{picture.number:05d}", copy))
-            assert Counter(map(tuple, varied.reshape(-1, 3))) == Counter(map(tuple, original.reshape(-1, 3)))  # the whole shape is there
+            # the whole shape is there
+            assert Counter(map(tuple, varied.reshape(-1, 3))) == Counter(map(tuple, original.reshape(-1, 3)))
             moved = np.argwhere((varied != 240).any(2)).min(0) - np.argwhere((original != 240).any(2)).min(0)
             seen[abs(int(moved[0])) <= 8, moved[0] != 0] += 1
     assert seen[True, True] > 50 and not seen[False, True]
@@ -129,7 +162,9 @@ def test_a_copy_is_the_picture_mirrored_and_shifted_with_its_shape_inside(pictur
 def test_a_copy_is_mirrored_by_a_coin(tmp_path):
     noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)  # the corners differ: no shift
     Image.fromarray(noise).save(tmp_path / "noise.png")
-    mirrored = [np.array_equal(read_varied(tmp_path / "noise.png", 0, f"train-{n:05d}", 1), noise[:, ::-1]) for n in range(40)]
+    mirrored = [
+        np.array_equal(read_varied(tmp_path / "noise.png", 0, f"train-{n:05d}", 1), noise[:, ::-1]) for n in range(40)
+    ]
     straight = [np.array_equal(read_varied(tmp_path / "noise.png", 0, f"train-{n:05d}", 1), noise) for n in range(40)]
     assert 8 < sum(mirrored) < 32 and sum(mirrored) + sum(straight) == 40
 
@@ -152,11 +187,27 @@ def test_a_second_call_does_nothing_and_needs_no_torch(tmp_path, vq):
         run(load("tokenize", sys.argv[1:]))
         print("torch" in sys.modules, "transformers" in sys.modules)
     """)
-    overrides = ["tokenize.source=easy_vqa", "tokenize.split=test", f"tokenize.output={tmp_path / 'set'}", "tokenize.workers=0", "tokenize.progress=false", *vq]
+    overrides = [
+        "tokenize.source=easy_vqa",
+        "tokenize.split=test",
+        f"tokenize.output={tmp_path / 'set'}",
+        "tokenize.workers=0",
+        "tokenize.progress=false",
+        *vq,
+    ]
     tokenize.run(load("tokenize", overrides))
     before = {p: p.stat().st_mtime_ns for p in (tmp_path / "set").iterdir()}
-    result = subprocess.run([sys.executable, "-c", program, *overrides], capture_output=True, text=True, cwd=Path(__file__).resolve().parents[1], check=True)
-    assert result.stdout.splitlines() == [f"{tmp_path / 'set'}: complete already, 1,000 samples of the same recipe; nothing to do", "False False"]
+    result = subprocess.run(
+        [sys.executable, "-c", program, *overrides],
+        capture_output=True,
+        text=True,
+        cwd=Path(__file__).resolve().parents[1],
+        check=True,
+    )
+    assert result.stdout.splitlines() == [
+        f"{tmp_path / 'set'}: complete already, 1,000 samples of the same recipe; nothing to do",
+        "False False",
+    ]
     assert {p: p.stat().st_mtime_ns for p in (tmp_path / "set").iterdir()} == before
 
 
@@ -170,7 +221,8 @@ def test_killed_job_goes_on_to_the_same_bytes(tmp_path, vq, pictures):
         from liquid_train.config.schema import load
         folder, at = Path(sys.argv[1]), int(sys.argv[2])
         easy_vqa.load_split = lambda split: [
-            easy_vqa.describe(n, folder / f"{n}.png", [("what shape is present?", "rectangle")] + [("what color is the shape?", "red")] * (n % 5 != 4))
+            easy_vqa.describe(n, folder / f"{n}.png", [("what shape is present?", "rectangle")]
+                              + [("what color is the shape?", "red")] * (n % 5 != 4))
             for n in range(23)]
         moves = 0
         replace = os.replace
@@ -186,8 +238,18 @@ def test_killed_job_goes_on_to_the_same_bytes(tmp_path, vq, pictures):
     # moves into place: 1 recipe, 2 shard 0, 3 its entry, 4 shard 1, 5 its entry, 6 shard 2, 7 its entry, 8 index
     for at in (5, 8):
         output = tmp_path / f"killed-{at}"
-        overrides = ["tokenize.source=easy_vqa", f"tokenize.output={output}", "tokenize.progress=false", "tokenize.workers=0", "tokenize.shard_size=8", *vq]
-        killed = subprocess.run([sys.executable, "-c", program, str(pictures[0].path.parent), str(at), *overrides], cwd=Path(__file__).resolve().parents[1])
+        overrides = [
+            "tokenize.source=easy_vqa",
+            f"tokenize.output={output}",
+            "tokenize.progress=false",
+            "tokenize.workers=0",
+            "tokenize.shard_size=8",
+            *vq,
+        ]
+        killed = subprocess.run(
+            [sys.executable, "-c", program, str(pictures[0].path.parent), str(at), *overrides],
+            cwd=Path(__file__).resolve().parents[1],
+        )
         assert killed.returncode == -9 and not (output / "index.json").exists()
         with pytest.raises(ValueError, match="no index.json"):
             ShardSet(output)
@@ -218,14 +280,20 @@ def test_another_recipe_is_refused_unless_it_may_overwrite(tmp_path, vq, picture
         (other_vq, r"vq.checkpoint: \w{12}... there, \w{12}... asked for"),
         ([*vq, "tokenize.source=python_docs"], r"source.name: easy_vqa there, python_docs asked for"),
     ]:
-        with pytest.raises(ValueError, match=rf"holds another set: .*{message}.*; give another tokenize.output, or tokenize.overwrite=true"):
+        with pytest.raises(
+            ValueError,
+            match=rf"holds another set: .*{message}.*; give another tokenize.output, or tokenize.overwrite=true",
+        ):
             run(tmp_path / "set", overrides)
     assert content(tmp_path / "set") == before
     run(tmp_path / "set", other_vq, "tokenize.overwrite=true", "tokenize.shard_size=16")
     run(tmp_path / "fresh", other_vq, "tokenize.shard_size=16")
     assert content(tmp_path / "set") == content(tmp_path / "fresh") != before
     with pytest.raises(ValueError, match="codes of another VQ"):
-        ShardSet(tmp_path / "set", vq_fingerprint=json.loads((tmp_path / "fresh" / "index.json").read_text())["vq_fingerprint"][::-1])
+        ShardSet(
+            tmp_path / "set",
+            vq_fingerprint=json.loads((tmp_path / "fresh" / "index.json").read_text())["vq_fingerprint"][::-1],
+        )
 
 
 def test_a_checkpoint_of_the_same_vq_is_the_same_recipe(tmp_path, vq, pictures, capsys):
@@ -252,26 +320,48 @@ def test_unusable_pictures_are_counted_with_their_keys(tmp_path, vq, pictures, c
     pictures[9].path.unlink()
     Image.new("RGB", (60, 64)).save(pictures[10].path)
     Image.new("L", (128, 64), 7).save(pictures[11].path)  # another size and mode: fine
-    pictures[12] = describe(12, pictures[12].path, [("what color is the shape?", "red"), ("is there a red shape?", "no")])
+    pictures[12] = describe(
+        12, pictures[12].path, [("what color is the shape?", "red"), ("is there a red shape?", "no")]
+    )
     run(tmp_path / "set", vq, "tokenize.max_bad=0.3", "tokenize.batch_size=4")
     shards = ShardSet(tmp_path / "set")
-    reasons = {"not an image": 1, "broken image": 1, "missing image": 1, "sides not multiples of 8": 1, "contradicting answers": 1}
+    reasons = {
+        "not an image": 1,
+        "broken image": 1,
+        "missing image": 1,
+        "sides not multiples of 8": 1,
+        "contradicting answers": 1,
+    }
     assert shards.index["dropped"] == reasons and len(shards) == ROWS - 5
     samples = {s["key"]: s for s in shards}
     model = ImageTokenizer.from_files(vq[0].partition("=")[2], vq[1].partition("=")[2])
-    pixels = torch.from_numpy(np.stack([read_rgb(pictures[n].path) for n in (13, 14, 15)])).permute(0, 3, 1, 2).float() / 127.5 - 1
-    assert np.array_equal(np.stack([samples[f"train-000{n}"]["codes"] for n in (13, 14, 15)]), model.encode(pixels).numpy())  # the others of the batch
+    pixels = (
+        torch.from_numpy(np.stack([read_rgb(pictures[n].path) for n in (13, 14, 15)])).permute(0, 3, 1, 2).float()
+        / 127.5
+        - 1
+    )
+    # the others of the batch
+    assert np.array_equal(
+        np.stack([samples[f"train-000{n}"]["codes"] for n in (13, 14, 15)]), model.encode(pixels).numpy()
+    )
     assert set(samples) == {f"train-{n:05d}" for n in range(ROWS) if n not in (2, 3, 9, 10, 12)}
     assert samples["train-00011"]["codes"].shape == (8, 16) and samples["train-00011"]["info"]["width"] == 128
-    assert {r.getMessage() for r in caplog.records} >= {"train-00002: left out: not an image", "train-00012: left out: contradicting answers"}
+    assert {r.getMessage() for r in caplog.records} >= {
+        "train-00002: left out: not an image",
+        "train-00012: left out: contradicting answers",
+    }
 
 
 def test_too_many_unusable_pictures_end_the_job(tmp_path, vq, pictures):
     for picture in pictures[9:13]:
         picture.path.write_bytes(b"")
-    with pytest.raises(ValueError, match=r"tokenize.max_bad=0.1: 4 of 23 rows cannot be used \(not an image: 4\); mend"):
+    with pytest.raises(
+        ValueError, match=r"tokenize.max_bad=0.1: 4 of 23 rows cannot be used \(not an image: 4\); mend"
+    ):
         run(tmp_path / "set", vq, "tokenize.max_bad=0.1")
-    assert not (tmp_path / "set" / "index.json").exists() and [p.name for p in (tmp_path / "set").glob("*.tar")] == ["shard-00000.tar"]
+    assert not (tmp_path / "set" / "index.json").exists() and [p.name for p in (tmp_path / "set").glob("*.tar")] == [
+        "shard-00000.tar"
+    ]
     assert not list((tmp_path / "set").rglob(".partial/*.tar"))
     run(tmp_path / "set", vq, "tokenize.max_bad=0.2")
     assert len(ShardSet(tmp_path / "set")) == ROWS - 4
@@ -280,10 +370,16 @@ def test_too_many_unusable_pictures_end_the_job(tmp_path, vq, pictures):
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["tokenize.source=imagenet"], "tokenize.source=imagenet: no such source; one of pairs, webdataset, folder, .*, easy_vqa, python_docs"),
+        (
+            ["tokenize.source=imagenet"],
+            "tokenize.source=imagenet: no such source; one of pairs, webdataset, folder, .*, easy_vqa, python_docs",
+        ),
         (["tokenize.split=valid"], "tokenize.split=valid: easy_vqa has train and test"),
         (["tokenize.input=/somewhere"], "tokenize.input=/somewhere: easy_vqa comes with a package"),
-        (["tokenize.source=python_docs", "tokenize.copies=2"], "tokenize.copies=2: tokenize.source=python_docs does not use it"),
+        (
+            ["tokenize.source=python_docs", "tokenize.copies=2"],
+            "tokenize.copies=2: tokenize.source=python_docs does not use it",
+        ),
         (["tokenize.device=gpu"], "tokenize.device=gpu: one of auto, cpu, cuda"),
         (["tokenize.device=cuda:9"], "tokenize.device=cuda:9: this machine has"),
         (["vq.config=nowhere.yaml"], "vq.config=nowhere.yaml: no such file"),
@@ -322,7 +418,9 @@ def test_two_jobs_do_not_make_the_same_shards(tmp_path, vq, pictures):
             print("claimed", flush=True)
             sys.stdin.read()
     """)
-    other = subprocess.Popen([sys.executable, "-c", program, str(tmp_path / "set")], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    other = subprocess.Popen(
+        [sys.executable, "-c", program, str(tmp_path / "set")], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
     assert other.stdout is not None and other.stdin is not None and other.stdout.readline() == "claimed\n"
     with pytest.raises(ValueError, match="another process writes to it"):
         run(tmp_path / "set", vq)
@@ -345,7 +443,12 @@ def paragraphs(texts):
 def test_text_sets(tmp_path):
     sets = {}
     for split in ("train", "test"):
-        overrides = ["tokenize.source=python_docs", f"tokenize.split={split}", f"tokenize.output={tmp_path / split}", "tokenize.progress=false"]
+        overrides = [
+            "tokenize.source=python_docs",
+            f"tokenize.split={split}",
+            f"tokenize.output={tmp_path / split}",
+            "tokenize.progress=false",
+        ]
         tokenize.run(load("tokenize", [*overrides, "vq.config=not-needed.yaml", "tokenize.shard_size=100"]))
         sets[split] = ShardSet(tmp_path / split, vq_fingerprint="f" * 64)  # texts fit every VQ
     texts = {split: [s["text"] for s in shards] for split, shards in sets.items()}
@@ -354,12 +457,18 @@ def test_text_sets(tmp_path):
     topics = {split: {s["info"]["topic"] for s in shards} for split, shards in sets.items()}
     assert not topics["train"] & topics["test"] and topics["train"] | topics["test"] == set(python_docs.load_topics())
     assert not paragraphs(texts["train"]) & paragraphs(texts["test"])  # topics repeat each other: not across the splits
-    whole = "".join("".join(text.split()) for name, text in python_docs.load_topics().items() if python_docs.is_test_topic(name))
+    whole = "".join(
+        "".join(text.split()) for name, text in python_docs.load_topics().items() if python_docs.is_test_topic(name)
+    )
     assert len("".join("".join(texts["test"]).split())) > 0.99 * len(whole)  # what both have stays in the test set
     written = {line for text in texts["train"] + texts["test"] for line in text.split("\n")}
-    assert written >= {line for text in python_docs.load_topics().values() for line in text.split("\n") if line.strip()}  # nothing is lost
+    # nothing is lost
+    assert written >= {line for text in python_docs.load_topics().values() for line in text.split("\n") if line.strip()}
     assert sets["test"].index["totals"]["text_characters"] == sum(map(len, texts["test"])) > 10_000
-    assert sets["train"].index["totals"]["text_characters"] > 300_000 and sets["train"].index["omitted"]["repeated paragraph"] > 100
+    assert (
+        sets["train"].index["totals"]["text_characters"] > 300_000
+        and sets["train"].index["omitted"]["repeated paragraph"] > 100
+    )
 
 
 def test_cutting_loses_nothing():

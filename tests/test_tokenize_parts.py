@@ -1,4 +1,5 @@
-"""One shard set made by many processes, in any order, killed and started again: the same bytes as by one undisturbed."""
+"""One shard set made by many processes, in any order, killed and started again: the same bytes as by one
+undisturbed."""
 
 import json
 import random
@@ -36,7 +37,8 @@ def vq(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def pairs(tmp_path_factory):
-    """A list of ROWS pictures of several sizes; a cut PNG, a page, an empty file and a bomb are among them, and one that is too long."""
+    """A list of ROWS pictures of several sizes; a cut PNG, a page, an empty file and a bomb are among them, and one
+    that is too long."""
     folder = tmp_path_factory.mktemp("pairs")
     rng = np.random.default_rng(0)
     for number in range(FILES):
@@ -56,9 +58,20 @@ def pairs(tmp_path_factory):
 
 
 def overrides(output, pairs, vq, *more):
-    return ["tokenize.source=pairs", f"tokenize.input={pairs}", f"tokenize.output={output}", "tokenize.progress=false", "tokenize.workers=0",
-            "tokenize.shard_size=16", "tokenize.batch_size=3", "tokenize.crop=multiratio", "tokenize.size=32", "tokenize.sizes=[40x24,32x32,24x40]",
-            *vq, *more]  # fmt: skip
+    return [
+        "tokenize.source=pairs",
+        f"tokenize.input={pairs}",
+        f"tokenize.output={output}",
+        "tokenize.progress=false",
+        "tokenize.workers=0",
+        "tokenize.shard_size=16",
+        "tokenize.batch_size=3",
+        "tokenize.crop=multiratio",
+        "tokenize.size=32",
+        "tokenize.sizes=[40x24,32x32,24x40]",
+        *vq,
+        *more,
+    ]
 
 
 def run(output, pairs, vq, *more):
@@ -76,12 +89,25 @@ def whole(tmp_path_factory, pairs, vq):
 def test_the_set_of_one_process(whole):
     shards = ShardSet(whole)
     damaged = {"broken image": 1, "not an image": 2, "too many pixels": 1}
-    assert len(shards) == ROWS - 5 and shards.index["dropped"] == {**damaged, "aspect ratio above 2": 1} and len(shards.shards) == 10
-    assert {s["codes"].shape for s in shards} == {(4, 4), (3, 5), (5, 3)} and {s["text"] for s in shards} >= {"picture 0", "picture 149"}
+    assert (
+        len(shards) == ROWS - 5
+        and shards.index["dropped"] == {**damaged, "aspect ratio above 2": 1}
+        and len(shards.shards) == 10
+    )
+    assert {s["codes"].shape for s in shards} == {(4, 4), (3, 5), (5, 3)} and {s["text"] for s in shards} >= {
+        "picture 0",
+        "picture 149",
+    }
     lines = [json.loads(line) for line in (whole / "dropped.jsonl").read_text().splitlines()]
-    assert [(line["row"], line["shard"]) for line in lines] == [(n, f"shard-{n // 16:05d}.tar") for n in (9, 48, 49, 77, 120)]
+    assert [(line["row"], line["shard"]) for line in lines] == [
+        (n, f"shard-{n // 16:05d}.tar") for n in (9, 48, 49, 77, 120)
+    ]
     assert lines[4]["origin"] == "list.jsonl, row 120 (bomb.png)" and lines[4]["reason"] == "too many pixels"
-    assert sorted(p.name for p in whole.iterdir()) == ["dropped.jsonl", "index.json", *(f"shard-{n:05d}.tar" for n in range(10))]
+    assert sorted(p.name for p in whole.iterdir()) == [
+        "dropped.jsonl",
+        "index.json",
+        *(f"shard-{n:05d}.tar" for n in range(10)),
+    ]
 
 
 @pytest.mark.parametrize("order", [(0, 1, 2), (2, 0, 1), (1, 2, 0)])
@@ -90,7 +116,9 @@ def test_parts_in_any_order(tmp_path, pairs, vq, whole, order, capsys):
         assert not (tmp_path / "set" / "index.json").exists()
         run(tmp_path / "set", pairs, vq, f"tokenize.part={number}/3")
     assert content(tmp_path / "set") == content(whole)
-    assert f"part {order[0]}/3 is done; {(3, 3, 4)[order[0]]} of 10 shards of the set are there" in capsys.readouterr().out
+    assert (
+        f"part {order[0]}/3 is done; {(3, 3, 4)[order[0]]} of 10 shards of the set are there" in capsys.readouterr().out
+    )
 
 
 def test_ranks_of_torchrun(tmp_path, pairs, vq, whole, monkeypatch):
@@ -132,7 +160,13 @@ def test_the_number_of_parts_may_change_half_way(tmp_path, pairs, vq, whole):
 
 
 def started(output, pairs, vq, *more):
-    command = [sys.executable, "-c", "import sys; from liquid_train.cli import main; sys.exit(main())", "tokenize", *overrides(output, pairs, vq, *more)]
+    command = [
+        sys.executable,
+        "-c",
+        "import sys; from liquid_train.cli import main; sys.exit(main())",
+        "tokenize",
+        *overrides(output, pairs, vq, *more),
+    ]
     return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
@@ -149,7 +183,11 @@ def test_killed_at_random_moments(tmp_path, pairs, vq, whole):
     for longest in (0.05, 0.25, 0.5):
         processes = [started(output, pairs, vq, f"tokenize.part={number}/2") for number in (0, 1)]
         for process in processes:
-            while process.poll() is None and not (output / ".partial" / "plan.json").exists() and not (output / "index.json").exists():
+            while (
+                process.poll() is None
+                and not (output / ".partial" / "plan.json").exists()
+                and not (output / "index.json").exists()
+            ):
                 time.sleep(0.005)
             time.sleep(rng.uniform(0, longest))
             process.send_signal(signal.SIGKILL)
@@ -203,7 +241,10 @@ def test_a_part_with_other_settings_is_refused(tmp_path, pairs, vq):
         ([*vq, "tokenize.precision=bf16"], r"holds another set: precision: fp32 there, bf16 asked for"),
         ([*vq, f"tokenize.images={pairs.parent.parent}"], r"holds another set: source.images: nothing there"),
         (other, r"holds another set: vq.checkpoint: "),
-        ([*vq, "tokenize.batch_size=4"], r"was begun in another way \(batch_size: 3 there, 4 here\), and codes could differ"),
+        (
+            [*vq, "tokenize.batch_size=4"],
+            r"was begun in another way \(batch_size: 3 there, 4 here\), and codes could differ",
+        ),
     ]:
         with pytest.raises(ValueError, match=message):
             run(tmp_path / "set", pairs, more, "tokenize.part=1/2")
@@ -234,7 +275,13 @@ def test_max_bad_holds_for_the_whole_set(tmp_path, pairs, vq, whole):
     limit = "tokenize.max_bad=0.02"
     run(tmp_path / "set", pairs, vq, "tokenize.part=1/2", limit)  # one damaged row
     run(tmp_path / "set", pairs, vq, "tokenize.part=0/3", limit)  # one
-    with pytest.raises(ValueError, match=r"tokenize.max_bad=0.02: 4 of 150 rows cannot be used \(broken image: 1, not an image: 2, too many pixels: 1\); mend"):
+    with pytest.raises(
+        ValueError,
+        match=(
+            r"tokenize.max_bad=0.02: 4 of 150 rows cannot be used \(broken image: 1, not an image: 2, too many "
+            r"pixels: 1\); mend"
+        ),
+    ):
         run(tmp_path / "set", pairs, vq, "tokenize.part=0/2", limit)  # three, and one beside it
     assert not (tmp_path / "set" / "index.json").exists()
     run(tmp_path / "set", pairs, vq, "tokenize.part=0/2", "tokenize.max_bad=0.03")
@@ -257,7 +304,8 @@ def test_parts_that_do_not_exist_are_refused(tmp_path, pairs, vq, part):
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("batch_size", [1, 3, 100])
 def test_batches_of_a_device_give_the_codes_of_single_pictures(pairs, vq, workers, batch_size):
-    """The way of a GPU, where a whole shard is collected into batches of equal size, on an encoder that says it is no CPU."""
+    """The way of a GPU, where a whole shard is collected into batches of equal size, on an encoder that says it is no
+    CPU."""
     files = [vq[0].partition("=")[2], vq[1].partition("=")[2]]
     encoder = BatchEncoder(EncoderSettings(Path(files[0]), Path(files[1]), "cpu", "fp32", False, batch_size))
     crop = Crop("multiratio", 8, 32, ((40, 24), (32, 32), (24, 40)))
@@ -268,11 +316,14 @@ def test_batches_of_a_device_give_the_codes_of_single_pictures(pairs, vq, worker
         sizes[pixels.shape[1:3], len(pixels)] += 1
         return encoder.encode(pixels)
 
-    device = SimpleNamespace(device=SimpleNamespace(type="elsewhere"), settings=encoder.settings, encode=encode, to_numpy=encoder.to_numpy)
+    device = SimpleNamespace(
+        device=SimpleNamespace(type="elsewhere"), settings=encoder.settings, encode=encode, to_numpy=encoder.to_numpy
+    )
     rows = [json.loads(line) for line in pairs.read_text().splitlines()][:60]
     reads = [Read(pairs.parent / row["image_path"]) for row in rows]
     reads[5] = None
-    tasks = [Task(reads[start : start + 8], last=start + 8 in (32, 64)) for start in range(0, 60, 8)]  # shards of 32 and of 28 rows
+    # shards of 32 and of 28 rows
+    tasks = [Task(reads[start : start + 8], last=start + 8 in (32, 64)) for start in range(0, 60, 8)]
     shards = list(encode_tasks(tasks, device, crop, workers))  # type: ignore[arg-type]
     assert [len(shard) for shard in shards] == [32, 28] and max(n for _, n in sizes) <= batch_size
     for read, result in zip(reads, [result for shard in shards for result in shard], strict=True):
@@ -284,7 +335,11 @@ def test_batches_of_a_device_give_the_codes_of_single_pictures(pairs, vq, worker
         x = torch.from_numpy(picture.pixels.copy()).permute(2, 0, 1)[None].float() / 127.5 - 1
         assert np.array_equal(result.codes, encoder.model.encode(x)[0].numpy()) and result.codes.dtype == np.uint16
     if batch_size == 3:
-        assert sum(count for (_, n), count in sizes.items() if n == 3) > sum(count for (_, n), count in sizes.items() if n < 3) > 0
+        assert (
+            sum(count for (_, n), count in sizes.items() if n == 3)
+            > sum(count for (_, n), count in sizes.items() if n < 3)
+            > 0
+        )
 
 
 class Read:
@@ -305,5 +360,10 @@ def test_pictures_of_a_batch_do_not_change_each_other(pairs, vq):
     grids = {}
     for batch_size in (1, 5):
         encoder = BatchEncoder(EncoderSettings(Path(files[0]), Path(files[1]), "cpu", "fp32", False, batch_size))
-        grids[batch_size] = [r.codes for shard in encode_tasks([Task(reads, True)], encoder, crop, 0) for r in shard if isinstance(r, Encoded)]
+        grids[batch_size] = [
+            r.codes
+            for shard in encode_tasks([Task(reads, True)], encoder, crop, 0)
+            for r in shard
+            if isinstance(r, Encoded)
+        ]
     assert len(grids[1]) == 12 and all(np.array_equal(a, b) for a, b in zip(grids[1], grids[5], strict=True))

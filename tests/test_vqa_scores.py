@@ -1,4 +1,5 @@
-"""Scores of the published VQA benchmarks: equal to what the published programs gave, and by hand where there is none."""
+"""Scores of the published VQA benchmarks: equal to what the published programs gave, and by hand where there is
+none."""
 
 from __future__ import annotations
 
@@ -18,13 +19,21 @@ def test_textvqa_accuracy_equals_the_published_evaluator():
     rows = json.loads((REFERENCE / "vqa_accuracy.json").read_text(encoding="utf-8"))
     assert len(rows) == 60
     assert [normal_textvqa(r["prediction"]) for r in rows] == [r["normalized"] for r in rows]
-    assert [textvqa_accuracy(r["prediction"], r["answers"]) for r in rows] == [pytest.approx(r["accuracy"], abs=1e-12) for r in rows]
+    assert [textvqa_accuracy(r["prediction"], r["answers"]) for r in rows] == [
+        pytest.approx(r["accuracy"], abs=1e-12) for r in rows
+    ]
 
 
 def test_pope_scores_equal_the_published_evaluator():
     reference = json.loads((REFERENCE / "pope.json").read_text(encoding="utf-8"))
     scores = pope_scores([r["prediction"] for r in reference["rows"]], [r["label"] for r in reference["rows"]])
-    names = {"accuracy": "Accuracy", "precision": "Precision", "recall": "Recall", "f1": "F1 score", "yes_ratio": "Yes ratio"}
+    names = {
+        "accuracy": "Accuracy",
+        "precision": "Precision",
+        "recall": "Recall",
+        "f1": "F1 score",
+        "yes_ratio": "Yes ratio",
+    }
     assert scores == {ours: reference["metrics"][theirs] for ours, theirs in names.items()}
 
 
@@ -48,7 +57,8 @@ def test_normal_forms(answer, textvqa, vqav2):
 def test_every_contraction_is_found_from_each_spelling_without_one_apostrophe():
     assert CONTRACTIONS["hadnt've"] == CONTRACTIONS["hadn'tve"] == "hadn't've"
     assert CONTRACTIONS["twas"] == "'twas" and CONTRACTIONS["ow's'at"] == "'ow's'at"
-    assert "hadntve" not in CONTRACTIONS and "wed" not in CONTRACTIONS and "shell" not in CONTRACTIONS  # words of their own
+    # words of their own
+    assert "hadntve" not in CONTRACTIONS and "wed" not in CONTRACTIONS and "shell" not in CONTRACTIONS
 
 
 def test_leave_one_out_counts_the_others():
@@ -64,17 +74,23 @@ def test_vqav2_normalizes_only_where_people_disagree():
 
 
 def test_gqa_exact_match_and_by_kind():
-    scores = gqa_scores(["Yes.", "no", " table", "the table"], ["yes", "yes", "table", "table"], ["verify", "verify", "query", "query"])
+    scores = gqa_scores(
+        ["Yes.", "no", " table", "the table"], ["yes", "yes", "table", "table"], ["verify", "verify", "query", "query"]
+    )
     assert scores == {"accuracy": 0.5, "binary": 0.5, "open": 0.5}
     assert gqa_scores(["red"], ["red"]) == {"accuracy": 1.0}
 
 
 def test_mme_points_by_hand():
     rows = [
-        MMERow("OCR", "1.png", "Yes", "Yes, it is"), MMERow("OCR", "1.png", "No", "no"),  # both right
-        MMERow("OCR", "2.png", "Yes", "It is: yes"), MMERow("OCR", "2.png", "No", "No."),  # the first four letters say nothing
-        MMERow("code_reasoning", "a", "Yes", "no"), MMERow("code_reasoning", "a", "No", "yes"),
-    ]  # fmt: skip
+        MMERow("OCR", "1.png", "Yes", "Yes, it is"),
+        MMERow("OCR", "1.png", "No", "no"),  # both right
+        # the first four letters say nothing
+        MMERow("OCR", "2.png", "Yes", "It is: yes"),
+        MMERow("OCR", "2.png", "No", "No."),
+        MMERow("code_reasoning", "a", "Yes", "no"),
+        MMERow("code_reasoning", "a", "No", "yes"),
+    ]
     assert mme_scores(rows) == {"OCR": 75.0 + 50.0, "code_reasoning": 0.0, "perception": 125.0, "cognition": 0.0}
 
 

@@ -48,7 +48,12 @@ def images(tmp_path_factory) -> Path:
 
 def begin(run: Path, steps: int = 30) -> Path:
     run.mkdir()
-    config = {"run": {"name": "watched", "dir": str(run)}, "train": {"steps": steps}, "checkpoint": {"every": 10}, "tracker": {"wandb": {"mode": "disabled"}}}
+    config = {
+        "run": {"name": "watched", "dir": str(run)},
+        "train": {"steps": steps},
+        "checkpoint": {"every": 10},
+        "tracker": {"wandb": {"mode": "disabled"}},
+    }
     (run / "config.yaml").write_text(json.dumps(config))
     lines = [{"step": n, "tokens": 100 * n, "loss": 1.0, "tokens_per_second": 10.0} for n in range(1, 31)]
     (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
@@ -65,7 +70,14 @@ def checkpoint(run: Path, step: int, model: Path, mark: str = "") -> Path:
 
 
 def call(run: Path, images: Path, *overrides: str) -> list[str]:
-    settings = ["metrics=[vqa]", "max_images=2", "device=cpu", "watch_seconds=0.05", f"shards={images}", "train_shards=null"]
+    settings = [
+        "metrics=[vqa]",
+        "max_images=2",
+        "device=cpu",
+        "watch_seconds=0.05",
+        f"shards={images}",
+        "train_shards=null",
+    ]
     return ["eval", f"watch={run}", *settings, *overrides]
 
 
@@ -92,7 +104,11 @@ def test_checkpoints_are_evaluated_as_they_come_and_a_restart_goes_on(tmp_path, 
     assert {p.name for p in (run / "evals").glob("step-*.json")} == {f"step-000000{n}-vqa.json" for n in (10, 20, 30)}
     found = read_run(run)
     steps, values = series(found.evaluations, "eval/vqa_accuracy")
-    assert steps == [10, 20, 30] and values[0] == json.loads((run / "evals" / "step-00000010-vqa.json").read_text())["values"]["vqa_accuracy"]["value"]
+    assert (
+        steps == [10, 20, 30]
+        and values[0]
+        == json.loads((run / "evals" / "step-00000010-vqa.json").read_text())["values"]["vqa_accuracy"]["value"]
+    )
     assert found.step == 30 and not found.notes and read_evaluations(run).values["vqa_accuracy"]["step"] == 30
     report.list_runs(tmp_path, Console(file=(listed := io.StringIO()), width=120))
     assert "run " in listed.getvalue() and "evals" not in listed.getvalue()
@@ -150,10 +166,17 @@ def test_a_signal_ends_it_cleanly(tmp_path, model, images, capsys):
     threading.Thread(target=end, daemon=True).start()
     before = signal.getsignal(signal.SIGTERM)
     assert main(call(run, images)) == 0
-    assert "stopped by a signal" in capsys.readouterr().out and noted(run) == [10] and signal.getsignal(signal.SIGTERM) == before
+    assert (
+        "stopped by a signal" in capsys.readouterr().out
+        and noted(run) == [10]
+        and signal.getsignal(signal.SIGTERM) == before
+    )
 
 
-@pytest.mark.parametrize(("overrides", "message"), [(["checkpoint=x"], "goes without checkpoint=x"), (["watch_seconds=0"], "watch_seconds=0")])
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [(["checkpoint=x"], "goes without checkpoint=x"), (["watch_seconds=0"], "watch_seconds=0")],
+)
 def test_what_does_not_go_with_it(tmp_path, images, capsys, overrides, message):
     assert main(call(tmp_path / "none", images, *overrides)) == 2 and message in capsys.readouterr().err
 
@@ -180,9 +203,16 @@ def test_wandb_gets_the_table_and_the_pictures(tmp_path, monkeypatch):
     board.log_evaluation(tmp_path / "evals", 1, tmp_path / "none.png")
     board.finish()
     tracker.close()
-    tables = [json.loads(path.read_text()) for path in (tmp_path / "wandb").glob("offline-run-*/files/media/table/eval/*.json")]
+    tables = [
+        json.loads(path.read_text())
+        for path in (tmp_path / "wandb").glob("offline-run-*/files/media/table/eval/*.json")
+    ]
     assert len(tables) == 2 and tables[0]["columns"] == ["metric", "value", "low", "high", "n"]
-    assert tables[0]["data"] == tables[1]["data"] == [["eval/vqa_accuracy", 0.5, None, None, 8], ["eval/right_color", None, None, None, 4]]
+    assert (
+        tables[0]["data"]
+        == tables[1]["data"]
+        == [["eval/vqa_accuracy", 0.5, None, None, 8], ["eval/right_color", None, None, None, 4]]
+    )
     (picture,) = (tmp_path / "wandb").glob("offline-run-*/files/media/images/*.png")
     with Image.open(picture) as image:
         assert image.size == (8, 8) and np.asarray(image)[0, 0].tolist() == [1, 1, 1]

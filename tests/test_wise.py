@@ -16,11 +16,21 @@ from liquid_train.config.evaluation import WISEConfig
 from liquid_train.config.schema import EvalJob, VQSettings, load
 from tests.tiny_model import save
 
-IDS = {"cultural_common_sense": [1, 400], "spatio-temporal_reasoning": [401, 567, 568], "natural_science": [701, 801, 1000]}
+IDS = {
+    "cultural_common_sense": [1, 400],
+    "spatio-temporal_reasoning": [401, 567, 568],
+    "natural_science": [701, 801, 1000],
+}
 
 
 def entry(id: Any) -> dict[str, Any]:
-    return {"Category": "Cultural knowledge", "Subcategory": "Festival", "Prompt": f"a red circle, {id}", "Explanation": "red", "prompt_id": id}
+    return {
+        "Category": "Cultural knowledge",
+        "Subcategory": "Festival",
+        "Prompt": f"a red circle, {id}",
+        "Explanation": "red",
+        "prompt_id": id,
+    }
 
 
 def published(folder: Path, ids: dict[str, list[Any]] = IDS) -> WISEConfig:
@@ -32,16 +42,29 @@ def published(folder: Path, ids: dict[str, list[Any]] = IDS) -> WISEConfig:
 
 def marks(path: Path, rows: list[Any]) -> Path:
     keys = ("prompt_id", "consistency", "realism", "aesthetic_quality")
-    path.write_text("".join(json.dumps(dict(zip(keys, row, strict=True)) if isinstance(row, tuple) else row) + "\n" for row in rows))
+    path.write_text(
+        "".join(json.dumps(dict(zip(keys, row, strict=True)) if isinstance(row, tuple) else row) + "\n" for row in rows)
+    )
     return path
 
 
-ALL = [(1, 2, 2, 2), (400, 0, 0, 0), (401, 2, 0, 0), (567, 2, 1, 1), (568, 0, 2, 0), (701, 1, 1, 1), (801, 0, 0, 2), (1000, 2, 2, 0)]
+ALL = [
+    (1, 2, 2, 2),
+    (400, 0, 0, 0),
+    (401, 2, 0, 0),
+    (567, 2, 1, 1),
+    (568, 0, 2, 0),
+    (701, 1, 1, 1),
+    (801, 0, 0, 2),
+    (1000, 2, 2, 0),
+]
 
 
 def test_wiscore_and_the_weights_of_the_categories_by_hand(tmp_path):
     assert wiscore((2, 1, 0)) == pytest.approx((0.7 * 2 + 0.2) / 2) and wiscore((2, 2, 2)) == pytest.approx(1)
-    assert [category(id) for id in (1, 400, 401, 567, 568, 700, 701, 800, 801, 900, 901, 1000)] == [c for c in CATEGORIES for _ in range(2)]
+    assert [category(id) for id in (1, 400, 401, 567, 568, 700, 701, 800, 801, 900, 901, 1000)] == [
+        c for c in CATEGORIES for _ in range(2)
+    ]
     files = [marks(tmp_path / "a.jsonl", ALL[:3]), marks(tmp_path / "b.jsonl", ALL[3:])]
     measured = score(read_prompts(published(tmp_path / "w")), files, 0.0)
     v = {key: value.value for key, value in measured.values.items()}
@@ -98,19 +121,49 @@ def test_bad_prompt_files_are_told(tmp_path):
 
 
 def test_the_job_draws_what_the_published_scorer_reads_and_later_scores_its_marks(tmp_path, capsys):
-    config = published(tmp_path / "w", {"cultural_common_sense": [1, 2], "spatio-temporal_reasoning": [401], "natural_science": [701]})
-    settings: dict[str, Any] = {"shards": "no such set", "train_shards": None, "device": "cpu", "vq": VQSettings("auto", "auto"), "guidance": 1.0}
-    job = EvalJob(checkpoint=str(save(tmp_path / "model", grid=(2, 2))), metrics=["wise"], wise=config, output=str(tmp_path / "out"), **settings)
+    config = published(
+        tmp_path / "w", {"cultural_common_sense": [1, 2], "spatio-temporal_reasoning": [401], "natural_science": [701]}
+    )
+    settings: dict[str, Any] = {
+        "shards": "no such set",
+        "train_shards": None,
+        "device": "cpu",
+        "vq": VQSettings("auto", "auto"),
+        "guidance": 1.0,
+    }
+    job = EvalJob(
+        checkpoint=str(save(tmp_path / "model", grid=(2, 2))),
+        metrics=["wise"],
+        wise=config,
+        output=str(tmp_path / "out"),
+        **settings,
+    )
     run(job)
     where = tmp_path / "out" / "predictions" / "model-wise"
     assert {p.name for p in where.iterdir()} == {"1.png", "2.png", "401.png", "701.png", "judge.jsonl"}
     sizes = {Image.open(where / f"{id}.png").size for id in (1, 2, 401, 701)}
     assert len(sizes) == 1 and not np.array_equal(*(np.asarray(Image.open(where / f"{id}.png")) for id in (1, 2)))
     rows = [json.loads(line) for line in (where / "judge.jsonl").read_text().splitlines()]
-    assert rows[0] == {"prompt_id": 1, "Prompt": "a red circle, 1", "Explanation": "red", "image": "1.png"} and len(rows) == 4
+    assert (
+        rows[0] == {"prompt_id": 1, "Prompt": "a red circle, 1", "Explanation": "red", "image": "1.png"}
+        and len(rows) == 4
+    )
     content = json.loads((tmp_path / "out" / "model-wise.json").read_text())
     assert content["values"] == {} and content["receipt"]["n"] == 4
     path = marks(tmp_path / "m.jsonl", [(1, 2, 2, 2), (2, 0, 0, 0), (401, 1, 1, 1), (701, 0, 0, 0)])
-    run(load("eval", ["metrics=[wise]", f"wise.prompts={config.prompts}", f"wise.scores=[{path}]", f"output={tmp_path / 'scored'}"]))
+    run(
+        load(
+            "eval",
+            [
+                "metrics=[wise]",
+                f"wise.prompts={config.prompts}",
+                f"wise.scores=[{path}]",
+                f"output={tmp_path / 'scored'}",
+            ],
+        )
+    )
     content = json.loads((tmp_path / "scored" / "model-wise.json").read_text())
-    assert content["values"]["wise/cultural"]["value"] == pytest.approx(0.5) and "4 of WISE's 1,000 prompts" in capsys.readouterr().out
+    assert (
+        content["values"]["wise/cultural"]["value"] == pytest.approx(0.5)
+        and "4 of WISE's 1,000 prompts" in capsys.readouterr().out
+    )

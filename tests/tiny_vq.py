@@ -10,8 +10,19 @@ from safetensors.torch import save_file
 
 from liquid_train.image_tokenizer.taming import ImageTokenizer, VQConfig
 
-DDCONFIG = {"attn_resolutions": [], "ch": 4, "ch_mult": [1, 1, 1, 1], "double_z": False, "dropout": 0.0, "in_channels": 3,
-            "num_groups": 2, "num_res_blocks": 1, "out_ch": 3, "resolution": 64, "z_channels": 4}  # fmt: skip
+DDCONFIG = {
+    "attn_resolutions": [],
+    "ch": 4,
+    "ch_mult": [1, 1, 1, 1],
+    "double_z": False,
+    "dropout": 0.0,
+    "in_channels": 3,
+    "num_groups": 2,
+    "num_res_blocks": 1,
+    "out_ch": 3,
+    "resolution": 64,
+    "z_channels": 4,
+}
 CODEBOOK = 64
 
 

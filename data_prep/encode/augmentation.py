@@ -38,8 +38,8 @@ def shift(pixels: np.ndarray, down: int, right: int) -> np.ndarray:
 def shift_room(pixels: np.ndarray) -> list[tuple[int, int]]:
     """[(up, down), (left, right)]: by how many pixels the content may move and stay inside the picture.
 
-    The background is the corners' colour. There is no room along an axis where the content touches a border (repeating that
-    border would stretch it), and none at all where the corners differ, for then the background is not known.
+    The background is the corners' colour. There is no room along an axis where the content touches a border (repeating
+    that border would stretch it), and none at all where the corners differ, for then the background is not known.
     """
     corners = pixels[[0, 0, -1, -1], [0, -1, 0, -1]]
     foreground = (pixels != corners[0]).any(axis=2)

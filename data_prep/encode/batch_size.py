@@ -1,8 +1,8 @@
 """`tokenize.batch_size=auto`: the fastest batch for a VQ, a size of picture and a device.
 
-On a GPU it is measured: the smallest batch within TOLERANCE of the best. On a CPU it follows from the size of one layer's activations,
-by what benchmarks/vq_pass.py measures (small pictures gain from a batch, large ones do not): so that two sets made with auto on two
-machines, or on one machine at two times, are the same bytes.
+On a GPU it is measured: the smallest batch within TOLERANCE of the best. On a CPU it follows from the size of one
+layer's activations, by what benchmarks/vq_pass.py measures (small pictures gain from a batch, large ones do not): so
+that two sets made with auto on two machines, or on one machine at two times, are the same bytes.
 """
 
 from __future__ import annotations
@@ -36,7 +36,10 @@ def fastest_batch(encoder: BatchEncoder, width: int, height: int) -> int:
             except torch.OutOfMemoryError:
                 break
     if not seconds:
-        raise ValueError(f"tokenize.device={encoder.settings.device}: its memory does not hold one picture of {width}x{height}; use a smaller tokenize.size")
+        raise ValueError(
+            f"tokenize.device={encoder.settings.device}: its memory does not hold one picture of {width}x{height}; "
+            "use a smaller tokenize.size"
+        )
     fastest = min(seconds.values())
     return min(batch for batch, each in seconds.items() if each <= (1 + TOLERANCE) * fastest)
 

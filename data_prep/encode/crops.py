@@ -23,7 +23,8 @@ Size = tuple[int, int]  # width, height
 
 @dataclass(frozen=True)
 class Crop:
-    """size: the square's side, or the root of the list's area, in pixels. sizes: (width, height) of multiratio's list."""
+    """size: the square's side, or the root of the list's area, in pixels. sizes: (width, height) of multiratio's
+    list."""
 
     kind: str
     downsampling: int
@@ -54,7 +55,8 @@ class Crop:
 
 
 def default_sizes(size: int, downsampling: int, max_aspect: float | None) -> tuple[Size, ...]:
-    """Sizes of about size^2 pixels from wide to tall: for 512 and 16 these are 704x384, 576x448, 512x512, 448x576, 384x704."""
+    """Sizes of about size^2 pixels from wide to tall: for 512 and 16 these are 704x384, 576x448, 512x512, 448x576,
+    384x704."""
     step = max(downsampling, size // STEPS // downsampling * downsampling)
     sizes = {(size, size)}
     for short in range(step, size + 1, step):
@@ -73,7 +75,15 @@ def parse_size(text: str) -> Size:
     return int(width), int(height)
 
 
-def make_crop(kind: str, size: int | None, sizes: list[str] | None, max_aspect: float | None, *, downsampling: int, resolution: int) -> Crop:
+def make_crop(
+    kind: str,
+    size: int | None,
+    sizes: list[str] | None,
+    max_aspect: float | None,
+    *,
+    downsampling: int,
+    resolution: int,
+) -> Crop:
     """The crop that tokenize.crop and its companions ask for; `resolution` is the VQ's own, the default size.
 
     Raises ValueError for sizes that the VQ cannot take or that are far from size^2 in area.
@@ -86,8 +96,14 @@ def make_crop(kind: str, size: int | None, sizes: list[str] | None, max_aspect: 
     chosen = tuple(map(parse_size, sizes)) if sizes else default_sizes(side, downsampling, max_aspect)
     for width, height in chosen:
         if width % downsampling or height % downsampling:
-            raise ValueError(f"tokenize.sizes: {width}x{height}: both sides must be multiples of {downsampling}, the VQ's downsampling")
+            raise ValueError(
+                f"tokenize.sizes: {width}x{height}: both sides must be multiples of {downsampling}, the VQ's "
+                "downsampling"
+            )
         if abs(width * height / side**2 - 1) > AREA_TOLERANCE:
-            raise ValueError(f"tokenize.sizes: {width}x{height} has {width * height:,} pixels, tokenize.size={side} asks for about {side**2:,}: "
-                             f"keep within {AREA_TOLERANCE:.0%}, or change tokenize.size")  # fmt: skip
+            raise ValueError(
+                f"tokenize.sizes: {width}x{height} has {width * height:,} pixels, tokenize.size={side} asks for "
+                f"about {side**2:,}: "
+                f"keep within {AREA_TOLERANCE:.0%}, or change tokenize.size"
+            )
     return Crop(kind, downsampling, side, chosen, max_aspect)

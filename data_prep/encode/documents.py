@@ -6,7 +6,8 @@ from collections.abc import Iterator
 
 
 def cut_paragraphs(text: str, max_characters: int) -> Iterator[str]:
-    """Cut at paragraph borders, inside a longer paragraph at lines; only a single longer line exceeds max_characters."""
+    """Cut at paragraph borders, inside a longer paragraph at lines; only a single longer line exceeds
+    max_characters."""
     document = ""
     for paragraph in text.split("\n\n"):
         whole = len(paragraph) <= max_characters
@@ -21,7 +22,8 @@ def cut_paragraphs(text: str, max_characters: int) -> Iterator[str]:
 
 
 def cut(text: str, max_characters: int) -> Iterator[str]:
-    """As cut_paragraphs, and a longer line at spaces, or anywhere where it has none: no document exceeds max_characters."""
+    """As cut_paragraphs, and a longer line at spaces, or anywhere where it has none: no document exceeds
+    max_characters."""
     if len(text) <= max_characters:
         yield text
         return

@@ -3,8 +3,9 @@
     CPU   tasks of rows -> processes that read, crop and encode, one thread each
     CUDA  tasks of rows -> processes that read and crop -> batches of one size, pinned -> the device
 
-A code flips about once in 50,000 when the batch changes. Which pictures share a batch is therefore a function of the shard and the
-batch size alone: a batch holds pictures of one task (CPU) or one shard (CUDA), in order of their rows, of one size.
+A code flips about once in 50,000 when the batch changes. Which pictures share a batch is therefore a function of the
+shard and the batch size alone: a batch holds pictures of one task (CPU) or one shard (CUDA), in order of their rows, of
+one size.
 """
 
 from __future__ import annotations
@@ -104,7 +105,8 @@ class BatchEncoder:
 
 
 class Batches:
-    """Pictures one after the other -> batches of one size -> codes; only pictures of batches that are not full yet are held."""
+    """Pictures one after the other -> batches of one size -> codes; only pictures of batches that are not full yet are
+    held."""
 
     def __init__(self, encoder: BatchEncoder) -> None:
         self.encoder = encoder
@@ -149,8 +151,11 @@ def prepare(read: ReadImage | None, crop: Crop) -> Cropped | str | None:
         return reason(error)
 
 
-def encode_tasks(tasks: Iterable[Task], encoder: BatchEncoder, crop: Crop, workers: int) -> Generator[list[Encoded | str | None], None, None]:
-    """Results of the rows in order, a list for each task (CPU) or for each shard (CUDA). workers=0: all in this process."""
+def encode_tasks(
+    tasks: Iterable[Task], encoder: BatchEncoder, crop: Crop, workers: int
+) -> Generator[list[Encoded | str | None], None, None]:
+    """Results of the rows in order, a list for each task (CPU) or for each shard (CUDA). workers=0: all in this
+    process."""
     on_cpu = encoder.device.type == "cpu"
     if on_cpu and not workers:
         _keep_freed_memory()
@@ -181,7 +186,9 @@ def one_exact_thread() -> Iterator[None]:
         cudnn.allow_tf32, cudnn.deterministic, cudnn.benchmark = before
 
 
-def _in_processes(tasks: Iterable[Task], crop: Crop, settings: EncoderSettings | None, workers: int) -> Iterator[tuple[Task, list[Any]]]:
+def _in_processes(
+    tasks: Iterable[Task], crop: Crop, settings: EncoderSettings | None, workers: int
+) -> Iterator[tuple[Task, list[Any]]]:
     """(task, its pictures) in order, cropped by a pool of processes; with `settings` encoded by them too."""
     pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _start_worker, (crop, settings))
     waiting: deque[tuple[Task, Future[list[Any]]]] = deque()
@@ -195,8 +202,10 @@ def _in_processes(tasks: Iterable[Task], crop: Crop, settings: EncoderSettings |
             done, future = waiting.popleft()
             yield done, future.result()
     except BrokenProcessPool as error:
-        raise RuntimeError("an encoder process died, perhaps for want of memory; what is finished is kept: "
-                           "run the same command again, with fewer tokenize.workers") from error  # fmt: skip
+        raise RuntimeError(
+            "an encoder process died, perhaps for want of memory; what is finished is kept: "
+            "run the same command again, with fewer tokenize.workers"
+        ) from error
     finally:
         pool.shutdown(cancel_futures=True)
 
@@ -211,7 +220,8 @@ def _start_worker(crop: Crop, settings: EncoderSettings | None) -> None:
 
 
 def _keep_freed_memory() -> None:
-    """Have glibc reuse large blocks instead of giving each back to the kernel, whose page faults cost a third of encoding in fp32."""
+    """Have glibc reuse large blocks instead of giving each back to the kernel, whose page faults cost a third of
+    encoding in fp32."""
     mmap_threshold, trim_threshold = -3, -1  # names of malloc.h
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # glibc has it, musl and macOS do not
     if mallopt:

@@ -42,4 +42,7 @@ def samples_of(plan: Plan, row: int, item: Item, result: Encoded | None) -> list
     if item.text is None or plan.encoder is not None:
         return [NewSample(key, info, item.text, None)]
     pieces = list(cut(item.text, int(plan.recipe["max_characters"])))
-    return [NewSample(key if len(pieces) == 1 else f"{key}-{number}", info, piece, None) for number, piece in enumerate(pieces)]
+    return [
+        NewSample(key if len(pieces) == 1 else f"{key}-{number}", info, piece, None)
+        for number, piece in enumerate(pieces)
+    ]

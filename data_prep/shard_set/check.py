@@ -1,4 +1,5 @@
-"""Whether a set holds what its index says: every tar, every sample, every total. Needs neither the source nor the VQ."""
+"""Whether a set holds what its index says: every tar, every sample, every total. Needs neither the source nor the
+VQ."""
 
 from __future__ import annotations
 
@@ -47,8 +48,17 @@ class Problems:
 def index_faults(index: dict[str, Any]) -> list[str]:
     """What makes an index.json unusable for checking its shards."""
     faults = []
-    for key, kind in (("recipe", dict), ("inputs", list), ("totals", dict), ("dropped", dict), ("codes", dict), ("vq_fingerprint", str),
-                      ("codebook_size", int), ("downsampling", int), ("max_code", int)):  # fmt: skip
+    for key, kind in (
+        ("recipe", dict),
+        ("inputs", list),
+        ("totals", dict),
+        ("dropped", dict),
+        ("codes", dict),
+        ("vq_fingerprint", str),
+        ("codebook_size", int),
+        ("downsampling", int),
+        ("max_code", int),
+    ):
         if key in index and not isinstance(index[key], kind):
             faults.append(f"{INDEX_NAME}: {key} is not what it should be: {str(index[key])[:40]}")
     for number, entry in enumerate(index["shardlist"]):
@@ -81,7 +91,9 @@ class SetCheck:
 
     def __init__(self, path: Path, index: dict[str, Any], problems: Problems) -> None:
         self.path, self.index, self.problems = path, index, problems
-        self.codebook_size: int | None = index.get("codebook_size", index["max_code"] + 1 if "max_code" in index else None)
+        self.codebook_size: int | None = index.get(
+            "codebook_size", index["max_code"] + 1 if "max_code" in index else None
+        )
         self.downsampling: int | None = index.get("downsampling")
         self.totals: Counter[str] = Counter()
         self.counts = np.zeros(self.codebook_size or 0, np.int64)  # of every code
@@ -91,7 +103,9 @@ class SetCheck:
     def run(self, advance: Callable[[int], None]) -> None:
         for number, entry in enumerate(self.index["shardlist"]):
             if "recipe" in self.index and entry["url"] != shard_name(number):
-                self.problems.add("order of shards", f"{INDEX_NAME}: {entry['url']} stands where {shard_name(number)} belongs")
+                self.problems.add(
+                    "order of shards", f"{INDEX_NAME}: {entry['url']} stands where {shard_name(number)} belongs"
+                )
             before = len(self.problems)
             if self._tar_is_readable(entry):
                 totals = self._samples(entry, advance)
@@ -114,7 +128,9 @@ class SetCheck:
             if (size := tar.stat().st_size) != entry["bytes"]:
                 self.problems.add("sizes", f"{entry['url']}: {size:,} bytes, {INDEX_NAME} says {entry['bytes']:,}")
             elif sha256_of(tar) != entry["sha256"]:
-                self.problems.add("sha256", f"{entry['url']}: content changed: its sha256 is not the one in {INDEX_NAME}")
+                self.problems.add(
+                    "sha256", f"{entry['url']}: content changed: its sha256 is not the one in {INDEX_NAME}"
+                )
         except OSError as error:
             self.problems.add("unreadable tars", f"{entry['url']}: cannot be read: {error.strerror}")
             return False
@@ -125,11 +141,18 @@ class SetCheck:
         url, totals, hashes = entry["url"], Counter[str](), []
         expected = [(count, span) for (_, count, _), span in zip(entry["chunks"], chunk_spans(entry), strict=True)]
         if not chunks_fit(entry):
-            self.problems.add("chunk tables", f"{url}: the chunks in {INDEX_NAME} do not cover its {entry['nsamples']:,} samples in order")
+            self.problems.add(
+                "chunk tables",
+                f"{url}: the chunks in {INDEX_NAME} do not cover its {entry['nsamples']:,} samples in order",
+            )
             expected = [(entry["nsamples"], (0, entry["bytes"]))]
-        for number, ((count, _), group) in enumerate(zip(expected, chunk_files(self.path / url, [span for _, span in expected]), strict=True)):
+        for number, ((count, _), group) in enumerate(
+            zip(expected, chunk_files(self.path / url, [span for _, span in expected]), strict=True)
+        ):
             if len(group) != count:
-                self.problems.add("sample counts", f"{url}: {len(group):,} samples in chunk {number}, {INDEX_NAME} says {count:,}")
+                self.problems.add(
+                    "sample counts", f"{url}: {len(group):,} samples in chunk {number}, {INDEX_NAME} says {count:,}"
+                )
             for key, files in group.items():
                 hashes.append(hash_of(key))
                 self._sample(url, key, files, totals)
@@ -145,9 +168,16 @@ class SetCheck:
             return
         text, info = sample.get("text"), sample["info"]
         if "codes" in sample:
-            totals.update(images=1, image_codes=sample["codes"].size, captions=text is not None, no_caption=text is None)
+            totals.update(
+                images=1, image_codes=sample["codes"].size, captions=text is not None, no_caption=text is None
+            )
             self._grid(url, sample)
-        totals.update(samples=1, text_characters=len(text or ""), questions=_length(info, "questions"), messages=_length(info, "messages"))
+        totals.update(
+            samples=1,
+            text_characters=len(text or ""),
+            questions=_length(info, "questions"),
+            messages=_length(info, "messages"),
+        )
 
     def _grid(self, url: str, sample: Sample) -> None:
         codes, info = sample["codes"], sample["info"]
@@ -155,14 +185,20 @@ class SetCheck:
             return
         if not self.codebook_size or not self.downsampling or "vq_fingerprint" not in self.index:
             if not self._without_vq:
-                self.problems.add("VQ", f"{INDEX_NAME}: says no vq_fingerprint, codebook_size or downsampling, though {url} has codes")
+                self.problems.add(
+                    "VQ", f"{INDEX_NAME}: says no vq_fingerprint, codebook_size or downsampling, though {url} has codes"
+                )
             self._without_vq = True
             return
         self.counts += code_counts(codes.astype(np.int64), self.codebook_size)
         size = codes.shape[1] * self.downsampling, codes.shape[0] * self.downsampling
         if (info.get("width"), info.get("height")) != size:
-            self.problems.add("grid shapes", f"{url}, {sample['key']}: a grid of {codes.shape[0]}x{codes.shape[1]} codes is {size[0]}x{size[1]} pixels, "
-                                             f"its json says {info.get('width')}x{info.get('height')}")  # fmt: skip
+            self.problems.add(
+                "grid shapes",
+                f"{url}, {sample['key']}: a grid of {codes.shape[0]}x{codes.shape[1]} codes is {size[0]}x{size[1]} "
+                "pixels, "
+                f"its json says {info.get('width')}x{info.get('height')}",
+            )
 
     def _compare(self, where: str, recorded: dict[str, Any], found: dict[str, Any]) -> None:
         for name, value in sorted(recorded.items()):
@@ -192,10 +228,17 @@ class SetCheck:
         dropped = sum((Counter(entry.get("dropped", {})) for entry in index["shardlist"]), Counter[str]())
         self._compare(INDEX_NAME, index.get("dropped", {}), dropped)
         if "codes" in index:
-            self._compare(INDEX_NAME, index["codes"], {"used": int((self.counts > 0).sum()), "perplexity": round(perplexity(self.counts), 3)})
+            self._compare(
+                INDEX_NAME,
+                index["codes"],
+                {"used": int((self.counts > 0).sum()), "perplexity": round(perplexity(self.counts), 3)},
+            )
         rows = sum(count for _, count in index.get("inputs", []))
         if index.get("encoder") and "inputs" in index and self.totals["samples"] + dropped.total() != rows:
-            self.problems.add("totals", f"{INDEX_NAME}: {rows:,} rows, but {self.totals['samples']:,} samples and {dropped.total():,} dropped")
+            self.problems.add(
+                "totals",
+                f"{INDEX_NAME}: {rows:,} rows, but {self.totals['samples']:,} samples and {dropped.total():,} dropped",
+            )
 
     def _dropped(self) -> None:
         """dropped.jsonl names as many rows, by reason, as the index counts."""
@@ -205,11 +248,18 @@ class SetCheck:
         try:
             found = Counter(row["reason"] for row in dropped_rows(self.path))
         except (OSError, ValueError, KeyError, TypeError) as error:
-            self.problems.add("dropped rows", f"{DROPPED_NAME}: cannot be read, though {recorded.total():,} rows were dropped: {type(error).__name__}")
+            self.problems.add(
+                "dropped rows",
+                f"{DROPPED_NAME}: cannot be read, though {recorded.total():,} rows were dropped: "
+                f"{type(error).__name__}",
+            )
             return
         for reason in sorted(recorded | found):
             if recorded[reason] != found[reason]:
-                self.problems.add("dropped rows", f"{DROPPED_NAME}: {found[reason]:,} rows for {reason!r}, {INDEX_NAME} says {recorded[reason]:,}")
+                self.problems.add(
+                    "dropped rows",
+                    f"{DROPPED_NAME}: {found[reason]:,} rows for {reason!r}, {INDEX_NAME} says {recorded[reason]:,}",
+                )
 
 
 def dropped_rows(path: Path) -> Iterator[dict[str, Any]]:

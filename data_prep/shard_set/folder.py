@@ -1,9 +1,12 @@
-"""The output folder of `liquid tokenize`, written by any number of parts at once so that a kill costs an unfinished shard alone.
+"""The output folder of `liquid tokenize`, written by any number of parts at once so that a kill costs an unfinished
+shard alone.
 
     OUTPUT/.partial/plan.json           what is being made; a later run goes on only where its own recipe is the same
     OUTPUT/.partial/shard-00003.tar     a shard being written: moved to OUTPUT when it is complete and on the disk
-    OUTPUT/.partial/shard-00002.json    the record of a finished shard: its entry of the index, what it left out, which codes it has
-    OUTPUT/.partial/lock                locked as a whole while the plan or the index is made, byte n while shard n is being made
+    OUTPUT/.partial/shard-00002.json    the record of a finished shard: its entry of the index, what it left out, which
+                                        codes it has
+    OUTPUT/.partial/lock                locked as a whole while the plan or the index is made, byte n while shard n is
+                                        being made
     OUTPUT/shard-00002.tar              a finished shard
     OUTPUT/dropped.jsonl, index.json    written last; then .partial goes
 
@@ -67,7 +70,8 @@ class SetFolder:
 
     @contextmanager
     def opened(self) -> Iterator[None]:
-        """Create the folder and hold its lock file open: claims end with this. Raises ValueError where it cannot be written to."""
+        """Create the folder and hold its lock file open: claims end with this. Raises ValueError where it cannot be
+        written to."""
         self._lock = self._open_lock()
         try:
             yield
@@ -80,7 +84,8 @@ class SetFolder:
     def planning(self) -> Iterator[None]:
         """Wait until no other part plans or completes; then what lies here is read again."""
         fcntl.lockf(self._lock, fcntl.LOCK_EX, 1, PLANNING)
-        while not _is_at(self._lock, self.partial / LOCK_NAME):  # another part completed the set, and .partial went with it
+        # another part completed the set, and .partial went with it
+        while not _is_at(self._lock, self.partial / LOCK_NAME):
             self._lock.close()
             self._lock = self._open_lock()
             fcntl.lockf(self._lock, fcntl.LOCK_EX, 1, PLANNING)
@@ -98,7 +103,9 @@ class SetFolder:
             except FileNotFoundError:  # removed between the two lines
                 time.sleep(0.01)
             except OSError as error:
-                raise ValueError(f"tokenize.output={self.path}: cannot be written to: {error.strerror}; choose another folder") from error
+                raise ValueError(
+                    f"tokenize.output={self.path}: cannot be written to: {error.strerror}; choose another folder"
+                ) from error
 
     def claim(self, shards: range) -> None:
         """Keep others from making these shards. Raises ValueError when somebody does already."""
@@ -107,12 +114,15 @@ class SetFolder:
         try:
             fcntl.lockf(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB, len(shards), shards.start)
         except OSError:
-            raise ValueError(f"tokenize.output={self.path}: another process writes to it; wait for it, or choose another folder") from None
+            raise ValueError(
+                f"tokenize.output={self.path}: another process writes to it; wait for it, or choose another folder"
+            ) from None
 
     def begin(self, plan: Plan) -> None:
         """Inside `planning`: prepare for making the set of `plan`, also where that set is finished but damaged.
 
-        What was made by another plan is removed; an index becomes records again, so that only its damaged shards are made anew.
+        What was made by another plan is removed; an index becomes records again, so that only its damaged shards are
+        made anew.
         """
         if self.plan == plan and self.index is None:
             return
@@ -136,7 +146,11 @@ class SetFolder:
             for line in (self.path / DROPPED_NAME).read_text(encoding="utf-8").splitlines():
                 row = json.loads(line)
                 left_out.setdefault(row["shard"], []).append(row)
-        return [{"entry": e, "left_out": left_out.get(e["url"], []), "codes": None} for e in index["shardlist"] if self.is_intact(e)]
+        return [
+            {"entry": e, "left_out": left_out.get(e["url"], []), "codes": None}
+            for e in index["shardlist"]
+            if self.is_intact(e)
+        ]
 
     def finished(self, shards: range) -> dict[int, dict[str, Any]]:
         """Records of those of the claimed shards that are done; the remains of the others go."""
@@ -152,7 +166,11 @@ class SetFolder:
 
     def recorded(self) -> dict[int, dict[str, Any]]:
         """Records of all finished shards, whoever made them."""
-        return {shard_number(file.name): record for file in sorted(self.partial.glob("shard-*.json")) if (record := read_json(file))}
+        return {
+            shard_number(file.name): record
+            for file in sorted(self.partial.glob("shard-*.json"))
+            if (record := read_json(file))
+        }
 
     def record(self, record: dict[str, Any]) -> None:
         """Note a finished shard, for a later run that goes on from here."""

@@ -31,27 +31,39 @@ def counted(counts: dict[str, int]) -> str:
 
 
 def check_bad(dropped: dict[str, int], rows: int, limit: float, flag: str = "tokenize.max_bad") -> None:
-    """Raise ValueError when a larger share of rows than `limit` is damaged; those left out for their aspect ratio do not count."""
+    """Raise ValueError when a larger share of rows than `limit` is damaged; those left out for their aspect ratio do
+    not count."""
     bad = {reason: n for reason, n in dropped.items() if not reason.startswith(TOO_LONG)}
     if sum(bad.values()) > limit * rows:
-        raise ValueError(f"{flag}={limit}: {sum(bad.values()):,} of {rows:,} rows cannot be used ({counted(bad)}); "
-                         "mend the source, or allow a larger share")  # fmt: skip
+        raise ValueError(
+            f"{flag}={limit}: {sum(bad.values()):,} of {rows:,} rows cannot be used ({counted(bad)}); "
+            "mend the source, or allow a larger share"
+        )
 
 
-def complete_set(folder: SetFolder, plan: Plan, records: dict[int, Record], max_bad: float, flag: str = "tokenize.max_bad") -> dict[str, Any]:
-    """Inside `folder.planning()`, with the records of all shards: write what makes the set complete, and return its index.
+def complete_set(
+    folder: SetFolder, plan: Plan, records: dict[int, Record], max_bad: float, flag: str = "tokenize.max_bad"
+) -> dict[str, Any]:
+    """Inside `folder.planning()`, with the records of all shards: write what makes the set complete, and return its
+    index.
 
-    Raises ValueError when more rows than max_bad are damaged (`flag` is what the message calls it) and when no sample is left.
+    Raises ValueError when more rows than max_bad are damaged (`flag` is what the message calls it) and when no sample
+    is left.
     """
     index, left_out = build_index(folder, plan, records)
     check_bad(index["dropped"], plan.rows, max_bad, flag)
     if not index["totals"]["samples"]:
-        raise ValueError(f"tokenize.source={plan.recipe['source']['name']}: no sample is left of {plan.rows} ({counted(index['dropped'])})")
+        raise ValueError(
+            f"tokenize.source={plan.recipe['source']['name']}: no sample is left of {plan.rows} "
+            f"({counted(index['dropped'])})"
+        )
     folder.complete(index, left_out)
     return index
 
 
-def build_index(folder: SetFolder, plan: Plan, records: dict[int, Record]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+def build_index(
+    folder: SetFolder, plan: Plan, records: dict[int, Record]
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """(index.json, all rows that were left out), the same for any number of parts. Needs the records of all shards."""
     in_order = [records[number] for number in range(plan.shards)]
     totals: Counter[str] = Counter()

@@ -34,8 +34,23 @@ SHOWN = 20  # rows that are left out and named on the terminal; dropped.jsonl na
 class SetMaker:
     """Makes the shards that a part lacks, in order; the part that finds all of the set done completes it."""
 
-    def __init__(self, settings: TokenizeSettings, source: Source, folder: SetFolder, plan: Plan, part: Part, encoding: Encoding | None) -> None:
-        self.settings, self.source, self.folder, self.plan, self.part, self.encoding = settings, source, folder, plan, part, encoding
+    def __init__(
+        self,
+        settings: TokenizeSettings,
+        source: Source,
+        folder: SetFolder,
+        plan: Plan,
+        part: Part,
+        encoding: Encoding | None,
+    ) -> None:
+        self.settings, self.source, self.folder, self.plan, self.part, self.encoding = (
+            settings,
+            source,
+            folder,
+            plan,
+            part,
+            encoding,
+        )
         self.shards = part.shards(plan)
         self.bad: Counter[str] = Counter()
         self._named = 0
@@ -43,7 +58,8 @@ class SetMaker:
         self._left_out: list[dict[str, Any]] = []
 
     def make(self) -> None:
-        """Make what is missing. Raises ValueError past tokenize.max_bad, and for a complete set in which no sample is left."""
+        """Make what is missing. Raises ValueError past tokenize.max_bad, and for a complete set in which no sample is
+        left."""
         self.folder.claim(self.shards)
         done = self.folder.finished(self.shards)
         for record in done.values():
@@ -62,8 +78,13 @@ class SetMaker:
                 return
             records = self.folder.recorded()
             if len(records) < self.plan.shards:
-                print(f"{self.settings.output}: {self.part} is done; {len(records)} of {self.plan.shards} shards of the set are there"
-                      + (f", {rate:,.1f} rows/s" if rate else ""))  # fmt: skip
+                print(
+                    (
+                        f"{self.settings.output}: {self.part} is done; {len(records)} of {self.plan.shards} shards of "
+                        "the set are there"
+                    )
+                    + (f", {rate:,.1f} rows/s" if rate else "")
+                )
                 return
             index = complete_set(self.folder, self.plan, records, self.settings.max_bad)
         print_summary(str(self.settings.output), index, rate)
@@ -96,7 +117,9 @@ class SetMaker:
                 waiting.extend((number, item) for item in items)
                 yield Task([None if item.problem else item.image for item in items], last)
 
-        with closing(encode_tasks(tasks(), self.encoding.encoder, self.encoding.crop, self.encoding.workers)) as results:
+        with closing(
+            encode_tasks(tasks(), self.encoding.encoder, self.encoding.crop, self.encoding.workers)
+        ) as results:
             for codes in results:
                 rows = [waiting.popleft() for _ in codes]
                 items = [item for _, item in rows]
@@ -105,11 +128,18 @@ class SetMaker:
     def _make_shards(self, todo: list[int], rows: int) -> None:
         writer: ShardWriter | None = None
         left = row = 0
-        with closing(self._encoded(todo)) as batches, progress(self.settings.output, rows, self.settings.progress) as advance:
+        with (
+            closing(self._encoded(todo)) as batches,
+            progress(self.settings.output, rows, self.settings.progress) as advance,
+        ):
             try:
                 for number, items, results in batches:
                     if writer is None:
-                        writer, left, row = self._new_shard(number), self.plan.rows_of(number), number * self.plan.shard_size
+                        writer, left, row = (
+                            self._new_shard(number),
+                            self.plan.rows_of(number),
+                            number * self.plan.shard_size,
+                        )
                     for item, result in zip(items, results, strict=True):
                         self._write(writer, row, item, result)
                         row += 1
@@ -151,7 +181,9 @@ class SetMaker:
         if self._named < SHOWN:
             log.warning("%s: left out: %s", item.origin, reason)
         elif self._named == SHOWN:
-            log.warning("further rows that are left out: see %s once the set is complete", self.folder.path / "dropped.jsonl")
+            log.warning(
+                "further rows that are left out: see %s once the set is complete", self.folder.path / "dropped.jsonl"
+            )
         self._named += 1
 
 
@@ -161,7 +193,14 @@ def progress(label: str, total: int, shown: bool) -> Iterator[Callable[[int], No
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     rate = TextColumn("{task.fields[rate]:,.0f}/s")
-    with Progress(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), rate, TimeRemainingColumn(), disable=not shown) as bar:
+    with Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        rate,
+        TimeRemainingColumn(),
+        disable=not shown,
+    ) as bar:
         task = bar.add_task(label, total=total, rate=0.0)
         started, done = time.perf_counter(), 0
 
@@ -176,11 +215,20 @@ def progress(label: str, total: int, shown: bool) -> Iterator[Callable[[int], No
 def print_summary(path: str, index: dict[str, Any], rate: float | None) -> None:
     """What was made, in a few lines. rate: rows a second of this process, None where all shards were there."""
     totals, size = index["totals"], sum(shard["bytes"] for shard in index["shardlist"])
-    print(f"{path}: {totals['samples']:,} samples in {len(index['shardlist'])} shards, {size / 2**20:.1f} MiB" + (f", {rate:,.1f} rows/s" if rate else ""))
+    print(
+        f"{path}: {totals['samples']:,} samples in {len(index['shardlist'])} shards, {size / 2**20:.1f} MiB"
+        + (f", {rate:,.1f} rows/s" if rate else "")
+    )
     print(f"  dropped: {counted(index['dropped'])}; omitted by the source: {counted(index['omitted'])}")
     if "codes" in index:
-        print(f"  {totals['questions']:,} questions; {totals.get('captions', 0):,} images with a caption, {index['no_caption']:,} without")
-        print(f"  codes used: {index['codes']['used']:,} of {index['codebook_size']:,}, perplexity {index['codes']['perplexity']:,.1f}; "
-              f"{size / max(1, totals.get('images', 0)):,.0f} bytes an image")  # fmt: skip
+        print(
+            f"  {totals['questions']:,} questions; {totals.get('captions', 0):,} images with a caption, "
+            f"{index['no_caption']:,} without"
+        )
+        print(
+            f"  codes used: {index['codes']['used']:,} of {index['codebook_size']:,}, perplexity "
+            f"{index['codes']['perplexity']:,.1f}; "
+            f"{size / max(1, totals.get('images', 0)):,.0f} bytes an image"
+        )
     else:
         print(f"  {totals['text_characters']:,} characters of text")

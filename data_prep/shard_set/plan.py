@@ -1,7 +1,7 @@
 """The plan of a shard set: what all parts of a job have agreed on, wherever and whenever they run.
 
-Row n of the source lies in shard n // shard_size, whatever the number of parts. The plan is made once, by the part that comes first,
-and stands in OUTPUT/.partial/plan.json; in a finished set its content is in index.json.
+Row n of the source lies in shard n // shard_size, whatever the number of parts. The plan is made once, by the part that
+comes first, and stands in OUTPUT/.partial/plan.json; in a finished set its content is in index.json.
 """
 
 from __future__ import annotations
@@ -18,11 +18,12 @@ from data_prep.sources.base import Item, Source
 
 @dataclass(frozen=True)
 class Plan:
-    """What a set is made of, by name as plan.json and index.json have it: enough to complete a set without its source and its VQ.
+    """What a set is made of, by name as plan.json and index.json have it: enough to complete a set without its source
+    and its VQ.
 
-    recipe: what determines the set. inputs: (name, rows) in order. encoder: what codes can depend on besides. omitted: what the source
-    leaves out by its own rules, by reason. encoder and the VQ's three are None for texts. max_bad: the share of unusable rows that is
-    allowed; it does not make another set.
+    recipe: what determines the set. inputs: (name, rows) in order. encoder: what codes can depend on besides. omitted:
+    what the source leaves out by its own rules, by reason. encoder and the VQ's three are None for texts. max_bad: the
+    share of unusable rows that is allowed; it does not make another set.
     """
 
     recipe: dict[str, Any]
@@ -47,7 +48,11 @@ class Plan:
     def for_index(self) -> dict[str, Any]:
         """The plan's share of index.json: a set of texts names no VQ, and what was allowed is not part of a set."""
         of_vq = ("vq_fingerprint", "codebook_size", "downsampling")
-        return {key: value for key, value in asdict(self).items() if key != "max_bad" and not (key in of_vq and value is None)}
+        return {
+            key: value
+            for key, value in asdict(self).items()
+            if key != "max_bad" and not (key in of_vq and value is None)
+        }
 
     def differences(self, other: Plan) -> list[str]:
         """Names of what `other` has otherwise, as in plan.json, with both values: "recipe.shard_size (8, 16)"."""
@@ -77,8 +82,10 @@ class Plan:
             wanted -= 1
             yield item
         if wanted:
-            raise ValueError(f"the source has fewer rows than when its plan was made ({wanted} missing in shard {shard}): "
-                             "do not change the inputs while they are tokenized, or begin again with tokenize.overwrite=true")  # fmt: skip
+            raise ValueError(
+                f"the source has fewer rows than when its plan was made ({wanted} missing in shard {shard}): "
+                "do not change the inputs while they are tokenized, or begin again with tokenize.overwrite=true"
+            )
 
     def _from(self, source: Source, row: int) -> Iterator[Item]:
         """All items from row number `row` on."""
@@ -121,5 +128,8 @@ def parse_part(text: str | None) -> Part:
         return Part(int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1")))
     number, slash, count = text.partition("/")
     if not (slash and number.isdigit() and count.isdigit() and int(number) < int(count)):
-        raise ValueError(f"tokenize.part={text}: must be I/N with I from 0 to N-1, for example 0/4 (Slurm array: $SLURM_ARRAY_TASK_ID/4)")
+        raise ValueError(
+            f"tokenize.part={text}: must be I/N with I from 0 to N-1, for example 0/4 (Slurm array: "
+            "$SLURM_ARRAY_TASK_ID/4)"
+        )
     return Part(int(number), int(count))

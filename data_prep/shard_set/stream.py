@@ -13,10 +13,12 @@ Files = dict[str, bytes]  # extension -> content of one sample
 
 
 def open_index(path: Path) -> dict[str, Any]:
-    """The index.json of a finished set. Raises ValueError where there is none; none is made, for the parts of a set lack it too."""
+    """The index.json of a finished set. Raises ValueError where there is none; none is made, for the parts of a set
+    lack it too."""
     if path.is_dir() and not (path / INDEX_NAME).is_file():
         raise ValueError(
-            f"{path}: no {INDEX_NAME} there: not a shard set, or not finished: `liquid tokenize` finishes one, `liquid data merge` joins its parts"
+            f"{path}: no {INDEX_NAME} there: not a shard set, or not finished: `liquid tokenize` finishes one, "
+            "`liquid data merge` joins its parts"
         )
     return read_index(open_folder(path))
 
@@ -28,7 +30,8 @@ def chunk_spans(entry: dict[str, Any]) -> list[tuple[int, int]]:
 
 
 def chunk_files(tar: Path, spans: list[tuple[int, int]]) -> Iterator[dict[str, Files]]:
-    """{key: files} of every span of a tar; what cannot be read is left out. Raises OSError for a file that cannot be opened."""
+    """{key: files} of every span of a tar; what cannot be read is left out. Raises OSError for a file that cannot be
+    opened."""
     with open(tar, "rb") as file:
         for offset, size in spans:
             file.seek(offset)

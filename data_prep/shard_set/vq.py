@@ -1,4 +1,5 @@
-"""Which VQ made the codes of a set: the one of --vq-config and --vq-checkpoint, else the one that ships with the package."""
+"""Which VQ made the codes of a set: the one of --vq-config and --vq-checkpoint, else the one that ships with the
+package."""
 
 from __future__ import annotations
 
@@ -35,7 +36,9 @@ def vq_files(config: str | None, checkpoint: str | None) -> VQFiles:
     if (config is None) != (checkpoint is None):
         raise ValueError(f"{FLAGS} go together: give the VQGAN's yaml and its .ckpt or .safetensors")
     shipped = VQSettings()
-    return VQFiles(package_path(config or shipped.config), package_path(checkpoint or shipped.checkpoint), config is not None)
+    return VQFiles(
+        package_path(config or shipped.config), package_path(checkpoint or shipped.checkpoint), config is not None
+    )
 
 
 def mismatch(index: dict[str, Any], model: ImageTokenizer, files: VQFiles) -> str | None:
@@ -45,10 +48,17 @@ def mismatch(index: dict[str, Any], model: ImageTokenizer, files: VQFiles) -> st
         if not files.given:
             return f"{INDEX_NAME} names no VQ"
         highest = index.get("max_code", 0)
-        return f"codes up to {highest}, beyond the {model.codebook_size} of {which}" if highest >= model.codebook_size else None
+        return (
+            f"codes up to {highest}, beyond the {model.codebook_size} of {which}"
+            if highest >= model.codebook_size
+            else None
+        )
     if index["vq_fingerprint"] == model.fingerprint:
         return None
-    return f"codes of another VQ: fingerprint {index['vq_fingerprint'][:16]} in {INDEX_NAME}, {model.fingerprint[:16]} for {which}"
+    return (
+        f"codes of another VQ: fingerprint {index['vq_fingerprint'][:16]} in {INDEX_NAME}, "
+        f"{model.fingerprint[:16]} for {which}"
+    )
 
 
 def open_vq(path: Path, index: dict[str, Any], files: VQFiles, parts: tuple[str, ...]) -> ImageTokenizer:

@@ -31,7 +31,9 @@ def shard_number(name: str) -> int:
 
 def to_json(value: Any) -> bytes:
     """Compact JSON with sorted keys: the same value gives the same bytes."""
-    return json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "backslashreplace")
+    return json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":")).encode(
+        "utf-8", "backslashreplace"
+    )
 
 
 def to_npy(codes: np.ndarray) -> bytes:
@@ -65,7 +67,12 @@ class ShardWriter:
         self._add_file(f"{key}.json", to_json(info))
         if text is not None:
             self._add_file(f"{key}.txt", text.encode("utf-8", "backslashreplace"))
-        self.totals.update(samples=1, text_characters=len(text or ""), questions=len(info.get("questions", ())), messages=len(info.get("messages", ())))
+        self.totals.update(
+            samples=1,
+            text_characters=len(text or ""),
+            questions=len(info.get("questions", ())),
+            messages=len(info.get("messages", ())),
+        )
 
     def _add_file(self, name: str, content: bytes) -> None:
         member = tarfile.TarInfo(name)  # time, user and group stay 0 and empty

@@ -14,10 +14,18 @@ from data_prep.sources.webdataset import WebdatasetSource
 from liquid_train.config.schema import TokenizeSettings
 
 FILE_SOURCES: dict[str, Callable[[TokenizeSettings], Source]] = {
-    "pairs": PairsSource, "webdataset": WebdatasetSource, "folder": FolderSource, "vqa": VQASource, "chat": ChatSource, "text": TextSource,
+    "pairs": PairsSource,
+    "webdataset": WebdatasetSource,
+    "folder": FolderSource,
+    "vqa": VQASource,
+    "chat": ChatSource,
+    "text": TextSource,
     "parquet": ParquetSource,
-}  # fmt: skip
-PACKAGED_SOURCES: dict[str, Callable[[TokenizeSettings, int], Source]] = {"easy_vqa": EasyVQASource, "python_docs": PythonDocsSource}
+}
+PACKAGED_SOURCES: dict[str, Callable[[TokenizeSettings, int], Source]] = {
+    "easy_vqa": EasyVQASource,
+    "python_docs": PythonDocsSource,
+}
 
 
 def open_source(settings: TokenizeSettings, seed: int) -> Source:
@@ -26,4 +34,6 @@ def open_source(settings: TokenizeSettings, seed: int) -> Source:
         return PACKAGED_SOURCES[settings.source](settings, seed)
     if settings.source in FILE_SOURCES:
         return FILE_SOURCES[settings.source](settings)
-    raise ValueError(f"tokenize.source={settings.source}: no such source; one of {', '.join([*FILE_SOURCES, *PACKAGED_SOURCES])}")
+    raise ValueError(
+        f"tokenize.source={settings.source}: no such source; one of {', '.join([*FILE_SOURCES, *PACKAGED_SOURCES])}"
+    )

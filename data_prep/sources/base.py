@@ -2,8 +2,9 @@
 
     Source.inputs() -> names      count(name) -> rows      read(name, start) -> the items of rows start, start + 1, ...
 
-Rows are numbered through all inputs; that numbering is the plan of a set (data_prep/shard_set/plan.py). Any row is reached from the start of
-its input without holding more than one item in memory, so a set may be far larger than memory.
+Rows are numbered through all inputs; that numbering is the plan of a set (data_prep/shard_set/plan.py). Any row is
+reached from the start of its input without holding more than one item in memory, so a set may be far larger than
+memory.
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ from braceexpand import braceexpand
 
 from liquid_train.config.schema import TokenizeSettings
 
-# Inputs are known by their sizes and their first bytes: this many of all of them together, but so many of each at least.
+# Inputs are known by their sizes and their first bytes: this many of all of them together, but so many of each at
+# least.
 HASHED_BYTES = 2**30
 HASHED_OF_EACH = 2**16
 DAMAGED = "the file is damaged from here on"
@@ -35,10 +37,10 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 class Item:
     """One row before tokenizing.
 
-    info: KEY.json; an image's width and height are added when it is encoded. image: reads the pixels, uint8 [height, width, 3]; runs
-    in an encoder process, so it must pickle; None for a text or a chat without a picture. text: KEY.txt: the caption of an image, or
-    the text itself. problem: why the source says this row is unusable. key: its name in the shards, without a dot; None: the row's
-    number. origin: what a message calls it.
+    info: KEY.json; an image's width and height are added when it is encoded. image: reads the pixels, uint8 [height,
+    width, 3]; runs in an encoder process, so it must pickle; None for a text or a chat without a picture. text:
+    KEY.txt: the caption of an image, or the text itself. problem: why the source says this row is unusable. key: its
+    name in the shards, without a dot; None: the row's number. origin: what a message calls it.
     """
 
     info: dict[str, Any]
@@ -50,7 +52,8 @@ class Item:
 
 
 class Source(Protocol):
-    """What `liquid tokenize` needs of a source. Reading twice gives the same items; items are made as they are asked for."""
+    """What `liquid tokenize` needs of a source. Reading twice gives the same items; items are made as they are asked
+    for."""
 
     has_images: bool
 
@@ -72,8 +75,8 @@ class Source(Protocol):
 class Rows:
     """Reading an input on from where the last reading stopped, without going through its beginning again.
 
-    A set's shards are read one after the other, and most inputs have no other way to a row than through all rows before it: from
-    the start each time, a file of n shards would be read n / 2 times.
+    A set's shards are read one after the other, and most inputs have no other way to a row than through all rows before
+    it: from the start each time, a file of n shards would be read n / 2 times.
     """
 
     _rest: tuple[str, int, Iterator[Item]] | None = None  # input, its next row, what is left of it
@@ -106,8 +109,12 @@ class FileSource(Rows):
         self.settings = settings
         refuse_unused(settings, self.keys)
         if settings.input is None:
-            raise ValueError(f"tokenize.input has no value: tokenize.source={settings.source} reads files ({', '.join(self.suffixes)}); give a file, "
-                             "a folder, or a pattern as in shards/{00000..00099}.tar")  # fmt: skip
+            raise ValueError(
+                f"tokenize.input has no value: tokenize.source={settings.source} reads files "
+                f"({', '.join(self.suffixes)}); give a "
+                "file, "
+                "a folder, or a pattern as in shards/{00000..00099}.tar"
+            )
         self.files = find_files(settings.input, self.suffixes)
 
     def recipe(self) -> dict[str, Any]:
@@ -128,7 +135,8 @@ class FileSource(Rows):
 def find_files(pattern: str, suffixes: tuple[str, ...]) -> dict[str, Path]:
     """Files that tokenize.input names, sorted by name: {path relative to what all of them share: path}.
 
-    A folder stands for all files with one of the suffixes below it. Raises ValueError where something is missing or nothing is found.
+    A folder stands for all files with one of the suffixes below it. Raises ValueError where something is missing or
+    nothing is found.
     """
     files: set[Path] = set()
     for part in expand(pattern):
@@ -136,14 +144,18 @@ def find_files(pattern: str, suffixes: tuple[str, ...]) -> dict[str, Path]:
         if path.is_dir():
             found = [p for p in path.rglob("*") if p.name.endswith(suffixes) and p.is_file()]
         else:
-            found = [path] if path.is_file() else [Path(p) for p in glob(str(path), recursive=True) if Path(p).is_file()]
+            found = (
+                [path] if path.is_file() else [Path(p) for p in glob(str(path), recursive=True) if Path(p).is_file()]
+            )
         if not found:
             what = f"no {', '.join(suffixes)} file in that folder" if path.is_dir() else "no such file or folder"
             raise ValueError(f"tokenize.input={part}: {what}")
         files |= {Path(os.path.abspath(p)) for p in found}
     for file in sorted(files):
         if not file.name.endswith(suffixes):
-            raise ValueError(f"tokenize.input={file}: this source reads {', '.join(suffixes)} files; choose another tokenize.source")
+            raise ValueError(
+                f"tokenize.input={file}: this source reads {', '.join(suffixes)} files; choose another tokenize.source"
+            )
     root = os.path.commonpath([p.parent for p in files])
     return dict(sorted((readable(p.relative_to(root).as_posix()), p) for p in files))
 
@@ -155,7 +167,10 @@ def expand(pattern: str) -> list[str]:
     try:
         return list(braceexpand(pattern))
     except ValueError as error:
-        raise ValueError(f"tokenize.input={pattern}: a brace without its counterpart, and no file of that name; write {{00000..00099}}") from error
+        raise ValueError(
+            f"tokenize.input={pattern}: a brace without its counterpart, and no file of that name; write "
+            f"{{00000..00099}}"
+        ) from error
 
 
 def identity(path: Path, hashed: int) -> dict[str, Any]:
@@ -176,7 +191,8 @@ def refuse_unused(settings: TokenizeSettings, used: tuple[str, ...]) -> None:
 
 
 def readable(value: Any) -> Any:
-    """JSON without lone surrogates, which JSON can spell and UTF-8 and the tokenizers cannot: U+FFFD stands in their place."""
+    """JSON without lone surrogates, which JSON can spell and UTF-8 and the tokenizers cannot: U+FFFD stands in their
+    place."""
     if isinstance(value, str):
         return _SURROGATE.sub("\ufffd", value)
     if isinstance(value, list):

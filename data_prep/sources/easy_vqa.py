@@ -1,8 +1,9 @@
-"""easy-VQA (PyPI `easy-vqa`, MIT): 64x64 pictures of one coloured shape, questions with one-word answers, captions derived.
+"""easy-VQA (PyPI `easy-vqa`, MIT): 64x64 pictures of one coloured shape, questions with one-word answers, captions
+derived.
 
-The package states no captions. "a blue rectangle" is derived from an image's questions and answers: a direct answer gives
-the word ("what color is the shape?" blue), "yes" to "is there a circle?" too, and every "no" strikes one candidate out,
-until one is left. An image whose colour or shape stays open has no caption and serves VQA only.
+The package states no captions. "a blue rectangle" is derived from an image's questions and answers: a direct answer
+gives the word ("what color is the shape?" blue), "yes" to "is there a circle?" too, and every "no" strikes one
+candidate out, until one is left. An image whose colour or shape stays open has no caption and serves VQA only.
 """
 
 from __future__ import annotations
@@ -96,7 +97,9 @@ def load_split(split: str) -> list[EasyVQAImage]:
     try:
         import easy_vqa
     except ImportError as error:
-        raise ValueError("tokenize.source=easy_vqa needs the easy-vqa package: pip install 'liquid-train[demo]'") from error
+        raise ValueError(
+            "tokenize.source=easy_vqa needs the easy-vqa package: pip install 'liquid-train[demo]'"
+        ) from error
     paths = easy_vqa.get_train_image_paths() if split == "train" else easy_vqa.get_test_image_paths()
     rows = easy_vqa.get_train_questions() if split == "train" else easy_vqa.get_test_questions()
     questions: dict[int, list[tuple[str, str]]] = defaultdict(list)

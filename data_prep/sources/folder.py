@@ -19,20 +19,27 @@ IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".ti
 
 
 class FolderSource(Rows):
-    """One input: the folder, its pictures in order of their paths. A picture without a .txt has no caption and is kept."""
+    """One input: the folder, its pictures in order of their paths. A picture without a .txt has no caption and is
+    kept."""
 
     has_images = True
 
     def __init__(self, settings: TokenizeSettings) -> None:
         refuse_unused(settings, ())
         if settings.input is None or not Path(settings.input).expanduser().is_dir():
-            raise ValueError(f"tokenize.input={settings.input}: no such folder; tokenize.source=folder reads the pictures below one")
+            raise ValueError(
+                f"tokenize.input={settings.input}: no such folder; tokenize.source=folder reads the pictures below one"
+            )
         self.root = Path(settings.input).expanduser()
 
     def recipe(self) -> dict[str, Any]:
         digest = hashlib.sha256()
         for path in pictures(self.root):
-            digest.update(os.fsencode(f"{path.relative_to(self.root).as_posix()}\0{size(path)}\0{size(path.with_suffix('.txt'))}\0"))
+            digest.update(
+                os.fsencode(
+                    f"{path.relative_to(self.root).as_posix()}\0{size(path)}\0{size(path.with_suffix('.txt'))}\0"
+                )
+            )
         return {"names_and_sizes": digest.hexdigest()}
 
     def omitted(self) -> Counter[str]:

@@ -35,7 +35,9 @@ class ListSource(FileSource):
     def __init__(self, settings: TokenizeSettings) -> None:
         super().__init__(settings)
         if settings.images is not None and not Path(settings.images).expanduser().is_dir():
-            raise ValueError(f"tokenize.images={settings.images}: no such folder; paths of pictures in the list are taken from there")
+            raise ValueError(
+                f"tokenize.images={settings.images}: no such folder; paths of pictures in the list are taken from there"
+            )
 
     def rows_from(self, name: str, start: int) -> Iterator[Item]:
         path = self.files[name]
@@ -61,18 +63,22 @@ class ListSource(FileSource):
 
 
 class PairsSource(ListSource):
-    """Pictures with a caption: {"image_path", "text_prompt" (or "text", or "caption")} a line, the published pair format."""
+    """Pictures with a caption: {"image_path", "text_prompt" (or "text", or "caption")} a line, the published pair
+    format."""
 
     keys = ("images", "image_key", "text_key")
 
     def described(self, row: dict[str, Any], image: partial, origin: str) -> Item:
         keys = (self.settings.text_key,) if self.settings.text_key else TEXT_KEYS
         text = caption(row, keys)
-        return Item({}, image, text, origin=origin) if text else Item({}, problem=f"no {' or '.join(keys)}", origin=origin)
+        return (
+            Item({}, image, text, origin=origin) if text else Item({}, problem=f"no {' or '.join(keys)}", origin=origin)
+        )
 
 
 class VQASource(ListSource):
-    """Pictures with questions: {"image_path", "questions": [{"question", "answers": [...]}]} a line; `question`, `answer` alone too."""
+    """Pictures with questions: {"image_path", "questions": [{"question", "answers": [...]}]} a line; `question`,
+    `answer` alone too."""
 
     def described(self, row: dict[str, Any], image: partial, origin: str) -> Item:
         questions = answered(row["questions"] if isinstance(row.get("questions"), list) else [row])
@@ -91,16 +97,20 @@ def question(entry: Any) -> dict[str, Any] | None:
     if not isinstance(entry, dict):
         return None
     answers = entry.get("answers") if entry.get("answers") is not None else entry.get("answer")
-    answers = [a.get("answer") if isinstance(a, dict) else a for a in (answers if isinstance(answers, list) else [answers])]
+    answers = [
+        a.get("answer") if isinstance(a, dict) else a for a in (answers if isinstance(answers, list) else [answers])
+    ]
     answers = [str(a) for a in answers if isinstance(a, (str, int, float)) and str(a).strip()]
     asked = entry.get("question")
     return {"question": asked, "answers": answers} if isinstance(asked, str) and asked.strip() and answers else None
 
 
 class ChatSource(ListSource):
-    """Conversations in LLaVA's format, one JSON array or JSON lines: {"image", "conversations": [{"from": "human", "value"}, ...]}.
+    """Conversations in LLaVA's format, one JSON array or JSON lines: {"image", "conversations": [{"from": "human",
+    "value"}, ...]}.
 
-    Chats without a picture are kept as they are. KEY.json: `messages: [{"role", "content"}]`, `<image>` where the picture belongs.
+    Chats without a picture are kept as they are. KEY.json: `messages: [{"role", "content"}]`, `<image>` where the
+    picture belongs.
     """
 
     suffixes = (".json", ".jsonl")

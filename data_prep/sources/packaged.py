@@ -32,7 +32,9 @@ class EasyVQASource:
         try:
             self.version = version("easy-vqa")
         except PackageNotFoundError as error:
-            raise ValueError("tokenize.source=easy_vqa needs the easy-vqa package: pip install 'liquid-train[demo]'") from error
+            raise ValueError(
+                "tokenize.source=easy_vqa needs the easy-vqa package: pip install 'liquid-train[demo]'"
+            ) from error
         self._images: list[easy_vqa.EasyVQAImage] | None = None
 
     @property
@@ -61,7 +63,9 @@ class EasyVQASource:
 
     def _item(self, image: easy_vqa.EasyVQAImage, copy: int) -> Item:
         key = f"{self.split}-{image.number:05d}"
-        info: dict[str, Any] = {"questions": [{"question": question, "answers": [answer]} for question, answer in image.questions]}
+        info: dict[str, Any] = {
+            "questions": [{"question": question, "answers": [answer]} for question, answer in image.questions]
+        }
         if image.captions:
             info["captions"] = [{"text": text, "weight": weight} for text, weight in image.captions]
         if copy == 0:
@@ -86,7 +90,11 @@ class PythonDocsSource:
         self._omitted = Counter({"repeated paragraph": repeated})
 
     def recipe(self) -> dict[str, Any]:
-        return {"split": self.split, "content": python_docs.content_digest(self.topics), "max_characters": python_docs.MAX_CHARACTERS}
+        return {
+            "split": self.split,
+            "content": python_docs.content_digest(self.topics),
+            "max_characters": python_docs.MAX_CHARACTERS,
+        }
 
     def omitted(self) -> Counter[str]:
         return self._omitted
@@ -110,4 +118,7 @@ def _check_split(settings: TokenizeSettings, splits: tuple[str, ...]) -> None:
 
 def _refuse_input(settings: TokenizeSettings) -> None:
     if settings.input is not None:
-        raise ValueError(f"tokenize.input={settings.input}: {settings.source} comes with a package and reads no files; leave tokenize.input out")
+        raise ValueError(
+            f"tokenize.input={settings.input}: {settings.source} comes with a package and reads no files; leave "
+            "tokenize.input out"
+        )

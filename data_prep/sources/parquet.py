@@ -18,7 +18,8 @@ ROWS_AT_ONCE = 32
 
 
 class ParquetSource(FileSource):
-    """Row groups are read one at a time; tokenize.image_key and tokenize.text_key name the columns where they have other names."""
+    """Row groups are read one at a time; tokenize.image_key and tokenize.text_key name the columns where they have
+    other names."""
 
     suffixes = (".parquet",)
     keys = ("image_key", "text_key")
@@ -46,7 +47,8 @@ class ParquetSource(FileSource):
             first += rows
 
     def _group(self, name: str, file: Any, group: int, first: int) -> Iterator[Item]:
-        """All items of a row group, whose first is row number `first`: as many as its head says, also where its data is damaged."""
+        """All items of a row group, whose first is row number `first`: as many as its head says, also where its data is
+        damaged."""
         image, text = self._columns(name, file)
         left = file.metadata.row_group(group).num_rows
         number = first
@@ -69,13 +71,18 @@ class ParquetSource(FileSource):
         try:
             return self._parquet.ParquetFile(self.files[name])
         except (OSError, ValueError) as error:  # pyarrow's ArrowInvalid is a ValueError
-            raise ValueError(f"tokenize.input={self.files[name]}: not a parquet file that can be read ({error}); remove it or fetch it again") from error
+            raise ValueError(
+                f"tokenize.input={self.files[name]}: not a parquet file that can be read ({error}); remove it or "
+                "fetch it again"
+            ) from error
 
 
 def _column(names: list[str], asked: str | None, usual: tuple[str, ...], key: str, path: Path) -> str:
     found = next((n for n in ((asked,) if asked else usual) if n in names), None)
     if found is None:
-        raise ValueError(f"tokenize.{key}={asked}: {path} has the columns {', '.join(names)}; name the right one with tokenize.{key}")
+        raise ValueError(
+            f"tokenize.{key}={asked}: {path} has the columns {', '.join(names)}; name the right one with tokenize.{key}"
+        )
     return found
 
 

@@ -1,8 +1,9 @@
-"""The Python language reference as the standard library carries it (`pydoc_data.topics`, 465 kB): plain text to train on.
+"""The Python language reference as the standard library carries it (`pydoc_data.topics`, 465 kB): plain text to train
+on.
 
-Topics repeat each other: `specialnames` alone holds `customization`, `attribute-access` and others word for word, a fifth of
-the whole. A paragraph is therefore kept once, and where a test topic has it, there: otherwise the held-out text would be
-training text.
+Topics repeat each other: `specialnames` alone holds `customization`, `attribute-access` and others word for word, a
+fifth of the whole. A paragraph is therefore kept once, and where a test topic has it, there: otherwise the held-out
+text would be training text.
 """
 
 from __future__ import annotations
@@ -45,9 +46,14 @@ def content_digest(topics: dict[str, str]) -> str:
     return digest.hexdigest()
 
 
-def split_documents(topics: dict[str, str], split: str, max_characters: int = MAX_CHARACTERS) -> tuple[list[TextDocument], int]:
+def split_documents(
+    topics: dict[str, str], split: str, max_characters: int = MAX_CHARACTERS
+) -> tuple[list[TextDocument], int]:
     """Documents of 'train' or 'test' in order of topic, and how many repeated paragraphs this split left out."""
-    by_split = {"test": [n for n in sorted(topics) if is_test_topic(n)], "train": [n for n in sorted(topics) if not is_test_topic(n)]}
+    by_split = {
+        "test": [n for n in sorted(topics) if is_test_topic(n)],
+        "train": [n for n in sorted(topics) if not is_test_topic(n)],
+    }
     seen: set[str] = set()
     documents: list[TextDocument] = []
     repeated = 0
@@ -56,7 +62,10 @@ def split_documents(topics: dict[str, str], split: str, max_characters: int = MA
             kept, left_out = _new_paragraphs(topics[name], seen)
             if current == split:
                 repeated += left_out
-                documents += [TextDocument(name, i, text) for i, text in enumerate(cut_paragraphs("\n\n".join(kept), max_characters))]
+                documents += [
+                    TextDocument(name, i, text)
+                    for i, text in enumerate(cut_paragraphs("\n\n".join(kept), max_characters))
+                ]
     return documents, repeated
 
 

@@ -20,7 +20,8 @@ MAX_WINDOW = 2**31  # bytes: what zstd's --long=31 needs
 
 
 class TextSource(FileSource):
-    """One document a line; what is longer than tokenize.max_characters is cut into several samples when it is written."""
+    """One document a line; what is longer than tokenize.max_characters is cut into several samples when it is
+    written."""
 
     has_images = False
     suffixes = (".jsonl", ".jsonl.gz", ".jsonl.zst", ".json.gz", ".json.zst")
@@ -40,7 +41,8 @@ class TextSource(FileSource):
 
 
 def lines(path: Path) -> Iterator[bytes | None]:
-    """Lines that are not blank; a last None where the file cannot be read on, or breaks off inside its compressed stream."""
+    """Lines that are not blank; a last None where the file cannot be read on, or breaks off inside its compressed
+    stream."""
     try:
         with open(path, "rb") as file:
             stream: Any = file
@@ -56,7 +58,8 @@ def lines(path: Path) -> Iterator[bytes | None]:
 
 
 class ZstdReader(io.RawIOBase):
-    """The content of a .zst of one or more frames. (zstandard's own reader takes a file that breaks off for one that ends.)"""
+    """The content of a .zst of one or more frames. (zstandard's own reader takes a file that breaks off for one that
+    ends.)"""
 
     def __init__(self, file: IO[bytes]) -> None:
         self.blocks = unpacked(file)

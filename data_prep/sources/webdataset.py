@@ -24,7 +24,8 @@ Files = dict[str, bytes]  # extension -> content of one sample
 
 
 class WebdatasetSource(FileSource):
-    """KEY.jpg (png, jpeg, webp) with KEY.txt, or KEY.json with `caption`, `text` or `text_prompt`; KEY.json may have `questions`."""
+    """KEY.jpg (png, jpeg, webp) with KEY.txt, or KEY.json with `caption`, `text` or `text_prompt`; KEY.json may have
+    `questions`."""
 
     suffixes = (".tar",)
     keys = ("text_key",)
@@ -55,8 +56,13 @@ class WebdatasetSource(FileSource):
         info = info if isinstance(info, dict) else {}
         if not text or self.settings.text_key:
             text = caption(info, self.text_keys) or text
-        kept: dict[str, Any] = {"questions": answered(_list(info, "questions")), "captions": weighted(_list(info, "captions"))}
-        return Item({k: v for k, v in kept.items() if v}, partial(read_rgb, files[extension]), text or None, origin=origin)
+        kept: dict[str, Any] = {
+            "questions": answered(_list(info, "questions")),
+            "captions": weighted(_list(info, "captions")),
+        }
+        return Item(
+            {k: v for k, v in kept.items() if v}, partial(read_rgb, files[extension]), text or None, origin=origin
+        )
 
 
 def _list(info: dict[str, Any], key: str) -> list[Any]:
@@ -69,7 +75,9 @@ def weighted(captions: list[Any]) -> list[dict[str, Any]]:
     kept = []
     for entry in captions:
         entry = {"text": entry} if isinstance(entry, str) else entry
-        text, weight = (caption(entry, ("text",)), entry.get("weight", 1.0)) if isinstance(entry, dict) else (None, None)
+        text, weight = (
+            (caption(entry, ("text",)), entry.get("weight", 1.0)) if isinstance(entry, dict) else (None, None)
+        )
         if text and isinstance(weight, (int, float)) and 0 < weight < math.inf:
             kept.append({"text": text, "weight": weight})
     return kept
@@ -78,7 +86,8 @@ def weighted(captions: list[Any]) -> list[dict[str, Any]]:
 def samples(path: Path, start: int, content: bytes | None) -> Iterator[tuple[str, Files | None]]:
     """(key, files) of the samples from number `start` on. content=None: names only, nothing is read but the headers.
 
-    A tar that breaks off or is damaged yields a last ("", None): for the sample in which it breaks and for all behind it.
+    A tar that breaks off or is damaged yields a last ("", None): for the sample in which it breaks and for all behind
+    it.
     """
     number, current, files = 0, None, Files()
     usual: set[str] | None = None  # extensions of the sample before
@@ -110,9 +119,11 @@ def samples(path: Path, start: int, content: bytes | None) -> Iterator[tuple[str
 
 
 def headers(tar: tarfile.TarFile) -> Iterator[tuple[str, str, tarfile.TarInfo | None]]:
-    """(key, extension, header) of the files of a tar one after the other; None in place of a header whose file breaks off.
+    """(key, extension, header) of the files of a tar one after the other; None in place of a header whose file breaks
+    off.
 
-    As in webdataset, the key ends at the first dot of the base name; a file without a key or an extension is of no sample.
+    As in webdataset, the key ends at the first dot of the base name; a file without a key or an extension is of no
+    sample.
     Raises one of TAR_ERRORS for a header that is damaged and for a tar without an end.
     """
     size = Path(str(tar.name)).stat().st_size
@@ -126,7 +137,8 @@ def headers(tar: tarfile.TarFile) -> Iterator[tuple[str, str, tarfile.TarInfo | 
         yield folder + slash + stem, extension.lower(), None if cut else member
     assert tar.fileobj is not None
     tar.fileobj.seek(tar.offset)
-    if tar.fileobj.read(tarfile.BLOCKSIZE) != tarfile.NUL * tarfile.BLOCKSIZE:  # tarfile takes any other block for the end, too
+    # tarfile takes any other block for the end, too
+    if tar.fileobj.read(tarfile.BLOCKSIZE) != tarfile.NUL * tarfile.BLOCKSIZE:
         raise tarfile.ReadError("a damaged header, or no end")
 
 

@@ -9,53 +9,101 @@ from pathlib import Path
 
 
 def parser() -> argparse.ArgumentParser:
-    root = argparse.ArgumentParser(prog="liquid data", description="Join the parts of a shard set, check a set, and look into it.")
+    root = argparse.ArgumentParser(
+        prog="liquid data", description="Join the parts of a shard set, check a set, and look into it."
+    )
     tools = root.add_subparsers(dest="tool", required=True, metavar="{merge,verify,describe,inspect,index}")
     _add_merge(tools.add_parser("merge", help="join the parts of `liquid tokenize tokenize.part=I/N` into one set"))
     _add_verify(tools.add_parser("verify", help="read a whole set again and compare some of it with its source"))
     _add_describe(tools.add_parser("describe", help="sizes, captions, grid shapes and codebook usage of a set"))
-    _add_inspect(tools.add_parser("inspect", help="print one sample of a set, or the first packed sequences of a training config"))
+    _add_inspect(
+        tools.add_parser(
+            "inspect", help="print one sample of a set, or the first packed sequences of a training config"
+        )
+    )
     _add_index(tools.add_parser("index", help="write the index.json of a folder of tars"))
     return root
 
 
 def _add_merge(tool: argparse.ArgumentParser) -> None:
-    tool.description = ("Complete OUTPUT from parts. Without PART_FOLDER the parts lie in OUTPUT itself. Otherwise their shards are linked, or copied, "
-                        "from the part folders, which stay as they are. Missing, repeated and damaged shards are refused.")  # fmt: skip
+    tool.description = (
+        "Complete OUTPUT from parts. Without PART_FOLDER the parts lie in OUTPUT itself. Otherwise their shards are "
+        "linked, or copied, "
+        "from the part folders, which stay as they are. Missing, repeated and damaged shards are refused."
+    )
     tool.add_argument("output", type=Path, metavar="OUTPUT", help="the folder of the finished set")
-    tool.add_argument("parts", type=Path, nargs="*", metavar="PART_FOLDER", help="tokenize.output of a part, where each part had its own")
-    tool.add_argument("--max-bad", type=float, metavar="SHARE", help="share of unusable rows that is allowed (default: tokenize.max_bad of the parts)")
+    tool.add_argument(
+        "parts",
+        type=Path,
+        nargs="*",
+        metavar="PART_FOLDER",
+        help="tokenize.output of a part, where each part had its own",
+    )
+    tool.add_argument(
+        "--max-bad",
+        type=float,
+        metavar="SHARE",
+        help="share of unusable rows that is allowed (default: tokenize.max_bad of the parts)",
+    )
 
 
 def _add_verify(tool: argparse.ArgumentParser) -> None:
-    tool.description = ("Check every tar, sample and total of a set against its index; with the source at hand, tokenize rows drawn at random once more. "
-                        "Lists what is wrong and ends with 1, or says in one line that all is well and ends with 0.")  # fmt: skip
+    tool.description = (
+        "Check every tar, sample and total of a set against its index; with the source at hand, tokenize rows drawn "
+        "at random once more. "
+        "Lists what is wrong and ends with 1, or says in one line that all is well and ends with 0."
+    )
     tool.add_argument("set", type=Path, metavar="SET", help="the folder of the set")
-    tool.add_argument("--input", metavar="PATH", help="what tokenize.input was: rows of it are compared with the set (easy_vqa and python_docs need none)")
+    tool.add_argument(
+        "--input",
+        metavar="PATH",
+        help="what tokenize.input was: rows of it are compared with the set (easy_vqa and python_docs need none)",
+    )
     tool.add_argument("--images", metavar="PATH", help="what tokenize.images was, where it lies elsewhere now")
     _add_vq(tool)
-    tool.add_argument("--sample", type=int, default=64, metavar="N", help="rows to compare, drawn at random (default: 64)")
+    tool.add_argument(
+        "--sample", type=int, default=64, metavar="N", help="rows to compare, drawn at random (default: 64)"
+    )
     tool.add_argument("--seed", type=int, default=0, help="of the drawing (default: 0)")
-    tool.add_argument("--sheet", type=Path, metavar="FILE.png", help="draw a contact sheet: pictures beside what their codes give, captions under them")
+    tool.add_argument(
+        "--sheet",
+        type=Path,
+        metavar="FILE.png",
+        help="draw a contact sheet: pictures beside what their codes give, captions under them",
+    )
 
 
 def _add_describe(tool: argparse.ArgumentParser) -> None:
     tool.description = "Print the card of a set."
     tool.add_argument("set", type=Path, metavar="SET", help="the folder of the set")
-    tool.add_argument("--plot", type=Path, metavar="FILE.png", help="draw codebook usage, caption lengths and grid shapes")
+    tool.add_argument(
+        "--plot", type=Path, metavar="FILE.png", help="draw codebook usage, caption lengths and grid shapes"
+    )
 
 
 def _add_inspect(tool: argparse.ArgumentParser) -> None:
-    tool.description = ("Print one sample: what its json says, caption, questions, codes. With KEY=VALUE in place of SET: the first packed sequences "
-                        "that `liquid train` would train on with these settings (--help behind them lists the flags).")  # fmt: skip
+    tool.description = (
+        "Print one sample: what its json says, caption, questions, codes. With KEY=VALUE in place of SET: the first "
+        "packed sequences "
+        "that `liquid train` would train on with these settings (--help behind them lists the flags)."
+    )
     tool.add_argument("set", type=Path, metavar="SET", help="the folder of the set")
-    tool.add_argument("which", nargs="?", default="0", metavar="KEY", help="a sample's key, or its number in the set from 0 (default: 0)")
+    tool.add_argument(
+        "which",
+        nargs="?",
+        default="0",
+        metavar="KEY",
+        help="a sample's key, or its number in the set from 0 (default: 0)",
+    )
     tool.add_argument("--decode", type=Path, metavar="FILE.png", help="write the picture that its codes give")
     _add_vq(tool)
 
 
 def _add_index(tool: argparse.ArgumentParser) -> None:
-    tool.description = "Read the tars of a folder once and write the index.json that random access needs. The VQ of the codes stays unknown."
+    tool.description = (
+        "Read the tars of a folder once and write the index.json that random access needs. The VQ of "
+        "the codes stays unknown."
+    )
     tool.add_argument("set", type=Path, metavar="SET", help="a folder of webdataset tars with KEY.codes.npy or KEY.txt")
 
 
@@ -65,8 +113,15 @@ def _preview(arguments: list[str]) -> int:
     from liquid_train.config.schema import load
     from liquid_train.debug.preview import preview
 
-    tool = argparse.ArgumentParser(prog="liquid data inspect", description="Print the first packed sequences of a training config.")
-    tool.add_argument("overrides", nargs="+", metavar="KEY=VALUE", help="as `liquid train` takes them, for example experiment=quickstart")
+    tool = argparse.ArgumentParser(
+        prog="liquid data inspect", description="Print the first packed sequences of a training config."
+    )
+    tool.add_argument(
+        "overrides",
+        nargs="+",
+        metavar="KEY=VALUE",
+        help="as `liquid train` takes them, for example experiment=quickstart",
+    )
     tool.add_argument("--sequences", type=int, default=2, metavar="N", help="how many (default: 2)")
     tool.add_argument("--pictures", type=Path, metavar="FILE.png", help="draw the pictures in them, in order")
     args = tool.parse_args(arguments)
@@ -78,20 +133,29 @@ def _preview(arguments: list[str]) -> int:
 
 
 def _add_vq(tool: argparse.ArgumentParser) -> None:
-    tool.add_argument("--vq-config", metavar="F", help="yaml of the VQ that made the codes (default: the VQ that ships with the package)")
+    tool.add_argument(
+        "--vq-config",
+        metavar="F",
+        help="yaml of the VQ that made the codes (default: the VQ that ships with the package)",
+    )
     tool.add_argument("--vq-checkpoint", metavar="F", help="its .ckpt or .safetensors")
 
 
 def main(arguments: list[str]) -> int:
     """Exit status: 0, or 1 where a set is not as it should be. Raises ValueError for a user's mistake."""
-    if arguments[:1] == ["inspect"] and any("=" in argument and not argument.startswith("-") for argument in arguments[1:]):
+    if arguments[:1] == ["inspect"] and any(
+        "=" in argument and not argument.startswith("-") for argument in arguments[1:]
+    ):
         return _preview(arguments[1:])
     args = parser().parse_args(arguments)
     if args.tool == "index":
         from liquid_train.data.index_builder import build_index
 
         index = build_index(args.set)
-        print(f"{args.set}: index.json written, {sum(s['nsamples'] for s in index['shardlist']):,} samples in {len(index['shardlist'])} tars")
+        print(
+            f"{args.set}: index.json written, {sum(s['nsamples'] for s in index['shardlist']):,} samples in "
+            f"{len(index['shardlist'])} tars"
+        )
         return 0
     if args.tool == "merge":
         from data_prep.tools.merge import merge

@@ -16,7 +16,8 @@ FONT_SIZE = 13
 LINE = 17  # pixels from one line of text to the next
 CAPTION_LINES = 3
 SHAPE = 1.5  # width : height that the sheet aims at
-DEJAVU = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"  # comes with matplotlib: Latin, Greek, Cyrillic and more
+# comes with matplotlib: Latin, Greek, Cyrillic and more
+DEJAVU = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,8 @@ def _paste(sheet: Image.Image, pixels: np.ndarray, left: int, top: int) -> None:
 
 
 def _wrap(text: str, font: ImageFont.FreeTypeFont, width: int, lines: int) -> list[str]:
-    """Text in at most `lines` lines of `width` pixels, broken at spaces or inside longer words; an ellipsis where it is cut."""
+    """Text in at most `lines` lines of `width` pixels, broken at spaces or inside longer words; an ellipsis where it is
+    cut."""
     words = "".join(c if c.isprintable() else " " for c in text[: 40 * lines * max(1, width // FONT_SIZE)]).split()
     wrapped: list[str] = []
     line = ""

@@ -34,12 +34,21 @@ class Lengths:
 
     def __str__(self) -> str:
         mean = sum(length * n for length, n in self.counts.items()) / self.counts.total()
-        figures = {"min": min(self.counts), "median": self.quantile(0.5), "mean": mean, "95%": self.quantile(0.95), "max": max(self.counts)}
-        return ", ".join(f"{name} {value:,.1f}" if name == "mean" else f"{name} {value:,}" for name, value in figures.items())
+        figures = {
+            "min": min(self.counts),
+            "median": self.quantile(0.5),
+            "mean": mean,
+            "95%": self.quantile(0.95),
+            "max": max(self.counts),
+        }
+        return ", ".join(
+            f"{name} {value:,.1f}" if name == "mean" else f"{name} {value:,}" for name, value in figures.items()
+        )
 
 
 class Card:
-    """What one pass over a set finds. grids: (rows, columns) of the images. codes: how often each occurs, int64 [codebook_size]."""
+    """What one pass over a set finds. grids: (rows, columns) of the images. codes: how often each occurs, int64
+    [codebook_size]."""
 
     def __init__(self, path: Path) -> None:
         self.path, self.index = path, open_index(path)
@@ -53,7 +62,9 @@ class Card:
 
     def read(self) -> None:
         entries = self.index["shardlist"]
-        with progress(f"reading {self.path.name}", sum(entry["nsamples"] for entry in entries), sys.stdout.isatty()) as advance:
+        with progress(
+            f"reading {self.path.name}", sum(entry["nsamples"] for entry in entries), sys.stdout.isatty()
+        ) as advance:
             for entry in entries:
                 before = self.totals["samples"] + len(self.damaged)
                 try:
@@ -71,7 +82,9 @@ class Card:
             return
         info, text = sample["info"], sample.get("text")
         questions, messages = info.get("questions", []), info.get("messages", [])
-        self.totals.update(samples=1, questions=len(questions), asked=bool(questions), messages=len(messages), chats=bool(messages))
+        self.totals.update(
+            samples=1, questions=len(questions), asked=bool(questions), messages=len(messages), chats=bool(messages)
+        )
         if text is not None:
             self.totals["texts"] += 1
             self.characters.counts[len(text)] += 1
@@ -97,16 +110,31 @@ class Card:
         """(name, what is to be said of it) of the whole card."""
         totals, entries = self.totals, self.index["shardlist"]
         size = sum(entry["bytes"] for entry in entries)
-        rows = [("set", str(self.path)), ("shards", f"{len(entries):,}, {size / 2**20:,.1f} MiB"), ("samples", f"{totals['samples']:,}")]
+        rows = [
+            ("set", str(self.path)),
+            ("shards", f"{len(entries):,}, {size / 2**20:,.1f} MiB"),
+            ("samples", f"{totals['samples']:,}"),
+        ]
         if self.damaged:
             rows.append(("damaged", f"{counted(self.damaged.counts)}: `liquid data verify {self.path}` names them"))
         if totals["images"]:
-            rows.append(("images", f"{totals['images']:,}, {totals['captions']:,} with a caption; {size / totals['images']:,.0f} bytes an image"))
-            rows += [("grid rows x columns", f"{self.grid_name(grid)}: {n:,}") for grid, n in self.grids.most_common(20)]
+            rows.append(
+                (
+                    "images",
+                    f"{totals['images']:,}, {totals['captions']:,} with a caption; {size / totals['images']:,.0f} "
+                    "bytes an image",
+                )
+            )
+            rows += [
+                ("grid rows x columns", f"{self.grid_name(grid)}: {n:,}") for grid, n in self.grids.most_common(20)
+            ]
             if len(self.grids) > 20:
                 rows.append(("grid rows x columns", f"and {len(self.grids) - 20:,} more"))
         if totals["texts"]:
-            rows += [(f"{self.text_name}, characters", str(self.characters)), (f"{self.text_name}, words", str(self.words))]
+            rows += [
+                (f"{self.text_name}, characters", str(self.characters)),
+                (f"{self.text_name}, words", str(self.words)),
+            ]
         if totals["questions"]:
             rows.append(("questions", f"{totals['questions']:,} about {totals['asked']:,} images"))
         if totals["messages"]:
@@ -115,18 +143,40 @@ class Card:
 
     def _origin(self) -> list[tuple[str, str]]:
         index, recipe = self.index, self.index.get("recipe", {})
-        rows = [("dropped", counted(index.get("dropped", {}))), ("omitted by the source", counted(index.get("omitted", {})))]
+        rows = [
+            ("dropped", counted(index.get("dropped", {}))),
+            ("omitted by the source", counted(index.get("omitted", {}))),
+        ]
         if isinstance(recipe.get("source"), dict) and "name" in recipe["source"]:
-            options = {key: value for key, value in recipe["source"].items() if key != "name" and not isinstance(value, dict)}
-            rows.append(("source", ", ".join([recipe["source"]["name"], *(f"{key} {value}" for key, value in options.items())])))
+            options = {
+                key: value for key, value in recipe["source"].items() if key != "name" and not isinstance(value, dict)
+            }
+            rows.append(
+                ("source", ", ".join([recipe["source"]["name"], *(f"{key} {value}" for key, value in options.items())]))
+            )
         if inputs := index.get("inputs"):
-            rows.append(("inputs", f"{sum(count for _, count in inputs):,} rows in " + (f"{len(inputs):,} files" if len(inputs) != 1 else inputs[0][0])))
+            rows.append(
+                (
+                    "inputs",
+                    f"{sum(count for _, count in inputs):,} rows in "
+                    + (f"{len(inputs):,} files" if len(inputs) != 1 else inputs[0][0]),
+                )
+            )
         if isinstance(recipe.get("crop"), dict):
             rows.append(("crop", ", ".join(f"{key} {value}" for key, value in recipe["crop"].items())))
         if "vq_fingerprint" in index:
-            how = f", encoded in {recipe['precision']} on {index['encoder']['device']}" if "precision" in recipe and index.get("encoder") else ""
-            rows.append(("VQ", f"fingerprint {index['vq_fingerprint'][:16]}, {index.get('codebook_size', 0):,} codes, "
-                               f"{index.get('downsampling')} pixels a code{how}"))  # fmt: skip
+            how = (
+                f", encoded in {recipe['precision']} on {index['encoder']['device']}"
+                if "precision" in recipe and index.get("encoder")
+                else ""
+            )
+            rows.append(
+                (
+                    "VQ",
+                    f"fingerprint {index['vq_fingerprint'][:16]}, {index.get('codebook_size', 0):,} codes, "
+                    f"{index.get('downsampling')} pixels a code{how}",
+                )
+            )
         return rows
 
     def _codes(self) -> list[tuple[str, str]]:
@@ -134,11 +184,19 @@ class Card:
         if not total:
             return []
         descending = np.argsort(-self.codes, kind="stable")
-        most = ", ".join(f"{code} ({self.codes[code] / total:.1%})" for code in descending[:MOST_USED] if self.codes[code])
+        most = ", ".join(
+            f"{code} ({self.codes[code] / total:.1%})" for code in descending[:MOST_USED] if self.codes[code]
+        )
         tenth = self.codes[descending][: max(1, len(self.codes) // 10)].sum() / total
         used = int((self.codes > 0).sum())
-        return [("codes", f"{total:,}; {used:,} of {len(self.codes):,} in use ({used / len(self.codes):.1%}), perplexity {perplexity(self.codes):,.1f}"),
-                ("most used codes", f"{most}; the most used tenth of the codebook makes {tenth:.1%}")]  # fmt: skip
+        return [
+            (
+                "codes",
+                f"{total:,}; {used:,} of {len(self.codes):,} in use ({used / len(self.codes):.1%}), perplexity "
+                f"{perplexity(self.codes):,.1f}",
+            ),
+            ("most used codes", f"{most}; the most used tenth of the codebook makes {tenth:.1%}"),
+        ]
 
 
 def describe(path: Path, plot: Path | None) -> None:
@@ -155,16 +213,27 @@ def describe(path: Path, plot: Path | None) -> None:
 
 
 def draw(card: Card, path: Path) -> None:
-    """The codes' usage, the lengths of captions or texts, and the grid shapes side by side, as far as the set has them: a PNG."""
+    """The codes' usage, the lengths of captions or texts, and the grid shapes side by side, as far as the set has them:
+    a PNG."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    panels = [p for p, there in ((_plot_codes, card.codes.any()), (_plot_lengths, card.totals["texts"]), (_plot_grids, card.grids)) if there]
+    panels = [
+        p
+        for p, there in (
+            (_plot_codes, card.codes.any()),
+            (_plot_lengths, card.totals["texts"]),
+            (_plot_grids, card.grids),
+        )
+        if there
+    ]
     if not panels:
         raise ValueError(f"{card.path}: neither codes nor texts in it, there is nothing to plot")
-    figure, axes = pyplot.subplots(1, len(panels), figsize=(5.2 * len(panels), 4.2), squeeze=False, layout="constrained")
+    figure, axes = pyplot.subplots(
+        1, len(panels), figsize=(5.2 * len(panels), 4.2), squeeze=False, layout="constrained"
+    )
     for panel, axis in zip(panels, axes[0], strict=True):
         panel(card, axis)
         axis.spines[["top", "right"]].set_visible(False)
@@ -180,9 +249,15 @@ def _plot_codes(card: Card, axis: Any) -> None:
     share = np.sort(card.codes[card.codes > 0])[::-1] / card.codes.sum()
     axis.fill_between(np.arange(1, len(share) + 1), share, share.min() / 2, step="mid", alpha=0.35)
     axis.plot(np.arange(1, len(share) + 1), share, drawstyle="steps-mid")
-    axis.axhline(1 / len(card.codes), color="gray", linestyle="--", linewidth=1, label=f"all {len(card.codes):,} codes alike")
-    axis.set(yscale="log", xlabel="codes, the most used first", ylabel="share of all codes",
-             title=f"Codebook usage: {len(share):,} of {len(card.codes):,} used")  # fmt: skip
+    axis.axhline(
+        1 / len(card.codes), color="gray", linestyle="--", linewidth=1, label=f"all {len(card.codes):,} codes alike"
+    )
+    axis.set(
+        yscale="log",
+        xlabel="codes, the most used first",
+        ylabel="share of all codes",
+        title=f"Codebook usage: {len(share):,} of {len(card.codes):,} used",
+    )
     axis.legend(frameon=False)
 
 
@@ -196,14 +271,21 @@ def _plot_lengths(card: Card, axis: Any) -> None:
     axis.hist(list(shown), weights=list(shown.values()), bins=np.arange(min(shown) - 0.5, longest + step + 0.5, step))
     axis.set_xlim(min(shown) - 2, longest + step + 2)
     axis.xaxis.set_major_locator(MaxNLocator(integer=True))
-    beyond = f" ({1 - sum(shown.values()) / counts.total():.1%} longer ones not shown)" if len(shown) < len(counts) else ""
-    axis.set(xlabel=f"words{beyond}", ylabel=card.text_name, title=f"Length of {card.text_name}: median {card.words.quantile(0.5):,} words")
+    beyond = (
+        f" ({1 - sum(shown.values()) / counts.total():.1%} longer ones not shown)" if len(shown) < len(counts) else ""
+    )
+    axis.set(
+        xlabel=f"words{beyond}",
+        ylabel=card.text_name,
+        title=f"Length of {card.text_name}: median {card.words.quantile(0.5):,} words",
+    )
 
 
 def _plot_grids(card: Card, axis: Any) -> None:
     grids = card.grids.most_common(12)
     bars = axis.barh([card.grid_name(grid) for grid, _ in grids], [n for _, n in grids])
     axis.bar_label(bars, labels=[f"{n:,}" for _, n in grids], padding=3)
-    axis.set_ylim(max(4, len(grids)) - 0.5, -0.5)  # the most frequent on top, and one bar alone not as thick as the panel
+    # the most frequent on top, and one bar alone not as thick as the panel
+    axis.set_ylim(max(4, len(grids)) - 0.5, -0.5)
     axis.margins(x=0.15)
     axis.set(xlabel="images", ylabel="grid rows x columns", title=f"Grid shapes: {len(card.grids):,}")

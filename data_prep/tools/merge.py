@@ -48,9 +48,14 @@ def merge(output: Path, folders: list[Path], max_bad: float | None = None) -> No
     if any(path.resolve() == output.resolve() for path in folders):
         raise ValueError(f"{output}: given as the output and as a part; parts that lie in the output need no naming")
     if not parts and target.plan is None:
-        raise ValueError(f"{output}: no part of a set there; name the folders of the parts, or make them: liquid tokenize tokenize.part=I/N")
+        raise ValueError(
+            f"{output}: no part of a set there; name the folders of the parts, or make them: liquid tokenize "
+            "tokenize.part=I/N"
+        )
     if target.recipe is not None and target.plan is None:
-        raise ValueError(f"{output}: its shards have no plan, so nobody knows of which set they are; give another output")
+        raise ValueError(
+            f"{output}: its shards have no plan, so nobody knows of which set they are; give another output"
+        )
     plan = agreed_plan(target, parts)
     if target.index is not None:
         _refuse_tars([str(output / entry["url"]) for entry in target.index["shardlist"] if not target.is_intact(entry)])
@@ -60,12 +65,19 @@ def merge(output: Path, folders: list[Path], max_bad: float | None = None) -> No
     check_coverage(plan, begun, parts)
     allowed = max_bad if max_bad is not None else _largest_max_bad([*begun, *parts])
     records = {number: record for part in [*begun, *parts] for number, record in part.records.items()}
-    check_bad(sum((Counter(record["entry"]["dropped"]) for record in records.values()), Counter()), plan.rows, allowed, MAX_BAD)
+    check_bad(
+        sum((Counter(record["entry"]["dropped"]) for record in records.values()), Counter()),
+        plan.rows,
+        allowed,
+        MAX_BAD,
+    )
     check_content([*begun, *parts])
     try:
         _complete(target, plan, parts, allowed)
     except OSError as error:  # a full disk, above all
-        raise ValueError(f"{output}: {error}; the parts are as they were, the same command goes on from there") from error
+        raise ValueError(
+            f"{output}: {error}; the parts are as they were, the same command goes on from there"
+        ) from error
 
 
 def _largest_max_bad(parts: list[PartFolder]) -> float:
@@ -74,19 +86,30 @@ def _largest_max_bad(parts: list[PartFolder]) -> float:
 
 
 def open_part(path: Path) -> PartFolder:
-    """The finished shards of a folder, be it a part or, where a set has one shard only, the whole. Raises ValueError where it is none."""
+    """The finished shards of a folder, be it a part or, where a set has one shard only, the whole. Raises ValueError
+    where it is none."""
     if not path.is_dir():
         raise ValueError(f"{path}: no such folder; name the folders that `liquid tokenize tokenize.part=I/N` wrote to")
     folder = SetFolder(path)
     if folder.plan is None:
-        raise ValueError(f"{path}: no part of a set there (no .partial/plan.json and no index.json); name the tokenize.output of a part")
+        raise ValueError(
+            f"{path}: no part of a set there (no .partial/plan.json and no index.json); name the tokenize.output of "
+            "a part"
+        )
     if folder.index is None:
         records = folder.recorded()
-        if wrong := [number for number, record in records.items() if not {"entry", "left_out", "codes"} <= record.keys()]:
-            raise ValueError(f"{path}/.partial: records that do not say what they should: shards {ranges(wrong)}; remove them and run that part again")
+        if wrong := [
+            number for number, record in records.items() if not {"entry", "left_out", "codes"} <= record.keys()
+        ]:
+            raise ValueError(
+                f"{path}/.partial: records that do not say what they should: shards {ranges(wrong)}; remove them and "
+                "run that part again"
+            )
         return PartFolder(folder, folder.plan, records)
     records = {shard_number(record["entry"]["url"]): record for record in folder.records_of(folder.index)}
-    _refuse_tars([str(path / entry["url"]) for entry in folder.index["shardlist"] if shard_number(entry["url"]) not in records])
+    _refuse_tars(
+        [str(path / entry["url"]) for entry in folder.index["shardlist"] if shard_number(entry["url"]) not in records]
+    )
     return PartFolder(folder, folder.plan, records)
 
 
@@ -98,12 +121,16 @@ def agreed_plan(target: SetFolder, parts: list[PartFolder]) -> Plan:
     for path, other in plans[1:]:
         if different := plan.differences(other):
             more = f" and {len(different) - 4} more" if len(different) > 4 else ""
-            raise ValueError(f"{first} and {path} hold different sets: {', '.join(different[:4])}{more}; merge parts of one `liquid tokenize` command only")
+            raise ValueError(
+                f"{first} and {path} hold different sets: {', '.join(different[:4])}{more}; merge parts of one "
+                "`liquid tokenize` command only"
+            )
     return plan
 
 
 def check_coverage(plan: Plan, begun: list[PartFolder], parts: list[PartFolder]) -> None:
-    """Raise ValueError for shards in two places or in none. What an earlier merge put into the output may be in a part too."""
+    """Raise ValueError for shards in two places or in none. What an earlier merge put into the output may be in a part
+    too."""
     where: dict[int, PartFolder] = {}
     twice: dict[tuple[str, str], list[int]] = {}
     for part in [*begun, *parts]:
@@ -114,10 +141,15 @@ def check_coverage(plan: Plan, begun: list[PartFolder], parts: list[PartFolder])
                 twice.setdefault((str(other.folder.path), str(part.folder.path)), []).append(number)
     if twice:
         found = "; ".join(f"{ranges(numbers)} in {a} and in {b}" for (a, b), numbers in twice.items())
-        raise ValueError(f"shards in two folders: {found}; name each part once, and merge parts of one tokenize.part=I/N division only")
+        raise ValueError(
+            f"shards in two folders: {found}; name each part once, and merge parts of one tokenize.part=I/N division "
+            "only"
+        )
     if missing := sorted(set(range(plan.shards)) - where.keys()):
-        raise ValueError(f"{len(missing)} of {plan.shards} shards are in no part: {ranges(missing)}; "
-                         "name the folders of all parts, or let `liquid tokenize` make what is missing (the same command again)")  # fmt: skip
+        raise ValueError(
+            f"{len(missing)} of {plan.shards} shards are in no part: {ranges(missing)}; "
+            "name the folders of all parts, or let `liquid tokenize` make what is missing (the same command again)"
+        )
 
 
 def check_content(parts: list[PartFolder]) -> None:
@@ -136,7 +168,8 @@ def _refuse_tars(damaged: list[str]) -> None:
     if damaged:
         more = f" and {len(damaged) - 5} more" if len(damaged) > 5 else ""
         raise ValueError(
-            f"{', '.join(damaged[:5])}{more}: missing or not as recorded (size, sha256); run that part's `liquid tokenize` again, which repairs it"
+            f"{', '.join(damaged[:5])}{more}: missing or not as recorded (size, sha256); run that part's `liquid "
+            "tokenize` again, which repairs it"
         )
 
 

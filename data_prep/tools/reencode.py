@@ -1,7 +1,7 @@
 """Rows of a set's source, drawn at random, tokenized once more and compared with what the set holds for them.
 
-A code may flip when a batch has other pictures in it, or on another device. A set made on a CPU is therefore encoded again in the
-very batches it was made of; otherwise a small share of other codes is allowed.
+A code may flip when a batch has other pictures in it, or on another device. A set made on a CPU is therefore encoded
+again in the very batches it was made of; otherwise a small share of other codes is allowed.
 """
 
 from __future__ import annotations
@@ -36,7 +36,8 @@ if TYPE_CHECKING:
 
 ALLOWED = {"fp32": 0.001, "bf16": 0.05}  # share of codes that may differ
 ALLOWED_IN_ONE = 0.25  # of one picture's codes: another picture has more than that
-SEEKING = (WebdatasetSource, ParquetSource)  # these reach a row without reading those before it; lists are read through once
+# these reach a row without reading those before it; lists are read through once
+SEEKING = (WebdatasetSource, ParquetSource)
 
 
 def needs_input(plan: Plan) -> bool:
@@ -50,14 +51,24 @@ def open_again(plan: Plan, files: str | None, images: str | None) -> Source:
     if images is not None:
         options["images"] = images
     try:
-        source = open_source(TokenizeSettings(source=recipe["name"], input=files, **options), int(recipe.get("seed", 0)))
+        source = open_source(
+            TokenizeSettings(source=recipe["name"], input=files, **options), int(recipe.get("seed", 0))
+        )
     except ValueError as error:
-        raise ValueError(str(error).replace("tokenize.input", "--input").replace("tokenize.images", "--images")) from error
-    there, here = flatten({**recipe, "images": None}), flatten({"name": recipe["name"], **source.recipe(), "images": None})
+        raise ValueError(
+            str(error).replace("tokenize.input", "--input").replace("tokenize.images", "--images")
+        ) from error
+    there, here = (
+        flatten({**recipe, "images": None}),
+        flatten({"name": recipe["name"], **source.recipe(), "images": None}),
+    )
     different = sorted(key for key in there.keys() | here.keys() if there.get(key) != here.get(key))
     if different:
-        raise ValueError(f"{'--input: ' if files else ''}the source is not what the set was made of: other {', '.join(different[:4])}; "
-                         "give the same files under the same names")  # fmt: skip
+        raise ValueError(
+            f"{'--input: ' if files else ''}the source is not what the set was made of: other "
+            f"{', '.join(different[:4])}; "
+            "give the same files under the same names"
+        )
     return source
 
 
@@ -84,7 +95,9 @@ class Comparison:
 class Reencoder:
     """Tokenizes rows of `source` as the plan says; `encoder` is None for texts."""
 
-    def __init__(self, path: Path, index: dict[str, Any], plan: Plan, source: Source, vq: VQFiles, problems: Problems) -> None:
+    def __init__(
+        self, path: Path, index: dict[str, Any], plan: Plan, source: Source, vq: VQFiles, problems: Problems
+    ) -> None:
         self.path, self.index, self.plan, self.source, self.problems = path, index, plan, source, problems
         self.comparison = Comparison()
         self.encoder: BatchEncoder | None = None
@@ -93,7 +106,9 @@ class Reencoder:
             self.encoder, self.same_batches = _open_encoder(plan, vq)
             crop = plan.recipe["crop"]
             sizes = tuple((int(width), int(height)) for width, height in crop.get("sizes", ()))
-            self.crop = Crop(crop["kind"], int(plan.downsampling or 1), int(crop.get("size", 0)), sizes, crop["max_aspect"])
+            self.crop = Crop(
+                crop["kind"], int(plan.downsampling or 1), int(crop.get("size", 0)), sizes, crop["max_aspect"]
+            )
 
     def compare(self, rows: list[int], show: set[int], advance: Callable[[int], None]) -> Comparison:
         """Compare these rows, ascending; those in `show` are kept for the contact sheet."""
@@ -106,7 +121,9 @@ class Reencoder:
                 items = dict(self._items(self._with_batches(wanted)))
                 results = self._encode(items, wanted)
                 made = {row: self._samples(row, items[row], results[row]) for row in wanted}
-                there = self._find(shard, {key for samples in made.values() if not isinstance(samples, str) for key, *_ in samples})
+                there = self._find(
+                    shard, {key for samples in made.values() if not isinstance(samples, str) for key, *_ in samples}
+                )
                 for row, samples in made.items():
                     self._compare_row(shard_name(shard), row, items[row], samples, there, dropped.get(row), row in show)
                     advance(1)
@@ -120,7 +137,11 @@ class Reencoder:
         size, shard = self.plan.shard_size, rows[0] // self.plan.shard_size
         first, last = shard * size, shard * size + self.plan.rows_of(shard)
         tasks = sorted({(row - first) // self._task_rows for row in rows})
-        return [row for task in tasks for row in range(first + task * self._task_rows, min(last, first + (task + 1) * self._task_rows))]
+        return [
+            row
+            for task in tasks
+            for row in range(first + task * self._task_rows, min(last, first + (task + 1) * self._task_rows))
+        ]
 
     @property
     def _batch(self) -> int:
@@ -148,7 +169,8 @@ class Reencoder:
             start += count
 
     def _encode(self, items: dict[int, Item], wanted: list[int]) -> dict[int, Any]:
-        """Row -> Encoded, the reason for having no sample, or None for a row without a picture. Batches without a wanted row are left out."""
+        """Row -> Encoded, the reason for having no sample, or None for a row without a picture. Batches without a
+        wanted row are left out."""
         if self.encoder is None:
             return {row: items[row].problem for row in wanted}
         from data_prep.encode.encoder import Cropped, Encoded, prepare
@@ -160,13 +182,17 @@ class Reencoder:
             if isinstance(result, Cropped):
                 task = (row - first) // self._task_rows if self.same_batches else 0
                 groups.setdefault((task, *result.pixels.shape), []).append(row)
-        self._shown_pixels: dict[int, Cropped] = {row: results[row] for row in wanted if isinstance(results[row], Cropped)}
+        self._shown_pixels: dict[int, Cropped] = {
+            row: results[row] for row in wanted if isinstance(results[row], Cropped)
+        }
         for rows in groups.values():
             for i in range(0, len(rows), self._batch):
                 batch = rows[i : i + self._batch]
                 if not set(batch).isdisjoint(wanted):
                     codes = self.encoder.to_numpy(self.encoder.encode(np.stack([results[row].pixels for row in batch])))
-                    results.update({row: Encoded(grid, results[row].info) for row, grid in zip(batch, codes, strict=True)})
+                    results.update(
+                        {row: Encoded(grid, results[row].info) for row, grid in zip(batch, codes, strict=True)}
+                    )
         return results
 
     def _samples(self, row: int, item: Item, result: Any) -> str | list[NewSample]:
@@ -174,7 +200,8 @@ class Reencoder:
         return result if isinstance(result, str) else samples_of(self.plan, row, item, result)
 
     def _find(self, shard: int, keys: set[str]) -> dict[str, Sample]:
-        """The samples of a shard with these keys; damaged ones are not found (and were listed by the pass over the set)."""
+        """The samples of a shard with these keys; damaged ones are not found (and were listed by the pass over the
+        set)."""
         entry, found = self.index["shardlist"][shard], {}
         try:
             for group in chunk_files(self.path / entry["url"], chunk_spans(entry)):
@@ -189,50 +216,79 @@ class Reencoder:
                 continue
         return samples
 
-    def _compare_row(self, url: str, row: int, item: Item, made: Any, there: dict[str, Sample], reason: str | None, show: bool) -> None:
+    def _compare_row(
+        self, url: str, row: int, item: Item, made: Any, there: dict[str, Sample], reason: str | None, show: bool
+    ) -> None:
         self.comparison.rows += 1
         if isinstance(made, str):
             if reason != made:
-                self.problems.add("rows that were dropped", f"{url}, row {row} ({item.origin}): cannot be used ({made}), "
-                                                            + (f"{DROPPED_NAME} says {reason!r}" if reason else "yet it was not dropped"))  # fmt: skip
+                self.problems.add(
+                    "rows that were dropped",
+                    f"{url}, row {row} ({item.origin}): cannot be used ({made}), "
+                    + (f"{DROPPED_NAME} says {reason!r}" if reason else "yet it was not dropped"),
+                )
             return
         if reason is not None:
-            self.problems.add("rows that were dropped", f"{url}, row {row} ({item.origin}): {DROPPED_NAME} says {reason!r}, but it can be used")
+            self.problems.add(
+                "rows that were dropped",
+                f"{url}, row {row} ({item.origin}): {DROPPED_NAME} says {reason!r}, but it can be used",
+            )
             return
         for key, info, text, codes in made:
             sample = there.get(key)
             if sample is None:
-                self.problems.add("samples that are not found", f"{url}, {key}: row {row} of the source ({item.origin}) gives it, but it cannot be read there")
+                self.problems.add(
+                    "samples that are not found",
+                    f"{url}, {key}: row {row} of the source ({item.origin}) gives it, but it cannot be read there",
+                )
                 continue
             self._compare_sample(f"{url}, {key}", sample, info, text, codes)
             if show and "codes" in sample:
-                self.comparison.shown.append(Shown(key, self._shown_pixels[row].pixels, sample["codes"], caption_of(sample)))
+                self.comparison.shown.append(
+                    Shown(key, self._shown_pixels[row].pixels, sample["codes"], caption_of(sample))
+                )
 
-    def _compare_sample(self, where: str, sample: Sample, info: dict[str, Any], text: str | None, codes: np.ndarray | None) -> None:
+    def _compare_sample(
+        self, where: str, sample: Sample, info: dict[str, Any], text: str | None, codes: np.ndarray | None
+    ) -> None:
         written = None if text is None else text.encode("utf-8", "backslashreplace").decode()
         if sample.get("text") != written:
-            self.problems.add("texts", f"{where}: text {_short(sample.get('text'))} there, {_short(written)} in the source")
+            self.problems.add(
+                "texts", f"{where}: text {_short(sample.get('text'))} there, {_short(written)} in the source"
+            )
         expected = json.loads(to_json(info))
-        if different := sorted(key for key in expected.keys() | sample["info"].keys() if expected.get(key) != sample["info"].get(key)):
+        if different := sorted(
+            key for key in expected.keys() | sample["info"].keys() if expected.get(key) != sample["info"].get(key)
+        ):
             self.problems.add("json", f"{where}: its json has other {', '.join(different)} than the source")
         if codes is None or "codes" not in sample:
             if (codes is None) != ("codes" not in sample):
-                self.problems.add("codes", f"{where}: {'no codes there' if codes is not None else 'codes there'}, the source has it otherwise")
+                self.problems.add(
+                    "codes",
+                    f"{where}: {'no codes there' if codes is not None else 'codes there'}, the source has it otherwise",
+                )
             return
         if codes.shape != sample["codes"].shape:
-            self.problems.add("codes", f"{where}: a grid of {sample['codes'].shape} there, {codes.shape} from the source")
+            self.problems.add(
+                "codes", f"{where}: a grid of {sample['codes'].shape} there, {codes.shape} from the source"
+            )
             return
         different_codes = int((codes != sample["codes"]).sum())
         self.comparison.codes += codes.size
         self.comparison.different += different_codes
         if different_codes > max(1, ALLOWED_IN_ONE * codes.size):
-            self.problems.add("codes", f"{where}: {different_codes:,} of {codes.size:,} codes are not those of its picture")
+            self.problems.add(
+                "codes", f"{where}: {different_codes:,} of {codes.size:,} codes are not those of its picture"
+            )
 
     def _judge(self) -> None:
         allowed = ALLOWED[self.plan.recipe.get("precision", "fp32")]
         if self.comparison.different > allowed * self.comparison.codes:
-            self.problems.add("share of codes", f"{self.comparison.different:,} of {self.comparison.codes:,} codes differ from those encoded again: "
-                                                f"more than the {allowed:.1%} that another device or batch explains")  # fmt: skip
+            self.problems.add(
+                "share of codes",
+                f"{self.comparison.different:,} of {self.comparison.codes:,} codes differ from those encoded again: "
+                f"more than the {allowed:.1%} that another device or batch explains",
+            )
 
     def _dropped(self, rows: set[int]) -> dict[int, str]:
         """Why these rows were dropped, if they were. A file that cannot be read was listed by the pass over the set."""
@@ -254,7 +310,9 @@ def _open_encoder(plan: Plan, vq: VQFiles) -> tuple[BatchEncoder, bool]:
     recorded = plan.encoder["device"]
     device = recorded if recorded == "cpu" or torch.cuda.is_available() else "cpu"
     batch = int(plan.encoder["batch_size"]) if device == recorded else 1
-    return BatchEncoder(EncoderSettings(vq.config, vq.checkpoint, device, plan.recipe["precision"], False, batch)), device == recorded == "cpu"
+    return BatchEncoder(
+        EncoderSettings(vq.config, vq.checkpoint, device, plan.recipe["precision"], False, batch)
+    ), device == recorded == "cpu"
 
 
 def caption_of(sample: Sample) -> str:

@@ -13,13 +13,17 @@ from liquid_train.data.shards import Sample, ShardSet
 
 
 def inspect(path: Path, which: str, decode_to: Path | None, vq: VQFiles) -> None:
-    """Print a sample, given by its key or its number, and write its decoded picture. Raises ValueError where there is none."""
+    """Print a sample, given by its key or its number, and write its decoded picture. Raises ValueError where there is
+    none."""
     open_index(path)  # what a ShardSet would make where it is missing
     shards = ShardSet(path)
     number = find(shards, path, which)
     sample = shards.sample(number)
     if sample is None:
-        raise ValueError(f"{path}: sample {number} is damaged ({', '.join(shards.bad)}); `liquid data verify {path}` lists all that are")
+        raise ValueError(
+            f"{path}: sample {number} is damaged ({', '.join(shards.bad)}); `liquid data verify {path}` lists all "
+            "that are"
+        )
     shard = shards.shards[next(chunk.shard for chunk in reversed(shards.chunks) if chunk.first <= number)]
     if decode_to is not None and "codes" not in sample:
         raise ValueError(f"--decode: sample {sample['key']} has no codes, it is a text")
@@ -35,7 +39,8 @@ def inspect(path: Path, which: str, decode_to: Path | None, vq: VQFiles) -> None
 
 
 def find(shards: ShardSet, path: Path, which: str) -> int:
-    """The number of a sample. Digits are a number, unless a zero stands before them, as in keys, or the set is not that long."""
+    """The number of a sample. Digits are a number, unless a zero stands before them, as in keys, or the set is not that
+    long."""
     numeric = which.isdecimal() and str(int(which)) == which
     if numeric and int(which) < len(shards):
         return int(which)
@@ -46,7 +51,9 @@ def find(shards: ShardSet, path: Path, which: str) -> int:
                 if key == which:
                     return start + offset
         except OSError as error:
-            raise ValueError(f"{path / entry['url']}: cannot be read: {error.strerror}; `liquid data verify` says what is wrong") from error
+            raise ValueError(
+                f"{path / entry['url']}: cannot be read: {error.strerror}; `liquid data verify` says what is wrong"
+            ) from error
         start += entry["nsamples"]
     known = f"numbers go from 0 to {len(shards) - 1:,}" if len(shards) else "the set is empty"
     raise ValueError(f"{path}: no sample {which}: {known}" + ("" if numeric else ", and no key is called so"))
@@ -59,9 +66,17 @@ def lines(sample: Sample) -> list[str]:
     if "text" in sample:
         found += ["", "caption" if "codes" in sample else "text", *_indented(sample["text"])]
     if info.get("captions"):
-        found += ["", "further wordings (weight)", *(f"  {caption['text']} ({caption['weight']:g})" for caption in info["captions"])]
+        found += [
+            "",
+            "further wordings (weight)",
+            *(f"  {caption['text']} ({caption['weight']:g})" for caption in info["captions"]),
+        ]
     if info.get("questions"):
-        found += ["", "questions", *(f"  {q['question']}  {' | '.join(map(str, q['answers']))}" for q in info["questions"])]
+        found += [
+            "",
+            "questions",
+            *(f"  {q['question']}  {' | '.join(map(str, q['answers']))}" for q in info["questions"]),
+        ]
     if info.get("messages"):
         found += ["", "messages"]
         for message in info["messages"]:
@@ -69,7 +84,11 @@ def lines(sample: Sample) -> list[str]:
     rest = {key: value for key, value in sorted(info.items()) if key not in ("captions", "questions", "messages")}
     found += ["", "json", *(f"  {key}: {value}" for key, value in rest.items())]
     if "codes" in sample:
-        found += ["", f"codes, {sample['codes'].shape[0]} rows of {sample['codes'].shape[1]}, {sample['codes'].dtype}", *grid(sample["codes"])]
+        found += [
+            "",
+            f"codes, {sample['codes'].shape[0]} rows of {sample['codes'].shape[1]}, {sample['codes'].dtype}",
+            *grid(sample["codes"]),
+        ]
     return found
 
 

@@ -1,4 +1,5 @@
-"""`liquid data verify`: read a whole set again, and compare some of it with the pictures and texts that it was made of."""
+"""`liquid data verify`: read a whole set again, and compare some of it with the pictures and texts that it was made
+of."""
 
 from __future__ import annotations
 
@@ -36,7 +37,8 @@ class Request:
 
 
 def verify(path: Path, request: Request) -> int:
-    """Print what is wrong, a line each, or one line that all is well; 1 or 0. Raises ValueError for requests that cannot be followed."""
+    """Print what is wrong, a line each, or one line that all is well; 1 or 0. Raises ValueError for requests that
+    cannot be followed."""
     try:
         index = open_index(path)
     except ValueError as error:
@@ -46,7 +48,9 @@ def verify(path: Path, request: Request) -> int:
         return 1
     if faults := index_faults(index):
         print("\n".join(faults[:SHOWN]))
-        print(f"{path}: {len(faults):,} fault{'s' if len(faults) > 1 else ''} of {INDEX_NAME}; nothing else was checked")
+        print(
+            f"{path}: {len(faults):,} fault{'s' if len(faults) > 1 else ''} of {INDEX_NAME}; nothing else was checked"
+        )
         return 1
     return _Verification(path, index, request).run()
 
@@ -73,7 +77,10 @@ class _Verification:
             self._write_sheet(shown or self._draw(samples))
         if self.problems:
             print("\n".join(self.problems.lines()))
-            print(f"{self.path}: {len(self.problems):,} problem{'s' if len(self.problems) > 1 else ''} ({'; '.join([*_counted(self.problems), *self.said])})")
+            print(
+                f"{self.path}: {len(self.problems):,} problem{'s' if len(self.problems) > 1 else ''} "
+                f"({'; '.join([*_counted(self.problems), *self.said])})"
+            )
             return 1
         size = sum(entry["bytes"] for entry in entries)
         what = f"{samples:,} samples in {len(entries):,} shards, {size / 2**20:,.1f} MiB: all as recorded"
@@ -86,7 +93,11 @@ class _Verification:
             if vq.given:
                 raise ValueError(f"{FLAGS}: {self.path} is a set of texts, no VQ made it")
             return
-        recorded = self.plan.recipe["vq"].get("fingerprint") if self.plan and isinstance(self.plan.recipe.get("vq"), dict) else None
+        recorded = (
+            self.plan.recipe["vq"].get("fingerprint")
+            if self.plan and isinstance(self.plan.recipe.get("vq"), dict)
+            else None
+        )
         if recorded and recorded != self.index.get("vq_fingerprint"):
             self.problems.add("VQ", f"{INDEX_NAME}: vq_fingerprint is not that of its recipe, {recorded[:16]}")
         model = vq.open(parts=())
@@ -95,7 +106,10 @@ class _Verification:
         if different and vq.given:
             self.problems.add("VQ", f"{INDEX_NAME}: {different}")
         elif different:
-            self.said.append(f"nothing was decoded or encoded again, for the VQ that ships with the package did not make these codes: give {FLAGS}")
+            self.said.append(
+                "nothing was decoded or encoded again, for the VQ that ships with the package did not make these "
+                f"codes: give {FLAGS}"
+            )
         elif "vq_fingerprint" in self.index:
             for name, value in (("codebook_size", model.codebook_size), ("downsampling", model.downsampling)):
                 if self.index.get(name) != value:
@@ -109,7 +123,10 @@ class _Verification:
         if not self.has_codes:
             raise ValueError(f"--sheet {sheet}: {self.path} is a set of texts, there are no pictures in it")
         if not self.vq_fits and not self.problems:
-            raise ValueError(f"--sheet {sheet}: the VQ that ships with the package did not make these codes; give the one that did with {FLAGS}")
+            raise ValueError(
+                f"--sheet {sheet}: the VQ that ships with the package did not make these codes; give the one that "
+                f"did with {FLAGS}"
+            )
 
     def _open_source(self) -> Any:
         """The source, where rows can be compared with it; else None, and the summary says why."""
@@ -117,12 +134,15 @@ class _Verification:
         if self.has_codes and not self.vq_fits:
             if asked and not self.problems:
                 raise ValueError(
-                    f"--input {self.request.input}: the VQ that ships with the package did not make these codes; give the one that did with {FLAGS}"
+                    f"--input {self.request.input}: the VQ that ships with the package did not make these codes; "
+                    f"give the one that did with {FLAGS}"
                 )
             return None
         if self.plan is None:
             if asked:
-                raise ValueError(f"--input {self.request.input}: {INDEX_NAME} does not say how the set was made; leave --input out")
+                raise ValueError(
+                    f"--input {self.request.input}: {INDEX_NAME} does not say how the set was made; leave --input out"
+                )
             self.said.append(f"not compared with its source: {INDEX_NAME} does not say how the set was made")
             return None
         from data_prep.tools.reencode import needs_input, open_again
@@ -135,7 +155,8 @@ class _Verification:
         except ValueError as error:
             if asked:
                 raise
-            self.said.append(f"not compared with its source: {error}")  # a package that is missing or of another version
+            # a package that is missing or of another version
+            self.said.append(f"not compared with its source: {error}")
             return None
 
     def _compare(self, source: Any) -> list[Shown]:
@@ -158,7 +179,9 @@ class _Verification:
         shards = ShardSet(self.path)
         numbers = random.Random(self.request.seed).sample(range(samples), min(self.request.sample, MAX_SHOWN, samples))
         drawn = [sample for number in sorted(numbers) if (sample := shards.sample(number)) is not None]
-        return [Shown(sample["key"], None, sample["codes"], caption_of(sample)) for sample in drawn if "codes" in sample]
+        return [
+            Shown(sample["key"], None, sample["codes"], caption_of(sample)) for sample in drawn if "codes" in sample
+        ]
 
     def _write_sheet(self, shown: list[Shown]) -> None:
         from data_prep.tools.contact_sheet import Tile, contact_sheet
@@ -179,7 +202,9 @@ class _Verification:
                     pixels += decoded.size
                 advance(1)
         quality = f"PSNR {10 * math.log10(255**2 * pixels / max(error, 1e-9)):.1f} dB" if pixels else ""
-        title = f"{self.path.name}: " + ("left the picture, right what its codes give; " + quality if quality else "what the codes give")
+        title = f"{self.path.name}: " + (
+            "left the picture, right what its codes give; " + quality if quality else "what the codes give"
+        )
         self.request.sheet.parent.mkdir(parents=True, exist_ok=True)
         save_png(self.request.sheet, contact_sheet(tiles, title))
         self.said.append(f"{self.request.sheet} shows {len(tiles)} pictures" + (f", {quality}" if quality else ""))
@@ -189,7 +214,10 @@ def _compared(comparison: Comparison) -> str:
     if not comparison.codes:
         return f"{comparison.rows} rows are as in the source"
     equal = comparison.codes - comparison.different
-    return f"{comparison.rows} rows tokenized again, {equal:,} of {comparison.codes:,} codes equal ({equal / comparison.codes:.2%})"
+    return (
+        f"{comparison.rows} rows tokenized again, {equal:,} of {comparison.codes:,} codes equal "
+        f"({equal / comparison.codes:.2%})"
+    )
 
 
 def _counted(problems: Problems) -> list[str]:

@@ -1,13 +1,15 @@
-"""Answers that somebody else's model gave, in the files that the benchmarks' servers and programs take, matched to the questions.
+"""Answers that somebody else's model gave, in the files that the benchmarks' servers and programs take, matched to the
+questions.
 
 vqav2, textvqa  [{"question_id", "answer"}]
 gqa             [{"questionId", "prediction"}]
-pope            JSON lines {"question", "answer"}, one for each question in their order; or {"question_id", "answer"} in any order.
+pope            JSON lines {"question", "answer"}, one for each question in their order; or {"question_id", "answer"} in
+                any order.
                 A folder of such files by split, *-SPLIT.jsonl or *_SPLIT.json, or the file of one split
 mme             a folder of SUBTASK.txt: lines "picture<tab>question<tab>label<tab>answer"
 
-A question without exactly one answer is left out with its name, an answer to no question is named: never is something scored on
-fewer questions without a word. Torch-free.
+A question without exactly one answer is left out with its name, an answer to no question is named: never is something
+scored on fewer questions without a word. Torch-free.
 """
 
 from __future__ import annotations
@@ -25,10 +27,12 @@ Answer = tuple[str, str]  # the key of its question, and what was answered
 
 
 def match_answers(benchmark: Benchmark, path: Path, config: BenchmarksConfig) -> tuple[Benchmark, list[str]]:
-    """(the questions that have one answer, the answers in their order). Raises ValueError for files that are missing or of another
-    format, and where more must be left out than benchmarks.max_bad allows."""
+    """(the questions that have one answer, the answers in their order). Raises ValueError for files that are missing or
+    of another format, and where more must be left out than benchmarks.max_bad allows."""
     if config.max_questions is not None:
-        raise ValueError(f"benchmarks.max_questions={config.max_questions}: a file of answers is scored whole; leave it out")
+        raise ValueError(
+            f"benchmarks.max_questions={config.max_questions}: a file of answers is scored whole; leave it out"
+        )
     collector = Collector(None, left_out={reason: list(names) for reason, names in benchmark.left_out.items()})
     found = READERS[benchmark.name](path, benchmark, collector)
     key = mme_key if benchmark.name == "mme" else plain_key
@@ -104,7 +108,8 @@ def read_pope(path: Path, benchmark: Benchmark, collector: Collector) -> list[An
 
 
 def by_place(rows: list[dict[str, Any]], items: list[Item], collector: Collector, split: str) -> list[Answer]:
-    """POPE's own format: line i answers question i; where the text of its question is another one, the answer is to an unknown one."""
+    """POPE's own format: line i answers question i; where the text of its question is another one, the answer is to an
+    unknown one."""
     found = []
     for place, row in enumerate(rows):
         text = row.get("answer")
@@ -135,5 +140,9 @@ def read_mme(path: Path, benchmark: Benchmark, collector: Collector) -> list[Ans
 
 
 READERS: dict[str, Callable[[Path, Benchmark, Collector], list[Answer]]] = {
-    "vqav2": read_list, "textvqa": read_list, "gqa": read_list, "pope": read_pope, "mme": read_mme,
-}  # fmt: skip
+    "vqav2": read_list,
+    "textvqa": read_list,
+    "gqa": read_list,
+    "pope": read_pope,
+    "mme": read_mme,
+}

@@ -1,6 +1,8 @@
-"""A model's answers to a published benchmark: scores with intervals, and the file that its evaluation server or program takes.
+"""A model's answers to a published benchmark: scores with intervals, and the file that its evaluation server or program
+takes.
 
-    questions (benchmark_files.py) -> pictures through the VQ, greedy answers -> scores and prediction files (benchmark_scores.py)
+    questions (benchmark_files.py) -> pictures through the VQ, greedy answers -> scores and prediction files
+    (benchmark_scores.py)
 
 Pictures are read, scaled and cut as `liquid tokenize tokenize.crop=center` does.
 """
@@ -23,7 +25,8 @@ from liquid_train.measurement.provenance import arrays_digest, texts_digest
 
 
 def measure(handle: ModelHandle, benchmark: Benchmark, config: BenchmarksConfig, *, batch_size: int) -> Measurement:
-    """Scores of one benchmark, none where its answers are not published. detail: {"files": {name: text}}. For one process.
+    """Scores of one benchmark, none where its answers are not published. detail: {"files": {name: text}}. For one
+    process.
 
     Raises ValueError where more pictures cannot be read than benchmarks.max_bad allows.
     """
@@ -32,19 +35,32 @@ def measure(handle: ModelHandle, benchmark: Benchmark, config: BenchmarksConfig,
     benchmark, codes = with_codes(handle, benchmark, config.max_bad)
     asked = [(codes[item.image], item.question + config.suffix) for item in benchmark.items]
     given = answer(
-        handle.model, handle.vocabulary, asked, max_new_tokens=config.max_new_tokens, batch_size=batch_size,
+        handle.model,
+        handle.vocabulary,
+        asked,
+        max_new_tokens=config.max_new_tokens,
+        batch_size=batch_size,
         progress=lambda *p: handle.progress(benchmark.name, *p),
-    )  # fmt: skip
+    )
     return answered(
-        benchmark, given, config, data=arrays_digest(list(codes.values())), prompts=texts_digest([text for _, text in asked]),
-        sampler={"greedy": None, "max_new_tokens": config.max_new_tokens}, dtype=handle.dtype, files=prediction_files(benchmark, given),
-    )  # fmt: skip
+        benchmark,
+        given,
+        config,
+        data=arrays_digest(list(codes.values())),
+        prompts=texts_digest([text for _, text in asked]),
+        sampler={"greedy": None, "max_new_tokens": config.max_new_tokens},
+        dtype=handle.dtype,
+        files=prediction_files(benchmark, given),
+    )
 
 
 def with_codes(handle: ModelHandle, benchmark: Benchmark, max_bad: float) -> tuple[Benchmark, dict[Path, np.ndarray]]:
-    """The benchmark without the questions whose picture cannot be read, and every other picture's codes [rows, columns]."""
+    """The benchmark without the questions whose picture cannot be read, and every other picture's codes [rows,
+    columns]."""
     if len(handle.grid) != 2:
-        raise ValueError("the model was trained on no pictures (liquid.json states no grid); train with a t2i, i2t or vqa source")
+        raise ValueError(
+            "the model was trained on no pictures (liquid.json states no grid); train with a t2i, i2t or vqa source"
+        )
     sizes = [handle.usual_size, *((width, height) for width, height in handle.multiratio)]
     paths = list(dict.fromkeys(item.image for item in benchmark.items))
     codes: dict[Path, np.ndarray] = {}

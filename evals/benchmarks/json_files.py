@@ -10,11 +10,15 @@ SHOWN = 5  # names in a message
 
 
 def read_json(path: Path) -> Any:
-    """The content of a file. Raises ValueError for a file that is missing, no JSON, or has an object with a key that stands twice."""
+    """The content of a file. Raises ValueError for a file that is missing, no JSON, or has an object with a key that
+    stands twice."""
     try:
         return json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=lambda pairs: unique(pairs, path))
     except OSError as error:
-        raise ValueError(f"{path}: {'no such file' if isinstance(error, FileNotFoundError) else error.strerror}; give the published file") from error
+        raise ValueError(
+            f"{path}: {'no such file' if isinstance(error, FileNotFoundError) else error.strerror}; give the "
+            "published file"
+        ) from error
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{path}: not JSON ({error}); download it again") from error
 

@@ -1,8 +1,11 @@
-"""Scores of the published VQA benchmarks, from answers that were given and answers that are right. Pure functions of text.
+"""Scores of the published VQA benchmarks, from answers that were given and answers that are right. Pure functions of
+text.
 
-TextVQA and VQAv2: ten people's answers a question; an answer that three others gave is right (Antol et al. 2015, Singh et al. 2019).
-GQA: one answer (Hudson and Manning 2019). POPE: is the object there, yes or no (Li et al. 2023). MME: yes or no, two questions an
-image (Fu et al. 2023). Every function equals the program that the benchmark's tables were made with, its oddities included.
+TextVQA and VQAv2: ten people's answers a question; an answer that three others gave is right (Antol et al. 2015, Singh
+et al. 2019).
+GQA: one answer (Hudson and Manning 2019). POPE: is the object there, yes or no (Li et al. 2023). MME: yes or no, two
+questions an image (Fu et al. 2023). Every function equals the program that the benchmark's tables were made with, its
+oddities included.
 """
 
 from __future__ import annotations
@@ -39,10 +42,14 @@ def vqav2_accuracy(prediction: str, answers: Sequence[str]) -> float:
     return leave_one_out(given, plain)
 
 
-def gqa_scores(predictions: Sequence[str], answers: Sequence[str], structural: Sequence[str] | None = None) -> dict[str, float]:
-    """{"accuracy", and with the questions' structural types "binary", "open"}: exact match but for case and a final period.
+def gqa_scores(
+    predictions: Sequence[str], answers: Sequence[str], structural: Sequence[str] | None = None
+) -> dict[str, float]:
+    """{"accuracy", and with the questions' structural types "binary", "open"}: exact match but for case and a final
+    period.
 
-    structural: types.structural of GQA's question file; questions of type query are open, the others (verify, choose, ...) binary.
+    structural: types.structural of GQA's question file; questions of type query are open, the others (verify, choose,
+    ...) binary.
     """
     right = [p.strip().rstrip(".").lower() == a for p, a in zip(predictions, answers, strict=True)]
     scores = {"accuracy": mean(right)}
@@ -95,7 +102,8 @@ def mme_reads(text: str) -> str:
 
 def mme_scores(rows: Sequence[MMERow]) -> dict[str, float]:
     """Points by subtask (0 to 200: accuracy + share of images with all questions right, each times 100), and their sums
-    "perception" and "cognition" where rows have subtasks of them. Raises ValueError for a label other than yes and no."""
+    "perception" and "cognition" where rows have subtasks of them. Raises ValueError for a label other than yes and
+    no."""
     right: dict[str, dict[str, list[bool]]] = defaultdict(lambda: defaultdict(list))
     for row in rows:
         wanted = "yes" if label_is_yes(row.label) else "no"

@@ -1,13 +1,17 @@
 """Questions of published benchmarks, from local files as they are published.
 
-vqav2    questions.json {"questions": [{"question_id", "image_id", "question"}]} and annotations.json {"annotations": [{"question_id",
+vqav2    questions.json {"questions": [{"question_id", "image_id", "question"}]} and annotations.json {"annotations":
+         [{"question_id",
          "answer_type", "answers": [{"answer"}]}]}; pictures: COCO's, found by the number at the end of their name
 textvqa  {"data": [{"question_id", "image_id", "question", "answers"}]}; pictures: IMAGE_ID.jpg
 gqa      {ID: {"imageId", "question", "answer", "types": {"structural"}}}; pictures: IMAGE_ID.jpg
-pope     a folder of one JSON-lines file a split, coco_pope_SPLIT.json, or one such file: {"question_id", "image", "text", "label"}
-mme      FOLDER/SUBTASK/ with NAME.jpg and NAME.txt, two lines "question<tab>Yes or No", or both in images/ and questions_answers_YN/
+pope     a folder of one JSON-lines file a split, coco_pope_SPLIT.json, or one such file: {"question_id", "image",
+         "text", "label"}
+mme      FOLDER/SUBTASK/ with NAME.jpg and NAME.txt, two lines "question<tab>Yes or No", or both in images/ and
+         questions_answers_YN/
 
-What cannot be asked or scored is left out under the reason why, with its name: `check_left_out` refuses more than is allowed.
+What cannot be asked or scored is left out under the reason why, with its name: `check_left_out` refuses more than is
+allowed.
 """
 
 from __future__ import annotations
@@ -27,8 +31,9 @@ PICTURES = (".jpg", ".jpeg", ".png")
 
 @dataclass(frozen=True)
 class Item:
-    """One question. id: as published, for the prediction file. image: its file. answers: right ones, none where they are not
-    published. group: what scores are given by besides all of them: VQAv2's answer type, GQA's structural type, POPE's split, MME's subtask."""
+    """One question. id: as published, for the prediction file. image: its file. answers: right ones, none where they
+    are not published. group: what scores are given by besides all of them: VQAv2's answer type, GQA's structural type,
+    POPE's split, MME's subtask."""
 
     id: int | str
     image: Path
@@ -52,8 +57,8 @@ class Benchmark:
 
 @dataclass
 class Collector:
-    """Takes what can be asked and notes what cannot. pictures: file by the name that questions call it by; None: they are not
-    looked for, since answers are given already."""
+    """Takes what can be asked and notes what cannot. pictures: file by the name that questions call it by; None: they
+    are not looked for, since answers are given already."""
 
     pictures: dict[str, Path] | None
     items: list[Item] = field(default_factory=list)
@@ -78,7 +83,8 @@ class Collector:
 
 
 def read_benchmark(name: str, config: BenchmarksConfig) -> Benchmark:
-    """Raises ValueError for files that are missing or of another format, and where more must be left out than benchmarks.max_bad allows."""
+    """Raises ValueError for files that are missing or of another format, and where more must be left out than
+    benchmarks.max_bad allows."""
     collector = READERS[name](config)
     benchmark = Benchmark(name, collector.items, collector.left_out)
     check_left_out(benchmark, config.max_bad)
@@ -111,7 +117,9 @@ def pictures_in(folder: str | Path, name: Callable[[Path], str] = lambda path: p
     return {name(path): path for path in files}
 
 
-def pictures_of(name: str, files: QuestionFiles, key: Callable[[Path], str] = lambda path: path.stem) -> dict[str, Path] | None:
+def pictures_of(
+    name: str, files: QuestionFiles, key: Callable[[Path], str] = lambda path: path.stem
+) -> dict[str, Path] | None:
     """The pictures of benchmarks.NAME.images; None where it has no value and there is a file of answers."""
     if files.images is None and files.predictions is not None:
         return None
@@ -188,7 +196,10 @@ def read_textvqa(config: BenchmarksConfig) -> Collector:
     (questions,) = given(("textvqa.questions", config.textvqa.questions))
     collector = Collector(pictures_of("textvqa", config.textvqa))
     rows = list(dicts(read_rows(questions, "data"), collector))
-    add_labelled(collector, [(id_of(row), row.get("image_id"), row.get("question"), texts(row.get("answers")), "") for row in rows])
+    add_labelled(
+        collector,
+        [(id_of(row), row.get("image_id"), row.get("question"), texts(row.get("answers")), "") for row in rows],
+    )
     return collector
 
 
@@ -207,7 +218,8 @@ def read_gqa(config: BenchmarksConfig) -> Collector:
 
 
 def add_labelled(collector: Collector, rows: list[tuple[Any, Any, Any, tuple[str, ...], str]]) -> None:
-    """(id, image, question, answers, group): answers are asked of all entries where one has some; a test split has none at all."""
+    """(id, image, question, answers, group): answers are asked of all entries where one has some; a test split has none
+    at all."""
     labelled = any(answers for *_, answers, _ in rows)
     for row in rows:
         if labelled and not row[3]:
@@ -218,9 +230,13 @@ def add_labelled(collector: Collector, rows: list[tuple[Any, Any, Any, tuple[str
 
 def read_pope(config: BenchmarksConfig) -> Collector:
     (questions,) = given(("pope.questions", config.pope.questions))
-    files = sorted(p for p in questions.iterdir() if p.suffix in (".json", ".jsonl")) if questions.is_dir() else [questions]
+    files = (
+        sorted(p for p in questions.iterdir() if p.suffix in (".json", ".jsonl")) if questions.is_dir() else [questions]
+    )
     if not files:
-        raise ValueError(f"benchmarks.pope.questions={questions}: no .json files there; give POPE's coco_pope_SPLIT.json")
+        raise ValueError(
+            f"benchmarks.pope.questions={questions}: no .json files there; give POPE's coco_pope_SPLIT.json"
+        )
     collector = Collector(pictures_of("pope", config.pope))
     for path in files:
         split = path.stem.rsplit("_", 1)[-1]
@@ -251,7 +267,9 @@ def add_subtask(collector: Collector, known: dict[str, Path], folder: Path, subt
 
     A picture counts with both its questions or not at all: half of the points are for both answers right.
     """
-    texts_in, pictures_at = (folder / part if (folder / part).is_dir() else folder for part in ("questions_answers_YN", "images"))
+    texts_in, pictures_at = (
+        folder / part if (folder / part).is_dir() else folder for part in ("questions_answers_YN", "images")
+    )
     pictures = pictures_in(pictures_at)
     files = {path.stem: path for path in sorted(texts_in.glob("*.txt"))}
     for name in sorted(pictures.keys() - files.keys()):
@@ -259,7 +277,9 @@ def add_subtask(collector: Collector, known: dict[str, Path], folder: Path, subt
     known |= {f"{subtask}/{name}": path for name, path in pictures.items()}
     for name, path in files.items():
         lines = [line.split("\t") for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-        if len(lines) != 2 or any(len(line) != 2 or not line[0].strip() or line[1].strip().lower() not in ("yes", "no") for line in lines):
+        if len(lines) != 2 or any(
+            len(line) != 2 or not line[0].strip() or line[1].strip().lower() not in ("yes", "no") for line in lines
+        ):
             collector.drop("files that are not two lines of question, tab, Yes or No", f"{subtask}/{path.name}")
             continue
         for number, (question, label) in enumerate(lines, 1):
@@ -267,6 +287,10 @@ def add_subtask(collector: Collector, known: dict[str, Path], folder: Path, subt
 
 
 READERS: dict[str, Callable[[BenchmarksConfig], Collector]] = {
-    "vqav2": read_vqav2, "textvqa": read_textvqa, "gqa": read_gqa, "pope": read_pope, "mme": read_mme,
-}  # fmt: skip
+    "vqav2": read_vqav2,
+    "textvqa": read_textvqa,
+    "gqa": read_gqa,
+    "pope": read_pope,
+    "mme": read_mme,
+}
 assert tuple(READERS) == BENCHMARKS

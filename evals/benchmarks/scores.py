@@ -1,4 +1,5 @@
-"""Scores of answers to published benchmarks with their intervals, and the files that the servers and programs take. Torch-free."""
+"""Scores of answers to published benchmarks with their intervals, and the files that the servers and programs take.
+Torch-free."""
 
 from __future__ import annotations
 
@@ -34,20 +35,41 @@ from liquid_train.measurement.provenance import Receipt, texts_digest
 RESAMPLES, SEED = 1000, 0
 
 
-def answered(benchmark: Benchmark, given: Sequence[str], config: BenchmarksConfig, *, data: str, files: dict[str, str], **receipt: Any) -> Measurement:
-    """The scores of one answer an item, none where right ones are not published. data: digest of the pictures, or what the answers
-    came from. receipt: its other parts. files: {name: text}, what the measurement leaves beside its numbers."""
+def answered(
+    benchmark: Benchmark,
+    given: Sequence[str],
+    config: BenchmarksConfig,
+    *,
+    data: str,
+    files: dict[str, str],
+    **receipt: Any,
+) -> Measurement:
+    """The scores of one answer an item, none where right ones are not published. data: digest of the pictures, or what
+    the answers came from. receipt: its other parts. files: {name: text}, what the measurement leaves beside its
+    numbers."""
     values = SCORES[benchmark.name](benchmark.items, given) if benchmark.labelled else {}
-    truth = texts_digest([str(part) for item in benchmark.items for part in (item.id, len(item.answers), *item.answers)])
+    truth = texts_digest(
+        [str(part) for item in benchmark.items for part in (item.id, len(item.answers), *item.answers)]
+    )
     if benchmark.left_out:
-        files = {**files, f"{benchmark.name}-left_out.json": json.dumps(benchmark.left_out, indent=1, ensure_ascii=False)}
-    return Measurement(values, Receipt(n=len(given), data=f"{data} {truth}", **receipt), {"files": files}, warnings_of(benchmark, config))
+        files = {
+            **files,
+            f"{benchmark.name}-left_out.json": json.dumps(benchmark.left_out, indent=1, ensure_ascii=False),
+        }
+    return Measurement(
+        values,
+        Receipt(n=len(given), data=f"{data} {truth}", **receipt),
+        {"files": files},
+        warnings_of(benchmark, config),
+    )
 
 
 def warnings_of(benchmark: Benchmark, config: BenchmarksConfig) -> list[str]:
     lines = [f"left out: {reason}: {named(names)}" for reason, names in benchmark.left_out.items()]
     if config.max_questions is not None:
-        lines.append(f"only the first {len(benchmark.items)} questions (benchmarks.max_questions): not the published score")
+        lines.append(
+            f"only the first {len(benchmark.items)} questions (benchmarks.max_questions): not the published score"
+        )
     if not benchmark.labelled:
         lines.append("the files hold no answers: no score, only the prediction file for the server")
     if benchmark.name == "mme":
@@ -67,7 +89,11 @@ def by_group(items: Sequence[Item]) -> dict[str, list[int]]:
 def vqav2(items: Sequence[Item], given: Sequence[str]) -> dict[str, Value]:
     """vqav2, and by answer type vqav2/yes_no, vqav2/number, vqav2/other."""
     points = np.array([vqav2_accuracy(text, item.answers) for item, text in zip(items, given, strict=True)])
-    groups = {f"vqav2/{kind.replace('/', '_')}": average(points[numbers]) for kind, numbers in sorted(by_group(items).items()) if kind}
+    groups = {
+        f"vqav2/{kind.replace('/', '_')}": average(points[numbers])
+        for kind, numbers in sorted(by_group(items).items())
+        if kind
+    }
     return {"vqav2": average(points), **groups}
 
 
@@ -77,7 +103,9 @@ def textvqa(items: Sequence[Item], given: Sequence[str]) -> dict[str, Value]:
 
 def gqa(items: Sequence[Item], given: Sequence[str]) -> dict[str, Value]:
     """gqa, and by structural type gqa/open (query), gqa/binary (all others)."""
-    right = np.array([gqa_scores([text], [item.answers[0]])["accuracy"] == 1 for item, text in zip(items, given, strict=True)])
+    right = np.array(
+        [gqa_scores([text], [item.answers[0]])["accuracy"] == 1 for item, text in zip(items, given, strict=True)]
+    )
     is_open = np.array([item.group == "query" for item in items])
     parts = {"gqa/open": right[is_open], "gqa/binary": right[~is_open]}
     typed = all(item.group for item in items)
@@ -93,7 +121,9 @@ def pope(items: Sequence[Item], given: Sequence[str]) -> dict[str, Value]:
     for split, numbers in groups.items():
         values |= {f"pope/{split}/{key}": value for key, value in yes_no_scores(said[numbers], true[numbers]).items()}
     for key in ("accuracy", "f1"):
-        values[f"pope/{key}"] = bare(float(np.mean([values[f"pope/{split}/{key}"].value for split in groups])), len(items), "a mean over splits")
+        values[f"pope/{key}"] = bare(
+            float(np.mean([values[f"pope/{split}/{key}"].value for split in groups])), len(items), "a mean over splits"
+        )
     return values
 
 
@@ -115,8 +145,11 @@ def yes_no_scores(said: np.ndarray, true: np.ndarray) -> dict[str, Value]:
 
 
 def mme(items: Sequence[Item], given: Sequence[str]) -> dict[str, Value]:
-    """Points: mme/SUBTASK of 200 each, mme/perception of 2,000 and mme/cognition of 800 where all their subtasks are there."""
-    scores = mme_scores([MMERow(item.group, str(item.image), item.answers[0], text) for item, text in zip(items, given, strict=True)])
+    """Points: mme/SUBTASK of 200 each, mme/perception of 2,000 and mme/cognition of 800 where all their subtasks are
+    there."""
+    scores = mme_scores(
+        [MMERow(item.group, str(item.image), item.answers[0], text) for item, text in zip(items, given, strict=True)]
+    )
     values: dict[str, Value] = {}
     for subtask, numbers in by_group(items).items():
         images: dict[Path, list[bool]] = defaultdict(list)
@@ -126,18 +159,26 @@ def mme(items: Sequence[Item], given: Sequence[str]) -> dict[str, Value]:
         values[f"mme/{subtask}"] = replace(points, value=scores[subtask], n=len(numbers))
     for name, group in (("perception", PERCEPTION), ("cognition", COGNITION)):
         if all(f"mme/{subtask}" in values for subtask in group):
-            values[f"mme/{name}"] = bare(scores[name], sum(values[f"mme/{subtask}"].n for subtask in group), "a sum over subtasks")
+            values[f"mme/{name}"] = bare(
+                scores[name], sum(values[f"mme/{subtask}"].n for subtask in group), "a sum over subtasks"
+            )
     return values
 
 
 SCORES: dict[str, Callable[[Sequence[Item], Sequence[str]], dict[str, Value]]] = {
-    "vqav2": vqav2, "textvqa": textvqa, "gqa": gqa, "pope": pope, "mme": mme,
-}  # fmt: skip
+    "vqav2": vqav2,
+    "textvqa": textvqa,
+    "gqa": gqa,
+    "pope": pope,
+    "mme": mme,
+}
 
 
 def prediction_files(benchmark: Benchmark, given: Sequence[str]) -> dict[str, str]:
-    """{file name: content} as the benchmark's server or program reads them: one JSON list (VQAv2, TextVQA: question_id, answer; GQA:
-    questionId, prediction), JSON lines a split (POPE: question, answer), or a table a subtask (MME: image, question, label, answer)."""
+    """{file name: content} as the benchmark's server or program reads them: one JSON list (VQAv2, TextVQA: question_id,
+    answer; GQA:
+    questionId, prediction), JSON lines a split (POPE: question, answer), or a table a subtask (MME: image, question,
+    label, answer)."""
     name, items = benchmark.name, benchmark.items
     if name in ("vqav2", "textvqa", "gqa"):
         id_key, answer_key = ("questionId", "prediction") if name == "gqa" else ("question_id", "answer")
@@ -146,8 +187,13 @@ def prediction_files(benchmark: Benchmark, given: Sequence[str]) -> dict[str, st
     files = {}
     for group, numbers in by_group(items).items():
         if name == "pope":
-            lines = [json.dumps({"question": items[n].question, "answer": given[n]}, ensure_ascii=False) for n in numbers]
+            lines = [
+                json.dumps({"question": items[n].question, "answer": given[n]}, ensure_ascii=False) for n in numbers
+            ]
         else:
-            lines = ["\t".join((items[n].image.name, items[n].question, items[n].answers[0], given[n].replace("\t", " "))) for n in numbers]
+            lines = [
+                "\t".join((items[n].image.name, items[n].question, items[n].answers[0], given[n].replace("\t", " ")))
+                for n in numbers
+            ]
         files[f"pope-{group}.jsonl" if name == "pope" else f"mme/{group}.txt"] = "\n".join(lines) + "\n"
     return files

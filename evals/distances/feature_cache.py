@@ -1,6 +1,7 @@
 """Features of reference pictures, kept by content: the same pictures through the same network are computed once.
 
-FOLDER/<sha256 of the pictures, the network's name, its weights and the resizing>.npy    fp32 [n, d], NaN where a picture cannot be read
+FOLDER/<sha256 of the pictures, the network's name, its weights and the resizing>.npy    fp32 [n, d], NaN where a
+                                                                                         picture cannot be read
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ LAST: dict[str, np.ndarray] = {}  # at most one
 
 
 def reference_features(network: FeatureNetwork, pixels: np.ndarray, folder: Path | None) -> np.ndarray:
-    """pixels uint8 [N, H, W, 3] -> fp32 [N, d]; a damaged or foreign file is computed again. folder None: nothing is written.
+    """pixels uint8 [N, H, W, 3] -> fp32 [N, d]; a damaged or foreign file is computed again. folder None: nothing is
+    written.
 
     The last set stays in memory: an evaluation while training asks for the same one every time.
     """
@@ -28,9 +30,15 @@ def reference_features(network: FeatureNetwork, pixels: np.ndarray, folder: Path
 
 
 def file_features(
-    network: FeatureNetwork, files: Sequence[Path], load: Callable[[Path], np.ndarray], loaded: str, folder: Path | None, progress: Callable[[int], None]
+    network: FeatureNetwork,
+    files: Sequence[Path],
+    load: Callable[[Path], np.ndarray],
+    loaded: str,
+    folder: Path | None,
+    progress: Callable[[int], None],
 ) -> tuple[np.ndarray, str]:
-    """(fp32 [N, d], digest of the files' content): as reference_features, of picture files of any number, one in memory at a time.
+    """(fp32 [N, d], digest of the files' content): as reference_features, of picture files of any number, one in memory
+    at a time.
 
     load: file -> uint8 [H, W, 3]; `loaded` says how, in words. A row is NaN where it raises one of READ_ERRORS.
     """
@@ -64,7 +72,12 @@ def remembered(key: str, count: int, folder: Path | None, compute: Callable[[], 
 def stored(path: Path, count: int, compute: Callable[[], np.ndarray]) -> np.ndarray:
     try:
         kept = np.load(path, allow_pickle=False)
-        if kept.dtype == np.float32 and kept.ndim == 2 and len(kept) == count and (np.isfinite(kept).all(1) | np.isnan(kept).all(1)).all():
+        if (
+            kept.dtype == np.float32
+            and kept.ndim == 2
+            and len(kept) == count
+            and (np.isfinite(kept).all(1) | np.isnan(kept).all(1)).all()
+        ):
             return kept
     except (OSError, ValueError, EOFError):
         pass

@@ -1,7 +1,8 @@
 """Networks that turn pictures into features: what an image distance measures is decided here.
 
 vq         the image tokenizer's own encoder: always there, offline; not comparable with any published number
-inception  the original FID network as TorchScript (inception-2015-12-05.pt, as clean-fid and StyleGAN use it), features.path=FILE
+inception  the original FID network as TorchScript (inception-2015-12-05.pt, as clean-fid and StyleGAN use it),
+           features.path=FILE
 hf         a vision model in Hugging Face format (CLIP, DINOv2), features.path=FOLDER
 """
 
@@ -55,7 +56,10 @@ def open_features(config: FeaturesConfig, tokenizer: ImageTokenizer) -> FeatureN
     if config.kind not in makers:
         raise ValueError(f"features.kind={config.kind}: one of vq, {', '.join(makers)}")
     if config.path is None:
-        raise ValueError(f"features.kind={config.kind} needs features.path: {'the TorchScript file' if config.kind == 'inception' else 'a model folder'}")
+        raise ValueError(
+            f"features.kind={config.kind} needs features.path: "
+            f"{'the TorchScript file' if config.kind == 'inception' else 'a model folder'}"
+        )
     return makers[config.kind](Path(config.path), config.resize, next(tokenizer.parameters()).device)
 
 
@@ -63,7 +67,10 @@ def feature_name(tokenizer: ImageTokenizer) -> str:
     """An honest description of `vq_features`."""
     width = tokenizer.encoder.conv_out.in_channels
     vq = tokenizer.fingerprint[:12]
-    return f"mean over positions of the VQ encoder's last hidden layer ({width} features, VQ {vq}); not Inception features, not comparable with FID"
+    return (
+        f"mean over positions of the VQ encoder's last hidden layer ({width} features, VQ {vq}); not Inception "
+        "features, not comparable with FID"
+    )
 
 
 def vq_features(tokenizer: ImageTokenizer) -> FeatureNetwork:
@@ -71,7 +78,9 @@ def vq_features(tokenizer: ImageTokenizer) -> FeatureNetwork:
 
     def compute(pixels: np.ndarray) -> Tensor:
         read: list[Tensor] = []
-        hook = tokenizer.encoder.conv_out.register_forward_pre_hook(lambda _, inputs: read.append(inputs[0].mean(dim=(2, 3))))
+        hook = tokenizer.encoder.conv_out.register_forward_pre_hook(
+            lambda _, inputs: read.append(inputs[0].mean(dim=(2, 3)))
+        )
         try:
             tokenizer.encoder(images_of(tokenizer, pixels))
         finally:
@@ -82,19 +91,26 @@ def vq_features(tokenizer: ImageTokenizer) -> FeatureNetwork:
 
 
 def inception_features(path: Path, mode: str, device: torch.device) -> FeatureNetwork:
-    """2,048 features of the last pooling. The network itself resizes as TensorFlow 1 did; with other modes that part is passed by."""
+    """2,048 features of the last pooling. The network itself resizes as TensorFlow 1 did; with other modes that part is
+    passed by."""
     if not path.is_file():
-        raise ValueError(f"features.path={path}: no such file; give inception-2015-12-05.pt, the TorchScript of the FID network")
+        raise ValueError(
+            f"features.path={path}: no such file; give inception-2015-12-05.pt, the TorchScript of the FID network"
+        )
     try:
         network = torch.jit.load(str(path), map_location=device).eval()
     except RuntimeError as error:
-        raise ValueError(f"features.path={path}: not TorchScript; give inception-2015-12-05.pt, the TorchScript of the FID network") from error
+        raise ValueError(
+            f"features.path={path}: not TorchScript; give inception-2015-12-05.pt, the TorchScript of the FID network"
+        ) from error
 
     def compute(pixels: np.ndarray) -> Tensor:
         images = torch.from_numpy(resize(pixels, INCEPTION_SIDE, mode)).permute(0, 3, 1, 2).to(device)
         return network.layers((images - 128) / 128).flatten(1)
 
-    return FeatureNetwork(f"Inception v3 of FID, last pooling ({path.name})", sha256_of(path), f"{mode}, {INCEPTION_SIDE} pixels", compute)
+    return FeatureNetwork(
+        f"Inception v3 of FID, last pooling ({path.name})", sha256_of(path), f"{mode}, {INCEPTION_SIDE} pixels", compute
+    )
 
 
 def hf_features(path: Path, mode: str, device: torch.device) -> FeatureNetwork:
@@ -102,9 +118,16 @@ def hf_features(path: Path, mode: str, device: torch.device) -> FeatureNetwork:
     from transformers import AutoModel
 
     weights = folder_weights(path, "features.path", "a CLIP or DINOv2 model")
-    about = json.loads((path / "preprocessor_config.json").read_text()) if (path / "preprocessor_config.json").is_file() else {}
+    about = (
+        json.loads((path / "preprocessor_config.json").read_text())
+        if (path / "preprocessor_config.json").is_file()
+        else {}
+    )
     if not {"image_mean", "image_std"} <= about.keys():
-        raise ValueError(f"features.path={path}: preprocessor_config.json with image_mean and image_std is missing; copy it from the model's repository")
+        raise ValueError(
+            f"features.path={path}: preprocessor_config.json with image_mean and image_std is missing; copy it from "
+            "the model's repository"
+        )
     model = AutoModel.from_pretrained(path, local_files_only=True).eval().to(device)
     vision = getattr(model, "vision_model", model)
     projection = getattr(model, "visual_projection", torch.nn.Identity())
@@ -115,11 +138,14 @@ def hf_features(path: Path, mode: str, device: torch.device) -> FeatureNetwork:
         images = torch.from_numpy(resize(pixels, side, mode)).permute(0, 3, 1, 2).to(device) / 255
         return projection(vision(pixel_values=(images - mean) / std).pooler_output)
 
-    return FeatureNetwork(f"{type(model).__name__} {path.name}, pooled", weights, f"{mode}, {side} pixels, not cropped", compute)
+    return FeatureNetwork(
+        f"{type(model).__name__} {path.name}, pooled", weights, f"{mode}, {side} pixels, not cropped", compute
+    )
 
 
 def folder_weights(path: Path, key: str, what: str) -> str:
-    """sha256 of a Hugging Face folder's safetensors, of several the beginnings. Raises ValueError with the key where they are not there."""
+    """sha256 of a Hugging Face folder's safetensors, of several the beginnings. Raises ValueError with the key where
+    they are not there."""
     files = sorted(path.glob("*.safetensors"))
     if not (path / "config.json").is_file() or not files:
         raise ValueError(f"{key}={path}: no config.json with safetensors there; give the folder of {what}")

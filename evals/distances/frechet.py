@@ -1,10 +1,11 @@
 """Frechet distance of two sets of pictures through features of any network. With Inception's features it is FID.
 
-    features [n, d] -> FeatureSums (fp64, of any part of a set, on any rank; parts add up) -> Gaussian -> frechet_distance
+    features [n, d] -> FeatureSums (fp64, of any part of a set, on any rank; parts add up) -> Gaussian ->
+    frechet_distance
 
-Each set is taken for a Gaussian of its features; the distance is |m1 - m2|^2 + tr(C1 + C2 - 2 (C1 C2)^(1/2)) (Dowson and Landau
-1982). The trace of the root is computed from symmetric eigenvalues, so that it stays real where a covariance has no full rank
-(fewer pictures than features), which the root of the plain product does not.
+Each set is taken for a Gaussian of its features; the distance is |m1 - m2|^2 + tr(C1 + C2 - 2 (C1 C2)^(1/2)) (Dowson
+and Landau 1982). The trace of the root is computed from symmetric eigenvalues, so that it stays real where a covariance
+has no full rank (fewer pictures than features), which the root of the plain product does not.
 """
 
 from __future__ import annotations
@@ -35,8 +36,9 @@ class Gaussian:
 
 @dataclass(frozen=True)
 class FeatureSums:
-    """count n; total [d] and products [d, d]: sums of the features and of their outer products, fp64. They can be stored and added
-    (over ranks with one all_reduce, over an interruption), and give the whole set's Gaussian to rounding."""
+    """count n; total [d] and products [d, d]: sums of the features and of their outer products, fp64. They can be
+    stored and added (over ranks with one all_reduce, over an interruption), and give the whole set's Gaussian to
+    rounding."""
 
     count: int
     total: np.ndarray
@@ -78,18 +80,22 @@ def frechet_distance(a: Gaussian, b: Gaussian) -> float:
 
 
 def frechet_infinity(features: np.ndarray, reference: Gaussian, seed: int, smallest: int) -> float:
-    """The distance at infinitely many pictures: the line through distances of random subsets over 1/n, at 0 (Chong and Forsyth 2020).
+    """The distance at infinitely many pictures: the line through distances of random subsets over 1/n, at 0 (Chong and
+    Forsyth 2020).
 
     features [n, d]. smallest: pictures of the smallest subset, at least 2 and below n. May come out a little below 0.
     """
     random = np.random.default_rng(seed)
     sizes = np.unique(np.linspace(smallest, len(features), INFINITY_POINTS).astype(int))
-    distances = [frechet_distance(Gaussian.of(features[random.permutation(len(features))[:size]]), reference) for size in sizes]
+    distances = [
+        frechet_distance(Gaussian.of(features[random.permutation(len(features))[:size]]), reference) for size in sizes
+    ]
     return float(np.polyfit(1 / sizes, distances, 1)[1])
 
 
 def frechet_floor(reference: np.ndarray, count: int, seed: int) -> float | None:
-    """What `count` perfect pictures would get: the distance of that many real ones from the other real ones, mean of FLOOR_DRAWS.
+    """What `count` perfect pictures would get: the distance of that many real ones from the other real ones, mean of
+    FLOOR_DRAWS.
 
     reference [n, d]. This is the bias of a small sample, measured. None where fewer real ones are left than are taken.
     """

@@ -1,7 +1,7 @@
 """Kernel distance of two sets of pictures through features of any network. With Inception's features it is KID.
 
-Squared maximum mean discrepancy with the kernel (x.y / d + 1)^3, in its unbiased form (Binkowski et al. 2018): right on average from
-two pictures on, and sometimes below zero for sets that are alike.
+Squared maximum mean discrepancy with the kernel (x.y / d + 1)^3, in its unbiased form (Binkowski et al. 2018): right on
+average from two pictures on, and sometimes below zero for sets that are alike.
 """
 
 from __future__ import annotations
@@ -21,14 +21,20 @@ def squared_mmd(a: np.ndarray, b: np.ndarray) -> float:
     """Unbiased estimate from all pairs. a [n, d], b [m, d]; n and m at least 2."""
     n, m = len(a), len(b)
     within_a, within_b = kernel(a, a), kernel(b, b)
-    return float((within_a.sum() - np.trace(within_a)) / (n * (n - 1)) + (within_b.sum() - np.trace(within_b)) / (m * (m - 1)) - 2 * kernel(a, b).mean())
+    return float(
+        (within_a.sum() - np.trace(within_a)) / (n * (n - 1))
+        + (within_b.sum() - np.trace(within_b)) / (m * (m - 1))
+        - 2 * kernel(a, b).mean()
+    )
 
 
-def kernel_distance(a: np.ndarray, b: np.ndarray, seed: int, subsets: int = SUBSETS, subset_size: int = SUBSET_SIZE) -> tuple[float, float, int]:
+def kernel_distance(
+    a: np.ndarray, b: np.ndarray, seed: int, subsets: int = SUBSETS, subset_size: int = SUBSET_SIZE
+) -> tuple[float, float, int]:
     """(mean, standard deviation, pictures of a subset) over random subsets of both sets, as KID is published.
 
-    Subsets hold subset_size pictures, or half of the smaller set where it has fewer than twice that: equal subsets would have no
-    deviation. Raises ValueError for a set below 4 pictures.
+    Subsets hold subset_size pictures, or half of the smaller set where it has fewer than twice that: equal subsets
+    would have no deviation. Raises ValueError for a set below 4 pictures.
     """
     smaller = min(len(a), len(b))
     if smaller < 4:

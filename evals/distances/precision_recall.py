@@ -1,6 +1,8 @@
-"""Precision and recall of pictures (Kynkaanniemi et al. 2019): how many drawn ones look real, how many real ones could be drawn.
+"""Precision and recall of pictures (Kynkaanniemi et al. 2019): how many drawn ones look real, how many real ones could
+be drawn.
 
-A set covers what lies within its pictures' spheres, each as wide as the distance to the picture's k-th nearest neighbour in its set.
+A set covers what lies within its pictures' spheres, each as wide as the distance to the picture's k-th nearest
+neighbour in its set.
 """
 
 from __future__ import annotations
@@ -14,19 +16,31 @@ CHUNK = 1024  # pictures whose distances to a whole set exist at the same time
 
 def radii(features: np.ndarray, neighbours: int) -> np.ndarray:
     """features [n, d] -> [n]: distance of each to its k-th nearest other."""
-    parts = [np.partition(cdist(features[i : i + CHUNK], features), neighbours, axis=1)[:, neighbours] for i in range(0, len(features), CHUNK)]
+    parts = [
+        np.partition(cdist(features[i : i + CHUNK], features), neighbours, axis=1)[:, neighbours]
+        for i in range(0, len(features), CHUNK)
+    ]
     return np.concatenate(parts)  # the nearest is the picture itself
 
 
 def covered(points: np.ndarray, features: np.ndarray, neighbours: int = NEIGHBOURS) -> np.ndarray:
-    """points [m, d], features [n, d] -> bool [m]: which lie within a sphere of the set. Raises ValueError unless n > neighbours."""
+    """points [m, d], features [n, d] -> bool [m]: which lie within a sphere of the set. Raises ValueError unless n >
+    neighbours."""
     if len(features) <= neighbours:
-        raise ValueError(f"precision and recall with {neighbours} neighbours need more than {neighbours} pictures in each set, not {len(features)}")
+        raise ValueError(
+            f"precision and recall with {neighbours} neighbours need more than {neighbours} pictures in each set, "
+            f"not {len(features)}"
+        )
     features, points = features.astype(np.float64), points.astype(np.float64)
     reach = radii(features, neighbours)
-    return np.concatenate([(cdist(points[i : i + CHUNK], features) <= reach).any(axis=1) for i in range(0, len(points), CHUNK)])
+    return np.concatenate(
+        [(cdist(points[i : i + CHUNK], features) <= reach).any(axis=1) for i in range(0, len(points), CHUNK)]
+    )
 
 
-def precision_recall(drawn: np.ndarray, real: np.ndarray, neighbours: int = NEIGHBOURS) -> tuple[np.ndarray, np.ndarray]:
-    """(bool [drawn]: covered by the real ones, bool [real]: covered by the drawn ones); their means are precision and recall."""
+def precision_recall(
+    drawn: np.ndarray, real: np.ndarray, neighbours: int = NEIGHBOURS
+) -> tuple[np.ndarray, np.ndarray]:
+    """(bool [drawn]: covered by the real ones, bool [real]: covered by the drawn ones); their means are precision and
+    recall."""
     return covered(drawn, real, neighbours), covered(real, drawn, neighbours)

@@ -1,8 +1,10 @@
-"""Pictures to the size of a feature network, as the published programs do it: the filter moves FID by whole points (Parmar et al. 2022).
+"""Pictures to the size of a feature network, as the published programs do it: the filter moves FID by whole points
+(Parmar et al. 2022).
 
 clean              clean-fid: Pillow's bicubic with antialiasing, each channel in floating point, clipped to 0..255
 legacy_pytorch     clean-fid's legacy_pytorch: bilinear, no antialiasing, centres of pixels aligned
-legacy_tensorflow  the original FID (and torch-fidelity): bilinear, no antialiasing, corners of pixels aligned as TensorFlow 1 had it
+legacy_tensorflow  the original FID (and torch-fidelity): bilinear, no antialiasing, corners of pixels aligned as
+                   TensorFlow 1 had it
 """
 
 from __future__ import annotations
@@ -31,7 +33,10 @@ def resize(pixels: np.ndarray, side: int, mode: str) -> np.ndarray:
 
 def clean(picture: np.ndarray, side: int) -> np.ndarray:
     """uint8 [H, W, 3] -> fp32 [side, side, 3]."""
-    channels = [Image.fromarray(picture[:, :, c].astype(np.float32)).resize((side, side), Image.Resampling.BICUBIC) for c in range(3)]
+    channels = [
+        Image.fromarray(picture[:, :, c].astype(np.float32)).resize((side, side), Image.Resampling.BICUBIC)
+        for c in range(3)
+    ]
     return np.stack([np.asarray(c).clip(0, 255) for c in channels], axis=2)
 
 

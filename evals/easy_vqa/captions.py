@@ -1,4 +1,5 @@
-"""Captions of real pictures that are wrong in one thing: what a judge of pictures and texts must be able to tell from right ones."""
+"""Captions of real pictures that are wrong in one thing: what a judge of pictures and texts must be able to tell from
+right ones."""
 
 from __future__ import annotations
 
@@ -13,12 +14,15 @@ from liquid_train.data.shards import ShardSet
 def caption_pairs(shards: ShardSet, count: int, seed: int) -> CaptionPairs:
     """The first `count` pictures whose caption names a colour and a shape, with captions that are wrong in one of them.
 
-    color, shape: the caption names nothing else. full_caption_color, full_caption_shape: it names the other one too, rightly: what
-    a model that looks for one of the two things only cannot tell. Raises ValueError when no caption names both.
+    color, shape: the caption names nothing else. full_caption_color, full_caption_shape: it names the other one too,
+    rightly: what a model that looks for one of the two things only cannot tell. Raises ValueError when no caption names
+    both.
     """
     random = np.random.default_rng(seed)
     codes: list[np.ndarray] = []
-    cases: dict[str, tuple[list[str], list[str]]] = {case: ([], []) for case in ("color", "shape", "full_caption_color", "full_caption_shape")}
+    cases: dict[str, tuple[list[str], list[str]]] = {
+        case: ([], []) for case in ("color", "shape", "full_caption_color", "full_caption_shape")
+    }
     for sample in shards:
         color, shape = named(sample.get("text", ""))
         if "codes" not in sample or color is None or shape is None:
@@ -36,7 +40,10 @@ def caption_pairs(shards: ShardSet, count: int, seed: int) -> CaptionPairs:
         if len(codes) == count:
             break
     if not codes:
-        raise ValueError(f"{shards.path}: no caption there names a colour and a shape; take captions out of metrics, or give easy_vqa's test set")
+        raise ValueError(
+            f"{shards.path}: no caption there names a colour and a shape; take captions out of metrics, or give "
+            "easy_vqa's test set"
+        )
     return CaptionPairs(codes, cases)
 
 

@@ -1,11 +1,14 @@
 """A judge of drawn pictures by plain geometry: the colour and the kind of the one shape on a plain background.
 
-    picture -> background (median colour) -> how far each pixel is from it, as a share of the shape's own contrast: coverage 0..1
+    picture -> background (median colour) -> how far each pixel is from it, as a share of the shape's own contrast:
+    coverage 0..1
             -> the largest connected part -> its colour: nearest palette entry
-                                          -> its shape: which of three outlines, drawn into its bounding box, overlaps it most
+                                          -> its shape: which of three outlines, drawn into its bounding box, overlaps
+                                          it most
 
-It knows the pictures of easy-VQA (upright triangles, circles, upright rectangles) and nothing of the model that drew. A picture
-without one clear shape gets None. How often it is right on real pictures is measured and stored beside its verdicts.
+It knows the pictures of easy-VQA (upright triangles, circles, upright rectangles) and nothing of the model that drew. A
+picture without one clear shape gets None. How often it is right on real pictures is measured and stored beside its
+verdicts.
 """
 
 from __future__ import annotations
@@ -36,7 +39,8 @@ SAMPLES = 4  # sub-pixels along each side of a pixel
 
 @dataclass(frozen=True)
 class Verdict:
-    """color and shape are None where nothing clear is there. overlap: intersection over union with the named outline."""
+    """color and shape are None where nothing clear is there. overlap: intersection over union with the named
+    outline."""
 
     color: str | None
     shape: str | None
@@ -87,14 +91,19 @@ def nearest_shape(part: np.ndarray, coverage: np.ndarray) -> tuple[str | None, f
     """The outline that overlaps the coverage [H, W] most, and by how much; None below MIN_OVERLAP."""
     rows, columns = np.flatnonzero(coverage.any(axis=1)), np.flatnonzero(coverage.any(axis=0))
     window = slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
-    part, coverage = (np.pad(a[window], 2) for a in (part, coverage))  # so that outlines are drawn where they can be, not everywhere
-    overlaps = {shape: max(overlap(coverage, outline(shape, box, coverage.shape)) for box in boxes(part, shape)) for shape in SHAPES}
+    # so that outlines are drawn where they can be, not everywhere
+    part, coverage = (np.pad(a[window], 2) for a in (part, coverage))
+    overlaps = {
+        shape: max(overlap(coverage, outline(shape, box, coverage.shape)) for box in boxes(part, shape))
+        for shape in SHAPES
+    }
     shape = max(overlaps, key=overlaps.__getitem__)
     return (shape if overlaps[shape] >= MIN_OVERLAP else None), overlaps[shape]
 
 
 def boxes(part: np.ndarray, shape: str) -> list[tuple[float, float, float, float]]:
-    """Candidate (top, left, bottom, right) in pixels: the part's bounding box, and a little larger ones (half-covered borders).
+    """Candidate (top, left, bottom, right) in pixels: the part's bounding box, and a little larger ones (half-covered
+    borders).
 
     A triangle's may be higher by up to a pixel: its tip is too thin to reach half the contrast.
     """

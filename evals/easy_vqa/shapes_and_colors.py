@@ -18,9 +18,9 @@ from liquid_train.generate.images import decode
 from liquid_train.measurement.measurement import Measurement, ModelHandle, Value, bare, share
 from liquid_train.measurement.provenance import Receipt, arrays_digest, seeds_text, texts_digest
 
-# Mean absolute difference of two pictures (0 to 255) from which they count as different. Measured on the test pictures: two of
-# one caption differ by more than 4 in 99.9% of the pairs (2.0 at least); one picture encoded and decoded twice, so with a quarter
-# of its codes changed, differs from itself by less than 2 in 95%.
+# Mean absolute difference of two pictures (0 to 255) from which they count as different. Measured on the test pictures:
+# two of one caption differ by more than 4 in 99.9% of the pairs (2.0 at least); one picture encoded and decoded twice,
+# so with a quarter of its codes changed, differs from itself by less than 2 in 95%.
 DIFFERENT = 2.0
 CAPTIONS = [f"a {color} {shape}" for shape in SHAPES for color in COLORS]
 
@@ -40,7 +40,9 @@ def real_pictures() -> RealPictures:
         images = load_split("test")
     except ValueError as error:
         remedy = "pip install 'liquid-train[demo]', or leave t2i, image_quality and image_tokenizer out of metrics"
-        raise ValueError(f"metrics: pictures are compared with those of the easy-vqa package, which is missing: {remedy}") from error
+        raise ValueError(
+            f"metrics: pictures are compared with those of the easy-vqa package, which is missing: {remedy}"
+        ) from error
     pixels = np.stack([np.asarray(Image.open(i.path).convert("RGB")) for i in images])
     return RealPictures(pixels, [i.color for i in images], [i.shape for i in images])
 
@@ -70,14 +72,24 @@ def judge_accuracy(real: RealPictures) -> dict[str, float]:
 
 
 def score(pixels: np.ndarray, per_prompt: int) -> dict[str, Any]:
-    """pixels [24 * per_prompt, H, W, 3] in the order of CAPTIONS -> shares of right colours and shapes and distinct pictures."""
+    """pixels [24 * per_prompt, H, W, 3] in the order of CAPTIONS -> shares of right colours and shapes and distinct
+    pictures."""
     rows: list[dict[str, Any]] = []
     for n, prompt in enumerate(CAPTIONS):
         own = pixels[n * per_prompt : (n + 1) * per_prompt]
         color, shape = named(prompt)
         verdicts = [judge(p) for p in own]
-        right = {"right_color": [v.color == color for v in verdicts], "right_shape": [v.shape == shape for v in verdicts]}
-        rows.append({"prompt": prompt, **{key: float(np.mean(values)) for key, values in right.items()}, "distinct": distinct(list(own))})
+        right = {
+            "right_color": [v.color == color for v in verdicts],
+            "right_shape": [v.shape == shape for v in verdicts],
+        }
+        rows.append(
+            {
+                "prompt": prompt,
+                **{key: float(np.mean(values)) for key, values in right.items()},
+                "distinct": distinct(list(own)),
+            }
+        )
     counts = [row["distinct"] for row in rows]
     return {
         "count": len(pixels),
@@ -102,16 +114,43 @@ class Drawn:
     sampler: dict[str, float | int | None]
 
 
-def draw_pictures(handle: ModelHandle, prompts: list[str], *, seed: int, guidance: float, temperature: float, top_k: int | None, batch_size: int) -> Drawn:
+def draw_pictures(
+    handle: ModelHandle,
+    prompts: list[str],
+    *,
+    seed: int,
+    guidance: float,
+    temperature: float,
+    top_k: int | None,
+    batch_size: int,
+) -> Drawn:
     """One picture a prompt; picture i is drawn with seed + i. ValueError for a model that has seen no pictures."""
     if len(handle.grid) != 2:
-        raise ValueError("the model was trained on no pictures (liquid.json states no grid); train with a t2i, i2t or vqa source")
+        raise ValueError(
+            "the model was trained on no pictures (liquid.json states no grid); train with a t2i, i2t or vqa source"
+        )
     seeds = [seed + i for i in range(len(prompts))]
     codes = draw(
-        handle.model, handle.vocabulary, prompts, seeds=seeds, grid=(handle.grid[0], handle.grid[1]), guidance=guidance, temperature=temperature,
-        top_k=top_k, batch_size=batch_size, suffix=handle.suffix, size=handle.stated_size, progress=lambda *p: handle.progress("codes", *p),
-    )  # fmt: skip
-    return Drawn(codes, decode(handle.image_tokenizer, codes), prompts, seeds, {"guidance": guidance, "temperature": temperature, "top_k": top_k})
+        handle.model,
+        handle.vocabulary,
+        prompts,
+        seeds=seeds,
+        grid=(handle.grid[0], handle.grid[1]),
+        guidance=guidance,
+        temperature=temperature,
+        top_k=top_k,
+        batch_size=batch_size,
+        suffix=handle.suffix,
+        size=handle.stated_size,
+        progress=lambda *p: handle.progress("codes", *p),
+    )
+    return Drawn(
+        codes,
+        decode(handle.image_tokenizer, codes),
+        prompts,
+        seeds,
+        {"guidance": guidance, "temperature": temperature, "top_k": top_k},
+    )
 
 
 def drawn_texts(drawn: Drawn, tags: list[list[str]] | None = None) -> DrawnTexts:
@@ -120,16 +159,22 @@ def drawn_texts(drawn: Drawn, tags: list[list[str]] | None = None) -> DrawnTexts
 
 
 def measure(handle: ModelHandle, data: Drawn, real: RealPictures, *, per_prompt: int) -> Measurement:
-    """Right colours and shapes beside the judge's own accuracy on real pictures. detail: evals/t2i.json without its step."""
+    """Right colours and shapes beside the judge's own accuracy on real pictures. detail: evals/t2i.json without its
+    step."""
     result = {**score(data.pixels, per_prompt), **judge_accuracy(real), **data.sampler, "seed": data.seeds[0]}
     values = right_values(data.pixels, data.prompts)
     values["distinct_mean"] = bare(result["distinct_mean"], len(CAPTIONS), "a count")
     for key in ("judge_color_accuracy", "judge_shape_accuracy"):
         values[key] = bare(result[key], len(real.pixels), "of the judge, not of the model")
     receipt = Receipt(
-        n=len(data.pixels), data=arrays_digest(real.pixels), prompts=texts_digest([*data.prompts, handle.suffix]), seeds=seeds_text(data.seeds),
-        sampler=dict(data.sampler), features="drawn_shapes, a judge of colours and outlines", dtype=handle.dtype,
-    )  # fmt: skip
+        n=len(data.pixels),
+        data=arrays_digest(real.pixels),
+        prompts=texts_digest([*data.prompts, handle.suffix]),
+        seeds=seeds_text(data.seeds),
+        sampler=dict(data.sampler),
+        features="drawn_shapes, a judge of colours and outlines",
+        dtype=handle.dtype,
+    )
     return Measurement(values, receipt, result)
 
 

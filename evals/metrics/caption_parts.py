@@ -1,12 +1,16 @@
-"""What a model is asked to learn how well a picture fits a text: one question about the whole text, or one about each of its parts.
+"""What a model is asked to learn how well a picture fits a text: one question about the whole text, or one about each
+of its parts.
 
-    whole   P("Yes" | picture, "Does this figure show ...?")                  VQAScore (Lin et al. 2024, arXiv 2404.01291)
-    parts   geometric mean of P("red" | picture, "what color is the shape?"), P("circle" | picture, "what shape is present?"), ...
+    whole   P("Yes" | picture, "Does this figure show ...?")                  VQAScore (Lin et al. 2024, arXiv
+            2404.01291)
+    parts   geometric mean of P("red" | picture, "what color is the shape?"), P("circle" | picture, "what shape is
+            present?"), ...
 
-TIFA (Hu et al. 2023, arXiv 2303.11897) takes a text apart too: a language model writes the questions, and the score is the share of
-them that a VQA model answers rightly. Here a regular expression of the config takes it apart, no second model is needed, and the
-answers' probabilities count, as in VQAScore. The geometric mean, because a picture with one thing wrong does not half fit: the score
-is the probability that all is right, were the parts independent, made comparable between texts of more and of fewer parts.
+TIFA (Hu et al. 2023, arXiv 2303.11897) takes a text apart too: a language model writes the questions, and the score is
+the share of them that a VQA model answers rightly. Here a regular expression of the config takes it apart, no second
+model is needed, and the answers' probabilities count, as in VQAScore. The geometric mean, because a picture with one
+thing wrong does not half fit: the score is the probability that all is right, were the parts independent, made
+comparable between texts of more and of fewer parts.
 """
 
 from __future__ import annotations
@@ -20,7 +24,8 @@ from liquid_train.config.evaluation import VQAScoreConfig, template_fields
 
 
 def questions_about(text: str, config: VQAScoreConfig) -> list[tuple[str, str]]:
-    """(question, right answer) of each part whose groups `text` has; where it has none, the question about the whole text.
+    """(question, right answer) of each part whose groups `text` has; where it has none, the question about the whole
+    text.
 
     The pattern is searched all over the text; of a group that matches in several places the first one counts.
     """
@@ -63,4 +68,7 @@ def unmatched(texts: Iterable[str], config: VQAScoreConfig) -> list[str]:
     whole = [text for text in every if not parts_of(text, config)]
     if not whole:
         return []
-    return [f"vqascore.pattern finds no part in {len(whole)} of {len(every)} texts, such as {whole[0]!r}: they were asked vqascore.question"]
+    return [
+        f"vqascore.pattern finds no part in {len(whole)} of {len(every)} texts, such as {whole[0]!r}: they were "
+        "asked vqascore.question"
+    ]

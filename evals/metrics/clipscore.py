@@ -1,7 +1,8 @@
-"""CLIPScore: how near a picture and its text are in CLIP's space: 2.5 max(cos, 0) (Hessel et al. 2021, arXiv 2104.08718).
+"""CLIPScore: how near a picture and its text are in CLIP's space: 2.5 max(cos, 0) (Hessel et al. 2021, arXiv
+2104.08718).
 
-Beside it `clip_cosine`, the mean of the cosines themselves: torchmetrics' CLIPScore is 100 max(that, 0) with the bare texts, so that it
-compares with 100 times this one where `clipscore.prefix` is empty.
+Beside it `clip_cosine`, the mean of the cosines themselves: torchmetrics' CLIPScore is 100 max(that, 0) with the bare
+texts, so that it compares with 100 times this one where `clipscore.prefix` is empty.
 """
 
 from __future__ import annotations
@@ -41,7 +42,9 @@ class CLIP:
     def cosines(self, pixels: np.ndarray, texts: list[str]) -> np.ndarray:
         """pixels uint8 [n, H, W, 3] -> fp64 [n]. Longer texts are cut."""
         images = [Image.fromarray(picture) for picture in pixels]
-        inputs = self.processor(text=texts, images=images, return_tensors="pt", padding=True, truncation=True, max_length=self.longest)
+        inputs = self.processor(
+            text=texts, images=images, return_tensors="pt", padding=True, truncation=True, max_length=self.longest
+        )
         found = self.model(**inputs.to(self.model.device, self.model.dtype))
         return (found.image_embeds.double() * found.text_embeds.double()).sum(-1).cpu().numpy()  # both have length 1
 
@@ -59,11 +62,21 @@ def open_clip(config: CLIPScoreConfig, device: torch.device) -> CLIP:
         model = CLIPModel.from_pretrained(path, local_files_only=True).eval().to(device)
         processor = CLIPProcessor.from_pretrained(path, local_files_only=True)
     except (OSError, ValueError, ImportError, KeyError, SafetensorError) as error:
-        raise ValueError(f"clipscore.model={path}: cannot be opened as a CLIP model with its processor: {error}") from error
-    return CLIP(model, processor, model.config.text_config.max_position_embeddings, f"CLIP {path.name}, texts behind {config.prefix!r}", weights)
+        raise ValueError(
+            f"clipscore.model={path}: cannot be opened as a CLIP model with its processor: {error}"
+        ) from error
+    return CLIP(
+        model,
+        processor,
+        model.config.text_config.max_position_embeddings,
+        f"CLIP {path.name}, texts behind {config.prefix!r}",
+        weights,
+    )
 
 
-def clipscore(handle: ModelHandle, clip: CLIP, data: Pictures, config: CLIPScoreConfig, *, seed: int = 0) -> Measurement:
+def clipscore(
+    handle: ModelHandle, clip: CLIP, data: Pictures, config: CLIPScoreConfig, *, seed: int = 0
+) -> Measurement:
     """clipscore (0 to 2.5) and clip_cosine (-1 to 1), means over all pictures; a collective."""
     own, texts = handle.own(len(data.texts)), [config.prefix + text for text in data.texts]
     found = np.zeros(len(texts))
@@ -75,7 +88,19 @@ def clipscore(handle: ModelHandle, clip: CLIP, data: Pictures, config: CLIPScore
     values = {"clipscore": average(WEIGHT * found.clip(min=0), seed), "clip_cosine": average(found, seed)}
     long = sum(map(clip.is_long, texts))
     receipt = Receipt(
-        n=len(texts), prompts=texts_digest(texts), seeds=seeds_text(data.seeds), sampler=dict(data.sampler), resize="CLIP's own processor",
-        features=clip.name, feature_weights=clip.weights, dtype=handle.dtype,
-    )  # fmt: skip
-    return Measurement(values, receipt, warnings=[f"{long} of {len(texts)} texts are longer than CLIP's {clip.longest} tokens and were cut"] if long else [])
+        n=len(texts),
+        prompts=texts_digest(texts),
+        seeds=seeds_text(data.seeds),
+        sampler=dict(data.sampler),
+        resize="CLIP's own processor",
+        features=clip.name,
+        feature_weights=clip.weights,
+        dtype=handle.dtype,
+    )
+    return Measurement(
+        values,
+        receipt,
+        warnings=[f"{long} of {len(texts)} texts are longer than CLIP's {clip.longest} tokens and were cut"]
+        if long
+        else [],
+    )

@@ -1,4 +1,5 @@
-"""How far drawn pictures are from real ones: Frechet and kernel distance, Frechet at infinitely many pictures, precision and recall.
+"""How far drawn pictures are from real ones: Frechet and kernel distance, Frechet at infinitely many pictures,
+precision and recall.
 
 Only with Inception's features are these FID and KID, and only then they are called so.
 """
@@ -13,7 +14,14 @@ import numpy as np
 
 from evals.distances.feature_cache import reference_features
 from evals.distances.features import FeatureNetwork, open_features
-from evals.distances.frechet import FLOOR_DRAWS, FeatureSums, Gaussian, frechet_distance, frechet_floor, frechet_infinity
+from evals.distances.frechet import (
+    FLOOR_DRAWS,
+    FeatureSums,
+    Gaussian,
+    frechet_distance,
+    frechet_floor,
+    frechet_infinity,
+)
 from evals.distances.kernel import SUBSETS, kernel_distance
 from evals.distances.precision_recall import precision_recall
 from liquid_train.config.evaluation import FeaturesConfig
@@ -28,8 +36,9 @@ MIN_PICTURES = 20  # below, the smallest subset of the fit to infinity would be 
 
 @dataclass(frozen=True)
 class PictureSets:
-    """drawn, real: uint8 [n, H, W, 3]. prompts, seeds, drawn_categories: one a drawn picture; real_categories: one a real one; None
-    where a picture has none. sampler: how they were drawn. real_name: what the real ones are, in words."""
+    """drawn, real: uint8 [n, H, W, 3]. prompts, seeds, drawn_categories: one a drawn picture; real_categories: one a
+    real one; None where a picture has none. sampler: how they were drawn. real_name: what the real ones are, in
+    words."""
 
     drawn: np.ndarray
     real: np.ndarray
@@ -39,16 +48,23 @@ class PictureSets:
     real_categories: list[str | None]
     sampler: dict[str, float | int | None]
     real_name: str
-    reconstructed: np.ndarray | None = None  # real ones through the image tokenizer: the best that a model which draws codes can do
+    # real ones through the image tokenizer: the best that a model which draws codes can do
+    reconstructed: np.ndarray | None = None
 
 
 def published_name(key: str) -> str:
     """With Inception's features a Frechet distance is FID, a kernel distance KID."""
-    return key.replace("frechet_distance", "fid").replace("frechet", "fid").replace("kernel_distance", "kid").replace("kernel", "kid")
+    return (
+        key.replace("frechet_distance", "fid")
+        .replace("frechet", "fid")
+        .replace("kernel_distance", "kid")
+        .replace("kernel", "kid")
+    )
 
 
 def image_quality(handle: ModelHandle, data: PictureSets, config: FeaturesConfig, *, seed: int = 0) -> Measurement:
-    """A collective: every rank looks at its share of the drawn pictures. Raises ValueError for fewer than 4 pictures in a set."""
+    """A collective: every rank looks at its share of the drawn pictures. Raises ValueError for fewer than 4 pictures in
+    a set."""
     network = open_features(config, handle.image_tokenizer)
     real = reference_features(network, data.real, Path(config.cache) if config.cache is not None else None)
     sums, drawn = shared_features(handle, network, data.drawn, real.shape[1])
@@ -57,17 +73,28 @@ def image_quality(handle: ModelHandle, data: PictureSets, config: FeaturesConfig
     values |= category_distances(drawn, real, data.drawn_categories, data.real_categories, seed)
     if data.reconstructed is not None:
         passed = network(data.reconstructed)
-        values["frechet_of_reconstructions"] = bare(frechet_distance(Gaussian.of(passed), reference), len(passed), "the same pictures are in both sets")
+        values["frechet_of_reconstructions"] = bare(
+            frechet_distance(Gaussian.of(passed), reference), len(passed), "the same pictures are in both sets"
+        )
     if config.kind == "inception":
         values = {published_name(key): value for key, value in values.items()}
     receipt = Receipt(
-        n=len(data.drawn), data=arrays_digest(data.real), prompts=texts_digest(data.prompts), seeds=seeds_text(data.seeds), sampler=dict(data.sampler),
-        resize=network.resize, features=network.name, feature_weights=network.weights, dtype=handle.dtype,
-    )  # fmt: skip
+        n=len(data.drawn),
+        data=arrays_digest(data.real),
+        prompts=texts_digest(data.prompts),
+        seeds=seeds_text(data.seeds),
+        sampler=dict(data.sampler),
+        resize=network.resize,
+        features=network.name,
+        feature_weights=network.weights,
+        dtype=handle.dtype,
+    )
     return Measurement(values, receipt, {"reference": data.real_name}, warnings)
 
 
-def shared_features(handle: ModelHandle, network: FeatureNetwork, pixels: np.ndarray, width: int) -> tuple[FeatureSums, np.ndarray]:
+def shared_features(
+    handle: ModelHandle, network: FeatureNetwork, pixels: np.ndarray, width: int
+) -> tuple[FeatureSums, np.ndarray]:
     """(sums over all pictures, fp32 features [n, width] of all), each rank having computed its own; a collective."""
     own = handle.own(len(pixels))
     features = np.zeros((len(pixels), width), dtype=np.float32)
@@ -77,13 +104,25 @@ def shared_features(handle: ModelHandle, network: FeatureNetwork, pixels: np.nda
     return sums, handle.gathered(features)
 
 
-def distances(sums: FeatureSums, drawn: np.ndarray, real: np.ndarray, reference: Gaussian, seed: int) -> tuple[dict[str, Value], list[str]]:
+def distances(
+    sums: FeatureSums, drawn: np.ndarray, real: np.ndarray, reference: Gaussian, seed: int
+) -> tuple[dict[str, Value], list[str]]:
     """drawn [n, d], real [m, d] -> values by name, and warnings."""
     n, width = drawn.shape
     distance = frechet_distance(sums.gaussian(), reference)
     if width <= BOOTSTRAP_FEATURES:
-        low, high = bootstrap(n, lambda picked: frechet_distance(Gaussian.of(drawn[picked]), reference), seed=seed, resamples=RESAMPLES, reflected=True)
-        values = {"frechet_distance": Value(distance, n, max(low, 0.0), max(high, 0.0), bootstrap_name(RESAMPLES, seed, reflected=True))}
+        low, high = bootstrap(
+            n,
+            lambda picked: frechet_distance(Gaussian.of(drawn[picked]), reference),
+            seed=seed,
+            resamples=RESAMPLES,
+            reflected=True,
+        )
+        values = {
+            "frechet_distance": Value(
+                distance, n, max(low, 0.0), max(high, 0.0), bootstrap_name(RESAMPLES, seed, reflected=True)
+            )
+        }
     else:
         values = {"frechet_distance": bare(distance, n, f"{width} features take too long to resample")}
     floor = frechet_floor(real, n, seed)
@@ -112,21 +151,32 @@ def small_sample_warnings(drawn: int, real: int, width: int, floor: float | None
         if n < width + 1:
             known = f"; {drawn} real pictures themselves are {floor:.4g} from the others" if floor is not None else ""
             warnings.append(
-                f"{n} {name} pictures for {width} features: the covariance has rank {min(n - 1, width)}, the Frechet distance is too high{known}. "
+                f"{n} {name} pictures for {width} features: the covariance has rank {min(n - 1, width)}, the Frechet "
+                f"distance is too high{known}. "
                 f"Take {width + 1} or more, or read the kernel distance, which has no such bias."
             )
     return warnings
 
 
 def category_distances(
-    drawn: np.ndarray, real: np.ndarray, drawn_categories: Sequence[str | None], real_categories: Sequence[str | None], seed: int
+    drawn: np.ndarray,
+    real: np.ndarray,
+    drawn_categories: Sequence[str | None],
+    real_categories: Sequence[str | None],
+    seed: int,
 ) -> dict[str, Value]:
-    """Within each category: frechet_distance/CATEGORY where it has 2 pictures or more on both sides, kernel_distance/CATEGORY from 4 on."""
+    """Within each category: frechet_distance/CATEGORY where it has 2 pictures or more on both sides,
+    kernel_distance/CATEGORY from 4 on."""
     values: dict[str, Value] = {}
     for category in sorted({c for c in drawn_categories if c is not None}):
-        a, b = (features[[c == category for c in own]] for features, own in ((drawn, drawn_categories), (real, real_categories)))
+        a, b = (
+            features[[c == category for c in own]]
+            for features, own in ((drawn, drawn_categories), (real, real_categories))
+        )
         if min(len(a), len(b)) >= 2:
-            values[f"frechet_distance/{category}"] = bare(frechet_distance(Gaussian.of(a), Gaussian.of(b)), len(a), "too few pictures a category to resample")
+            values[f"frechet_distance/{category}"] = bare(
+                frechet_distance(Gaussian.of(a), Gaussian.of(b)), len(a), "too few pictures a category to resample"
+            )
         if min(len(a), len(b)) >= 4:
             values[f"kernel_distance/{category}"] = kernel_value(a, b, seed)[0]
     return values

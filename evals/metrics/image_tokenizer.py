@@ -1,4 +1,5 @@
-"""What is lost between a picture and its codes: PSNR, SSIM, distance of the reconstructions, and how much of the codebook is used.
+"""What is lost between a picture and its codes: PSNR, SSIM, distance of the reconstructions, and how much of the
+codebook is used.
 
 No model that reads or writes can be better than its image tokenizer: these are the bounds.
 """
@@ -18,7 +19,8 @@ from liquid_train.measurement.provenance import Receipt, arrays_digest
 
 
 def tokenizer_quality(handle: ModelHandle, pixels: np.ndarray, config: FeaturesConfig, *, seed: int = 0) -> Measurement:
-    """pixels uint8 [N, H, W, 3], sides multiples of the downsampling, N at least 2; a collective, every rank encodes its share.
+    """pixels uint8 [N, H, W, 3], sides multiples of the downsampling, N at least 2; a collective, every rank encodes
+    its share.
 
     psnr in dB and ssim: means over pictures, of 8-bit reconstructions. codebook_used: share of the entries that occur;
     codebook_perplexity: exp of the entropy of the codes, the number of entries that, used alike, would carry as much.
@@ -37,7 +39,10 @@ def tokenizer_quality(handle: ModelHandle, pixels: np.ndarray, config: FeaturesC
         handle.progress("reconstructions", done + 1, len(own))
     width = network(pixels[:1]).shape[1]
     real, made_features = (np.concatenate([p[i] for p in parts]) if parts else np.zeros((0, width)) for i in (0, 1))
-    sums = [FeatureSums.from_vector(handle.gathered(FeatureSums.of(f).as_vector())).gaussian() for f in (real, made_features)]
+    sums = [
+        FeatureSums.from_vector(handle.gathered(FeatureSums.of(f).as_vector())).gaussian()
+        for f in (real, made_features)
+    ]
     per_picture, counts = handle.gathered(per_picture), handle.gathered(counts)
     shares = counts[counts > 0] / counts.sum()
     n_codes = int(counts.sum())
@@ -50,9 +55,13 @@ def tokenizer_quality(handle: ModelHandle, pixels: np.ndarray, config: FeaturesC
         "codebook_perplexity": bare(float(np.exp(-(shares * np.log(shares)).sum())), n_codes, "of all codes together"),
     }
     receipt = Receipt(
-        n=len(pixels), data=arrays_digest(pixels), resize=network.resize, features=network.name, feature_weights=network.weights,
+        n=len(pixels),
+        data=arrays_digest(pixels),
+        resize=network.resize,
+        features=network.name,
+        feature_weights=network.weights,
         dtype=str(next(tokenizer.parameters()).dtype).removeprefix("torch."),
-    )  # fmt: skip
+    )
     return Measurement(values, receipt, {"vq_fingerprint": tokenizer.fingerprint})
 
 

@@ -1,10 +1,11 @@
-"""Language benchmarks by lm-evaluation-harness: what the model still knows of text, with the image rows in its softmax and without.
+"""Language benchmarks by lm-evaluation-harness: what the model still knows of text, with the image rows in its softmax
+and without.
 
     language/TASK/METRIC      over text ids only: as the backbone was before it had image rows
     language_all/TASK/METRIC  over all rows: what is lost where probability goes to images
 
-Tasks are the harness's own, or YAML files of language.include_path; data sets are read from this machine (HF_DATASETS_OFFLINE=0 allows
-the hub). Documents begin as they do in training: with bos, where the tokenizer has one.
+Tasks are the harness's own, or YAML files of language.include_path; data sets are read from this machine
+(HF_DATASETS_OFFLINE=0 allows the hub). Documents begin as they do in training: with bos, where the tokenizer has one.
 """
 
 from __future__ import annotations
@@ -32,15 +33,20 @@ NAMES = {True: "language", False: "language_all"}  # by whether image rows are m
 def check_language(config: LanguageConfig) -> Any:
     """The harness's tasks. Raises ValueError where it is missing, or a task is unknown."""
     os.environ.setdefault("HF_DATASETS_OFFLINE", "1")
-    os.environ.setdefault("DISABLE_MULTIPROC", "1")  # the harness would fork a process that trains, or holds a GPU, to resample
+    # the harness would fork a process that trains, or holds a GPU, to resample
+    os.environ.setdefault("DISABLE_MULTIPROC", "1")
     try:
         manager = task_manager(config.include_path)
     except ImportError as error:
-        raise ValueError(f"metrics: language needs lm-evaluation-harness ({error}): pip install 'liquid-train[language]'") from error
+        raise ValueError(
+            f"metrics: language needs lm-evaluation-harness ({error}): pip install 'liquid-train[language]'"
+        ) from error
     unknown = [task for task in config.tasks if not manager.match_tasks([task])]
     if unknown:
         where = f"language.include_path={config.include_path} and the harness"
-        raise ValueError(f"language.tasks: {', '.join(unknown)}: no such task in {where}; lm-eval ls tasks lists the harness's own")
+        raise ValueError(
+            f"language.tasks: {', '.join(unknown)}: no such task in {where}; lm-eval ls tasks lists the harness's own"
+        )
     return manager
 
 
@@ -53,7 +59,8 @@ def task_manager(include_path: str | None) -> Any:
 
 
 def language(handle: ModelHandle, config: LanguageConfig, manager: Any) -> Measurement:
-    """All tasks, once over text ids only and once over all rows; a collective. Raises ValueError where a task's data is not there."""
+    """All tasks, once over text ids only and once over all rows; a collective. Raises ValueError where a task's data is
+    not there."""
     values: dict[str, Value] = {}
     prompts: list[str] = []
     for masked, prefix in NAMES.items():
@@ -66,11 +73,17 @@ def language(handle: ModelHandle, config: LanguageConfig, manager: Any) -> Measu
         features=f"lm-evaluation-harness {version('lm-eval')}",
         dtype=handle.dtype,
     )
-    warnings = [f"only the first {config.limit} documents of each task (language.limit): not the published score"] if config.limit is not None else []
+    warnings = (
+        [f"only the first {config.limit} documents of each task (language.limit): not the published score"]
+        if config.limit is not None
+        else []
+    )
     return Measurement(values, receipt, warnings=warnings)
 
 
-def evaluate(handle: ModelHandle, config: LanguageConfig, manager: Any, masked: bool) -> tuple[dict[str, Value], list[str]]:
+def evaluate(
+    handle: ModelHandle, config: LanguageConfig, manager: Any, masked: bool
+) -> tuple[dict[str, Value], list[str]]:
     """(values, digests of the prompts in the tasks' order), on every rank."""
     from lm_eval import simple_evaluate
 
@@ -78,12 +91,17 @@ def evaluate(handle: ModelHandle, config: LanguageConfig, manager: Any, masked: 
     try:
         with own_random_state(handle):
             found = simple_evaluate(
-                language_model(handle, config.batch_size, masked), tasks=list(config.tasks), num_fewshot=config.shots, limit=config.limit,
-                task_manager=manager, bootstrap_iters=1000,
-            )  # fmt: skip
+                language_model(handle, config.batch_size, masked),
+                tasks=list(config.tasks),
+                num_fewshot=config.shots,
+                limit=config.limit,
+                task_manager=manager,
+                bootstrap_iters=1000,
+            )
     except OSError as error:  # datasets' errors of a file or a connection that is not there
         raise ValueError(
-            f"language.tasks={','.join(config.tasks)}: a task's data cannot be read: {error}; give local files with language.include_path"
+            f"language.tasks={','.join(config.tasks)}: a task's data cannot be read: {error}; give local files with "
+            "language.include_path"
         ) from error
     handle.progress(NAMES[masked], 1, 1)
     measured = (task_values(found), prompt_digests(found)) if found is not None else None  # None but on rank 0
@@ -119,7 +137,8 @@ def own_random_state(handle: ModelHandle) -> Iterator[None]:
 
 
 def language_model(handle: ModelHandle, batch_size: int, masked: bool) -> Any:
-    """The harness's wrapper of the model, whose image rows never win where `masked`; every rank answers its share of the documents."""
+    """The harness's wrapper of the model, whose image rows never win where `masked`; every rank answers its share of
+    the documents."""
     import torch
     import torch.distributed as dist
     from lm_eval.models.huggingface import HFLM
@@ -143,12 +162,17 @@ def language_model(handle: ModelHandle, batch_size: int, masked: bool) -> Any:
             return logits
 
         def _model_generate(self, *args: Any, **kwargs: Any) -> Any:
-            return super()._model_generate(*args, suppress_tokens=list(range(vocabulary.text_size, vocabulary.rows)), **kwargs)
+            return super()._model_generate(
+                *args, suppress_tokens=list(range(vocabulary.text_size, vocabulary.rows)), **kwargs
+            )
 
     begins_with_bos = bool(prompt_ids({}, "text", vocabulary.tokenizer))
     kind = TextOnly if masked else Ranks
-    made = kind(pretrained=handle.model, tokenizer=vocabulary.tokenizer, batch_size=batch_size, add_bos_token=begins_with_bos)
-    made._rank, made._world_size = handle.rank, handle.world_size  # given a model, the harness takes itself for the only process
+    made = kind(
+        pretrained=handle.model, tokenizer=vocabulary.tokenizer, batch_size=batch_size, add_bos_token=begins_with_bos
+    )
+    # given a model, the harness takes itself for the only process
+    made._rank, made._world_size = handle.rank, handle.world_size
     return made
 
 
@@ -165,7 +189,9 @@ def task_values(found: dict[str, Any]) -> dict[str, Value]:
             error = row.get(f"{metric}_stderr,{kind}")
             name = f"{task}/{metric}" + ("" if kind == "none" else f"/{kind}")
             if isinstance(error, (int, float)):
-                values[name] = Value(float(value), n, value - Z * error, value + Z * error, "normal 95%, the harness's standard error")
+                values[name] = Value(
+                    float(value), n, value - Z * error, value + Z * error, "normal 95%, the harness's standard error"
+                )
             else:
                 values[name] = bare(value, n, "the harness gives none")
     return values

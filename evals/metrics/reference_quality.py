@@ -1,10 +1,11 @@
 """Drawn pictures against a folder of real ones that come with their prompts, over all and within each category.
 
-MJHQ-30K        FOLDER/meta_data.json {ID: {"category", "prompt"}}, FOLDER/mjhq30k_imgs/CATEGORY/ID.jpg (or FOLDER/CATEGORY/ID.jpg)
+MJHQ-30K        FOLDER/meta_data.json {ID: {"category", "prompt"}}, FOLDER/mjhq30k_imgs/CATEGORY/ID.jpg (or
+                FOLDER/CATEGORY/ID.jpg)
 any other one   pictures below FOLDER with their prompt in a .txt of the same name; the first subfolder is the category
 
-One picture is drawn of each prompt. Through Inception or a Hugging Face model real ones are seen as they are, through the image
-tokenizer's encoder scaled and cut to the model's size. Only features are kept: the sets may be of any size.
+One picture is drawn of each prompt. Through Inception or a Hugging Face model real ones are seen as they are, through
+the image tokenizer's encoder scaled and cut to the model's size. Only features are kept: the sets may be of any size.
 """
 
 from __future__ import annotations
@@ -50,8 +51,8 @@ class ReferenceSet:
 
 
 def read_reference(config: ReferenceConfig) -> ReferenceSet:
-    """Raises ValueError for a folder of another layout, and with counts and names where more must be left out than reference.max_bad
-    allows."""
+    """Raises ValueError for a folder of another layout, and with counts and names where more must be left out than
+    reference.max_bad allows."""
     folder = Path(str(config.folder))
     found, left_out = read_mjhq(folder) if (folder / "meta_data.json").is_file() else read_folder(folder)
     check_left_out(folder, found, left_out, config.max_bad)
@@ -73,7 +74,9 @@ def check_left_out(folder: Path, found: list[RealPicture], left_out: dict[str, l
             f"Mend the folder, or allow a larger share with reference.max_bad={max_bad}"
         )
     if len(found) < LEAST:
-        remedy = f"give MJHQ-30K's folder with meta_data.json, or one with {LEAST} pictures or more and a .txt beside each"
+        remedy = (
+            f"give MJHQ-30K's folder with meta_data.json, or one with {LEAST} pictures or more and a .txt beside each"
+        )
         raise ValueError(f"reference.folder={folder}: {len(found)} pictures with a prompt there; {remedy}")
 
 
@@ -111,12 +114,20 @@ def read_folder(folder: Path) -> tuple[list[RealPicture], dict[str, list[str]]]:
 
 
 def reference_quality(
-    handle: ModelHandle, data: ReferenceSet, network: FeatureNetwork, draw: Callable[[ModelHandle, list[str], int], Drawn],
-    features: FeaturesConfig, *, max_bad: float, seed: int = 0,
-) -> Measurement:  # fmt: skip
-    """reference_quality/NAME, and /NAME/CATEGORY, with the names of image_quality. draw(handle, prompts, first seed). For one process.
+    handle: ModelHandle,
+    data: ReferenceSet,
+    network: FeatureNetwork,
+    draw: Callable[[ModelHandle, list[str], int], Drawn],
+    features: FeaturesConfig,
+    *,
+    max_bad: float,
+    seed: int = 0,
+) -> Measurement:
+    """reference_quality/NAME, and /NAME/CATEGORY, with the names of image_quality. draw(handle, prompts, first seed).
+    For one process.
 
-    Raises ValueError with counts and names where more real pictures cannot be read than max_bad allows, before anything is drawn.
+    Raises ValueError with counts and names where more real pictures cannot be read than max_bad allows, before anything
+    is drawn.
     """
     data, real, content = real_features(handle, data, network, features, max_bad)
     drawn, last = drawn_features(handle, [p.prompt for p in data.pictures], network, draw, seed)
@@ -125,17 +136,31 @@ def reference_quality(
     values |= category_distances(drawn, real, categories, categories, seed)
     if features.kind == "inception":
         values = {published_name(key): value for key, value in values.items()}
-    small = [f"{name} ({n})" for name, n in Counter(c for c in categories if c is not None).items() if n < real.shape[1] + 1]
+    small = [
+        f"{name} ({n})" for name, n in Counter(c for c in categories if c is not None).items() if n < real.shape[1] + 1
+    ]
     if small:
-        warnings.append(f"fewer than {real.shape[1] + 1} pictures in {named(small)}: their Frechet distances are too high; read the kernel distances")
+        warnings.append(
+            f"fewer than {real.shape[1] + 1} pictures in {named(small)}: their Frechet distances are too high; read "
+            "the kernel distances"
+        )
     warnings += [f"left out: {reason}: {named(names)}" for reason, names in data.left_out.items()]
     prompts = [p.prompt for p in data.pictures]
     receipt = Receipt(
-        n=len(drawn), data=content, prompts=texts_digest([*prompts, handle.suffix]), seeds=seeds_text(range(seed, seed + len(prompts))),
-        sampler=dict(last.sampler), resize=network.resize, features=network.name, feature_weights=network.weights, dtype=handle.dtype,
-    )  # fmt: skip
+        n=len(drawn),
+        data=content,
+        prompts=texts_digest([*prompts, handle.suffix]),
+        seeds=seeds_text(range(seed, seed + len(prompts))),
+        sampler=dict(last.sampler),
+        resize=network.resize,
+        features=network.name,
+        feature_weights=network.weights,
+        dtype=handle.dtype,
+    )
     about = f"{len(real)} pictures of {data.folder.name}"
-    return Measurement({f"reference_quality/{key}": value for key, value in values.items()}, receipt, {"reference": about}, warnings)
+    return Measurement(
+        {f"reference_quality/{key}": value for key, value in values.items()}, receipt, {"reference": about}, warnings
+    )
 
 
 def real_features(
@@ -145,12 +170,19 @@ def real_features(
     height, width = (side * handle.image_tokenizer.downsampling for side in handle.grid)
     own_size = config.kind == "vq"
     features, content = file_features(
-        network, [p.path for p in data.pictures],
-        (lambda path: load_picture(path, [(width, height)])) if own_size else read_rgb, f"scaled and cut to {width}x{height}" if own_size else "as they are",
-        Path(config.cache) if config.cache is not None else None, lambda done: handle.progress("real pictures", done, len(data.pictures)),
-    )  # fmt: skip
+        network,
+        [p.path for p in data.pictures],
+        (lambda path: load_picture(path, [(width, height)])) if own_size else read_rgb,
+        f"scaled and cut to {width}x{height}" if own_size else "as they are",
+        Path(config.cache) if config.cache is not None else None,
+        lambda done: handle.progress("real pictures", done, len(data.pictures)),
+    )
     good = ~np.isnan(features).all(axis=1)
-    broken = [p.path.relative_to(data.folder).as_posix() for p, is_good in zip(data.pictures, good, strict=True) if not is_good]
+    broken = [
+        p.path.relative_to(data.folder).as_posix()
+        for p, is_good in zip(data.pictures, good, strict=True)
+        if not is_good
+    ]
     left_out = {**data.left_out, **({"images that cannot be read": broken} if broken else {})}
     left = [p for p, is_good in zip(data.pictures, good, strict=True) if is_good]
     check_left_out(data.folder, left, left_out, max_bad)
@@ -158,7 +190,11 @@ def real_features(
 
 
 def drawn_features(
-    handle: ModelHandle, prompts: list[str], network: FeatureNetwork, draw: Callable[[ModelHandle, list[str], int], Drawn], seed: int
+    handle: ModelHandle,
+    prompts: list[str],
+    network: FeatureNetwork,
+    draw: Callable[[ModelHandle, list[str], int], Drawn],
+    seed: int,
 ) -> tuple[np.ndarray, Drawn]:
     """(fp32 [n, d] of one picture a prompt, the last of the drawn parts)."""
     parts = []

@@ -1,10 +1,11 @@
 """Self-VQAScore: the very model that is measured says how well a picture fits a text. No second model is needed.
 
-    P(answer | picture, question with the text in it)        VQAScore (Lin et al. 2024), with the drawing model as the judge
+    P(answer | picture, question with the text in it)        VQAScore (Lin et al. 2024), with the drawing model as the
+                                                             judge
 
 or, where the config takes texts apart, by the answers to questions about their parts (evals/metrics/caption_parts.py).
-A model may be wrong about its own pictures in the way it drew them wrong: beside the score stands how well it tells right captions
-of real pictures from wrong ones (area under the ROC curve), by which the score can be trusted or not.
+A model may be wrong about its own pictures in the way it drew them wrong: beside the score stands how well it tells
+right captions of real pictures from wrong ones (area under the ROC curve), by which the score can be trusted or not.
 """
 
 from __future__ import annotations
@@ -26,7 +27,8 @@ RESAMPLES = 500
 
 @dataclass(frozen=True)
 class DrawnTexts:
-    """codes: one grid a picture; texts: what each was drawn from; tags: what skills each text asks for (may be empty)."""
+    """codes: one grid a picture; texts: what each was drawn from; tags: what skills each text asks for (may be
+    empty)."""
 
     codes: Sequence[np.ndarray]
     texts: list[str]
@@ -43,8 +45,11 @@ class CaptionPairs:
     cases: dict[str, tuple[list[str], list[str]]]
 
 
-def scores(handle: ModelHandle, codes: Sequence[np.ndarray], texts: Sequence[Sequence[str]], config: VQAScoreConfig, what: str) -> np.ndarray:
-    """How well each picture fits each of its texts, fp64 [pictures, texts of one]; a collective. texts: as many for every picture.
+def scores(
+    handle: ModelHandle, codes: Sequence[np.ndarray], texts: Sequence[Sequence[str]], config: VQAScoreConfig, what: str
+) -> np.ndarray:
+    """How well each picture fits each of its texts, fp64 [pictures, texts of one]; a collective. texts: as many for
+    every picture.
 
     What several texts ask about one picture is asked once.
     """
@@ -56,7 +61,13 @@ def scores(handle: ModelHandle, codes: Sequence[np.ndarray], texts: Sequence[Seq
             if answer not in wanted:
                 wanted.append(answer)
     items = [(codes[n], question, wanted) for (n, question), wanted in answers.items()]
-    chances = answer_probabilities(handle.model, handle.vocabulary, items, batch_size=config.batch_size, progress=lambda *p: handle.progress(what, *p))
+    chances = answer_probabilities(
+        handle.model,
+        handle.vocabulary,
+        items,
+        batch_size=config.batch_size,
+        progress=lambda *p: handle.progress(what, *p),
+    )
     known = {item: dict(zip(answers[item], row, strict=True)) for item, row in zip(answers, chances, strict=True)}
     found = np.zeros((len(codes), len(texts[0])))
     for (n, k), questions in asked.items():
@@ -71,25 +82,37 @@ def score_drawn(handle: ModelHandle, data: DrawnTexts, config: VQAScoreConfig, *
     for tag in sorted({t for tags in data.tags for t in tags}):
         values[f"self_vqascore/{tag}"] = average(found[[tag in tags for tags in data.tags]], seed)
     receipt = Receipt(
-        n=len(data.texts), prompts=texts_digest(data.texts), seeds=seeds_text(data.seeds),
-        sampler=dict(data.sampler), features=judge(config), dtype=handle.dtype,
-    )  # fmt: skip
+        n=len(data.texts),
+        prompts=texts_digest(data.texts),
+        seeds=seeds_text(data.seeds),
+        sampler=dict(data.sampler),
+        features=judge(config),
+        dtype=handle.dtype,
+    )
     return Measurement(values, receipt, warnings=unmatched(data.texts, config))
 
 
 def tell_captions(handle: ModelHandle, data: CaptionPairs, config: VQAScoreConfig, *, seed: int = 0) -> Measurement:
-    """Of each case: caption_auc/CASE, how often a right caption of a real picture scores above a wrong one (0.5 is chance), and the
-    mean scores of both."""
+    """Of each case: caption_auc/CASE, how often a right caption of a real picture scores above a wrong one (0.5 is
+    chance), and the mean scores of both."""
     values: dict[str, Value] = {}
     columns = [texts for captions in data.cases.values() for texts in captions]
     found = scores(handle, data.codes, list(zip(*columns, strict=True)), config, "captions")
     for i, case in enumerate(data.cases):
         right, wrong = found[:, 2 * i], found[:, 2 * i + 1]
         values[f"caption_auc/{case}"] = area_value(right, wrong, seed)
-        values[f"self_vqascore_right/{case}"], values[f"self_vqascore_wrong/{case}"] = average(right, seed), average(wrong, seed)
+        values[f"self_vqascore_right/{case}"], values[f"self_vqascore_wrong/{case}"] = (
+            average(right, seed),
+            average(wrong, seed),
+        )
     texts = [text for column in columns for text in column]
     receipt = Receipt(
-        n=len(data.codes), data=arrays_digest(data.codes), prompts=texts_digest(texts), sampler={"greedy": None}, features=judge(config), dtype=handle.dtype
+        n=len(data.codes),
+        data=arrays_digest(data.codes),
+        prompts=texts_digest(texts),
+        sampler={"greedy": None},
+        features=judge(config),
+        dtype=handle.dtype,
     )
     return Measurement(values, receipt, warnings=unmatched(texts, config))
 
@@ -106,7 +129,8 @@ def area_value(right: np.ndarray, wrong: np.ndarray, seed: int) -> Value:
 
 
 def area(right: np.ndarray, wrong: np.ndarray) -> float:
-    """Area under the ROC curve: share of all pairs in which the right one is higher, ties counting half (Mann and Whitney 1947)."""
+    """Area under the ROC curve: share of all pairs in which the right one is higher, ties counting half (Mann and
+    Whitney 1947)."""
     others = np.sort(wrong)
     below, not_above = (np.searchsorted(others, right, side) for side in ("left", "right"))
     return float((below + not_above).sum() / (2 * len(right) * len(wrong)))

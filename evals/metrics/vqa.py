@@ -1,7 +1,7 @@
 """Questions about pictures: exact match, by answer type, beside what the questions alone and shuffled pictures give.
 
-The blind baseline answers every question with the answer that training gives to its wording most often. Shuffled pictures
-ask the model about the wrong picture: a model that looks at pictures falls to the blind baseline there.
+The blind baseline answers every question with the answer that training gives to its wording most often. Shuffled
+pictures ask the model about the wrong picture: a model that looks at pictures falls to the blind baseline there.
 """
 
 from __future__ import annotations
@@ -61,7 +61,10 @@ def load_questions(shards: ShardSet, max_images: int | None = None) -> QuestionS
             questions.append(Question(len(codes), q["question"], answers, answer_type(answers[0])))
         codes.append(sample["codes"])
     if not questions:
-        raise ValueError(f"{shards.path}: its samples carry no questions; give a shard set made from a source with questions (easy_vqa)")
+        raise ValueError(
+            f"{shards.path}: its samples carry no questions; give a shard set made from a source with questions "
+            "(easy_vqa)"
+        )
     return QuestionSet(codes, questions, dict(shards.bad))
 
 
@@ -83,9 +86,12 @@ def ask(
     batch_size: int = 64,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[str]:
-    """The model's answer to every question. pictures: which picture is shown in place of picture i (default: itself)."""
+    """The model's answer to every question. pictures: which picture is shown in place of picture i (default:
+    itself)."""
     # one token more than the longest right answer: a longer answer must not be cut to a right one
-    longest = max(len(encode_text(vocabulary.tokenizer, " " + a)) for a in {a for q in data.questions for a in q.answers})
+    longest = max(
+        len(encode_text(vocabulary.tokenizer, " " + a)) for a in {a for q in data.questions for a in q.answers}
+    )
     items = [(data.codes[pictures[q.image] if pictures is not None else q.image], q.text) for q in data.questions]
     return answer(model, vocabulary, items, max_new_tokens=longest + 1, batch_size=batch_size, progress=progress)
 
@@ -102,7 +108,8 @@ def derangement(count: int, seed: int) -> list[int] | None:
 
 
 def blind_answers(train: ShardSet, questions: Sequence[Question]) -> list[str]:
-    """The commonest training answer to each question's wording; the commonest of all for a wording that training lacks."""
+    """The commonest training answer to each question's wording; the commonest of all for a wording that training
+    lacks."""
     by_wording: dict[str, Counter[str]] = defaultdict(Counter)
     overall: Counter[str] = Counter()
     for sample in train:
@@ -110,7 +117,10 @@ def blind_answers(train: ShardSet, questions: Sequence[Question]) -> list[str]:
             by_wording[normal(q["question"])].update(q["answers"])
             overall.update(q["answers"])
     if not overall:
-        raise ValueError(f"train_shards={train.path}: its samples carry no questions; give the training set of the questions, or train_shards=null")
+        raise ValueError(
+            f"train_shards={train.path}: its samples carry no questions; give the training set of the questions, or "
+            "train_shards=null"
+        )
 
     def commonest(counts: Counter[str]) -> str:
         return min(counts, key=lambda a: (-counts[a], a))  # ties: by the alphabet, not by the order of the shards
@@ -173,7 +183,13 @@ def shared_accuracy(handle: ModelHandle, data: QuestionSet) -> dict[str, Value]:
 
 def question_receipt(handle: ModelHandle, data: QuestionSet) -> Receipt:
     texts = [q.text for q in data.questions]
-    return Receipt(n=len(texts), data=arrays_digest(data.codes), prompts=texts_digest(texts), sampler={"greedy": None}, dtype=handle.dtype)
+    return Receipt(
+        n=len(texts),
+        data=arrays_digest(data.codes),
+        prompts=texts_digest(texts),
+        sampler={"greedy": None},
+        dtype=handle.dtype,
+    )
 
 
 @dataclass(frozen=True)
@@ -188,8 +204,14 @@ def measure(handle: ModelHandle, data: VQAData, *, seed: int, batch_size: int) -
     """Accuracies beside the blind and the shuffled ones. detail: evals/vqa.json without its step. For one process."""
     questions = data.questions.questions
     model, vocabulary = handle.model, handle.vocabulary
-    given = ask(model, vocabulary, data.questions, batch_size=batch_size, progress=lambda *p: handle.progress("questions", *p))
-    result: dict[str, Any] = {**score(questions, given), "images": len(data.questions.codes), "left_out": data.questions.left_out}
+    given = ask(
+        model, vocabulary, data.questions, batch_size=batch_size, progress=lambda *p: handle.progress("questions", *p)
+    )
+    result: dict[str, Any] = {
+        **score(questions, given),
+        "images": len(data.questions.codes),
+        "left_out": data.questions.left_out,
+    }
     values = accuracies(questions, [is_right(text, q.answers) for q, text in zip(questions, given, strict=True)])
     if data.train is not None:
         blind = score(questions, blind_answers(data.train, questions))
@@ -197,15 +219,25 @@ def measure(handle: ModelHandle, data: VQAData, *, seed: int, batch_size: int) -
         values["vqa_blind_accuracy"] = bare(blind["accuracy"], len(questions), "a baseline")
     pictures = derangement(len(data.questions.codes), seed)
     if pictures is not None:
-        others = ask(model, vocabulary, data.questions, pictures=pictures, batch_size=batch_size, progress=lambda *p: handle.progress("shuffled", *p))
+        others = ask(
+            model,
+            vocabulary,
+            data.questions,
+            pictures=pictures,
+            batch_size=batch_size,
+            progress=lambda *p: handle.progress("shuffled", *p),
+        )
         shuffled = score(questions, others)
         result |= {"shuffled_accuracy": shuffled["accuracy"], "shuffled_by_type": shuffled["by_type"]}
         values["vqa_shuffled_accuracy"] = bare(shuffled["accuracy"], len(questions), "a baseline")
     rows = [(n, questions[n]) for n in choose_examples(questions, seed)]
     result["examples"] = [
-        {"image": example_name(i), "question": q.text, "answer": given[n], "truth": q.answers[0], "type": q.kind} for i, (n, q) in enumerate(rows)
+        {"image": example_name(i), "question": q.text, "answer": given[n], "truth": q.answers[0], "type": q.kind}
+        for i, (n, q) in enumerate(rows)
     ]
-    result["examples_note"] = "pictures as the VQ decodes them from their codes: what the model sees, not the original files"
+    result["examples_note"] = (
+        "pictures as the VQ decodes them from their codes: what the model sees, not the original files"
+    )
     left_out = data.questions.left_out
     warnings = [f"{sum(left_out.values())} damaged samples are not in these numbers: {left_out}"] if left_out else []
     return Measurement(values, question_receipt(handle, data.questions), result, warnings)

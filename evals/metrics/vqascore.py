@@ -1,9 +1,10 @@
-"""VQAScore: how probable another model finds the answer "Yes" to the question whether a picture shows a text (Lin et al. 2024, arXiv
-2404.01291). Any model of transformers that reads a picture and a question and writes text: decoders (LLaVA, Qwen-VL, Idefics, ...) and
-encoder-decoders (BLIP-2 and InstructBLIP with T5, Florence), from a local folder.
+"""VQAScore: how probable another model finds the answer "Yes" to the question whether a picture shows a text (Lin et
+al. 2024, arXiv 2404.01291). Any model of transformers that reads a picture and a question and writes text: decoders
+(LLaVA, Qwen-VL, Idefics, ...) and encoder-decoders (BLIP-2 and InstructBLIP with T5, Florence), from a local folder.
 
-The probability is the product over the answer's tokens, as the tokenizer encodes the answer alone, with its end left open. The question
-goes through the model's chat template where it has one, else as it is. Pictures are prepared by the model's own processor.
+The probability is the product over the answer's tokens, as the tokenizer encodes the answer alone, with its end left
+open. The question goes through the model's chat template where it has one, else as it is. Pictures are prepared by the
+model's own processor.
 """
 
 from __future__ import annotations
@@ -30,7 +31,8 @@ Inputs = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class Judge:
-    """A model with its processor. answer: token ids. start: what an encoder-decoder's answers begin with, None for a decoder."""
+    """A model with its processor. answer: token ids. start: what an encoder-decoder's answers begin with, None for a
+    decoder."""
 
     model: Any
     processor: Any
@@ -46,7 +48,11 @@ class Judge:
             content = [{"type": "image", "image": image}, {"type": "text", "text": question}]
             return dict(
                 self.processor.apply_chat_template(
-                    [{"role": "user", "content": content}], add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt"
+                    [{"role": "user", "content": content}],
+                    add_generation_prompt=True,
+                    tokenize=True,
+                    return_dict=True,
+                    return_tensors="pt",
                 )
             )
         return dict(self.processor(images=image, text=question, return_tensors="pt"))
@@ -55,22 +61,30 @@ class Judge:
     def probabilities(self, rows: Sequence[Inputs]) -> np.ndarray:
         """P(answer) of rows of one shape, fp64 [n]. No row is padded: what padding does differs from model to model."""
         target = torch.tensor([self.answer] * len(rows))
-        batch = {key: torch.cat([row[key] for row in rows]) for key, value in rows[0].items() if isinstance(value, Tensor)}
+        batch = {
+            key: torch.cat([row[key] for row in rows]) for key, value in rows[0].items() if isinstance(value, Tensor)
+        }
         if self.start is None:
             prompt = batch["input_ids"].shape
-            batch = {key: continued(key, value, target) if value.shape == prompt else value for key, value in batch.items()}
+            batch = {
+                key: continued(key, value, target) if value.shape == prompt else value for key, value in batch.items()
+            }
             first = prompt[1] - 1
         else:
             begin = torch.full((len(rows), 1), self.start)
             batch["decoder_input_ids"], first = torch.cat([begin, target[:, :-1]], dim=1), 0
-        moved = {key: v.to(self.model.device, self.model.dtype if v.is_floating_point() else v.dtype) for key, v in batch.items()}
+        moved = {
+            key: v.to(self.model.device, self.model.dtype if v.is_floating_point() else v.dtype)
+            for key, v in batch.items()
+        }
         logits = self.model(**moved).logits[:, first : first + len(self.answer)]
         chances = logits.double().log_softmax(-1).cpu().gather(2, target[:, :, None])
         return chances.sum(dim=(1, 2)).exp().numpy()
 
 
 def continued(key: str, prompt: Tensor, answer: Tensor) -> Tensor:
-    """A tensor over the prompt's tokens [n, L] -> [n, L + A - 1]: the answer behind it but for its last token, which is only predicted.
+    """A tensor over the prompt's tokens [n, L] -> [n, L + A - 1]: the answer behind it but for its last token, which is
+    only predicted.
     Masks count it; token types are those of text, 0."""
     added = answer[:, :-1]
     filled = added if key == "input_ids" else torch.full_like(added, int(key == "attention_mask"))
@@ -78,7 +92,8 @@ def continued(key: str, prompt: Tensor, answer: Tensor) -> Tensor:
 
 
 def open_judge(config: JudgeConfig, device: torch.device) -> Judge:
-    """Raises ValueError for a folder that holds no such model, or where the model cannot be asked in this way: it is tried out once."""
+    """Raises ValueError for a folder that holds no such model, or where the model cannot be asked in this way: it is
+    tried out once."""
     from transformers import AutoModelForImageTextToText, AutoProcessor
 
     path = Path(str(config.model))
@@ -86,12 +101,19 @@ def open_judge(config: JudgeConfig, device: torch.device) -> Judge:
     loaded: Any
     try:
         processor = AutoProcessor.from_pretrained(path, local_files_only=True)
-        loaded = AutoModelForImageTextToText.from_pretrained(path, local_files_only=True, dtype="auto", output_loading_info=True)
+        loaded = AutoModelForImageTextToText.from_pretrained(
+            path, local_files_only=True, dtype="auto", output_loading_info=True
+        )
     except (OSError, ValueError, ImportError, KeyError, SafetensorError) as error:
-        raise ValueError(f"vqascore.model={path}: cannot be opened as a model of pictures and text to text: {error}") from error
+        raise ValueError(
+            f"vqascore.model={path}: cannot be opened as a model of pictures and text to text: {error}"
+        ) from error
     model, loading = loaded
     if loading["missing_keys"]:
-        raise ValueError(f"vqascore.model={path}: {len(loading['missing_keys'])} weights of {type(model).__name__} are not there; give a whole model's folder")
+        raise ValueError(
+            f"vqascore.model={path}: {len(loading['missing_keys'])} weights of {type(model).__name__} are not there; "
+            "give a whole model's folder"
+        )
     text = model.config.get_text_config()
     start = None
     if model.config.is_encoder_decoder or text.is_encoder_decoder:
@@ -106,13 +128,16 @@ def open_judge(config: JudgeConfig, device: torch.device) -> Judge:
         grey = np.full((64, 64, 3), 128, np.uint8)
         judge.probabilities([judge.prepare(grey, config.question.replace("{text}", "a shape"))])
     except (ValueError, TypeError, KeyError, AttributeError, IndexError, RuntimeError) as error:
-        raise ValueError(f"vqascore.model={path}: {type(model).__name__} cannot be asked about a picture: {error}") from error
+        raise ValueError(
+            f"vqascore.model={path}: {type(model).__name__} cannot be asked about a picture: {error}"
+        ) from error
     return judge
 
 
 @dataclass(frozen=True)
 class Pictures:
-    """pixels uint8 [n, H, W, 3] and of each the text it was drawn from, the skills that it asks for (may be none), and its seed."""
+    """pixels uint8 [n, H, W, 3] and of each the text it was drawn from, the skills that it asks for (may be none), and
+    its seed."""
 
     pixels: np.ndarray
     texts: list[str]
@@ -121,7 +146,9 @@ class Pictures:
     sampler: dict[str, float | int | None]
 
 
-def vqascore(handle: ModelHandle, judge: Judge, data: Pictures, config: JudgeConfig, *, name: str = "vqascore", seed: int = 0) -> Measurement:
+def vqascore(
+    handle: ModelHandle, judge: Judge, data: Pictures, config: JudgeConfig, *, name: str = "vqascore", seed: int = 0
+) -> Measurement:
     """NAME over all pictures, and NAME/TAG over those whose text has the tag; a collective."""
     own = handle.own(len(data.texts))
     found = np.zeros(len(data.texts))
@@ -132,13 +159,21 @@ def vqascore(handle: ModelHandle, judge: Judge, data: Pictures, config: JudgeCon
     for tag in sorted({t for tags in data.tags for t in tags}):
         values[f"{name}/{tag}"] = average(found[[tag in tags for tags in data.tags]], seed)
     receipt = Receipt(
-        n=len(data.texts), prompts=texts_digest(data.texts), seeds=seeds_text(data.seeds), sampler=dict(data.sampler),
-        resize="the judge's own processor", features=judge.name, feature_weights=judge.weights, dtype=handle.dtype,
-    )  # fmt: skip
+        n=len(data.texts),
+        prompts=texts_digest(data.texts),
+        seeds=seeds_text(data.seeds),
+        sampler=dict(data.sampler),
+        resize="the judge's own processor",
+        features=judge.name,
+        feature_weights=judge.weights,
+        dtype=handle.dtype,
+    )
     return Measurement(values, receipt)
 
 
-def asked(judge: Judge, data: Pictures, config: JudgeConfig, own: list[int], progress: Callable[[int], None]) -> Iterator[tuple[list[int], np.ndarray]]:
+def asked(
+    judge: Judge, data: Pictures, config: JudgeConfig, own: list[int], progress: Callable[[int], None]
+) -> Iterator[tuple[list[int], np.ndarray]]:
     """(numbers of pictures, P of each): rows of one shape are computed together as soon as a batch is full."""
     waiting: dict[Any, list[tuple[int, Inputs]]] = defaultdict(list)
     done = 0

@@ -2,11 +2,14 @@
 
 FOLDER/{cultural_common_sense, spatio-temporal_reasoning, natural_science}.json   or *_verified.json
     [{"prompt_id", "Prompt", "Explanation", "Category", "Subcategory"}]
-predictions/STEP-wise/PROMPT_ID.png    what the published scorer reads, and beside them judge.jsonl: what a judge must know of each
-a judge's marks: JSON lines {"prompt_id", "consistency", "realism", "aesthetic_quality"}, each 0 to 2, as the published scorer writes them
+predictions/STEP-wise/PROMPT_ID.png    what the published scorer reads, and beside them judge.jsonl: what a judge must
+                                       know of each
+a judge's marks: JSON lines {"prompt_id", "consistency", "realism", "aesthetic_quality"}, each 0 to 2, as the published
+scorer writes them
 
-A picture's WiScore is (0.7 consistency + 0.2 realism + 0.1 aesthetic quality) / 2; the whole is the mean of the six categories, each
-weighted by its share of the 1,000 prompts. What a category is goes by the prompt's number, as in the published program.
+A picture's WiScore is (0.7 consistency + 0.2 realism + 0.1 aesthetic quality) / 2; the whole is the mean of the six
+categories, each weighted by its share of the 1,000 prompts. What a category is goes by the prompt's number, as in the
+published program.
 """
 
 from __future__ import annotations
@@ -32,8 +35,13 @@ FILES = ("cultural_common_sense", "spatio-temporal_reasoning", "natural_science"
 MARKS = {"consistency": 0.7, "realism": 0.2, "aesthetic_quality": 0.1}  # with their weights
 HIGHEST = 2
 CATEGORIES = {  # with the last prompt of each; they follow each other from 1 on
-    "cultural": 400, "time": 567, "space": 700, "biology": 800, "physics": 900, "chemistry": 1000,
-}  # fmt: skip
+    "cultural": 400,
+    "time": 567,
+    "space": 700,
+    "biology": 800,
+    "physics": 900,
+    "chemistry": 1000,
+}
 
 
 @dataclass(frozen=True)
@@ -53,7 +61,11 @@ class WISEPrompts:
     def warnings(self) -> list[str]:
         lines = [f"left out: {reason}: {named(names)}" for reason, names in self.left_out.items()]
         full = max(CATEGORIES.values())
-        return lines + ([f"{len(self.prompts)} of WISE's {full:,} prompts: not the published score"] if len(self.prompts) < full else [])
+        return lines + (
+            [f"{len(self.prompts)} of WISE's {full:,} prompts: not the published score"]
+            if len(self.prompts) < full
+            else []
+        )
 
 
 def category(id: int) -> str:
@@ -62,8 +74,8 @@ def category(id: int) -> str:
 
 
 def read_prompts(config: WISEConfig) -> WISEPrompts:
-    """Raises ValueError for files that are missing or of another format, and with counts and names where more entries cannot be used
-    than wise.max_bad allows."""
+    """Raises ValueError for files that are missing or of another format, and with counts and names where more entries
+    cannot be used than wise.max_bad allows."""
     if config.prompts is None:
         raise ValueError("wise.prompts has no value; give the folder of WISE's three JSON files")
     folder = Path(config.prompts)
@@ -72,7 +84,10 @@ def read_prompts(config: WISEConfig) -> WISEPrompts:
     found: dict[int, WISEPrompt] = {}
     left_out: dict[str, list[str]] = {}
     for stem in FILES:
-        path = next((p for p in (folder / f"{stem}.json", folder / f"{stem}_verified.json") if p.is_file()), folder / f"{stem}.json")
+        path = next(
+            (p for p in (folder / f"{stem}.json", folder / f"{stem}_verified.json") if p.is_file()),
+            folder / f"{stem}.json",
+        )
         rows = read_json(path)
         if not isinstance(rows, list):
             raise ValueError(f"{path}: not a list of prompts; give the published file")
@@ -88,7 +103,11 @@ def read_prompts(config: WISEConfig) -> WISEPrompts:
 
 def usable(row: Any, found: dict[int, WISEPrompt]) -> tuple[str, WISEPrompt | None]:
     """(why not, None), or ("", the prompt)."""
-    id, text, explanation = (row.get(key) for key in ("prompt_id", "Prompt", "Explanation")) if isinstance(row, dict) else (None, None, None)
+    id, text, explanation = (
+        (row.get(key) for key in ("prompt_id", "Prompt", "Explanation"))
+        if isinstance(row, dict)
+        else (None, None, None)
+    )
     if not isinstance(id, int) or not 1 <= id <= max(CATEGORIES.values()):
         return "entries without a prompt_id from 1 to 1000", None
     if id in found:
@@ -102,20 +121,34 @@ def refuse_many(key: str, good: int, left_out: dict[str, list[str]], max_bad: fl
     bad = sum(map(len, left_out.values()))
     if bad > max_bad * (good + bad) or not good:
         reasons = "; ".join(f"{reason}: {named(names)}" for reason, names in left_out.items())
-        raise ValueError(f"{key}: {bad} of {good + bad} entries cannot be used. {reasons}. Mend the files, or allow a larger share with wise.max_bad={max_bad}")
+        raise ValueError(
+            f"{key}: {bad} of {good + bad} entries cannot be used. {reasons}. Mend the files, or allow a larger "
+            f"share with wise.max_bad={max_bad}"
+        )
 
 
 def pictures(handle: ModelHandle, data: WISEPrompts, drawn: Drawn) -> Measurement:
-    """No number: the pictures of the prompts, drawn in their order, and the file for a judge. detail: {"pictures", "files"} by name."""
-    rows = [{"prompt_id": p.id, "Prompt": p.text, "Explanation": p.explanation, "image": f"{p.id}.png"} for p in data.prompts]
+    """No number: the pictures of the prompts, drawn in their order, and the file for a judge. detail: {"pictures",
+    "files"} by name."""
+    rows = [
+        {"prompt_id": p.id, "Prompt": p.text, "Explanation": p.explanation, "image": f"{p.id}.png"}
+        for p in data.prompts
+    ]
     receipt = Receipt(
-        n=len(rows), prompts=texts_digest([*drawn.prompts, handle.suffix]), seeds=seeds_text(drawn.seeds), sampler=dict(drawn.sampler), dtype=handle.dtype
+        n=len(rows),
+        prompts=texts_digest([*drawn.prompts, handle.suffix]),
+        seeds=seeds_text(drawn.seeds),
+        sampler=dict(drawn.sampler),
+        dtype=handle.dtype,
     )
     detail = {
         "pictures": {f"wise/{p.id}.png": pixels for p, pixels in zip(data.prompts, drawn.pixels, strict=True)},
         "files": {"wise/judge.jsonl": "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)},
     }
-    told = "no score: the pictures and judge.jsonl are in predictions/; wise.scores=[FILE,...] without a checkpoint scores a judge's marks"
+    told = (
+        "no score: the pictures and judge.jsonl are in predictions/; wise.scores=[FILE,...] without a checkpoint "
+        "scores a judge's marks"
+    )
     return Measurement({}, receipt, detail, [*data.warnings(), told])
 
 
@@ -125,14 +158,16 @@ def wiscore(marks: Sequence[float]) -> float:
 
 
 def score(data: WISEPrompts, files: list[Path], max_bad: float) -> Measurement:
-    """wise/CATEGORY, and wise where every category has a marked picture. Raises ValueError with counts and names where more prompts
-    have no marks, or more marks no prompt, than max_bad allows."""
+    """wise/CATEGORY, and wise where every category has a marked picture. Raises ValueError with counts and names where
+    more prompts have no marks, or more marks no prompt, than max_bad allows."""
     left_out = {reason: list(names) for reason, names in data.left_out.items()}
     known = {p.id for p in data.prompts}
     scores: dict[int, float] = {}
     twice: set[str] = set()
     rows = [(path, place, row) for path in files for place, row in enumerate(read_lines(path), 1)]
-    times = Counter(row.get("prompt_id") for _, _, row in rows if isinstance(row, dict) and isinstance(row.get("prompt_id"), int))
+    times = Counter(
+        row.get("prompt_id") for _, _, row in rows if isinstance(row, dict) and isinstance(row.get("prompt_id"), int)
+    )
     for path, place, row in rows:
         id = row.get("prompt_id") if isinstance(row, dict) else None
         marks: list[Any] = [row.get(mark) for mark in MARKS] if isinstance(row, dict) else []
@@ -147,7 +182,11 @@ def score(data: WISEPrompts, files: list[Path], max_bad: float) -> Measurement:
         else:
             scores[id] = wiscore(marks)
     missing = [str(id) for id in sorted(known - times.keys())]
-    left_out |= {reason: names for reason, names in (("prompts marked more than once", sorted(twice)), ("prompts without marks", missing)) if names}
+    left_out |= {
+        reason: names
+        for reason, names in (("prompts marked more than once", sorted(twice)), ("prompts without marks", missing))
+        if names
+    }
     refuse_many("wise.scores", len(scores), left_out, max_bad)
     return scored(WISEPrompts([p for p in data.prompts if p.id in scores], left_out), scores)
 
@@ -162,8 +201,12 @@ def scored(data: WISEPrompts, scores: dict[int, float]) -> Measurement:
     warnings = data.warnings()
     if len(values) == len(CATEGORIES):
         means = [values[f"wise/{name}"].value for name in CATEGORIES]
-        values["wise"] = bare(float(np.average(means, weights=list(sizes.values()))), len(scores), "a weighted mean over categories")
+        values["wise"] = bare(
+            float(np.average(means, weights=list(sizes.values()))), len(scores), "a weighted mean over categories"
+        )
     else:
         warnings.append("a category has no marks: the weighted mean over all six is not given")
     prompts = texts_digest([p.text for p in data.prompts])
-    return Measurement(values, Receipt(n=len(scores), prompts=prompts, features="a judge's marks from files"), {"files": {}}, warnings)
+    return Measurement(
+        values, Receipt(n=len(scores), prompts=prompts, features="a judge's marks from files"), {"files": {}}, warnings
+    )

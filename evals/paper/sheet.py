@@ -18,10 +18,16 @@ from liquid_train.measurement.measurement import Measurement, Value
 
 UNKNOWN = "not verified here"
 NONE = "–"
-QUESTIONS = {name: tuple(f"benchmarks.{name}.{key}" for key in keys) for name, keys in (
-    ("vqav2", ("questions", "annotations", "images")), ("gqa", ("questions", "images")), ("textvqa", ("questions", "images")),
-    ("pope", ("questions", "images")), ("mme", ("folder",)),
-)}  # fmt: skip
+QUESTIONS = {
+    name: tuple(f"benchmarks.{name}.{key}" for key in keys)
+    for name, keys in (
+        ("vqav2", ("questions", "annotations", "images")),
+        ("gqa", ("questions", "images")),
+        ("textvqa", ("questions", "images")),
+        ("pope", ("questions", "images")),
+        ("mme", ("folder",)),
+    )
+}
 NEEDS = {
     "reference_quality": ("reference.folder", "features.path"),
     "genai_bench_vqascore": ("genai_bench", "vqascore.model"),
@@ -32,10 +38,15 @@ NEEDS = {
 
 def measurable(config: EvalJob) -> tuple[EvalJob, dict[str, str]]:
     """(the job without the metrics that cannot be measured, why by metric)."""
-    why = {name: f"give {', '.join(f'{key}=...' for key in lacking)}" for name in config.metrics if (lacking := not_given(config, name))}
+    why = {
+        name: f"give {', '.join(f'{key}=...' for key in lacking)}"
+        for name in config.metrics
+        if (lacking := not_given(config, name))
+    }
     if "language" in config.metrics and find_spec("lm_eval") is None:
         why["language"] = "pip install 'liquid-train[language]'"
-    features = config.features if config.features.path is not None else replace(config.features, kind="vq")  # asked for by nothing that is left
+    # asked for by nothing that is left
+    features = config.features if config.features.path is not None else replace(config.features, kind="vq")
     return replace(config, metrics=[name for name in config.metrics if name not in why], features=features), why
 
 
@@ -74,10 +85,23 @@ def write_sheet(folder: Path, title: str, found: dict[str, Measurement], why: di
 def line(row: Row, found: dict[str, Measurement], why: dict[str, str]) -> Line:
     values = found[row.metric].values if row.metric in found else {}
     key = next((key for key in row.keys if key in values), None)
-    reason = "" if key is not None else why.get(row.metric, f"no {' or '.join(row.keys)} among its numbers" if row.metric in found else "not among metrics")
+    reason = (
+        ""
+        if key is not None
+        else why.get(
+            row.metric, f"no {' or '.join(row.keys)} among its numbers" if row.metric in found else "not among metrics"
+        )
+    )
     known = [f"{number:,.{paper_digits(row)}f}" if number is not None else NONE for number in row.published]
     note = "; ".join([*([f"here {key}"] if key is not None else []), *([row.note] if row.note else [])])
-    return Line(row.label, numbers(values[key], row) if key else {}, reason, known if row.table else [UNKNOWN] * len(MODELS), row.table or UNKNOWN, note)
+    return Line(
+        row.label,
+        numbers(values[key], row) if key else {},
+        reason,
+        known if row.table else [UNKNOWN] * len(MODELS),
+        row.table or UNKNOWN,
+        note,
+    )
 
 
 def paper_digits(row: Row) -> int:
@@ -99,11 +123,16 @@ def settings(found: dict[str, Measurement]) -> list[str]:
     for name, measured in found.items():
         r = measured.receipt
         sampler = ", ".join(f"{key} {value}" if value is not None else key for key, value in (r.sampler or {}).items())
-        lines.append(f"{name}: " + "; ".join(part for part in (sampler, r.features, r.resize, r.dtype, f"code {r.code}") if part))
+        lines.append(
+            f"{name}: " + "; ".join(part for part in (sampler, r.features, r.resize, r.dtype, f"code {r.code}") if part)
+        )
     return lines
 
 
-LEGEND = f"{NONE}: the paper's table has no number of this model. {UNKNOWN}: no table of it could be read. Intervals are 95%."
+LEGEND = (
+    f"{NONE}: the paper's table has no number of this model. {UNKNOWN}: no table of it could be read. Intervals "
+    "are 95%."
+)
 
 
 def as_markdown(title: str, groups: dict[str, list[Line]], about: list[str], notes: list[str]) -> str:
@@ -111,14 +140,23 @@ def as_markdown(title: str, groups: dict[str, list[Line]], about: list[str], not
     out = [f"# {title}", "", f"Beside the numbers of {PAPER}, by its model. {LEGEND}"]
     for group, lines in groups.items():
         rows = [[x.label, *cells(x), *x.published, x.source, x.note] for x in lines]
-        out += ["", f"## {group}", "", *(f"| {' | '.join(escaped(cell) for cell in row)} |" for row in (head, ["---"] * len(head), *rows))]
+        out += [
+            "",
+            f"## {group}",
+            "",
+            *(f"| {' | '.join(escaped(cell) for cell in row)} |" for row in (head, ["---"] * len(head), *rows)),
+        ]
     for heading, texts in (("How it was measured", about), ("Warnings", notes)):
         out += ["", f"## {heading}", "", *(f"- {text}" for text in texts)] if texts else []
     return "\n".join(out) + "\n"
 
 
 def cells(line: Line) -> list[str]:
-    return [line.ours["value"], line.ours["interval"], line.ours["n"]] if line.ours else [f"not measured: {line.why}", NONE, NONE]
+    return (
+        [line.ours["value"], line.ours["interval"], line.ours["n"]]
+        if line.ours
+        else [f"not measured: {line.why}", NONE, NONE]
+    )
 
 
 def escaped(cell: str) -> str:
@@ -129,5 +167,9 @@ def as_html(title: str, groups: dict[str, list[Line]], about: list[str], notes: 
     import jinja2
 
     template = (Path(__file__).parent / "template.html").read_text(encoding="utf-8")
-    environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined)
-    return environment.from_string(template).render(title=title, groups=groups, about=about, notes=notes, models=MODELS, paper=PAPER, legend=LEGEND)
+    environment = jinja2.Environment(
+        autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
+    )
+    return environment.from_string(template).render(
+        title=title, groups=groups, about=about, notes=notes, models=MODELS, paper=PAPER, legend=LEGEND
+    )

@@ -1,4 +1,5 @@
-"""Checkpoints written beside the training: one thread of each rank writes a copy of the state while the next steps are made."""
+"""Checkpoints written beside the training: one thread of each rank writes a copy of the state while the next steps are
+made."""
 
 from __future__ import annotations
 
@@ -15,14 +16,16 @@ from liquid_train.config.schema import CheckpointConfig
 class Saver:
     """Writes the checkpoints of a run, one at a time. All ranks call the same methods at the same steps.
 
-    step: of the save at hand, or the last one. saved_step: of the newest checkpoint that is known to be complete; 0: none.
+    step: of the save at hand, or the last one. saved_step: of the newest checkpoint that is known to be complete; 0:
+    none.
     """
 
     def __init__(self, run_dir: Path, settings: CheckpointConfig, saved_step: int) -> None:
         """A collective of all ranks."""
         self.saved_step = saved_step
         self._run_dir, self._settings = run_dir, settings
-        self._group = dist.new_group(backend="gloo")  # its own: what the threads agree on must not mix with what training exchanges
+        # its own: what the threads agree on must not mix with what training exchanges
+        self._group = dist.new_group(backend="gloo")
         self._threads = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._writing: Future[float] | None = None
         self.step = 0
@@ -45,7 +48,8 @@ class Saver:
         return self._writing is not None and self._writing.done()
 
     def settle(self) -> tuple[int, float] | None:
-        """Wait for the save at hand: (its step, seconds it took to write), or None where there is none. Raises SaveFailed on all ranks."""
+        """Wait for the save at hand: (its step, seconds it took to write), or None where there is none. Raises
+        SaveFailed on all ranks."""
         if self._writing is None:
             return None
         writing, self._writing = self._writing, None

@@ -25,11 +25,14 @@ CONFIG = "config.json"  # without it a folder is no model
 
 
 def export(source: Path, output: str | Path, *, dtype: str | None = None, shard_gib: float = 5.0) -> Plan:
-    """Copy a folder in Hugging Face format to `output`, its weights cast to `dtype` (None: as stored) and cut into files anew.
+    """Copy a folder in Hugging Face format to `output`, its weights cast to `dtype` (None: as stored) and cut into
+    files anew.
 
-    Everything beside the weights (tokenizer, generation config, liquid.json) is copied; config.json names the new dtype. output: a folder,
-    which appears under its name when it is complete, or a URL of fsspec's (s3://bucket/model), where config.json comes last.
-    ValueError: output exists, source has no safetensors, a value is too large for fp16, or the output cannot be written.
+    Everything beside the weights (tokenizer, generation config, liquid.json) is copied; config.json names the new
+    dtype. output: a folder, which appears under its name when it is complete, or a URL of fsspec's (s3://bucket/model),
+    where config.json comes last.
+    ValueError: output exists, source has no safetensors, a value is too large for fp16, or the output cannot be
+    written.
     """
     if not shard_gib > 0:
         raise ValueError(f"--shard-gib {shard_gib:g}: must be above 0")
@@ -79,8 +82,11 @@ def _to_store(source: Path, url: str, dtype: torch.dtype | None, shard_gib: floa
     return plan
 
 
-def _copy_weights(source: Path, folder: Path, dtype: torch.dtype | None, shard_gib: float, written: Callable[[], None] = lambda: None) -> Plan:
-    """Write the files one after another; `written` is called after each, and may take it away before the next is made."""
+def _copy_weights(
+    source: Path, folder: Path, dtype: torch.dtype | None, shard_gib: float, written: Callable[[], None] = lambda: None
+) -> Plan:
+    """Write the files one after another; `written` is called after each, and may take it away before the next is
+    made."""
     where = {}
     stand_ins = {}  # on the meta device: what the tensors will be, without their content
     for path in sorted(source.glob("*.safetensors")):
@@ -89,7 +95,9 @@ def _copy_weights(source: Path, folder: Path, dtype: torch.dtype | None, shard_g
                 where[name] = path
                 stored = file.get_slice(name)
                 kept = stored[:0].dtype if stored.get_shape() else file.get_tensor(name).dtype
-                stand_ins[name] = torch.empty(stored.get_shape(), dtype=dtype if dtype and kept.is_floating_point else kept, device="meta")
+                stand_ins[name] = torch.empty(
+                    stored.get_shape(), dtype=dtype if dtype and kept.is_floating_point else kept, device="meta"
+                )
     plan = Plan.of(stand_ins.items(), shard_gib)
     for number, names in enumerate(plan.names):
         tensors = {}

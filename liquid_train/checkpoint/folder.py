@@ -1,7 +1,8 @@
 """Checkpoint folders: found, committed atomically, kept or removed. What is inside them is train_state.py's.
 
-A checkpoint is written as checkpoints/.step-N.partial, its COMMIT.json (sizes and hashes of every file) last; then the folder
-is renamed to step-N. A folder without a valid COMMIT.json does not exist for anybody. Neither torch nor transformers is imported.
+A checkpoint is written as checkpoints/.step-N.partial, its COMMIT.json (sizes and hashes of every file) last; then the
+folder is renamed to step-N. A folder without a valid COMMIT.json does not exist for anybody. Neither torch nor
+transformers is imported.
 """
 
 from __future__ import annotations
@@ -45,7 +46,8 @@ def read_commit(checkpoint: Path) -> dict[str, Any]:
 
 
 def problems(checkpoint: Path, *, hashes: bool = False) -> list[str]:
-    """What is wrong with a checkpoint: empty when it is complete. Sizes are compared; with `hashes` the contents too."""
+    """What is wrong with a checkpoint: empty when it is complete. Sizes are compared; with `hashes` the contents
+    too."""
     try:
         commit = read_commit(checkpoint)
     except (OSError, json.JSONDecodeError) as error:
@@ -65,7 +67,8 @@ def problems(checkpoint: Path, *, hashes: bool = False) -> list[str]:
 
 
 def model_folder(path: str | Path) -> Path:
-    """The model/ folder meant by a run (its newest complete checkpoint), a checkpoint, RUN/checkpoints/best or an HF folder.
+    """The model/ folder meant by a run (its newest complete checkpoint), a checkpoint, RUN/checkpoints/best or an HF
+    folder.
 
     Raises ValueError saying what the path is not.
     """
@@ -73,10 +76,15 @@ def model_folder(path: str | Path) -> Path:
     if path.name == BEST and path.parent.name == "checkpoints":
         found = best(path.parents[1])
         if found is None:
-            raise ValueError(f"checkpoint={path}: no checkpoint there has a score; train with checkpoint.best=METRIC, or name one of them")
+            raise ValueError(
+                f"checkpoint={path}: no checkpoint there has a score; train with checkpoint.best=METRIC, or name one "
+                "of them"
+            )
         return found / "model"
     if not path.is_dir():
-        raise ValueError(f"checkpoint={path}: no such folder; give a run, a checkpoint or a folder in Hugging Face format")
+        raise ValueError(
+            f"checkpoint={path}: no such folder; give a run, a checkpoint or a folder in Hugging Face format"
+        )
     if (path / "checkpoints").is_dir() or (path / "metrics.jsonl").is_file():
         complete = committed(path)
         if not complete:
@@ -89,13 +97,19 @@ def model_folder(path: str | Path) -> Path:
         return path / "model"
     if (path / "config.json").is_file():
         return path
-    raise ValueError(f"checkpoint={path}: neither a run, nor a checkpoint, nor a folder in Hugging Face format (no config.json)")
+    raise ValueError(
+        f"checkpoint={path}: neither a run, nor a checkpoint, nor a folder in Hugging Face format (no config.json)"
+    )
 
 
 def begin(run_dir: Path, step: int) -> Path:
-    """An empty folder to write checkpoint `step` into. What kills left behind is removed: unfinished ones, and halves of old ones."""
+    """An empty folder to write checkpoint `step` into. What kills left behind is removed: unfinished ones, and halves
+    of old ones."""
     folder = run_dir / "checkpoints"
-    for left in [*folder.glob(".step-*.partial"), *(p for p in folder.glob("step-*") if _NAME.search(p.name) and not (p / COMMIT).exists())]:
+    for left in [
+        *folder.glob(".step-*.partial"),
+        *(p for p in folder.glob("step-*") if _NAME.search(p.name) and not (p / COMMIT).exists()),
+    ]:
         shutil.rmtree(left)
     partial = partial_folder(run_dir, step)
     partial.mkdir(parents=True)
@@ -108,7 +122,8 @@ def partial_folder(run_dir: Path, step: int) -> Path:
 
 
 def described(partial: Path, part: int = 0, parts: int = 1) -> dict[str, dict[str, Any]]:
-    """Sync what was written; its sizes and hashes. `part` of `parts` does its share of the files: one process a part."""
+    """Sync what was written; its sizes and hashes. `part` of `parts` does its share of the files: one process a
+    part."""
     files = {}
     for path in sorted(p for p in partial.rglob("*") if p.is_file())[part::parts]:
         sync(path)
@@ -119,7 +134,10 @@ def described(partial: Path, part: int = 0, parts: int = 1) -> dict[str, dict[st
 def commit(partial: Path, step: int, fingerprints: dict[str, str], files: dict[str, dict[str, Any]]) -> Path:
     """Write COMMIT.json last and give the folder its final name. files: what `described` says of every one."""
     ordered = {name: files[name] for name in sorted(files)}
-    write_synced(partial / COMMIT, json.dumps({"schema": SCHEMA, "step": step, "fingerprints": fingerprints, "files": ordered}, indent=1))
+    write_synced(
+        partial / COMMIT,
+        json.dumps({"schema": SCHEMA, "step": step, "fingerprints": fingerprints, "files": ordered}, indent=1),
+    )
     for folder in [p for p in partial.rglob("*") if p.is_dir()] + [partial]:
         sync(folder)
     final = partial.with_name(checkpoint_name(step))
@@ -145,7 +163,8 @@ def read_scores(run_dir: str | Path) -> dict[str, Any]:
 
 
 def note_score(run_dir: Path, step: int, metric: str, best_is: str, value: float) -> None:
-    """Note what the model of `step` is worth. Forgotten: scores by another metric, and of later steps (the run went back behind them)."""
+    """Note what the model of `step` is worth. Forgotten: scores by another metric, and of later steps (the run went
+    back behind them)."""
     known = read_scores(run_dir)
     same = (known.get("metric"), known.get("best_is")) == (metric, best_is)
     scores = {s: v for s, v in known["scores"].items() if int(s) < step} if same else {}
@@ -157,7 +176,11 @@ def note_score(run_dir: Path, step: int, metric: str, best_is: str, value: float
 def best(run_dir: str | Path) -> Path | None:
     """The complete checkpoint with the best score, the newer of two alike; None where none has one."""
     known = read_scores(run_dir)
-    scored = [(known["scores"][str(step_of(p))], step_of(p), p) for p in committed(run_dir) if str(step_of(p)) in known.get("scores", {})]
+    scored = [
+        (known["scores"][str(step_of(p))], step_of(p), p)
+        for p in committed(run_dir)
+        if str(step_of(p)) in known.get("scores", {})
+    ]
     sign = -1 if known.get("best_is") == "lowest" else 1
     return max(scored, key=lambda s: (sign * s[0], s[1]))[2] if scored else None
 
@@ -175,9 +198,11 @@ def retain(run_dir: Path, keep: int, keep_every: int | None = None) -> None:
 
 
 def set_aside(run_dir: Path, step: int) -> list[Path]:
-    """Move complete checkpoints of later steps than `step` to checkpoints/superseded/: the run has gone back behind them.
+    """Move complete checkpoints of later steps than `step` to checkpoints/superseded/: the run has gone back behind
+    them.
 
-    They are not lost, but no resume finds them, and they take no place among the newest ones. Returns where they are now.
+    They are not lost, but no resume finds them, and they take no place among the newest ones. Returns where they are
+    now.
     """
     aside = run_dir / "checkpoints" / SUPERSEDED
     moved = []

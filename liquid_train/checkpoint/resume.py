@@ -17,10 +17,35 @@ if TYPE_CHECKING:  # it needs transformers
 # A checkpoint trained under another value of these cannot be continued: weights and ids would not fit.
 FIXED = ("backbone", "vq")
 # These make the order of data: a change needs data.allow_change.
-ORDER = ("seed", "data.sources", "data.seq_len", "data.global_batch", "data.streams", "data.window", "data.unconditional", "data.prompts", "data.weight_unit")
+ORDER = (
+    "seed",
+    "data.sources",
+    "data.seq_len",
+    "data.global_batch",
+    "data.streams",
+    "data.window",
+    "data.unconditional",
+    "data.prompts",
+    "data.weight_unit",
+)
 # These belong to the machine or the occasion, not to the run: a change is not worth a word.
-FREE = ("run", "launch", "tracker", "checkpoint", "evals", "data.workers", "data.heldout", "data.allow_change", "data.cache", "data.cache_gib",
-        "train.micro_batch", "train.batch_digest", "train.hang_timeout", "train.profile_steps", "parallel")  # fmt: skip
+FREE = (
+    "run",
+    "launch",
+    "tracker",
+    "checkpoint",
+    "evals",
+    "data.workers",
+    "data.heldout",
+    "data.allow_change",
+    "data.cache",
+    "data.cache_gib",
+    "train.micro_batch",
+    "train.batch_digest",
+    "train.hang_timeout",
+    "train.profile_steps",
+    "parallel",
+)
 SHARDS = "data.sources.{}.shards"  # stands for the content of a source's shard set among the keys that changed
 SAME_POSITIONS = ("weight", "max_epochs")  # a source's keys that leave every document where it was
 
@@ -30,8 +55,8 @@ Changes = dict[str, tuple[Any, Any]]  # dotted key -> (old, new)
 def find_checkpoint(config: TrainJob) -> Path | None:
     """The checkpoint to go on from, or None for a fresh start. ValueError when checkpoint.resume names none.
 
-    A run that began at another run's checkpoint (a branch) goes on from its own newest one once it has any: the same command
-    serves the start and every restart.
+    A run that began at another run's checkpoint (a branch) goes on from its own newest one once it has any: the same
+    command serves the start and every restart.
     """
     if config.checkpoint.resume == "none":
         return None
@@ -42,7 +67,10 @@ def find_checkpoint(config: TrainJob) -> Path | None:
         return own[-1] if own else None
     wrong = problems(path) if path.is_dir() else ["no such folder"]
     if wrong:
-        raise ValueError(f"checkpoint.resume={path}: not a complete checkpoint ({wrong[0]}); give auto, none or a checkpoints/step-NNNNNNNN folder")
+        raise ValueError(
+            f"checkpoint.resume={path}: not a complete checkpoint ({wrong[0]}); give auto, none or a "
+            "checkpoints/step-NNNNNNNN folder"
+        )
     return path
 
 
@@ -57,14 +85,17 @@ def differences(old: Any, new: Any, prefix: str = "") -> Changes:
 
 
 def changes_since(checkpoint: Path, config: TrainJob, shards: dict[str, str]) -> Changes:
-    """What differs from what the checkpoint was trained under; `shards`: digest of each source's shard set as it is now.
+    """What differs from what the checkpoint was trained under; `shards`: digest of each source's shard set as it is
+    now.
 
     A shard set that only lies elsewhere is the same. ValueError where the checkpoint cannot be continued like this.
     """
     trainer = json.loads((checkpoint / TRAINER).read_text())
     trained = filled(trainer["config"], asdict(TrainJob()))
     trained["data"]["sources"] = {k: filled(v, asdict(SourceConfig())) for k, v in trained["data"]["sources"].items()}
-    changed = {k: v for k, v in differences(trained, json.loads(json.dumps(asdict(config)))).items() if not _under(k, FREE)}
+    changed = {
+        k: v for k, v in differences(trained, json.loads(json.dumps(asdict(config)))).items() if not _under(k, FREE)
+    }
     for name, digest in shards.items():
         before = trainer.get("shards", {}).get(name)  # checkpoints of older versions have none
         if before == digest:
@@ -73,7 +104,11 @@ def changes_since(checkpoint: Path, config: TrainJob, shards: dict[str, str]) ->
             changed[SHARDS.format(name)] = (f"digest {before[:12]}", digest[:12])
     fatal = [k for k in changed if _under(k, FIXED) or (_under(k, ORDER) and not config.data.allow_change)]
     if fatal:
-        remedy = "" if any(_under(k, FIXED) for k in fatal) else "; or go on with the changed data with data.allow_change=true"
+        remedy = (
+            ""
+            if any(_under(k, FIXED) for k in fatal)
+            else "; or go on with the changed data with data.allow_change=true"
+        )
         raise ValueError(
             f"{checkpoint} was trained under another config ({'; '.join(as_lines({k: changed[k] for k in fatal}))}); "
             f"give those values back, choose another run.dir, or start over with checkpoint.resume=none{remedy}"
@@ -84,7 +119,10 @@ def changes_since(checkpoint: Path, config: TrainJob, shards: dict[str, str]) ->
 def filled(stored: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
     """A stored config with the defaults of keys that did not exist when it was written."""
     both = defaults | stored
-    return {k: filled(v, defaults[k]) if isinstance(v, dict) and isinstance(defaults.get(k), dict) else v for k, v in both.items()}
+    return {
+        k: filled(v, defaults[k]) if isinstance(v, dict) and isinstance(defaults.get(k), dict) else v
+        for k, v in both.items()
+    }
 
 
 def as_lines(changes: Changes) -> list[str]:
@@ -97,23 +135,41 @@ def shard_digests(config: TrainJob) -> dict[str, str]:
     return {name: digests[source.path] for name, source in config.data.sources.items()}
 
 
-def continued(streams: dict[int, StreamState], changes: Changes, config: TrainJob) -> tuple[dict[int, StreamState], list[str]]:
-    """The streams' states as far as they still make sense after `changes` (data.allow_change), and lines that say what was given up.
+def continued(
+    streams: dict[int, StreamState], changes: Changes, config: TrainJob
+) -> tuple[dict[int, StreamState], list[str]]:
+    """The streams' states as far as they still make sense after `changes` (data.allow_change), and lines that say what
+    was given up.
 
-    Another seed or number of streams deals every document anew: no position holds. Otherwise a source keeps its positions unless
-    its shards or the documents made of them changed, and every stream goes on at the beginning of its window at hand.
+    Another seed or number of streams deals every document anew: no position holds. Otherwise a source keeps its
+    positions unless its shards or the documents made of them changed, and every stream goes on at the beginning of its
+    window at hand.
     """
-    order = {k for k in changes if _under(k, ORDER)} - {"data.global_batch", "data.streams"}  # only their effect on the number counts
+    # only their effect on the number counts
+    order = {k for k in changes if _under(k, ORDER)} - {"data.global_batch", "data.streams"}
     now = config.data.streams or config.data.global_batch
-    before = changes.get("data.streams", (config.data.streams,))[0] or changes.get("data.global_batch", (config.data.global_batch,))[0]
+    before = (
+        changes.get("data.streams", (config.data.streams,))[0]
+        or changes.get("data.global_batch", (config.data.global_batch,))[0]
+    )
     if "seed" in order or before != now:
-        return {}, [f"data: with another seed or number of streams ({before} -> {now}) no position holds: it begins from the start"]
+        return {}, [
+            f"data: with another seed or number of streams ({before} -> {now}) no position holds: it begins from the "
+            "start"
+        ]
     if not order:
         return streams, []
-    moved = {k.split(".")[2] for k in order if _under(k, ("data.sources",)) and k.split(".")[3:] not in [[key] for key in SAME_POSITIONS]}
+    moved = {
+        k.split(".")[2]
+        for k in order
+        if _under(k, ("data.sources",)) and k.split(".")[3:] not in [[key] for key in SAME_POSITIONS]
+    }
     kept = [name for name in config.data.sources if name not in moved]
     lines = [f"data: {name} begins from the start" for name in sorted(moved & set(config.data.sources))]
-    lines.append(f"data: {', '.join(kept) or 'nothing else'} goes on; up to data.window={config.data.window} sequences of every stream are packed again")
+    lines.append(
+        f"data: {', '.join(kept) or 'nothing else'} goes on; up to data.window={config.data.window} sequences of "
+        "every stream are packed again"
+    )
     return {s: _restarted(state, kept) for s, state in streams.items()}, lines
 
 
@@ -121,7 +177,12 @@ def _restarted(state: StreamState, kept: list[str]) -> StreamState:
     """A stream at the beginning of its window, shares counted anew, positions of the sources `kept`."""
     positions = {name: p for name, p in state["mixture"]["positions"].items() if name in kept}
     carry = [name for name in state["carry"] if name["source"] in kept]
-    return {"window": state["window"], "emitted": 0, "mixture": {"drawn": {}, "tokens": {}, "positions": positions}, "carry": carry}
+    return {
+        "window": state["window"],
+        "emitted": 0,
+        "mixture": {"drawn": {}, "tokens": {}, "positions": positions},
+        "carry": carry,
+    }
 
 
 def _under(key: str, prefixes: tuple[str, ...]) -> bool:
@@ -137,7 +198,8 @@ def planned_steps(config: TrainJob) -> int:
 
 
 def is_complete(config: TrainJob) -> bool:
-    """True when the run's newest checkpoint is that of the last planned step, under this config, and its content is as recorded."""
+    """True when the run's newest checkpoint is that of the last planned step, under this config, and its content is as
+    recorded."""
     newest = find_checkpoint(config)
     if newest is None or newest.resolve() != committed(config.run.dir)[-1].resolve():
         return False
@@ -146,7 +208,8 @@ def is_complete(config: TrainJob) -> bool:
 
 
 def check_inputs(config: TrainJob) -> None:
-    """Everything that can be said without torch before ranks are started: shard folders, VQ files, the checkpoint to resume."""
+    """Everything that can be said without torch before ranks are started: shard folders, VQ files, the checkpoint to
+    resume."""
     checked: set[str] = set()
     for group, sources in (("sources", config.data.sources), ("heldout", config.data.heldout)):
         for name, source in sources.items():

@@ -1,6 +1,7 @@
 """Folders in Hugging Face format, written file by file: never more than one file's tensors are in memory.
 
-One model.safetensors, or model-0000i-of-0000n.safetensors with model.safetensors.index.json, as transformers writes and reads them.
+One model.safetensors, or model-0000i-of-0000n.safetensors with model.safetensors.index.json, as transformers writes and
+reads them.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ from liquid_train.files import write_synced
 
 @dataclass(frozen=True)
 class Plan:
-    """Which tensors go into which file, in the order they come. names: of every file; elements, size: of all, size in bytes."""
+    """Which tensors go into which file, in the order they come. names: of every file; elements, size: of all, size in
+    bytes."""
 
     names: list[list[str]]
     elements: int
@@ -28,7 +30,8 @@ class Plan:
 
     @classmethod
     def of(cls, tensors: Iterable[tuple[str, Tensor]], shard_gib: float) -> Plan:
-        """Files of at most shard_gib * 2**30 bytes; a larger tensor has one of its own. Only shapes and dtypes are read: meta tensors do.
+        """Files of at most shard_gib * 2**30 bytes; a larger tensor has one of its own. Only shapes and dtypes are
+        read: meta tensors do.
 
         Neighbours stay together, so that tensors that come one after another fill one file at a time.
         """

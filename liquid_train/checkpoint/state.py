@@ -1,10 +1,11 @@
-"""What a checkpoint holds: weights as an HF folder, optimizer state through torch.distributed.checkpoint, and trainer.json.
+"""What a checkpoint holds: weights as an HF folder, optimizer state through torch.distributed.checkpoint, and
+trainer.json.
 
 trainer.json: step, tokens, documents, the state of every canonical data stream, and the config it was trained with. The
 model has no dropout and every random choice of the data is keyed, so there is no generator's state to keep.
 
-Any rank may find the disk full. So a save is cut into parts, each followed by an agreement of all ranks: none waits for another
-that has given up.
+Any rank may find the disk full. So a save is cut into parts, each followed by an agreement of all ranks: none waits for
+another that has given up.
 """
 
 from __future__ import annotations
@@ -43,7 +44,8 @@ from liquid_train.vocabulary import Vocabulary
 @dataclass
 class Progress:
     """How far a run is. step: optimizer steps done; tokens, documents: trained on (also by source, without padding);
-    streams: state of every canonical stream; shards: digest of each source's shard set, which the streams' states are positions in."""
+    streams: state of every canonical stream; shards: digest of each source's shard set, which the streams' states are
+    positions in."""
 
     step: int = 0
     tokens: int = 0
@@ -61,8 +63,8 @@ class SaveFailed(ValueError):
 
 
 def why_not_written(error: BaseException) -> str | None:
-    """Why a file could not be written, or None for another kind of error. Libraries hide the OSError: tokenizers raises its text,
-    torch's zip writer complains of its own position."""
+    """Why a file could not be written, or None for another kind of error. Libraries hide the OSError: tokenizers raises
+    its text, torch's zip writer complains of its own position."""
     if "inline_container.cc" in str(error):
         return "torch could not write its file"
     return str(error) if isinstance(error, OSError) or "(os error " in str(error) else None
@@ -70,7 +72,8 @@ def why_not_written(error: BaseException) -> str | None:
 
 @contextlib.contextmanager
 def agreed(group: dist.ProcessGroup) -> Iterator[None]:
-    """Work on files that may fail on any rank: where it does, all of them raise SaveFailed. A collective; the body must not be one."""
+    """Work on files that may fail on any rank: where it does, all of them raise SaveFailed. A collective; the body must
+    not be one."""
     failure, rank = None, dist.get_rank(group)
     try:
         yield
@@ -86,8 +89,9 @@ def agreed(group: dist.ProcessGroup) -> Iterator[None]:
 
 @dataclass
 class Snapshot:
-    """What a checkpoint will hold. optimizer: this rank's part; files: round by round the tensors of the safetensors file that this
-    rank writes then, by the numbering of `plan` ({}: none); trainer: the text of trainer.json; rest: writes what model/ has beside weights."""
+    """What a checkpoint will hold. optimizer: this rank's part; files: round by round the tensors of the safetensors
+    file that this rank writes then, by the numbering of `plan` ({}: none); trainer: the text of trainer.json; rest:
+    writes what model/ has beside weights."""
 
     step: int
     optimizer: dict[str, Any]
@@ -98,24 +102,43 @@ class Snapshot:
     vq_fingerprint: str
 
 
-def snapshot(root: LossModule, optimizer: Optimizer, progress: Progress, config: TrainJob, card: ModelCard, vocabulary: Vocabulary, world: World,
-             *, copied: bool) -> Snapshot:  # fmt: skip
+def snapshot(
+    root: LossModule,
+    optimizer: Optimizer,
+    progress: Progress,
+    config: TrainJob,
+    card: ModelCard,
+    vocabulary: Vocabulary,
+    world: World,
+    *,
+    copied: bool,
+) -> Snapshot:
     """The run's state at this step; a collective. Of progress.streams each rank gives the streams it owns.
 
-    copied: everything is copied into the CPU's memory, so that training can go on while it is written: this rank's part of the optimizer
-    state and its share of the weights. Otherwise it must be written before the next step, and no more than one file is held.
+    copied: everything is copied into the CPU's memory, so that training can go on while it is written: this rank's part
+    of the optimizer state and its share of the weights. Otherwise it must be written before the next step, and no more
+    than one file is held.
     """
     state: dict[str, Any] = {"optimizer": get_optimizer_state_dict(root, optimizer)}
     plan = Plan.of(root.lm.named_parameters(), config.checkpoint.shard_gib)
     files: Iterable[dict[str, Tensor]] = own_files(plan, root, world)
     if copied:
-        stager = DefaultStager(StagingOptions(use_pinned_memory=False, use_shared_memory=False, use_async_staging=False, use_non_blocking_copy=False))
+        stager = DefaultStager(
+            StagingOptions(
+                use_pinned_memory=False, use_shared_memory=False, use_async_staging=False, use_non_blocking_copy=False
+            )
+        )
         state = cast(dict[str, Any], stager.stage(state))
         stager.close()
         # a whole tensor may still be the parameter itself, where one rank has all of it
         files = [{name: tensor.clone() for name, tensor in held.items()} for held in files]
     streams = _gather_streams(progress.streams, world)
-    trainer = {**asdict(progress), "streams": {str(k): streams[k] for k in sorted(streams)}, "world_size": world.size, "config": asdict(config)}
+    trainer = {
+        **asdict(progress),
+        "streams": {str(k): streams[k] for k in sorted(streams)},
+        "world_size": world.size,
+        "config": asdict(config),
+    }
     rest = functools.partial(write_rest_of_model, root=root, card=card, vocabulary=vocabulary)
     return Snapshot(progress.step, state, plan, files, json.dumps(trainer), rest, card.vq_fingerprint)
 
@@ -123,7 +146,8 @@ def snapshot(root: LossModule, optimizer: Optimizer, progress: Progress, config:
 def own_files(plan: Plan, root: LossModule, world: World) -> Iterator[dict[str, Tensor]]:
     """The model's weights whole, as {name: tensor} of one safetensors file after another; a collective of all ranks.
 
-    The ranks take the files in turn: round i yields file i * world.size + rank, {} where there is none, as many rounds on all ranks.
+    The ranks take the files in turn: round i yields file i * world.size + rank, {} where there is none, as many rounds
+    on all ranks.
     No rank holds more than the file it yields and one tensor.
     """
     tensors = named_full_tensors(root.lm)
@@ -161,8 +185,13 @@ def write(state: Snapshot, run_dir: Path, settings: CheckpointConfig, group: dis
         dist.all_gather_object(parts, own, group=group)
         with agreed(group):
             if main:
-                fingerprints = {"vq": state.vq_fingerprint, "tokenizer": sha256_of(partial / "model" / "tokenizer.json")}
-                checkpoint.commit(partial, step, fingerprints, {name: entry for part in parts for name, entry in part.items()})
+                fingerprints = {
+                    "vq": state.vq_fingerprint,
+                    "tokenizer": sha256_of(partial / "model" / "tokenizer.json"),
+                }
+                checkpoint.commit(
+                    partial, step, fingerprints, {name: entry for part in parts for name, entry in part.items()}
+                )
                 checkpoint.retain(run_dir, settings.keep, settings.keep_every)
     except SaveFailed as error:
         left = [checkpoint.abandon(run_dir, step) if main else ""]
@@ -175,7 +204,9 @@ def write_optimizer(folder: Path, state: dict[str, Any], group: dist.ProcessGrou
     try:
         dcp.save(state, checkpoint_id=folder, process_group=group)
     except CheckpointException as error:  # torch has gathered what every rank raised
-        found = [f"rank {rank}: {why}" for rank, (failure, _) in error.failures.items() if (why := why_not_written(failure))]
+        found = [
+            f"rank {rank}: {why}" for rank, (failure, _) in error.failures.items() if (why := why_not_written(failure))
+        ]
         if len(found) < len(error.failures):
             raise
         raise SaveFailed(f"{folder}: {'; '.join(found)}") from error
@@ -207,9 +238,12 @@ def write_rest_of_model(folder: Path, root: LossModule, card: ModelCard, vocabul
 
 
 def _gather_streams(states: dict[int, StreamState], world: World) -> dict[int, StreamState]:
-    """Every stream's state from the rank that it belongs to: a resumed rank also holds the others', as they were then."""
+    """Every stream's state from the rank that it belongs to: a resumed rank also holds the others', as they were
+    then."""
     parts: list[dict[int, StreamState] | None] = [None] * world.size
-    dist.all_gather_object(parts, {s: state for s, state in states.items() if owner(s, world.data_size) == world.data_rank})
+    dist.all_gather_object(
+        parts, {s: state for s, state in states.items() if owner(s, world.data_size) == world.data_rank}
+    )
     return {k: v for part in parts if part for k, v in part.items()}
 
 
@@ -217,7 +251,8 @@ def read_progress(folder: Path) -> tuple[Progress, dict[str, Any]]:
     """(progress, config it was trained with) of a checkpoint."""
     state = json.loads((folder / TRAINER).read_text())
     streams = {int(k): v for k, v in state["streams"].items()}
-    by_source = {k: state.get(k, {}) for k in ("source_documents", "source_tokens")}  # not in checkpoints of older versions
+    # not in checkpoints of older versions
+    by_source = {k: state.get(k, {}) for k in ("source_documents", "source_tokens")}
     progress = Progress(
         state["step"],
         state["tokens"],

@@ -1,4 +1,5 @@
-"""The schema of everything that is measured: the group evals of a training config, and the parts of `liquid eval`'s config."""
+"""The schema of everything that is measured: the group evals of a training config, and the parts of `liquid eval`'s
+config."""
 
 from __future__ import annotations
 
@@ -31,7 +32,8 @@ def template_fields(template: str) -> set[str]:
 
 @dataclass
 class VQAScoreConfig:
-    """How a model is asked whether a picture fits a text, as a whole or by parts; see evals/metrics/caption_parts.py."""
+    """How a model is asked whether a picture fits a text, as a whole or by parts; see
+    evals/metrics/caption_parts.py."""
 
     question: str = 'Does this figure show "{text}"? Please answer yes or no.'
     answer: str = "Yes"
@@ -87,27 +89,31 @@ class LanguageConfig:
 
 @dataclass
 class HeldoutConfig:
-    """For metrics=[heldout]: data.heldout of a run's config, with its seq_len, prompts and seed; see liquid_train/training/heldout.py."""
+    """For metrics=[heldout]: data.heldout of a run's config, with its seq_len, prompts and seed; see
+    liquid_train/training/heldout.py."""
 
     run: str | None = None  # the folder of the run whose config it is; None = that of the checkpoint
     whole: bool = False  # every sample, not only max_samples of each source
     batches: int | None = None  # only so many micro-batches of packed rows
 
 
-PERIODIC = ("vqa", "grid", "image_quality", "self_vqascore", "captions", "language")  # what is measured while training: evals/periodic.py
+# what is measured while training: evals/periodic.py
+PERIODIC = ("vqa", "grid", "image_quality", "self_vqascore", "captions", "language")
 
 
 @dataclass
 class EvalsConfig:
     every: int = 0  # steps between evaluations while training; 0 = never
-    periods: dict[str, int] = field(default_factory=dict)  # steps between measurements of those that cost more; the others: each time
+    # steps between measurements of those that cost more; the others: each time
+    periods: dict[str, int] = field(default_factory=dict)
     vqa_samples: int = 100  # images of the periodic VQA accuracy
     images: int = 12  # pictures of the periodic grid
     prompts: list[str] = field(default_factory=list)
     guidance: float = 3.0
     top_k: int | None = None
     temperature: float = 0.8
-    quality_images: int = 0  # pictures whose distance from real ones is measured, the grid's among them; 0 = no distances
+    # pictures whose distance from real ones is measured, the grid's among them; 0 = no distances
+    quality_images: int = 0
     quality_reference: int = 256  # real pictures they are compared with
     caption_images: int = 0  # real pictures whose right and wrong captions the model is asked about
     features: FeaturesConfig = field(default_factory=FeaturesConfig)
@@ -115,15 +121,31 @@ class EvalsConfig:
     language: LanguageConfig = field(default_factory=LanguageConfig)
 
 
-OWN_METRICS = ("vqa", "t2i", "image_quality", "self_vqascore", "captions", "image_tokenizer")  # what each is: evals/suite.py
-BENCHMARKS = ("vqav2", "textvqa", "gqa", "pope", "mme")  # from files as they are published: evals/benchmarks/question_files.py
-METRICS = (*OWN_METRICS, "heldout", "vqascore", "clipscore", "reference_quality", "genai_bench", "genai_bench_vqascore", "wise", *BENCHMARKS, "language")
-# Raised by whoever changes what a metric measures: results of an older version are then measured again. The samplers' counts for all of them
+# what each is: evals/suite.py
+OWN_METRICS = ("vqa", "t2i", "image_quality", "self_vqascore", "captions", "image_tokenizer")
+# from files as they are published: evals/benchmarks/question_files.py
+BENCHMARKS = ("vqav2", "textvqa", "gqa", "pope", "mme")
+METRICS = (
+    *OWN_METRICS,
+    "heldout",
+    "vqascore",
+    "clipscore",
+    "reference_quality",
+    "genai_bench",
+    "genai_bench_vqascore",
+    "wise",
+    *BENCHMARKS,
+    "language",
+)
+# Raised by whoever changes what a metric measures: results of an older version are then measured again. The samplers'
+# counts for all of them
 METRIC_VERSIONS = dict.fromkeys(METRICS, 1)
 SAMPLERS_VERSION = 1
-SHEETS = {"paper": ("reference_quality", "genai_bench_vqascore", *BENCHMARKS, "language")}  # what each page of numbers shows: conf/sheet/
+# what each page of numbers shows: conf/sheet/
+SHEETS = {"paper": ("reference_quality", "genai_bench_vqascore", *BENCHMARKS, "language")}
 READING = ("vqa", "image_quality", "captions")  # those that read shards, and vqa train_shards
-DRAWING = ("t2i", "image_quality", "self_vqascore", "vqascore", "clipscore")  # those that measure images_per_prompt pictures of each caption
+# those that measure images_per_prompt pictures of each caption
+DRAWING = ("t2i", "image_quality", "self_vqascore", "vqascore", "clipscore")
 
 
 @dataclass

@@ -1,8 +1,8 @@
 """The typed schema of conf/: what every key is called, its type, its default, and the checks across keys.
 
-Hydra composes yaml files and overrides; `load` merges the result into these dataclasses, so that a key that does not exist
-or a value of the wrong type ends the program with one message before any work. Defaults here are those of an empty
-config; conf/<job>.yaml and its groups say what a job really uses.
+Hydra composes yaml files and overrides; `load` merges the result into these dataclasses, so that a key that does not
+exist or a value of the wrong type ends the program with one message before any work. Defaults here are those of an
+empty config; conf/<job>.yaml and its groups say what a job really uses.
 """
 
 from __future__ import annotations
@@ -60,12 +60,15 @@ class VQSettings:
 class BackboneConfig:
     path: str | None = None  # a folder in HF format (weights, config, tokenizer); None = built from `architecture`
     init: str = "random"  # pretrained (needs path) or random
-    # transformers config: model_type and its fields; vocab_size: embedding rows before the codes, None = as many as tokenizer entries
+    # transformers config: model_type and its fields; vocab_size: embedding rows before the codes, None = as many as
+    # tokenizer entries
     architecture: dict[str, Any] = field(default_factory=dict)
-    tokenizer: str | None = None  # a folder with a tokenizer in HF format; None = that of `path`, or a BPE trained on the training text
+    # a folder with a tokenizer in HF format; None = that of `path`, or a BPE trained on the training text
+    tokenizer: str | None = None
     tokenizer_size: int = 1024  # entries of that BPE
     special_tokens: list[str] | None = None  # three unused tokenizer entries that become <boi>, <eoi>, <unconditional>
-    image_init: str = "mean"  # image rows of a pretrained model: mean (of the text rows), normal, or codebook (the VQ's, projected)
+    # image rows of a pretrained model: mean (of the text rows), normal, or codebook (the VQ's, projected)
+    image_init: str = "mean"
 
 
 @dataclass
@@ -91,7 +94,8 @@ class DataConfig:
     prompts: list[str] = field(default_factory=lambda: [" Generate an image based on this description."])
     weight_unit: str = "documents"  # documents or tokens: what the sources' weights are shares of
     skip: list[str] = field(default_factory=list)  # documents that are left out: SOURCE/KEY OF THE SAMPLE
-    allow_change: bool = False  # go on from a checkpoint of other shards, another mixture, seq_len, seed, or number of streams
+    # go on from a checkpoint of other shards, another mixture, seq_len, seed, or number of streams
+    allow_change: bool = False
     cache: str | None = None  # a folder that keeps chunks of remote shard sets; None = none
     cache_gib: float = 20.0  # its size limit, shared by all processes of a machine
     max_bad: float = 0.05  # share of unreadable samples past which the run stops
@@ -109,7 +113,8 @@ class LossConfig:
 class SpikeConfig:
     """What is done about a step whose loss lies far above the last ones' (spike_guard.py)."""
 
-    action: str = "warn"  # warn: count it; skip: no optimizer step; rewind: back to the newest checkpoint, on behind the spike's data
+    # warn: count it; skip: no optimizer step; rewind: back to the newest checkpoint, on behind the spike's data
+    action: str = "warn"
     threshold: float = 6.0  # robust standard deviations above the median
     window: int = 128  # steps that these are taken from; none is a spike before half of them are known
     rewinds: int = 3  # the next spike ends the run
@@ -123,7 +128,8 @@ class TrainConfig:
     deterministic: bool = False
     batch_digest: bool = False
     max_skipped: int = 10  # non-finite steps, or skipped spikes, in a row before the run stops
-    hang_timeout: float | None = 1800.0  # seconds without progress after which a rank says where it hangs, and ends; null = never
+    # seconds without progress after which a rank says where it hangs, and ends; null = never
+    hang_timeout: float | None = 1800.0
     profile_steps: list[int] | None = None  # [first, last]: these steps are profiled
     spike: SpikeConfig = field(default_factory=SpikeConfig)
 
@@ -132,9 +138,11 @@ class TrainConfig:
 class ParallelConfig:
     replicate: int = 1  # copies of the sharded model (HSDP): gradients are summed over them
     shard: int = -1  # ranks that share weights and optimizer state (FSDP2); -1 = all remaining ranks
-    tensor: int = 1  # ranks that share every matrix product (tensor parallelism): for models whose layers are too large for one
+    # ranks that share every matrix product (tensor parallelism): for models whose layers are too large for one
+    tensor: int = 1
     precision: str = "bf16"  # bf16 or fp32
-    attention: str = "auto"  # within documents: flash, varlen, flex, rectangles, or auto = the first of these that runs here
+    # within documents: flash, varlen, flex, rectangles, or auto = the first of these that runs here
+    attention: str = "auto"
     activation_checkpoint: str = "none"  # none, selective (keeps matrix products and attention) or full
     compile: bool = False
     cpu_offload: bool = False  # weights and optimizer state wait in the host's memory: slow, the last resort
@@ -148,7 +156,8 @@ class OptimizerConfig:
     eps: float = 1e-8
     grad_clip: float = 1.0
     image_embedding_lr_scale: float = 1.0  # learning rate of the image rows of embedding and head, relative to lr
-    new_rows_steps: int = 0  # a first stage of so many steps trains the rows that a published checkpoint lacks, and nothing else
+    # a first stage of so many steps trains the rows that a published checkpoint lacks, and nothing else
+    new_rows_steps: int = 0
 
 
 @dataclass
@@ -221,7 +230,8 @@ class TokenizeSettings:
     text_key: str | None = None  # where a row has its text; None = the usual names
     output: str = "???"
     part: str | None = None  # I/N; None = the rank of torchrun, else all of it
-    copies: int = 1  # 1 = the images as they are; further copies are mirrored and shifted (augmentation before tokenizing)
+    # 1 = the images as they are; further copies are mirrored and shifted (augmentation before tokenizing)
+    copies: int = 1
     crop: str = "none"  # none, center or multiratio
     size: int | None = None  # pixels; None = the VQ's resolution
     sizes: list[str] | None = None  # WIDTHxHEIGHT, for multiratio; None = a list made from size
@@ -336,7 +346,14 @@ class EvalJob:
     vq: VQSettings = field(default_factory=VQSettings)
 
 
-JOBS: dict[str, type] = {"train": TrainJob, "plan": PlanJob, "tokenize": TokenizeJob, "generate": GenerateJob, "serve": ServeJob, "eval": EvalJob}
+JOBS: dict[str, type] = {
+    "train": TrainJob,
+    "plan": PlanJob,
+    "tokenize": TokenizeJob,
+    "generate": GenerateJob,
+    "serve": ServeJob,
+    "eval": EvalJob,
+}
 
 
 def conf_dir() -> Path:
@@ -348,7 +365,11 @@ def conf_dir() -> Path:
 
 def package_path(path: str) -> Path:
     """A path from the config; `package:NAME` is NAME inside the installed package."""
-    return Path(__file__).resolve().parents[1] / path.removeprefix("package:") if path.startswith("package:") else Path(path)
+    return (
+        Path(__file__).resolve().parents[1] / path.removeprefix("package:")
+        if path.startswith("package:")
+        else Path(path)
+    )
 
 
 def load(job: str, overrides: list[str]) -> Any:

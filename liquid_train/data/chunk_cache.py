@@ -2,11 +2,12 @@
 
     FOLDER/usage              bytes that are kept, in digits; locked while a process changes them
     FOLDER/ab/ab12....chunk   a chunk and 4 bytes of CRC-32; its modification time is its last use
-    FOLDER/ab/....aside       a chunk that is being written: made with its full size, so that it counts; renamed when it is complete
+    FOLDER/ab/....aside       a chunk that is being written: made with its full size, so that it counts; renamed when it
+                              is complete
 
-All workers and ranks of a machine share the folder. The bytes in `usage` are reserved before they are written: a process that is
-killed leaves it too high, never too low, and the next look at the folder mends it. (No stock package fits: fsspec's caching
-file systems have no size limit, and diskcache unpickles what it finds.)
+All workers and ranks of a machine share the folder. The bytes in `usage` are reserved before they are written: a
+process that is killed leaves it too high, never too low, and the next look at the folder mends it. (No stock package
+fits: fsspec's caching file systems have no size limit, and diskcache unpickles what it finds.)
 """
 
 from __future__ import annotations
@@ -41,13 +42,17 @@ class ChunkCache:
         self.limit = int(gib * 2**30)
         self._warned = False
         if self.limit <= 0:
-            raise ValueError(f"data.cache_gib={gib}: the size of the cache in GiB, more than 0; data.cache=null turns the cache off")
+            raise ValueError(
+                f"data.cache_gib={gib}: the size of the cache in GiB, more than 0; data.cache=null turns the cache off"
+            )
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             with self._usage():
                 pass
         except OSError as error:
-            raise ValueError(f"data.cache={folder}: cannot be written to: {error.strerror}; choose another folder, or null for none") from error
+            raise ValueError(
+                f"data.cache={folder}: cannot be written to: {error.strerror}; choose another folder, or null for none"
+            ) from error
 
     def get(self, key: str, length: int) -> bytes | None:
         """The chunk, if it is here with this length and undamaged; else None."""
@@ -69,7 +74,8 @@ class ChunkCache:
         return chunk
 
     def put(self, key: str, chunk: bytes) -> None:
-        """Keep a chunk, where there is room for it. A cache that cannot be written to is reported once; reading goes on without it."""
+        """Keep a chunk, where there is room for it. A cache that cannot be written to is reported once; reading goes on
+        without it."""
         path, size = self._path(key), len(chunk) + CHECK_BYTES
         if size > self.limit * KEPT or path.exists():
             return
@@ -89,7 +95,8 @@ class ChunkCache:
                 aside.unlink(missing_ok=True)
 
     def _reserve(self, path: Path, size: int) -> Path | None:
-        """A file of `size` bytes beside `path`; older chunks go where that is needed for the limit. None where what others write fills it."""
+        """A file of `size` bytes beside `path`; older chunks go where that is needed for the limit. None where what
+        others write fills it."""
         with self._usage() as usage:
             digits = os.pread(usage, 20, 0)
             used = int(digits) if digits.isdigit() else None
@@ -140,7 +147,8 @@ class ChunkCache:
             os.close(descriptor)
 
     def _path(self, key: str) -> Path:
-        name = hashlib.blake2b(key.encode(), digest_size=20).hexdigest()  # keys come out of index files: never a path of theirs
+        # keys come out of index files: never a path of theirs
+        name = hashlib.blake2b(key.encode(), digest_size=20).hexdigest()
         return self.folder / name[:2] / f"{name}.chunk"
 
     def _warn(self, error: OSError) -> None:

@@ -35,24 +35,33 @@ PARTIAL = ".partial"  # there while `liquid tokenize` is not finished with a fol
 def build_index(path: str | Path) -> dict[str, Any]:
     """Write index.json beside the tars at a path or URL that lack one, and return it.
 
-    Raises ValueError when there is an index already, when nothing there can be trained on, or when the place cannot be written to.
+    Raises ValueError when there is an index already, when nothing there can be trained on, or when the place cannot be
+    written to.
     """
     folder = open_folder(path)
     with _alone(folder):
         if _has_index(folder):
-            raise ValueError(f"{path}: has an {INDEX_NAME}; remove that first to have it made anew (a VQ's fingerprint in it is lost then)")
+            raise ValueError(
+                f"{path}: has an {INDEX_NAME}; remove that first to have it made anew (a VQ's fingerprint in it is "
+                "lost then)"
+            )
         index = read_tars(folder)
         try:
             folder.write(INDEX_NAME, to_text(index))
         except OSError as error:
-            raise ValueError(f"{path}: cannot be written to ({error.strerror}); index a copy that can be, and put its {INDEX_NAME} beside the tars") from error
+            raise ValueError(
+                f"{path}: cannot be written to ({error.strerror}); index a copy that can be, and put its "
+                f"{INDEX_NAME} beside the tars"
+            ) from error
     return index
 
 
 def missing_index(folder: Folder) -> dict[str, Any]:
-    """The index of a folder without one, with a warning. It is kept beside the tars of a local folder that can be written to.
+    """The index of a folder without one, with a warning. It is kept beside the tars of a local folder that can be
+    written to.
 
-    Processes of one machine build one after the other, and the later ones find the index. Raises ValueError as build_index.
+    Processes of one machine build one after the other, and the later ones find the index. Raises ValueError as
+    build_index.
     """
     with _alone(folder):
         if _has_index(folder):
@@ -66,7 +75,14 @@ def missing_index(folder: Folder) -> dict[str, Any]:
                 kept = "it is kept there now"
             except OSError as error:
                 kept = f"it could not be kept there ({error.strerror}); {kept} once that folder can be written to"
-        log.warning("%s: %s of %d tars was made in %.1f s; %s", path, INDEX_NAME, len(index["shardlist"]), time.monotonic() - start, kept)
+        log.warning(
+            "%s: %s of %d tars was made in %.1f s; %s",
+            path,
+            INDEX_NAME,
+            len(index["shardlist"]),
+            time.monotonic() - start,
+            kept,
+        )
     return index
 
 
@@ -75,14 +91,21 @@ def to_text(index: dict[str, Any]) -> bytes:
 
 
 def read_tars(folder: Folder) -> dict[str, Any]:
-    """The index of all tars of a folder; the same for the same tars. Raises ValueError when no sample in them can be used."""
+    """The index of all tars of a folder; the same for the same tars. Raises ValueError when no sample in them can be
+    used."""
     tars, path = folder.tars(), folder.path
     if not tars:
         raise ValueError(f"{path}: no {INDEX_NAME} there, and no tars: not a shard set; `liquid tokenize` makes one")
     content = Content()
     try:
         sizes = folder.sizes(tars)
-        log.warning("%s: no %s there: it is made now, %d tars are read once (%.1f GiB)", path, INDEX_NAME, len(tars), sum(filter(None, sizes.values())) / 2**30)
+        log.warning(
+            "%s: no %s there: it is made now, %d tars are read once (%.1f GiB)",
+            path,
+            INDEX_NAME,
+            len(tars),
+            sum(filter(None, sizes.values())) / 2**30,
+        )
         shards = [_read_tar(folder, name, sizes.get(name), content) for name in tars]
     except OSError as error:
         raise ValueError(f"{path}: no {INDEX_NAME} there, and its tars cannot be read: {error}") from error
@@ -90,12 +113,22 @@ def read_tars(folder: Folder) -> dict[str, Any]:
         raise ValueError(f"{path}: no {INDEX_NAME} there, and none can be made: {error}") from error
     if not content.images + content.texts:
         why = ", ".join(f"{reason}: {n:,}" for reason, n in content.bad.most_common(3)) or "they are empty"
-        raise ValueError(f"{path}: no sample in its {len(tars)} tars has codes or text that can be used ({why}); `liquid tokenize` makes such tars")
+        raise ValueError(
+            f"{path}: no sample in its {len(tars)} tars has codes or text that can be used ({why}); `liquid "
+            "tokenize` makes such tars"
+        )
     if content.bad:
         log.warning("%s: samples that cannot be used: %s", path, dict(content.bad))
     images = {"max_code": content.max_code} if content.images else {}
     totals = {"samples": sum(s["nsamples"] for s in shards), "images": content.images, "texts": content.texts}
-    return {"__kind__": INDEX_KIND, "wids_version": 1, "name": str(path).rpartition("/")[2], "shardlist": shards, "totals": totals, **images}
+    return {
+        "__kind__": INDEX_KIND,
+        "wids_version": 1,
+        "name": str(path).rpartition("/")[2],
+        "shardlist": shards,
+        "totals": totals,
+        **images,
+    }
 
 
 @dataclass
@@ -121,7 +154,8 @@ class Content:
 
 
 class HashedFile:
-    """A file of a folder as a stream that is read once, in pieces, and hashed on the way: what tarfile's stream mode asks for."""
+    """A file of a folder as a stream that is read once, in pieces, and hashed on the way: what tarfile's stream mode
+    asks for."""
 
     def __init__(self, folder: Folder, name: str, size: int) -> None:
         self.folder, self.name, self.size = folder, name, size
@@ -142,7 +176,8 @@ class HashedFile:
 
 
 def _read_tar(folder: Folder, name: str, size: int | None, content: Content) -> dict[str, Any]:
-    """A tar's entry of the index. What is damaged is left to the reader of the chunks. ValueError: size unknown; files of a sample apart."""
+    """A tar's entry of the index. What is damaged is left to the reader of the chunks. ValueError: size unknown; files
+    of a sample apart."""
     if size is None:
         raise ValueError(f"{name}: its size is not told by the server")
     file = HashedFile(folder, name, size)
@@ -169,7 +204,10 @@ def _samples(file: HashedFile, name: str) -> Iterator[tuple[int, str, dict[str, 
             if key is not None:
                 yield offset, key, files
             if member_key in seen:
-                raise ValueError(f"{name}: the files of sample {member_key} do not follow one another; pack the tar again with `tar --sort=name`")
+                raise ValueError(
+                    f"{name}: the files of sample {member_key} do not follow one another; pack the tar again with "
+                    "`tar --sort=name`"
+                )
             seen.add(member_key)
             offset, key, files = at, member_key, {}
         files[extension] = data
@@ -201,13 +239,18 @@ def _alone(folder: Folder) -> Iterator[None]:
         yield
         return
     if (folder.path / PARTIAL).is_dir():
-        raise ValueError(f"{folder.path}: no {INDEX_NAME} there: not finished; run `liquid tokenize` again to finish it")
+        raise ValueError(
+            f"{folder.path}: no {INDEX_NAME} there: not finished; run `liquid tokenize` again to finish it"
+        )
     try:
         descriptor = os.open(folder.path, os.O_RDONLY)
     except OSError as error:
-        raise ValueError(f"{folder.path}: cannot be read: {error.strerror}; `liquid tokenize` makes a shard set") from error
+        raise ValueError(
+            f"{folder.path}: cannot be read: {error.strerror}; `liquid tokenize` makes a shard set"
+        ) from error
     try:
-        with contextlib.suppress(OSError):  # some network file systems lock no folders: then both build, and write the same
+        # some network file systems lock no folders: then both build, and write the same
+        with contextlib.suppress(OSError):
             fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield
     finally:

@@ -1,9 +1,11 @@
-"""Global batches out of canonical streams, for one rank: which sequences are its own, workers, and the state that travels along.
+"""Global batches out of canonical streams, for one rank: which sequences are its own, workers, and the state that
+travels along.
 
-    stream 0..S-1 --> rank s % R --> worker (s // R) % W --> step t: sequences t*B .. (t+1)*B-1, sequence g from stream g % S
+    stream 0..S-1 --> rank s % R --> worker (s // R) % W --> step t: sequences t*B .. (t+1)*B-1, sequence g from stream
+    g % S
 
-The order of global batches depends on (seed, config, shards) alone. Every step brings the states of the streams it advanced,
-so what was prefetched and never trained on does not count.
+The order of global batches depends on (seed, config, shards) alone. Every step brings the states of the streams it
+advanced, so what was prefetched and never trained on does not count.
 """
 
 from __future__ import annotations
@@ -31,7 +33,8 @@ from liquid_train.vocabulary import Vocabulary
 
 
 class StepPart(TypedDict):
-    """What one worker adds to a step: sequences by their place in the global batch, and its streams' states after them."""
+    """What one worker adds to a step: sequences by their place in the global batch, and its streams' states after
+    them."""
 
     sequences: dict[int, Sequence]
     states: dict[int, StreamState]
@@ -116,7 +119,9 @@ def source_readers(config: TrainJob, sets: dict[str, ShardSet], vocabulary: Voca
     """A reader of every source that has a weight."""
     data = config.data
     return {
-        name: SourceReader(name, source, sets[name], vocabulary.tokenizer, data, data.streams or data.global_batch, config.seed)
+        name: SourceReader(
+            name, source, sets[name], vocabulary.tokenizer, data, data.streams or data.global_batch, config.seed
+        )
         for name, source in data.sources.items()
         if source.weight > 0
     }
@@ -135,8 +140,17 @@ def owner(stream: int, world: int) -> int:
 class StreamDataset(IterableDataset):
     """A rank's streams, one StepPart after another; every worker serves its own share of the streams."""
 
-    def __init__(self, config: TrainJob, sets: dict[str, ShardSet], vocabulary: Vocabulary, rank: int, world: int, first_step: int, steps: int,
-                 states: dict[int, StreamState]) -> None:  # fmt: skip
+    def __init__(
+        self,
+        config: TrainJob,
+        sets: dict[str, ShardSet],
+        vocabulary: Vocabulary,
+        rank: int,
+        world: int,
+        first_step: int,
+        steps: int,
+        states: dict[int, StreamState],
+    ) -> None:
         self.config, self.sets, self.vocabulary = config, sets, vocabulary
         self.rank, self.world, self.first_step, self.steps, self.states = rank, world, first_step, steps, states
 
@@ -147,7 +161,9 @@ class StreamDataset(IterableDataset):
         count, endless = data.streams or data.global_batch, is_endless(data)
         readers = source_readers(self.config, self.sets, self.vocabulary)
         own = [s for s in range(count) if owner(s, self.world) == self.rank and (s // self.world) % workers == worker]
-        streams = {s: PackedStream(s, readers, data.seq_len, data.window, self.vocabulary.pad, self.states.get(s)) for s in own}
+        streams = {
+            s: PackedStream(s, readers, data.seq_len, data.window, self.vocabulary.pad, self.states.get(s)) for s in own
+        }
         for step in range(self.first_step, self.steps):
             ended = not endless and not any(stream.has_more() for stream in streams.values())
             part: StepPart = {"sequences": {}, "states": {}, "epochs": {}, "dropped": {}, "damaged": 0, "ended": ended}
@@ -157,8 +173,14 @@ class StreamDataset(IterableDataset):
                     part["sequences"][g] = stream.next()
             part["states"] = {s: streams[s].state for s in {g % count for g in part["sequences"]}}
             part["epochs"] = _epochs(streams, readers)
-            part["dropped"] = {f"{name}: {reason}": n for name, r in readers.items() for reason, n in (r.dropped + r.shards.bad).items()}
-            part["damaged"] = sum(shards.bad.total() for shards in {id(r.shards): r.shards for r in readers.values()}.values())
+            part["dropped"] = {
+                f"{name}: {reason}": n
+                for name, r in readers.items()
+                for reason, n in (r.dropped + r.shards.bad).items()
+            }
+            part["damaged"] = sum(
+                shards.bad.total() for shards in {id(r.shards): r.shards for r in readers.values()}.values()
+            )
             yield part
 
 
@@ -179,35 +201,64 @@ def _epochs(streams: dict[int, PackedStream], readers: dict[str, SourceReader]) 
 def one_clear_error() -> Iterator[None]:
     """Turn what torch says of a worker's death, or of an exception in it, into a LoaderError.
 
-    torch learns of a death by a signal, so the exception can appear anywhere in the training loop: it is wrapped as a whole.
+    torch learns of a death by a signal, so the exception can appear anywhere in the training loop: it is wrapped as a
+    whole.
     """
     try:
         yield
     except (RuntimeError, ValueError) as error:
-        said = [str(e).strip() for e in (error.__cause__, error) if "DataLoader worker" in str(e)]  # the cause names the signal
+        # the cause names the signal
+        said = [str(e).strip() for e in (error.__cause__, error) if "DataLoader worker" in str(e)]
         if isinstance(error, LoaderError) or not said:
             raise
         if "Original Traceback" in said[0]:  # the worker itself could say what was wrong
             raise LoaderError(said[0].splitlines()[-1].removeprefix("ValueError: ")) from error
-        remedy = "often it ran out of memory (see the kernel's log): lower data.workers or data.window; data.workers=0 shows an error of its own"
-        raise LoaderError(f"a data loader's process died: {said[0].split('. ')[0].removesuffix('.')}; {remedy}") from error
+        remedy = (
+            "often it ran out of memory (see the kernel's log): lower data.workers or data.window; "
+            "data.workers=0 shows an error of its "
+            "own"
+        )
+        raise LoaderError(
+            f"a data loader's process died: {said[0].split('. ')[0].removesuffix('.')}; {remedy}"
+        ) from error
 
 
 class BatchLoader:
-    """Iterate over a rank's batches from `first_step` on; `states` are the canonical streams' states of a checkpoint."""
+    """Iterate over a rank's batches from `first_step` on; `states` are the canonical streams' states of a
+    checkpoint."""
 
-    def __init__(self, config: TrainJob, sets: dict[str, ShardSet], vocabulary: Vocabulary, *, rank: int, world: int, first_step: int, steps: int,
-                 states: dict[int, StreamState] | None = None) -> None:  # fmt: skip
+    def __init__(
+        self,
+        config: TrainJob,
+        sets: dict[str, ShardSet],
+        vocabulary: Vocabulary,
+        *,
+        rank: int,
+        world: int,
+        first_step: int,
+        steps: int,
+        states: dict[int, StreamState] | None = None,
+    ) -> None:
         count = config.data.streams or config.data.global_batch
         if world > count:
-            raise ValueError(f"data.streams={count}: fewer than the {world} data-parallel ranks; raise data.streams or data.global_batch, or start fewer ranks")
+            raise ValueError(
+                f"data.streams={count}: fewer than the {world} data-parallel ranks; raise data.streams or "
+                "data.global_batch, or start fewer "
+                "ranks"
+            )
         self.config, self.steps, self.first_step = config, steps, first_step
         self.dataset = StreamDataset(config, sets, vocabulary, rank, world, first_step, steps, dict(states or {}))
         own = sum(owner(s, world) == rank for s in range(count))
         self.workers = min(config.data.workers, own)
 
     def __iter__(self) -> Iterator[RankBatch]:
-        loader = DataLoader(self.dataset, batch_size=None, num_workers=self.workers, prefetch_factor=4 if self.workers else None, collate_fn=_as_it_is)
+        loader = DataLoader(
+            self.dataset,
+            batch_size=None,
+            num_workers=self.workers,
+            prefetch_factor=4 if self.workers else None,
+            collate_fn=_as_it_is,
+        )
         parts = iter(loader)
         for step in range(self.first_step, self.steps):
             batch = RankBatch(step, {}, {}, {})
@@ -231,7 +282,8 @@ def _as_it_is(part: Any) -> Any:
 
 
 def micro_batches(config: TrainJob, batch: RankBatch, world: int, pad: int) -> list[MicroBatch]:
-    """A rank's sequences in micro-batches; every rank has as many (collectives must match), the last completed with empty ones."""
+    """A rank's sequences in micro-batches; every rank has as many (collectives must match), the last completed with
+    empty ones."""
     size = config.train.micro_batch
     count = config.data.streams or config.data.global_batch
     per_rank = [0] * world
@@ -264,7 +316,8 @@ def collate(sequences: list[Sequence], size: int, config: TrainJob, pad: int) ->
 
 
 def target_weights(targets: Tensor, tasks: Tensor, lengths: list[int], config: TrainJob) -> Tensor:
-    """Weight of each target [seq_len]: loss.weight of its task, over its document's target count (`document`), its root (`sqrt`) or 1."""
+    """Weight of each target [seq_len]: loss.weight of its task, over its document's target count (`document`), its root
+    (`sqrt`) or 1."""
     has_target = (targets != IGNORED).float()
     by_task = torch.tensor([config.loss.weight.get(t, 1.0) for t in TASKS])
     weights = has_target * by_task[tasks.long().clamp(min=0)]

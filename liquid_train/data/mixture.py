@@ -32,7 +32,8 @@ Plan = tuple[Sample, Any]  # a sample, and for vqa the turns of the document tha
 
 
 class MixtureState(TypedDict):
-    """Where a stream stands. drawn, tokens: documents and their tokens per source; positions: per source [item ordinal, offset in the item]."""
+    """Where a stream stands. drawn, tokens: documents and their tokens per source; positions: per source [item ordinal,
+    offset in the item]."""
 
     drawn: dict[str, int]
     tokens: dict[str, int]
@@ -79,8 +80,17 @@ class SourceReader:
     dropped: what was left out, by reason. Raises ValueError for a chat source when the tokenizer has no chat template.
     """
 
-    def __init__(self, name: str, config: SourceConfig, shards: ShardSet, tokenizer: PreTrainedTokenizerBase, data: DataConfig, streams: int, seed: int,
-                 unconditional: float | None = None) -> None:  # fmt: skip
+    def __init__(
+        self,
+        name: str,
+        config: SourceConfig,
+        shards: ShardSet,
+        tokenizer: PreTrainedTokenizerBase,
+        data: DataConfig,
+        streams: int,
+        seed: int,
+        unconditional: float | None = None,
+    ) -> None:
         self.unconditional = data.unconditional if unconditional is None else unconditional
         self.name, self.config, self.shards, self.tokenizer, self.data = name, config, shards, tokenizer, data
         self.task, self.streams, self.seed = TASKS.index(config.task), streams, seed
@@ -88,13 +98,17 @@ class SourceReader:
         self.items = len(shards.chunks) if self.by_chunk else shards.num_samples
         self.skip = {key for source, _, key in (s.partition("/") for s in data.skip) if source == name}
         self.dropped: Counter[str] = Counter()
-        self._current: dict[int, tuple[int, list[Plan]]] = {}  # stream -> its item at hand: as much memory as there are streams here
-        self._permutation = lru_cache(maxsize=2)(lambda epoch: keyed_generator(seed, name, epoch, "items").permutation(self.items))
+        # stream -> its item at hand: as much memory as there are streams here
+        self._current: dict[int, tuple[int, list[Plan]]] = {}
+        self._permutation = lru_cache(maxsize=2)(
+            lambda epoch: keyed_generator(seed, name, epoch, "items").permutation(self.items)
+        )
         if config.task == "chat":
             check_chat_template(tokenizer)
 
     def first(self, samples: int) -> list[Document]:
-        """All documents of the first `samples` samples in the shards' order of epoch 0; for held-out sets (one stream)."""
+        """All documents of the first `samples` samples in the shards' order of epoch 0; for held-out sets (one
+        stream)."""
         assert self.streams == 1
         documents: list[Document] = []
         ordinal = used = 0
@@ -118,7 +132,8 @@ class SourceReader:
         return passes is not None and stream + ordinal * self.streams >= round(passes * self.items)
 
     def plans(self, stream: int, ordinal: int) -> list[Plan]:
-        """(sample, turns or None) of every document of the stream's item `ordinal`; the last one that was asked for is kept."""
+        """(sample, turns or None) of every document of the stream's item `ordinal`; the last one that was asked for is
+        kept."""
         at_hand = self._current.get(stream)
         if at_hand is None or at_hand[0] != ordinal:
             at_hand = (ordinal, self._plan_item(*divmod(stream + ordinal * self.streams, self.items)))
@@ -137,18 +152,26 @@ class SourceReader:
     def _plan_sample(self, sample: Sample, epoch: int) -> list[Plan]:
         task = self.config.task
         if task != "vqa":
-            usable = "messages" in sample["info"] if task == "chat" else "text" in sample and (task == "text" or "codes" in sample)
+            usable = (
+                "messages" in sample["info"]
+                if task == "chat"
+                else "text" in sample and (task == "text" or "codes" in sample)
+            )
             return [(sample, None)] if usable else []
         turns = [(q["question"], q["answers"]) for q in sample["info"].get("questions", ())]
         if "codes" not in sample or not turns:
             return []
         generator = keyed_generator(self.seed, self.name, epoch, "questions", sample["key"])
-        turns = [(question, answers[int(generator.integers(len(answers)))]) for question, answers in (turns[i] for i in generator.permutation(len(turns)))]
+        turns = [
+            (question, answers[int(generator.integers(len(answers)))])
+            for question, answers in (turns[i] for i in generator.permutation(len(turns)))
+        ]
         k = self.config.questions_per_document
         return [(sample, turns[i : i + k]) for i in range(0, len(turns), k)]
 
     def document(self, stream: int, name: DocumentName) -> Document | None:
-        """Build one document; None (and counted) when an image document cannot fit seq_len even with a shorter caption."""
+        """Build one document; None (and counted) when an image document cannot fit seq_len even with a shorter
+        caption."""
         sample, turns = self.plans(stream, name["ordinal"])[name["offset"]]
         generator = keyed_generator(self.seed, self.name, self.epoch_of(stream, name["ordinal"]), sample["key"])
         fields: dict[str, Any] = {**sample.get("info", {}), **sample}
@@ -189,7 +212,8 @@ def draw_caption(fields: dict[str, Any], generator: np.random.Generator) -> str:
 
 
 class Mixture:
-    """One stream's row of documents. `state` is small and exact: a Mixture made from it goes on with the very next document."""
+    """One stream's row of documents. `state` is small and exact: a Mixture made from it goes on with the very next
+    document."""
 
     def __init__(self, stream: int, readers: dict[str, SourceReader], state: MixtureState | None = None) -> None:
         self.stream, self.readers = stream, readers
@@ -197,13 +221,20 @@ class Mixture:
         self.by_tokens = any(r.data.weight_unit == "tokens" for r in readers.values())
         old: dict[str, Any] = dict(state) if state else {}
         self.drawn = {name: 0 for name in self.weights} | old.get("drawn", {})
-        self.tokens = {name: 0 for name in self.weights} | old.get("tokens", {})  # states of before the unit `tokens` have none
-        self.positions = {name: [0, 0] for name in self.weights} | {k: list(v) for k, v in old.get("positions", {}).items()}
+        # states of before the unit `tokens` have none
+        self.tokens = {name: 0 for name in self.weights} | old.get("tokens", {})
+        self.positions = {name: [0, 0] for name in self.weights} | {
+            k: list(v) for k, v in old.get("positions", {}).items()
+        }
         self._barren = {name: 0 for name in self.weights}  # items since the last document
 
     @property
     def state(self) -> MixtureState:
-        return {"drawn": dict(self.drawn), "tokens": dict(self.tokens), "positions": {k: list(v) for k, v in self.positions.items()}}
+        return {
+            "drawn": dict(self.drawn),
+            "tokens": dict(self.tokens),
+            "positions": {k: list(v) for k, v in self.positions.items()},
+        }
 
     def next(self) -> Document | None:
         """The next document of the source that is furthest behind its share; None when every source is used up."""
@@ -222,7 +253,8 @@ class Mixture:
     def rebuild(self, names: Iterable[DocumentName]) -> list[Document]:
         """Documents of the row again, in the order of their names; without those that seq_len leaves no place for."""
         names = list(names)
-        order = sorted(range(len(names)), key=lambda i: (names[i]["source"], names[i]["ordinal"]))  # every item is read once
+        # every item is read once
+        order = sorted(range(len(names)), key=lambda i: (names[i]["source"], names[i]["ordinal"]))
         built = {i: self.readers[names[i]["source"]].document(self.stream, names[i]) for i in order}
         return [document for i in range(len(names)) if (document := built[i]) is not None]
 
@@ -245,7 +277,8 @@ class Mixture:
             self._barren[source] += 1
             if self._barren[source] > reader.items + 1:
                 raise ValueError(
-                    f"data.sources.{source}.path={reader.config.path}: no sample there can serve task {reader.config.task} "
+                    f"data.sources.{source}.path={reader.config.path}: no sample there can serve task "
+                    f"{reader.config.task} "
                     f"within data.seq_len={reader.data.seq_len} ({dict(reader.dropped)})"
                 )
         return None

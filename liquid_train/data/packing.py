@@ -1,9 +1,11 @@
 """Documents into sequences of exactly seq_len tokens: windows of best fit; a text may be split, an image never.
 
-A window gathers documents for `window` sequences, places image documents first (longest first, into the fullest sequence
-that still has room), then pours text into what is left, cutting it where a sequence is full. What did not fit is carried, by
-name, into the next window. A stream's state is the state at its window's start and how many of its sequences were emitted.
-A document that data.skip names leaves a hole: nothing else moves, so the order of all others does not depend on data.skip.
+A window gathers documents for `window` sequences, places image documents first (longest first, into the fullest
+sequence that still has room), then pours text into what is left, cutting it where a sequence is full. What did not fit
+is carried, by name, into the next window. A stream's state is the state at its window's start and how many of its
+sequences were emitted.
+A document that data.skip names leaves a hole: nothing else moves, so the order of all others does not depend on
+data.skip.
 """
 
 from __future__ import annotations
@@ -21,7 +23,8 @@ SHORTEST_PIECE = 2  # a piece of one token predicts nothing
 
 
 class StreamState(TypedDict):
-    """window: number of the window; emitted: its sequences already given out; mixture and carry: as at the window's start."""
+    """window: number of the window; emitted: its sequences already given out; mixture and carry: as at the window's
+    start."""
 
     window: int
     emitted: int
@@ -31,7 +34,8 @@ class StreamState(TypedDict):
 
 @dataclass(frozen=True)
 class Sequence:
-    """One packed sequence. Arrays are [seq_len]; `labels` is unshifted and -100 at each document's first token and in padding."""
+    """One packed sequence. Arrays are [seq_len]; `labels` is unshifted and -100 at each document's first token and in
+    padding."""
 
     ids: np.ndarray
     labels: np.ndarray
@@ -39,7 +43,8 @@ class Sequence:
     tasks: np.ndarray  # int8, index into config.TASKS; -1 in padding
     lengths: list[int]  # of the documents in order; the padding, if any, is the last entry
     names: list[str]  # "source/sample key" of the documents in order
-    starts: list[int]  # their first tokens' places in the sample's document: 0 but for the rest of a text that was split
+    # their first tokens' places in the sample's document: 0 but for the rest of a text that was split
+    starts: list[int]
     padding: int
 
     @property
@@ -56,7 +61,8 @@ class Sequence:
     def sources(self) -> dict[str, tuple[int, int]]:
         """Source -> (documents that begin here, tokens): over all sequences of an epoch every document counts once."""
         found: dict[str, tuple[int, int]] = {}
-        for name, start, length in zip(self.names, self.starts, self.lengths, strict=False):  # the padding's length has no name
+        # the padding's length has no name
+        for name, start, length in zip(self.names, self.starts, self.lengths, strict=False):
             source = name.partition("/")[0]
             documents, tokens = found.get(source, (0, 0))
             found[source] = (documents + (start == 0), tokens + length)
@@ -84,7 +90,8 @@ def join(documents: list[Document], seq_len: int, pad: int) -> Sequence:
 
 
 def best_fit(documents: list[Document], bins: int, seq_len: int) -> tuple[list[list[Document]], list[Document]]:
-    """Place whole documents, longest first, each into the bin with the least room that suffices -> (bins, what did not fit)."""
+    """Place whole documents, longest first, each into the bin with the least room that suffices -> (bins, what did not
+    fit)."""
     placed: list[list[Document]] = [[] for _ in range(bins)]
     room = np.full(bins, seq_len)
     left = []
@@ -117,10 +124,19 @@ def pour(texts: list[Document], placed: list[list[Document]], seq_len: int) -> l
 class PackedStream:
     """One canonical stream: a row of packed sequences, resumable between any two of them.
 
-    It ends when every source is used up (SourceConfig.max_epochs); from then on `next` gives sequences without a document.
+    It ends when every source is used up (SourceConfig.max_epochs); from then on `next` gives sequences without a
+    document.
     """
 
-    def __init__(self, stream: int, readers: dict[str, SourceReader], seq_len: int, window: int, pad: int, state: StreamState | None = None) -> None:
+    def __init__(
+        self,
+        stream: int,
+        readers: dict[str, SourceReader],
+        seq_len: int,
+        window: int,
+        pad: int,
+        state: StreamState | None = None,
+    ) -> None:
         self.seq_len, self.window_size, self.pad = seq_len, window, pad
         self.mixture = Mixture(stream, readers, state["mixture"] if state else None)
         self.window = state["window"] if state else 0
@@ -135,7 +151,12 @@ class PackedStream:
     def state(self) -> StreamState:
         """State after the last sequence that `next` returned."""
         if self._start is None:
-            return {"window": self.window, "emitted": self.emitted, "mixture": self.mixture.state, "carry": list(self.carry)}
+            return {
+                "window": self.window,
+                "emitted": self.emitted,
+                "mixture": self.mixture.state,
+                "carry": list(self.carry),
+            }
         return {**self._start, "emitted": self.emitted}
 
     def has_more(self) -> bool:
@@ -157,7 +178,8 @@ class PackedStream:
         self._start = {"window": self.window, "emitted": 0, "mixture": self.mixture.state, "carry": list(self.carry)}
         documents = self.mixture.rebuild(self.carry) if self._left is None else self._left
         tokens = sum(len(d) for d in documents)
-        sequences = min(self.window_size, 2**self.window)  # the first windows are small: training is not to wait for eight full ones
+        # the first windows are small: training is not to wait for eight full ones
+        sequences = min(self.window_size, 2**self.window)
         while tokens < (sequences + 1) * self.seq_len:  # one sequence's worth more than fits, to choose from
             document = self.mixture.next()
             if document is None:

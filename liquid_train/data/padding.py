@@ -1,4 +1,5 @@
-"""Can a mixture fill its sequences? Said before training: images are never cut, so too few texts or too short a seq_len leave padding."""
+"""Can a mixture fill its sequences? Said before training: images are never cut, so too few texts or too short a seq_len
+leave padding."""
 
 from __future__ import annotations
 
@@ -18,7 +19,8 @@ ENOUGH = 16  # sequences to judge by
 def expected_padding(documents: list[Document], seq_len: int) -> float:
     """Share of padding when these documents are packed over and over.
 
-    As many sequences are needed as the tokens fill, or as the images need when they are packed alone: whichever is more.
+    As many sequences are needed as the tokens fill, or as the images need when they are packed alone: whichever is
+    more.
     """
     tokens = sum(len(d) for d in documents if d.splittable or len(d) <= seq_len)
     whole = [d for d in documents if not d.splittable and len(d) <= seq_len]
@@ -32,7 +34,8 @@ def expected_padding(documents: list[Document], seq_len: int) -> float:
 
 
 def padding_warning(config: TrainJob, sets: dict[str, ShardSet], vocabulary: Vocabulary) -> str | None:
-    """One line when the mixture leaves more than 2% of the tokens empty, with a seq_len that would not; None when all is well.
+    """One line when the mixture leaves more than 2% of the tokens empty, with a seq_len that would not; None when all
+    is well.
 
     Reads the first 256 documents of stream 0: one chunk or two of each source.
     """
@@ -51,6 +54,7 @@ def padding_warning(config: TrainJob, sets: dict[str, ShardSet], vocabulary: Voc
     longest = max(len(d) for d in documents if not d.splittable)
     remedy = f"data.seq_len={better} would fill them" if better else "a larger weight for a text source would fill them"
     return (
-        f"data.seq_len={seq_len}: about {padding:.0%} of every batch will be padding: images of up to {longest} tokens are never cut, "
+        f"data.seq_len={seq_len}: about {padding:.0%} of every batch will be padding: images of up to {longest} "
+        "tokens are never cut, "
         f"and this mixture has too little text for the rest; {remedy}"
     )

@@ -1,7 +1,7 @@
 """A folder behind an fsspec URL, read by byte ranges from as many processes as like to.
 
-Credentials and endpoints come from where fsspec's packages take them: the environment (AWS_PROFILE, GOOGLE_APPLICATION_CREDENTIALS,
-FSSPEC_S3_ENDPOINT_URL, FSSPEC_S3_ANON=true) and ~/.config/fsspec.
+Credentials and endpoints come from where fsspec's packages take them: the environment (AWS_PROFILE,
+GOOGLE_APPLICATION_CREDENTIALS, FSSPEC_S3_ENDPOINT_URL, FSSPEC_S3_ANON=true) and ~/.config/fsspec.
 """
 
 from __future__ import annotations
@@ -22,7 +22,16 @@ from liquid_train.data.storage import THREADS
 
 log = logging.getLogger(__name__)
 
-PACKAGES = {"s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "http": "aiohttp", "https": "aiohttp", "az": "adlfs", "abfs": "adlfs"}
+PACKAGES = {
+    "s3": "s3fs",
+    "s3a": "s3fs",
+    "gs": "gcsfs",
+    "gcs": "gcsfs",
+    "http": "aiohttp",
+    "https": "aiohttp",
+    "az": "adlfs",
+    "abfs": "adlfs",
+}
 ATTEMPTS = 4
 BACKOFF_SECONDS = 0.5  # before the second attempt, doubled before every further one
 TIMEOUT_SECONDS = 120  # of one request: a connection that hangs is an error like others
@@ -34,7 +43,8 @@ T = TypeVar("T")
 
 
 def file_system(url: str) -> tuple[Any, str]:
-    """(file system, path there) of an fsspec URL. ValueError when its kind is unknown or needs a package that is not installed."""
+    """(file system, path there) of an fsspec URL. ValueError when its kind is unknown or needs a package that is not
+    installed."""
     # a byte range of a compressed answer would be a range of something else
     options = {"headers": {"Accept-Encoding": "identity"}} if url.startswith(("http://", "https://")) else {}
     try:
@@ -42,13 +52,18 @@ def file_system(url: str) -> tuple[Any, str]:
     except ImportError as error:
         kind = url.partition("://")[0].rpartition("::")[2]
         package = PACKAGES.get(kind)
-        raise ValueError(f"{url}: {error}; " + (f"pip install {package}" if package else f"install what fsspec needs for {kind}://")) from error
+        raise ValueError(
+            f"{url}: {error}; " + (f"pip install {package}" if package else f"install what fsspec needs for {kind}://")
+        ) from error
     except ValueError as error:
-        raise ValueError(f"{url}: {error}; give a folder's path, or a URL like s3://bucket/set, gs://bucket/set, https://host/set") from error
+        raise ValueError(
+            f"{url}: {error}; give a folder's path, or a URL like s3://bucket/set, gs://bucket/set, https://host/set"
+        ) from error
 
 
 class RemoteFolder:
-    """The files below a URL. A process opens its own connections at its first request; none of them is pickled or inherited.
+    """The files below a URL. A process opens its own connections at its first request; none of them is pickled or
+    inherited.
 
     Raises ValueError when the URL's kind is unknown or needs a package that is not installed.
     """
@@ -68,7 +83,8 @@ class RemoteFolder:
         return {"url": self.url, "_opened": None}
 
     def _connect(self) -> tuple[Any, str]:
-        """(file system, the folder's path there) of this process: a forked child must not use its parent's event loop and sockets."""
+        """(file system, the folder's path there) of this process: a forked child must not use its parent's event loop
+        and sockets."""
         if self._opened is None or self._opened[0] != os.getpid():
             system, root = file_system(self.url)
             self._opened = (os.getpid(), system, root.rstrip("/"))
@@ -83,12 +99,16 @@ class RemoteFolder:
             return b""
         content: bytes = self._request(name, "cat_file", **({"start": start, "end": end} if end is not None else {}))
         if end is not None and len(content) > end - start:
-            raise ValueError(f"{self.url}: the server ignores byte ranges and sends whole files; serve the set from one that has them (nginx, Apache, "
-                             "any object store), or copy it here")  # fmt: skip
+            raise ValueError(
+                f"{self.url}: the server ignores byte ranges and sends whole files; serve the set from one that has "
+                "them (nginx, Apache, "
+                "any object store), or copy it here"
+            )
         return content
 
     def sizes(self, names: list[str]) -> dict[str, int | None]:
-        """As Folder.sizes: by listing the folder once, else (http, or no right to list) of up to 64 files spread over all."""
+        """As Folder.sizes: by listing the folder once, else (http, or no right to list) of up to 64 files spread over
+        all."""
         if not self._is_http():
             try:
                 return self._listed_sizes(names)
@@ -137,7 +157,8 @@ class RemoteFolder:
         return "http" in ([kinds] if isinstance(kinds, str) else kinds)
 
     def _request(self, name: str, method: str, *arguments: Any, **options: Any) -> Any:
-        """Call the file system's method for a file; what may pass is tried again. Raises OSError with a short reason in `strerror`."""
+        """Call the file system's method for a file; what may pass is tried again. Raises OSError with a short reason in
+        `strerror`."""
         system, root = self._connect()
         if isinstance(system, AsyncFileSystem):
             options["timeout"] = TIMEOUT_SECONDS
@@ -162,7 +183,8 @@ def retried(what: str, action: Callable[[], T]) -> T:
 
 
 def origin(error: Exception) -> Exception:
-    """fsspec's http calls every failed question for a size FileNotFoundError, also where the server was out of reach: the cause tells."""
+    """fsspec's http calls every failed question for a size FileNotFoundError, also where the server was out of reach:
+    the cause tells."""
     cause = error.__cause__
     told = isinstance(cause, TimeoutError) or type(cause).__module__.startswith("aiohttp")
     return cause if isinstance(error, FileNotFoundError) and isinstance(cause, Exception) and told else error

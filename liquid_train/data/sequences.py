@@ -4,7 +4,8 @@
     t2i    [bos] caption + prompt suffix <boi> codes <eoi> [eos]                loss on codes, eoi, eos
     i2t    [bos] <boi> codes <eoi> The caption of this image is:caption [eos]   loss on caption, eos
     vqa    [bos] <boi> codes <eoi> newline question, space, answer [eos]        loss on answers, eos
-    chat   the tokenizer's chat template, <boi> codes <eoi> at <image>          loss on the assistant's turns with their end
+    chat   the tokenizer's chat template, <boi> codes <eoi> at <image>          loss on the assistant's turns with their
+           end
 
 The published Liquid collator builds the same ids; a tokenizer without bos begins with none.
 """
@@ -49,15 +50,18 @@ def build_sequence(
 ) -> tuple[np.ndarray, np.ndarray]:
     """One document: (input_ids, labels), both int64 of one length, -100 where there is no loss; labels are not shifted.
 
-    sample: `text`; for images `codes` (rows x columns, or 1-D), optionally `multiratio` with `width` and `height` in pixels;
-    for vqa `question` and `answer`, or `turns`: a list of such pairs chained behind one image; for chat `messages`: [{role, content}].
+    sample: `text`; for images `codes` (rows x columns, or 1-D), optionally `multiratio` with `width` and `height` in
+    pixels; for vqa `question` and `answer`, or `turns`: a list of such pairs chained behind one image; for chat
+    `messages`: [{role, content}].
     prompt: t2i's suffix. unconditional: t2i with <unconditional> in place of caption and suffix.
-    Raises ValueError for an unknown task or, for chat, a tokenizer without a chat template, BadMessages for messages that it cannot
-    render, and KeyError for a sample that lacks what its task needs.
+    Raises ValueError for an unknown task or, for chat, a tokenizer without a chat template, BadMessages for messages
+    that it cannot render, and KeyError for a sample that lacks what its task needs.
     """
     if task == "chat":
         return assemble(chat_pieces(sample, tokenizer))
-    pieces: list[Piece] = [(prompt_ids(sample, task, tokenizer, prompt=prompt, unconditional=unconditional), task == "text")]
+    pieces: list[Piece] = [
+        (prompt_ids(sample, task, tokenizer, prompt=prompt, unconditional=unconditional), task == "text")
+    ]
     if task in ("text", "i2t"):
         pieces.append((encode_text(tokenizer, sample["text"]), True))
     elif task == "t2i":
@@ -73,11 +77,17 @@ def build_sequence(
 
 
 def prompt_ids(
-    sample: Mapping[str, Any], task: str, tokenizer: PreTrainedTokenizerBase, *, prompt: str | None = None, unconditional: bool = False
+    sample: Mapping[str, Any],
+    task: str,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    prompt: str | None = None,
+    unconditional: bool = False,
 ) -> list[int]:
     """What a document begins with before anything is to be predicted: what a trained model is given to go on from.
 
-    t2i up to <boi>, i2t up to the caption's lead, vqa up to <eoi> (questions follow, see `question_ids`), text the bos alone.
+    t2i up to <boi>, i2t up to the caption's lead, vqa up to <eoi> (questions follow, see `question_ids`), text the bos
+    alone.
     """
     ids = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
     if task == "t2i":
@@ -99,25 +109,34 @@ def question_ids(question: str, tokenizer: PreTrainedTokenizerBase) -> list[int]
 def check_chat_template(tokenizer: PreTrainedTokenizerBase) -> None:
     """ValueError when the tokenizer has no chat template."""
     if not tokenizer.chat_template:
-        raise ValueError("task=chat: the tokenizer has no chat template; choose the folder of an instruction-tuned model (backbone.path), or another task")
+        raise ValueError(
+            "task=chat: the tokenizer has no chat template; choose the folder of an instruction-tuned model "
+            "(backbone.path), or another task"
+        )
 
 
 def chat_pieces(sample: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase) -> list[Piece]:
-    """Messages through the chat template. Only what the template itself says can be a control token, never what a message spells.
+    """Messages through the chat template. Only what the template itself says can be a control token, never what a
+    message spells.
 
-    The template is rendered with a mark in place of every content, so that the contents can be encoded apart. The first token
-    behind an assistant's content ends the turn and carries loss with it. Nothing is added that the template does not say.
+    The template is rendered with a mark in place of every content, so that the contents can be encoded apart. The first
+    token behind an assistant's content ends the turn and carries loss with it. Nothing is added that the template does
+    not say.
     """
     check_chat_template(tokenizer)
     messages = sample["messages"]
-    if not isinstance(messages, list) or not all(isinstance(m, dict) and {type(m.get(k)) for k in ("role", "content")} == {str} for m in messages):
+    if not isinstance(messages, list) or not all(
+        isinstance(m, dict) and {type(m.get(k)) for k in ("role", "content")} == {str} for m in messages
+    ):
         raise BadMessages("messages are not a list of role and content")
     images = sum(m["content"].count(IMAGE_PLACE) for m in messages)
     if images != ("codes" in sample):
         raise BadMessages(f"messages: {images} times {IMAGE_PLACE} for {int('codes' in sample)} images")
     marks = [f"\ue000{i}\ue001" for i in range(len(messages))]  # private use: no template spells them
     try:
-        rendered = tokenizer.apply_chat_template([{**m, "content": mark} for m, mark in zip(messages, marks, strict=True)], tokenize=False)
+        rendered = tokenizer.apply_chat_template(
+            [{**m, "content": mark} for m, mark in zip(messages, marks, strict=True)], tokenize=False
+        )
     except TemplateError as error:
         raise BadMessages(f"messages: the chat template refuses them: {error}") from error
     pieces: list[Piece] = []
@@ -131,7 +150,12 @@ def chat_pieces(sample: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase) -
         head, image, tail = message["content"].strip().partition(IMAGE_PLACE)
         pieces.append((encode_text(tokenizer, head), assistant))
         if image:
-            pieces.append(([special_id(tokenizer, BOI), *image_ids(sample["codes"], tokenizer), special_id(tokenizer, EOI)], assistant))
+            pieces.append(
+                (
+                    [special_id(tokenizer, BOI), *image_ids(sample["codes"], tokenizer), special_id(tokenizer, EOI)],
+                    assistant,
+                )
+            )
             pieces.append((encode_text(tokenizer, tail), assistant))
     return [*pieces, *_template_pieces(rest, assistant, tokenizer)]
 
@@ -144,7 +168,9 @@ def _template_pieces(text: str, ends_answer: bool, tokenizer: PreTrainedTokenize
 def assemble(pieces: Sequence[Piece]) -> tuple[np.ndarray, np.ndarray]:
     """Concatenate pieces into ids and labels."""
     ids = np.concatenate([np.asarray(p, dtype=np.int64) for p, _ in pieces])
-    labels = np.concatenate([np.asarray(p, dtype=np.int64) if loss else np.full(len(p), IGNORED, np.int64) for p, loss in pieces])
+    labels = np.concatenate(
+        [np.asarray(p, dtype=np.int64) if loss else np.full(len(p), IGNORED, np.int64) for p, loss in pieces]
+    )
     return ids, labels
 
 
@@ -158,7 +184,9 @@ def image_ids(codes: np.ndarray, tokenizer: PreTrainedTokenizerBase) -> np.ndarr
     return np.asarray(codes).reshape(-1).astype(np.int64) + len(tokenizer)
 
 
-def _description(sample: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase, prompt: str, unconditional: bool) -> list[int]:
+def _description(
+    sample: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase, prompt: str, unconditional: bool
+) -> list[int]:
     size = size_sentence(sample)
     if unconditional:
         return [*encode_text(tokenizer, size), special_id(tokenizer, UNCONDITIONAL)]

@@ -1,7 +1,8 @@
 """Reading a shard set: plain webdataset tars and the index.json that lies beside them (DESIGN section 4).
 
-The index cuts every tar into chunks of 256 samples with their byte offsets. A chunk is read as one range of bytes, from a folder or
-a URL, so any sample is within reach without scanning, from as many processes as like to: a ShardSet keeps no file open and pickles.
+The index cuts every tar into chunks of 256 samples with their byte offsets. A chunk is read as one range of bytes, from
+a folder or a URL, so any sample is within reach without scanning, from as many processes as like to: a ShardSet keeps
+no file open and pickles.
 """
 
 from __future__ import annotations
@@ -30,7 +31,8 @@ log = logging.getLogger(__name__)
 INDEX_NAME = "index.json"
 INDEX_KIND = "wids-shard-index-v1"
 CACHED_CHUNKS = 128  # 32,768 samples: a small set, dealt sample by sample, is read once
-# What numpy raises for a damaged npy: its header is Python source, and a wrong shape in it can ask for any amount of memory.
+# What numpy raises for a damaged npy: its header is Python source, and a wrong shape in it can ask for any amount of
+# memory.
 NPY_ERRORS = (ValueError, TypeError, OSError, EOFError, SyntaxError, tokenize.TokenError, OverflowError, MemoryError)
 # What tarfile raises for a damaged header: its numbers can be of any size, and long names nest.
 TAR_ERRORS = (tarfile.TarError, EOFError, ValueError, OverflowError, RecursionError)
@@ -47,7 +49,8 @@ class Sample(TypedDict, total=False):
 
 @dataclass(slots=True)  # not frozen: a set has hundreds of thousands of them, and they are made in a third of the time
 class Chunk:
-    """Consecutive samples of one shard: `count` of them from sample number `first` of the whole set, at byte `offset` of the tar."""
+    """Consecutive samples of one shard: `count` of them from sample number `first` of the whole set, at byte `offset`
+    of the tar."""
 
     shard: int
     first: int
@@ -56,15 +59,24 @@ class Chunk:
 
 
 class ShardSet:
-    """A folder of shards, opened by its index. `path` may be a URL of fsspec's; chunks read from one are kept in `cache`, if given.
+    """A folder of shards, opened by its index. `path` may be a URL of fsspec's; chunks read from one are kept in
+    `cache`, if given.
 
-    num_samples, chunks: over all shards, in order. digest: sha256 over the shards' own. fingerprint, codebook_size: of the VQ that
-    made the codes; None for a set of texts. bad: damaged samples met so far, by reason, each counted once.
-    A folder of tars without index gets one first (build_index.py); its codes are taken to be of the VQ that is asked for.
+    num_samples, chunks: over all shards, in order. digest: sha256 over the shards' own. fingerprint, codebook_size: of
+    the VQ that made the codes; None for a set of texts. bad: damaged samples met so far, by reason, each counted once.
+    A folder of tars without index gets one first (build_index.py); its codes are taken to be of the VQ that is asked
+    for.
     Raises ValueError when there is no such folder or index, or when the codes are not of the VQ that is asked for.
     """
 
-    def __init__(self, path: str | Path, *, vq_fingerprint: str | None = None, codebook_size: int | None = None, cache: ChunkCache | None = None) -> None:
+    def __init__(
+        self,
+        path: str | Path,
+        *,
+        vq_fingerprint: str | None = None,
+        codebook_size: int | None = None,
+        cache: ChunkCache | None = None,
+    ) -> None:
         self._folder = open_folder(path)
         self._chunk_cache = cache if self._folder.remote else None
         self.path = self._folder.path
@@ -83,14 +95,22 @@ class ShardSet:
         self._check_vq(vq_fingerprint, codebook_size)
 
     def _check_vq(self, fingerprint: str | None, codebook_size: int | None) -> None:
-        remedy = "tokenize the images again with `liquid tokenize` and that VQ, or give the VQ that made these codes (vq.config, vq.checkpoint)"
+        remedy = (
+            "tokenize the images again with `liquid tokenize` and that VQ, or give the VQ that made these codes "
+            "(vq.config, vq.checkpoint)"
+        )
         if self.fingerprint is None:
             self._check_unknown_vq(fingerprint, codebook_size, remedy)
             return
         if fingerprint and fingerprint != self.fingerprint:
-            raise ValueError(f"{self.path}: codes of another VQ: fingerprint {self.fingerprint[:16]} here, {fingerprint[:16]} asked for; {remedy}")
+            raise ValueError(
+                f"{self.path}: codes of another VQ: fingerprint {self.fingerprint[:16]} here, {fingerprint[:16]} "
+                f"asked for; {remedy}"
+            )
         if codebook_size and codebook_size != self.codebook_size:
-            raise ValueError(f"{self.path}: codes of a codebook of {self.codebook_size}, {codebook_size} asked for; {remedy}")
+            raise ValueError(
+                f"{self.path}: codes of a codebook of {self.codebook_size}, {codebook_size} asked for; {remedy}"
+            )
 
     def _check_unknown_vq(self, fingerprint: str | None, codebook_size: int | None, remedy: str) -> None:
         """For an index that was made from the tars: their codes pass where they are in range."""
@@ -99,31 +119,47 @@ class ShardSet:
             return
         self.codebook_size = codebook_size
         if codebook_size and highest >= codebook_size:
-            raise ValueError(f"{self.path}: codes up to {highest}, beyond the codebook of {codebook_size} that is asked for; {remedy}")
+            raise ValueError(
+                f"{self.path}: codes up to {highest}, beyond the codebook of {codebook_size} that is asked for; "
+                f"{remedy}"
+            )
         if fingerprint or codebook_size:
-            log.warning("%s: %s was made from the tars and names no VQ: that the codes (up to %d) are of this one cannot be checked",
-                        self.path, INDEX_NAME, highest)  # fmt: skip
+            log.warning(
+                "%s: %s was made from the tars and names no VQ: that the codes (up to %d) are of this one cannot be "
+                "checked",
+                self.path,
+                INDEX_NAME,
+                highest,
+            )
 
     @property
     def multiratio_sizes(self) -> list[tuple[int, int]]:
-        """Width and height in pixels of the list that its pictures were fitted to (tokenize.crop=multiratio); empty for other sets."""
+        """Width and height in pixels of the list that its pictures were fitted to (tokenize.crop=multiratio); empty for
+        other sets."""
         crop = self.index.get("recipe", {}).get("crop", {})
         return [(int(width), int(height)) for width, height in crop.get("sizes", ())]
 
     def check_files(self) -> None:
         """Raise ValueError naming the first tar that the index lists and that is missing or has another size.
 
-        Over http, where folders cannot be listed, 64 tars stand for a larger set; and the server has to send ranges of bytes.
+        Over http, where folders cannot be listed, 64 tars stand for a larger set; and the server has to send ranges of
+        bytes.
         """
         try:
             sizes = self._folder.sizes([shard["url"] for shard in self.shards])
             for shard in self.shards:
                 tar = f"{self.path}/{shard['url']}"
                 if shard["url"] not in sizes:
-                    raise ValueError(f"{tar}: missing, though {INDEX_NAME} lists it; copy the whole folder, or run `liquid tokenize` again to make it")
+                    raise ValueError(
+                        f"{tar}: missing, though {INDEX_NAME} lists it; copy the whole folder, or run `liquid "
+                        "tokenize` again to make it"
+                    )
                 size = sizes[shard["url"]]
                 if size is not None and size != shard["bytes"]:
-                    raise ValueError(f"{tar}: {size:,} bytes, {INDEX_NAME} says {shard['bytes']:,}; run `liquid tokenize` again to repair it")
+                    raise ValueError(
+                        f"{tar}: {size:,} bytes, {INDEX_NAME} says {shard['bytes']:,}; run `liquid tokenize` again "
+                        "to repair it"
+                    )
             if self._folder.remote and self.shards:
                 self._folder.read(self.shards[0]["url"], 0, tarfile.BLOCKSIZE)
         except OSError as error:
@@ -156,7 +192,9 @@ class ShardSet:
         if i not in self._counted:  # a second epoch meets the same damage: it is not new
             self._counted.add(i)
             for which, reason, count in damage:
-                log.warning("%s, %s: left out: %s", f"{self.path}/{self.shards[self.chunks[i].shard]['url']}", which, reason)
+                log.warning(
+                    "%s, %s: left out: %s", f"{self.path}/{self.shards[self.chunks[i].shard]['url']}", which, reason
+                )
                 self.bad[reason] += count
         self._cache[i] = places
         if len(self._cache) > CACHED_CHUNKS:
@@ -166,7 +204,8 @@ class ShardSet:
     def _parse_chunk(self, i: int) -> tuple[list[Sample | None], list[tuple[str, str, int]]]:
         """The chunk's places, and what is damaged: (which sample or samples, reason, how many).
 
-        A sample of which no file is left cannot be told from its neighbours: the places at the end count as damaged for it.
+        A sample of which no file is left cannot be told from its neighbours: the places at the end count as damaged for
+        it.
         """
         chunk = self.chunks[i]
         try:
@@ -184,7 +223,9 @@ class ShardSet:
                 places.append(None)
                 damage.append((f"sample {key}", str(error), 1))
         if lost := chunk.count - len(places):
-            damage.append((f"{lost} samples from number {chunk.first} to {chunk.first + chunk.count - 1}", reason, lost))
+            damage.append(
+                (f"{lost} samples from number {chunk.first} to {chunk.first + chunk.count - 1}", reason, lost)
+            )
         return places + [None] * lost, damage
 
     def _chunk_bytes(self, i: int) -> bytes:
@@ -221,11 +262,16 @@ def read_index(folder: Folder) -> dict[str, Any]:
     except ValueError as error:
         raise ValueError(f"{file}: not a shard index: {type(error).__name__}: {error}") from error
     try:
-        good = index["__kind__"] == INDEX_KIND and all({"url", "nsamples", "bytes", "sha256", "chunks"} <= set(s) for s in index["shardlist"])
+        good = index["__kind__"] == INDEX_KIND and all(
+            {"url", "nsamples", "bytes", "sha256", "chunks"} <= set(s) for s in index["shardlist"]
+        )
     except (ValueError, TypeError, KeyError) as error:
         raise ValueError(f"{file}: not a shard index: {type(error).__name__}: {error}") from error
     if not good:
-        raise ValueError(f"{file}: not an index of {INDEX_KIND} with bytes, sha256 and chunks of every shard; `liquid tokenize` writes such a one")
+        raise ValueError(
+            f"{file}: not an index of {INDEX_KIND} with bytes, sha256 and chunks of every shard; `liquid tokenize` "
+            "writes such a one"
+        )
     return {"name": str(path).rpartition("/")[2], **index}
 
 
@@ -238,7 +284,8 @@ def _chunks(shards: list[dict[str, Any]]) -> list[Chunk]:
 
 
 def split_name(name: str) -> tuple[str, str]:
-    """A tar member's name -> (key, extension): as webdataset has it, the key ends at the first dot behind the last slash."""
+    """A tar member's name -> (key, extension): as webdataset has it, the key ends at the first dot behind the last
+    slash."""
     folder, slash, base = name.rpartition("/")
     stem, _, extension = base.partition(".")
     return folder + slash + stem, extension
@@ -248,11 +295,13 @@ def group_files(data: bytes) -> dict[str, dict[str, bytes]]:
     """Bytes of a tar, or of a part of one -> {key: {extension: content}} in order; what cannot be read is left out."""
     groups: dict[str, dict[str, bytes]] = {}
     try:
-        with tarfile.open(fileobj=io.BytesIO(data), mode="r:", ignore_zeros=True) as tar:  # ignore_zeros: goes on behind a damaged header
+        # ignore_zeros: goes on behind a damaged header
+        with tarfile.open(fileobj=io.BytesIO(data), mode="r:", ignore_zeros=True) as tar:
             for member in tar:
                 if not member.isreg() or member.issparse():  # a link may lead anywhere
                     continue
-                content = data[member.offset_data : member.offset_data + member.size]  # extractfile's file object takes as long as all else
+                # extractfile's file object takes as long as all else
+                content = data[member.offset_data : member.offset_data + member.size]
                 if len(content) < member.size:
                     break
                 key, extension = split_name(member.name)
@@ -286,7 +335,8 @@ def decode_sample(key: str, files: dict[str, bytes], codebook_size: int | None =
 
 
 def decode_codes(content: bytes | None, codebook_size: int | None = None) -> np.ndarray:
-    """KEY.codes.npy -> [rows, columns] of unsigned integers, all of them in the codebook. Raises ValueError with the reason."""
+    """KEY.codes.npy -> [rows, columns] of unsigned integers, all of them in the codebook. Raises ValueError with the
+    reason."""
     if content is None:
         raise ValueError("no codes")
     try:
@@ -309,7 +359,8 @@ def decode_codes(content: bytes | None, codebook_size: int | None = None) -> np.
 def codes_layout(header: bytes) -> tuple[np.dtype[Any], int, int] | None:
     """(dtype, rows, columns) by the header of an npy of version 1; None where that is not the plain layout of codes.
 
-    A header is Python source, which takes longer to parse than all codes; images of a size share one. Raises what numpy raises (NPY_ERRORS).
+    A header is Python source, which takes longer to parse than all codes; images of a size share one. Raises what numpy
+    raises (NPY_ERRORS).
     """
     if header[:8] != np.lib.format.magic(1, 0):
         return None

@@ -19,7 +19,8 @@ SLICE = 256  # files that a thread asks after in one go
 
 
 class Folder(Protocol):
-    """The files of a shard set by name, relative to its folder. Every method raises OSError where a file cannot be read."""
+    """The files of a shard set by name, relative to its folder. Every method raises OSError where a file cannot be
+    read."""
 
     remote: bool
 
@@ -33,7 +34,8 @@ class Folder(Protocol):
         ...
 
     def read(self, name: str, start: int = 0, end: int | None = None) -> bytes:
-        """Bytes start to end of a file, fewer where it ends before that. FileNotFoundError where there is no such file."""
+        """Bytes start to end of a file, fewer where it ends before that. FileNotFoundError where there is no such
+        file."""
         ...
 
     def sizes(self, names: list[str]) -> dict[str, int | None]:
@@ -89,7 +91,8 @@ class LocalFolder:
         return sorted(path.name for path in self.path.glob("*.tar"))
 
     def write(self, name: str, content: bytes) -> None:
-        aside = self.path / f".{name}.{uuid4().hex}.partial"  # a name of its own: another machine may write the same file now
+        # a name of its own: another machine may write the same file now
+        aside = self.path / f".{name}.{uuid4().hex}.partial"
         try:
             aside.write_bytes(content)
             sync(aside)
@@ -99,7 +102,8 @@ class LocalFolder:
 
 
 def open_folder(path: str | Path) -> Folder:
-    """The folder at a path or URL. Raises ValueError for a URL whose kind is unknown or whose package is not installed."""
+    """The folder at a path or URL. Raises ValueError for a URL whose kind is unknown or whose package is not
+    installed."""
     text = str(path)
     if text.startswith("file://"):
         return LocalFolder(Path(text.removeprefix("file://")))

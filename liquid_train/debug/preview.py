@@ -19,7 +19,8 @@ COLUMNS = 8  # of the strip of pictures
 
 
 def preview(config: TrainJob, count: int, pictures: str | Path | None = None) -> None:
-    """Print the first `count` sequences of the data order; with `pictures`, write a PNG of the images in them, in order.
+    """Print the first `count` sequences of the data order; with `pictures`, write a PNG of the images in them, in
+    order.
 
     Raises ValueError where a source cannot be read.
     """
@@ -37,7 +38,10 @@ def preview(config: TrainJob, count: int, pictures: str | Path | None = None) ->
             if number >= count:
                 break
             sequence = batch.sequences[number]
-            print(f"sequence {number} (step {batch.step + 1}): {sequence.documents} documents, {sequence.padding} of {len(sequence.ids)} tokens empty")
+            print(
+                f"sequence {number} (step {batch.step + 1}): {sequence.documents} documents, {sequence.padding} of "
+                f"{len(sequence.ids)} tokens empty"
+            )
             for document in documents(sequence, vocabulary):
                 print(line(document))
                 codes = document.codes()
@@ -50,5 +54,7 @@ def preview(config: TrainJob, count: int, pictures: str | Path | None = None) ->
 
 def line(document: ReadableDocument) -> str:
     """One document: where it begins, what it is, and its text with what is learned between » and «."""
-    where = f"  {document.first:>6} {document.task:4} {document.name}: {document.tokens} tokens, {document.targets} targets"
+    where = (
+        f"  {document.first:>6} {document.task:4} {document.name}: {document.tokens} tokens, {document.targets} targets"
+    )
     return f"{where}\n         {document.text()!r}"

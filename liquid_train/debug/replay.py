@@ -1,7 +1,9 @@
-"""`liquid run replay RUN --step N`: the global batch of one step again, document by document, with the loss and gradient of each.
+"""`liquid run replay RUN --step N`: the global batch of one step again, document by document, with the loss and
+gradient of each.
 
-The batch is rebuilt exactly: from the newest checkpoint before that step, or from the first step. The weights are those of that
-checkpoint too (the step's own, where the checkpoint lies just before it), or of the oldest one where none is earlier.
+The batch is rebuilt exactly: from the newest checkpoint before that step, or from the first step. The weights are those
+of that checkpoint too (the step's own, where the checkpoint lies just before it), or of the oldest one where none is
+earlier.
 """
 
 from __future__ import annotations
@@ -36,7 +38,8 @@ COLUMNS = 8  # of the sheet of pictures
 
 @dataclass(frozen=True)
 class ReplayedDocument:
-    """sequence: its place in the global batch. loss: nats a target, unweighted. grad_norm: of that loss, over all weights."""
+    """sequence: its place in the global batch. loss: nats a target, unweighted. grad_norm: of that loss, over all
+    weights."""
 
     sequence: int
     name: str
@@ -49,7 +52,8 @@ class ReplayedDocument:
 
 
 def replay(run_dir: str | Path, step: int, output: str | Path | None = None) -> list[ReplayedDocument]:
-    """Print the documents of a step, those of the largest gradient first; with `output`, also documents.jsonl and pictures.png there.
+    """Print the documents of a step, those of the largest gradient first; with `output`, also documents.jsonl and
+    pictures.png there.
 
     Raises ValueError when the folder is no run, the step was not trained, or no checkpoint is left.
     """
@@ -66,13 +70,20 @@ def replay(run_dir: str | Path, step: int, output: str | Path | None = None) -> 
     vocabulary = backbone.read_vocabulary(weights / "model")
     batch = rebuild(config, vocabulary, step + left_out(run_dir, step), earlier[-1] if earlier else None)
     check_digest(run_dir, step, batch)
-    print(f"weights of step {step_of(weights)}" + ("" if step_of(weights) == step - 1 else f", the nearest that is kept; step {step} had those of {step - 1}"))
+    print(
+        f"weights of step {step_of(weights)}"
+        + ("" if step_of(weights) == step - 1 else f", the nearest that is kept; step {step} had those of {step - 1}")
+    )
     root = open_model(config, weights / "model", vocabulary)
     found, pictures = [], []
     for number in track(sorted(batch.sequences), description="documents", disable=len(batch.sequences) < 2):
         for document, part in parts(batch.sequences[number], vocabulary):
             loss, norm = loss_and_gradient(root, part)
-            found.append(ReplayedDocument(number, document.name, document.task, document.tokens, document.targets, loss, norm, document.text()))
+            found.append(
+                ReplayedDocument(
+                    number, document.name, document.task, document.tokens, document.targets, loss, norm, document.text()
+                )
+            )
             pictures.append(document.codes())
     found.sort(key=lambda d: -d.grad_norm)
     print_table(found)
@@ -82,8 +93,13 @@ def replay(run_dir: str | Path, step: int, output: str | Path | None = None) -> 
 
 
 def left_out(run_dir: Path, step: int) -> int:
-    """How many steps' worth of data was left out before `step` (train.spike.action=rewind), by the last line that was logged up to it."""
-    found = [line["left_out"] for line in json_lines(run_dir / "metrics.jsonl") if line and "left_out" in line and line["step"] <= step]
+    """How many steps' worth of data was left out before `step` (train.spike.action=rewind), by the last line that was
+    logged up to it."""
+    found = [
+        line["left_out"]
+        for line in json_lines(run_dir / "metrics.jsonl")
+        if line and "left_out" in line and line["step"] <= step
+    ]
     return int(found[-1]) if found else 0
 
 
@@ -103,14 +119,25 @@ def rebuild(config: TrainJob, vocabulary: Vocabulary, step: int, checkpoint: Pat
 
 
 def check_digest(run_dir: Path, step: int, batch: RankBatch) -> None:
-    """Compare with the digest in metrics.jsonl, where train.batch_digest wrote one. Raises ValueError when they differ."""
-    logged = next((line.get("batch_digest") for line in json_lines(run_dir / "metrics.jsonl") if line and line.get("step") == step and "loss" in line), None)
+    """Compare with the digest in metrics.jsonl, where train.batch_digest wrote one. Raises ValueError when they
+    differ."""
+    logged = next(
+        (
+            line.get("batch_digest")
+            for line in json_lines(run_dir / "metrics.jsonl")
+            if line and line.get("step") == step and "loss" in line
+        ),
+        None,
+    )
     if logged is None:
         print(f"step {step} rebuilt (train.batch_digest=true would have logged a digest to compare it with)")
     elif logged == batch_digest(batch.digests()):
         print(f"step {step} rebuilt; its digest is the one that was logged")
     else:
-        raise ValueError(f"step {step}: the rebuilt batch is not the one that was trained on (another digest): the shards or the program have changed since")
+        raise ValueError(
+            f"step {step}: the rebuilt batch is not the one that was trained on (another digest): the shards or the "
+            "program have changed since"
+        )
 
 
 def open_model(config: TrainJob, folder: Path, vocabulary: Vocabulary) -> LossModule:
@@ -150,7 +177,10 @@ def loss_and_gradient(root: LossModule, batch: MicroBatch) -> tuple[float, float
 
 def print_table(found: list[ReplayedDocument]) -> None:
     """One line a document, so that grep and sort work on it."""
-    print(f"{'gradient':>8} {'loss':>7} {'tokens':>6} {'targets':>7} {'sequence':>8}  document; text, with what is learned between » and «")
+    print(
+        f"{'gradient':>8} {'loss':>7} {'tokens':>6} {'targets':>7} {'sequence':>8}  document; text, with what is "
+        "learned between » and «"
+    )
     for d in found:
         text = d.text if len(d.text) <= 160 else d.text[:100] + " ... " + d.text[-50:]
         print(f"{d.grad_norm:8.3f} {d.loss:7.3f} {d.tokens:6} {d.targets:7} {d.sequence:8}  {d.name}; {text!r}")
@@ -162,7 +192,9 @@ def write_output(folder: Path, found: list[ReplayedDocument], grids: list[np.nda
     write_synced(folder / "documents.jsonl", "".join(json.dumps(asdict(d), ensure_ascii=False) + "\n" for d in found))
     if not grids:
         return
-    vq = ImageTokenizer.from_files(package_path(config.vq.config), package_path(config.vq.checkpoint), parts=("decoder",))
+    vq = ImageTokenizer.from_files(
+        package_path(config.vq.config), package_path(config.vq.checkpoint), parts=("decoder",)
+    )
     same = [grid for grid in grids if grid.shape == grids[0].shape]
     save_png(folder / "pictures.png", contact_sheet(list(decode(vq, np.stack(same))), COLUMNS))
     print(f"{folder}: documents.jsonl, pictures.png ({len(same)} pictures)")

@@ -15,7 +15,8 @@ from liquid_train.vocabulary import Vocabulary
 
 @dataclass(frozen=True)
 class Span:
-    """Consecutive tokens of one kind: text (decoded) or the codes of a picture; learned: whether they are targets of the loss."""
+    """Consecutive tokens of one kind: text (decoded) or the codes of a picture; learned: whether they are targets of
+    the loss."""
 
     text: str
     codes: np.ndarray | None

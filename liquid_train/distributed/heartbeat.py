@@ -54,7 +54,8 @@ class Heartbeat:
         self._over.set()
 
     def others(self) -> list[Sign]:
-        """The ranks' last signs, that of the one furthest behind first; [] where the store does not answer. It may block."""
+        """The ranks' last signs, that of the one furthest behind first; [] where the store does not answer. It may
+        block."""
         try:
             store, size = _own_connection(), dist.get_world_size()
             keys = [f"liquid/{rank}" for rank in range(size) if rank != dist.get_rank()]
@@ -63,7 +64,10 @@ class Heartbeat:
         except (RuntimeError, ValueError):
             return []
         now = time.time()
-        signs = [Sign(int(key.split("/")[1]), s["host"], s["phase"], s["entered"], max(0.0, now - s["time"])) for key, s in zip(known, found, strict=True)]
+        signs = [
+            Sign(int(key.split("/")[1]), s["host"], s["phase"], s["entered"], max(0.0, now - s["time"]))
+            for key, s in zip(known, found, strict=True)
+        ]
         return sorted(signs, key=lambda s: (s.entered, -s.seconds))
 
 

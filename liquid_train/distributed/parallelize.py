@@ -51,7 +51,8 @@ class World:
         return self.size // self.tensor
 
     def sum(self, values: Tensor) -> None:
-        """Add up what the data ranks have, in place; a collective. Tensor-parallel neighbours have the same and count once."""
+        """Add up what the data ranks have, in place; a collective. Tensor-parallel neighbours have the same and count
+        once."""
         if self.size > 1:
             dist.all_reduce(values)
         if self.tensor > 1:
@@ -60,7 +61,8 @@ class World:
 
 @contextlib.contextmanager
 def process_group(tensor: int = 1, timeout: timedelta | None = None) -> Iterator[World]:
-    """Join the processes torchrun started, or stand alone as a group of one. NCCL where each rank has a GPU, else gloo."""
+    """Join the processes torchrun started, or stand alone as a group of one. NCCL where each rank has a GPU, else
+    gloo."""
     rank, size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     local = int(os.environ.get("LOCAL_RANK", 0))
     cuda = torch.cuda.is_available() and local < torch.cuda.device_count()
@@ -72,7 +74,8 @@ def process_group(tensor: int = 1, timeout: timedelta | None = None) -> Iterator
         dist.init_process_group(backend, timeout=timeout)
     else:
         dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
-    logging.getLogger("torch.distributed.tensor._redistribute").setLevel(logging.ERROR)  # at every save: that two gathers are not one
+    # at every save: that two gathers are not one
+    logging.getLogger("torch.distributed.tensor._redistribute").setLevel(logging.ERROR)
     try:
         yield World(rank, size, device, tensor, timeout)
         dist.barrier()  # none leaves while another still talks to it
@@ -82,9 +85,12 @@ def process_group(tensor: int = 1, timeout: timedelta | None = None) -> Iterator
 
 
 def make_mesh(config: ParallelConfig, world: World) -> DeviceMesh:
-    """replicate x shard x tensor; neighbours in `tensor` are neighbours in rank, so that they share a machine's fast links."""
+    """replicate x shard x tensor; neighbours in `tensor` are neighbours in rank, so that they share a machine's fast
+    links."""
     replicate, shard, tensor = degrees(config, world.size)
-    mesh = init_device_mesh(world.device.type, (replicate, shard, tensor), mesh_dim_names=("replicate", "shard", "tensor"))
+    mesh = init_device_mesh(
+        world.device.type, (replicate, shard, tensor), mesh_dim_names=("replicate", "shard", "tensor")
+    )
     if world.timeout is not None:
         for group in mesh.get_all_groups():  # they do not inherit it
             _set_pg_timeout(world.timeout, group)
@@ -96,7 +102,8 @@ def compute_dtype(config: ParallelConfig) -> torch.dtype:
 
 
 def parallelize(root: LossModule, config: ParallelConfig, world: World) -> None:
-    """Tensor parallelism, activation checkpointing, compile, FSDP2: each wraps what the one before made. The model is on meta."""
+    """Tensor parallelism, activation checkpointing, compile, FSDP2: each wraps what the one before made. The model is
+    on meta."""
     mesh = make_mesh(config, world)
     blocks = root.lm.model.layers
     if config.tensor > 1:
@@ -109,17 +116,21 @@ def parallelize(root: LossModule, config: ParallelConfig, world: World) -> None:
     compute = compute_dtype(config)
     # Weights stay fp32 in their shards; gathered copies are cast to the compute type; gradients are summed in fp32.
     policy = MixedPrecisionPolicy(param_dtype=compute, reduce_dtype=torch.float32)
-    options: dict[str, Any] = {"mesh": mesh["replicate", "shard"] if config.replicate > 1 else mesh["shard"], "mp_policy": policy}
+    options: dict[str, Any] = {
+        "mesh": mesh["replicate", "shard"] if config.replicate > 1 else mesh["shard"],
+        "mp_policy": policy,
+    }
     if config.cpu_offload:
         options["offload_policy"] = CPUOffloadPolicy(pin_memory=world.device.type == "cuda")
     for block in blocks:  # the last one's backward comes next: freed, it would be gathered again at once
         fully_shard(block, **options, reshard_after_forward=block is not blocks[-1])
-    # Embedding, final norm and head form the root's group: tied weights must not be split over two groups, and the head is read
-    # last and first again in the backward, so that freeing it in between would only gather it twice.
+    # Embedding, final norm and head form the root's group: tied weights must not be split over two groups, and the head
+    # is read last and first again in the backward, so that freeing it in between would only gather it twice.
     fully_shard(root, **options)
 
 
-# What a selective checkpoint keeps: products of matrices and attention are most of a block's time, the rest is cheap to repeat.
+# What a selective checkpoint keeps: products of matrices and attention are most of a block's time, the rest is cheap to
+# repeat.
 KEPT = [
     torch.ops.aten.mm.default,
     torch.ops.aten.addmm.default,
@@ -130,16 +141,22 @@ KEPT = [
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default,
     torch.ops._c10d_functional.all_reduce.default,
 ]
-KEPT_NAMESPACES = ("flash_attn", "torch_attn")  # variable-length attention of flash-attn and of torch, registered when first imported
+# variable-length attention of flash-attn and of torch, registered when first imported
+KEPT_NAMESPACES = ("flash_attn", "torch_attn")
 
 
 def what_to_keep(context: object, operator: Any, *args: Any, **kwargs: Any) -> CheckpointPolicy:
-    kept = operator in KEPT or operator is torch.ops.higher_order.flex_attention or getattr(operator, "namespace", None) in KEPT_NAMESPACES
+    kept = (
+        operator in KEPT
+        or operator is torch.ops.higher_order.flex_attention
+        or getattr(operator, "namespace", None) in KEPT_NAMESPACES
+    )
     return CheckpointPolicy.MUST_SAVE if kept else CheckpointPolicy.PREFER_RECOMPUTE
 
 
 def checkpoint_activations(block: nn.Module, *, selective: bool) -> None:
-    """Keep only the block's input (or, selective, also what KEPT lists) for the backward, and compute the rest again there.
+    """Keep only the block's input (or, selective, also what KEPT lists) for the backward, and compute the rest again
+    there.
 
     The forward is wrapped, not the module: parameters keep their names.
     """
@@ -163,7 +180,8 @@ def set_sync(root: nn.Module, last: bool) -> None:
 
 
 def reshard(root: nn.Module) -> None:
-    """Free gathered parameters after a forward without a backward: the root keeps its own, and would show them in place of its shards."""
+    """Free gathered parameters after a forward without a backward: the root keeps its own, and would show them in place
+    of its shards."""
     for module in root.modules():
         if isinstance(module, FSDPModule):
             module.reshard()

@@ -1,4 +1,5 @@
-"""What this rank is doing at the moment, and how long each kind of work took: for the watchdog, the time split and the profiler."""
+"""What this rank is doing at the moment, and how long each kind of work took: for the watchdog, the time split and the
+profiler."""
 
 from __future__ import annotations
 
@@ -15,8 +16,9 @@ TIMED = ("data", *ON_DEVICE, "checkpoint", "evaluation")
 class Phases:
     """One phase after another, from `start` on. Between those of TIMED a rank is in `logging`, at the end in `end`.
 
-    On the host a phase lasts until the next one is entered. CUDA works behind the host, so the phases ON_DEVICE are timed there by
-    events, which are read once they have come to pass: nothing waits for them, and a step's optimizer may count with the step after.
+    On the host a phase lasts until the next one is entered. CUDA works behind the host, so the phases ON_DEVICE are
+    timed there by events, which are read once they have come to pass: nothing waits for them, and a step's optimizer
+    may count with the step after.
     """
 
     def __init__(self) -> None:

@@ -1,4 +1,5 @@
-"""Tensor parallelism (Megatron-LM, arXiv 1909.08053): the matrices of a block, the embedding and the head are cut over the ranks of `tensor`.
+"""Tensor parallelism (Megatron-LM, arXiv 1909.08053): the matrices of a block, the embedding and the head are cut over
+the ranks of `tensor`.
 
     q k v gate up   cut by output     each rank computes its own heads and its own part of the MLP
     o down          cut by input      their results are summed over the ranks
@@ -23,15 +24,22 @@ STYLES: dict[str, type[ParallelStyle]] = {"colwise": ColwiseParallel, "rowwise":
 
 
 def check_tensor_degree(lm: PreTrainedModel, tensor: int) -> dict[str, str]:
-    """transformers' plan {module pattern: colwise or rowwise}. ValueError when it has none for the architecture, or heads cannot be dealt out."""
+    """transformers' plan {module pattern: colwise or rowwise}. ValueError when it has none for the architecture, or
+    heads cannot be dealt out."""
     config = lm.config
     plan: dict[str, str] = config.base_model_tp_plan or {}
     if not plan or not set(plan.values()) <= set(STYLES):
-        raise ValueError(f"parallel.tensor={tensor}: transformers has no plan of plain column and row cuts for {config.model_type}; set parallel.tensor=1")
+        raise ValueError(
+            f"parallel.tensor={tensor}: transformers has no plan of plain column and row cuts for "
+            f"{config.model_type}; set "
+            "parallel.tensor=1"
+        )
     for name in ("num_attention_heads", "num_key_value_heads"):
         heads = getattr(config, name)
         if heads % tensor:
-            raise ValueError(f"parallel.tensor={tensor}: does not divide the model's {name}={heads}; choose a divisor of it")
+            raise ValueError(
+                f"parallel.tensor={tensor}: does not divide the model's {name}={heads}; choose a divisor of it"
+            )
     return plan
 
 
@@ -43,14 +51,18 @@ def cut(lm: PreTrainedModel, mesh: DeviceMesh) -> None:
     embedding = RowwiseParallel(input_layouts=Replicate(), output_layouts=Replicate())
     parallelize_module(lm.get_input_embeddings(), mesh, embedding)
     head = lm.get_output_embeddings()
-    head.weight = lm.get_input_embeddings().weight if tied else nn.Parameter(distribute_tensor(head.weight, mesh, [Shard(0)]))
+    head.weight = (
+        lm.get_input_embeddings().weight if tied else nn.Parameter(distribute_tensor(head.weight, mesh, [Shard(0)]))
+    )
     for name, module in lm.named_modules():
         if re.search(r"norm\w*$", name) and any(True for _ in module.parameters(recurse=False)):
             distribute_module(module, mesh, None, _to_replicated, _to_local)  # type: ignore[arg-type]  # torch's annotation lacks the results
 
 
 def _to_replicated(_: nn.Module, inputs: tuple[Any, ...], mesh: DeviceMesh) -> tuple[Any, ...]:
-    return tuple(DTensor.from_local(x, mesh, [Replicate()], run_check=False) if isinstance(x, Tensor) else x for x in inputs)
+    return tuple(
+        DTensor.from_local(x, mesh, [Replicate()], run_check=False) if isinstance(x, Tensor) else x for x in inputs
+    )
 
 
 def _to_local(_: nn.Module, output: DTensor, mesh: DeviceMesh) -> Tensor:

@@ -1,7 +1,8 @@
 """The lean step through torch.compile: on a GPU as CUDA graphs (mode reduce-overhead), on a CPU as fused C++.
 
-Shapes must not change from step to step: attention goes over the whole reserve of the cache, hidden behind the mask, and the column
-that is written is a tensor. Compiled code rounds at other places than torch's own operations, so its logits are not equal to the bit.
+Shapes must not change from step to step: attention goes over the whole reserve of the cache, hidden behind the mask,
+and the column that is written is a tensor. Compiled code rounds at other places than torch's own operations, so its
+logits are not equal to the bit.
 """
 
 from __future__ import annotations
@@ -18,16 +19,22 @@ from liquid_train.generate.fused_decode import LeanStep, is_known
 
 
 def require_compiler(model: PreTrainedModel) -> None:
-    """Raises ValueError where the model's step cannot be compiled: another family, or no C++ compiler on this machine."""
+    """Raises ValueError where the model's step cannot be compiled: another family, or no C++ compiler on this
+    machine."""
     from torch._inductor.cpp_builder import get_cpp_compiler
     from torch._inductor.exc import InvalidCxxCompiler
 
     if not is_known(model):
-        raise ValueError(f"compile=true: a model of type {model.config.model_type} with these modules has no step to compile; leave it out")
+        raise ValueError(
+            f"compile=true: a model of type {model.config.model_type} with these modules has no step to compile; "
+            "leave it out"
+        )
     try:
         get_cpp_compiler()
     except InvalidCxxCompiler as error:
-        raise ValueError("compile=true: no C++ compiler was found; install g++ (or name one in the variable CXX), or leave it out") from error
+        raise ValueError(
+            "compile=true: no C++ compiler was found; install g++ (or name one in the variable CXX), or leave it out"
+        ) from error
 
 
 @functools.cache

@@ -1,8 +1,9 @@
 """Running a plain transformers causal LM step by step: a preallocated KV cache, explicit positions, explicit masks.
 
-A row of tokens is a stem (branch 0) that every token of the row sees, followed by any number of branches (1, 2, ...) that see
-the stem and themselves, never each other: all questions about one image share the image's keys and values. Padding has branch
--1 and is seen by nobody, wherever in a row it stands. A row without branches is an ordinary causal sequence.
+A row of tokens is a stem (branch 0) that every token of the row sees, followed by any number of branches (1, 2, ...)
+that see the stem and themselves, never each other: all questions about one image share the image's keys and values.
+Padding has branch -1 and is seen by nobody, wherever in a row it stands. A row without branches is an ordinary causal
+sequence.
 
     row     pad pad bos <boi> c0 c1 ... <eoi> q q q | q q q q
     branch  -1  -1  0   0     0  0      0     1 1 1   2 2 2 2
@@ -30,7 +31,8 @@ STEM, PADDING = 0, -1
 class PreallocatedLayer(DynamicLayer):
     """Keys and values of one layer in memory that is reserved once; attention reads the part that is filled.
 
-    transformers' DynamicLayer copies everything at every step, its StaticLayer attends to the whole reserve at every step.
+    transformers' DynamicLayer copies everything at every step, its StaticLayer attends to the whole reserve at every
+    step.
     """
 
     def __init__(self, capacity: int) -> None:
@@ -39,7 +41,9 @@ class PreallocatedLayer(DynamicLayer):
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
         self.device = key_states.device
-        self.keys, self.values = (t.new_zeros(*t.shape[:2], self.capacity, t.shape[3]) for t in (key_states, value_states))
+        self.keys, self.values = (
+            t.new_zeros(*t.shape[:2], self.capacity, t.shape[3]) for t in (key_states, value_states)
+        )
         self.is_initialized = True
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
@@ -73,28 +77,39 @@ class PreallocatedLayer(DynamicLayer):
 class Decoder:
     """A model and the keys and values of everything it was fed: `rows` sequences of up to `capacity` tokens.
 
-    The model must be in eval mode; whatever attention it was loaded with, it attends as grouped_attention.py says. Raises
-    ValueError when a sequence would be longer than the model's max_position_embeddings; `longest` is the longest row without its
-    padding and with all that is still to come. compile: the steps, as compiled.py says.
+    The model must be in eval mode; whatever attention it was loaded with, it attends as grouped_attention.py says.
+    Raises ValueError when a sequence would be longer than the model's max_position_embeddings; `longest` is the longest
+    row without its padding and with all that is still to come. compile: the steps, as compiled.py says.
     """
 
     def __init__(self, model: PreTrainedModel, rows: int, capacity: int, longest: int, compile: bool = False) -> None:
         limit = getattr(model.config, "max_position_embeddings", None)
         if limit is not None and longest > limit:
-            raise ValueError(f"prompt and continuation take {longest} tokens, the model goes up to {limit} (max_position_embeddings); shorten the prompt")
+            raise ValueError(
+                f"prompt and continuation take {longest} tokens, the model goes up to {limit} "
+                "(max_position_embeddings); shorten "
+                "the prompt"
+            )
         assert not model.training
         self.model, self.body = model, model.base_model
         self.device: torch.device = model.device
         self.dtype: torch.dtype = model.dtype
         self.branch = torch.full((rows, capacity), PADDING, device=self.device)
         self.position = torch.zeros((rows, capacity), dtype=torch.int64, device=self.device)
-        self.hidden_columns = self._additive(self.branch.unsqueeze(1) == STEM)  # [rows, 1, 1, capacity]: the mask of a new token of a stem
-        self.window = model.config.sliding_window if "sliding_attention" in (getattr(model.config, "layer_types", None) or ()) else None
+        # [rows, 1, 1, capacity]: the mask of a new token of a stem
+        self.hidden_columns = self._additive(self.branch.unsqueeze(1) == STEM)
+        self.window = (
+            model.config.sliding_window
+            if "sliding_attention" in (getattr(model.config, "layer_types", None) or ())
+            else None
+        )
         self.length = 0
         self.layers = [PreallocatedLayer(capacity) for _ in range(model.config.num_hidden_layers)]
         self.cache = Cache(layers=list(self.layers))
         # transformers 5.24 renamed the argument
-        self.cache_argument = "cache" if "cache" in inspect.signature(type(self.body).forward).parameters else "past_key_values"
+        self.cache_argument = (
+            "cache" if "cache" in inspect.signature(type(self.body).forward).parameters else "past_key_values"
+        )
         head = model.get_output_embeddings()
         self.head_weight, self.head_bias = head.weight, head.bias
         self.softcap = getattr(model.config, "final_logit_softcapping", None)
@@ -123,7 +138,9 @@ class Decoder:
         masks = self.hidden_columns[..., :width] if self.window is None else self._masks(start, width)
         if self.lean is None:
             return self._forward(ids, position, masks)[:, 0]
-        wide, near = (masks["full_attention"], masks["sliding_attention"]) if isinstance(masks, dict) else (masks, masks)
+        wide, near = (
+            (masks["full_attention"], masks["sliding_attention"]) if isinstance(masks, dict) else (masks, masks)
+        )
         cache = [layer.reserve() for layer in self.layers]
         if not self.compile:
             return self.lean(ids[:, 0], position[:, 0], cache, slice(start, self.length), wide, near)
@@ -133,7 +150,11 @@ class Decoder:
 
     def take(self, rows: Tensor) -> None:
         """Go on with these rows, int64 [n], repeated where they are named twice."""
-        self.branch, self.position, self.hidden_columns = self.branch[rows], self.position[rows], self.hidden_columns[rows]
+        self.branch, self.position, self.hidden_columns = (
+            self.branch[rows],
+            self.position[rows],
+            self.hidden_columns[rows],
+        )
         self.compiled = None
         for layer in self.layers:
             layer.take(rows)
@@ -148,13 +169,15 @@ class Decoder:
             config._attn_implementation = before
 
     def logits(self, hidden: Tensor, first: int, end: int) -> Tensor:
-        """hidden [..., width] -> fp32 logits [..., end - first] of the ids first .. end-1; no other row of the head is read."""
+        """hidden [..., width] -> fp32 logits [..., end - first] of the ids first .. end-1; no other row of the head is
+        read."""
         bias = None if self.head_bias is None else self.head_bias[first:end]
         logits = F.linear(hidden, self.head_weight[first:end], bias).float()
         return logits if self.softcap is None else self.softcap * torch.tanh(logits / self.softcap)
 
     def _masks(self, start: int, width: int) -> Tensor | dict[str, Tensor]:
-        """Additive mask [rows, 1, new, width] for the tokens from `start` on; one a kind of layer where a window slides."""
+        """Additive mask [rows, 1, new, width] for the tokens from `start` on; one a kind of layer where a window
+        slides."""
         seen, new = self.branch[:, None, :width], self.branch[:, start : self.length, None]
         order = torch.arange(width, device=self.device)
         visible = ((seen == STEM) | ((seen == new) & (seen > STEM))) & (order <= order[start : self.length, None])
@@ -166,10 +189,16 @@ class Decoder:
 
     def _additive(self, visible: Tensor) -> Tensor:
         # not -inf: padding sees nobody, and the softmax of nothing but -inf is NaN
-        return torch.zeros(visible.shape, dtype=self.dtype, device=self.device).masked_fill_(~visible, torch.finfo(self.dtype).min).unsqueeze(1)
+        return (
+            torch.zeros(visible.shape, dtype=self.dtype, device=self.device)
+            .masked_fill_(~visible, torch.finfo(self.dtype).min)
+            .unsqueeze(1)
+        )
 
 
-def left_padded(rows: Sequence[Sequence[int]], pad: int, device: torch.device, width: int | None = None) -> tuple[Tensor, Tensor, Tensor]:
+def left_padded(
+    rows: Sequence[Sequence[int]], pad: int, device: torch.device, width: int | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
     """Token lists -> (ids, branch, position), each [rows, width or the longest]; every row ends in the last column."""
     width = max(len(row) for row in rows) if width is None else width
     ids = torch.tensor([[pad] * (width - len(row)) + list(row) for row in rows], device=device)

@@ -1,8 +1,10 @@
-"""One token a row through a decoder, without the calls around the arithmetic: the step that drawing repeats a thousand times.
+"""One token a row through a decoder, without the calls around the arithmetic: the step that drawing repeats a thousand
+times.
 
-In a small model the modules of transformers, their keyword arguments and a dozen small operations for each norm and rotation cost as
-much as the products. Here a step is a flat list of products over the same weights. It knows the families of FAMILIES, whatever
-their sizes; other models, and modules that were exchanged (adapters), take transformers' own forward pass (decoder.py).
+In a small model the modules of transformers, their keyword arguments and a dozen small operations for each norm and
+rotation cost as much as the products. Here a step is a flat list of products over the same weights. It knows the
+families of FAMILIES, whatever their sizes; other models, and modules that were exchanged (adapters), take transformers'
+own forward pass (decoder.py).
 """
 
 from __future__ import annotations
@@ -19,14 +21,18 @@ from liquid_train.generate.int8 import Int8Linear, int8_linear
 
 FAMILIES = ("qwen2", "llama", "gemma", "gemma2")
 FIXED_ROTATIONS = ("default", "linear", "llama3", "yarn")  # the others change their frequencies with the length
-JOINED = (("self_attn", ("q_proj", "k_proj", "v_proj")), ("mlp", ("gate_proj", "up_proj")))  # products of the same input
+# products of the same input
+JOINED = (("self_attn", ("q_proj", "k_proj", "v_proj")), ("mlp", ("gate_proj", "up_proj")))
 PROJECTIONS = (*JOINED, ("self_attn", ("o_proj",)), ("mlp", ("down_proj",)))
 
 
 def is_known(model: PreTrainedModel) -> bool:
     """Whether LeanStep computes what the model's own forward pass does."""
     config, body = model.config, cast(Any, model.base_model)
-    if config.model_type not in FAMILIES or (getattr(config, "rope_parameters", None) or {}).get("rope_type") not in FIXED_ROTATIONS:
+    if (
+        config.model_type not in FAMILIES
+        or (getattr(config, "rope_parameters", None) or {}).get("rope_type") not in FIXED_ROTATIONS
+    ):
         return False
     kinds = {type(m) for layer in body.layers for part, names in PROJECTIONS for m in modules(layer, part, names)}
     return kinds in ({nn.Linear}, {Int8Linear})
@@ -38,9 +44,11 @@ def modules(layer: Any, part: str, names: Sequence[str]) -> list[Any]:
 
 @torch.no_grad()
 def join_weights(model: PreTrainedModel) -> None:
-    """Lay the weights that multiply the same input beside each other in memory, so that LeanStep takes one product for them.
+    """Lay the weights that multiply the same input beside each other in memory, so that LeanStep takes one product for
+    them.
 
-    The model stays what it was; one group of weights at a time exists twice. Moving the model or its dtype parts them again.
+    The model stays what it was; one group of weights at a time exists twice. Moving the model or its dtype parts them
+    again.
     """
     for layer in cast(Any, model.base_model).layers if is_known(model) else ():
         for part, names in JOINED:
@@ -60,14 +68,19 @@ def joined(tensors: Sequence[Tensor]) -> Tensor | None:
     """The one tensor of which these are the consecutive rows, or None where they lie elsewhere; without a copy."""
     first, end = tensors[0], tensors[0].data_ptr()
     for tensor in tensors:
-        if tensor.data_ptr() != end or not tensor.is_contiguous() or tensor.untyped_storage().data_ptr() != first.untyped_storage().data_ptr():
+        if (
+            tensor.data_ptr() != end
+            or not tensor.is_contiguous()
+            or tensor.untyped_storage().data_ptr() != first.untyped_storage().data_ptr()
+        ):
             return None
         end += tensor.numel() * tensor.element_size()
     return first.detach().as_strided((sum(map(len, tensors)), *first.shape[1:]), first.stride())
 
 
 class Product:
-    """The products of one input with some linear modules, beside each other: [rows, inputs] -> [rows, sum of outputs]."""
+    """The products of one input with some linear modules, beside each other: [rows, inputs] -> [rows, sum of
+    outputs]."""
 
     def __init__(self, linears: Sequence[nn.Linear | Int8Linear]) -> None:
         self.linear: Callable[..., Tensor] = int8_linear if isinstance(linears[0], Int8Linear) else F.linear
@@ -96,7 +109,9 @@ class Layer:
 
     def __init__(self, module: Any, gemma: bool, sandwich: bool) -> None:
         attention = module.self_attn
-        self.qkv, self.gate_up, self.o, self.down = (Product(modules(module, part, names)) for part, names in PROJECTIONS)
+        self.qkv, self.gate_up, self.o, self.down = (
+            Product(modules(module, part, names)) for part, names in PROJECTIONS
+        )
         self.before_attention, after = Norm(module.input_layernorm, gemma), Norm(module.post_attention_layernorm, gemma)
         self.after_attention = after if sandwich else None  # Gemma-2 has norms behind attention and MLP as well
         self.before_mlp = Norm(module.pre_feedforward_layernorm, gemma) if sandwich else after
@@ -106,10 +121,21 @@ class Layer:
         self.softcap = getattr(attention, "attn_logit_softcapping", None)
         self.slides = getattr(attention, "sliding_window", None) is not None
 
-    def __call__(self, hidden: Tensor, cos: Tensor, sin: Tensor, keys: Tensor, values: Tensor, column: slice | Tensor, mask: Tensor) -> Tensor:
-        """hidden [rows, width] -> the same behind the layer; keys and values [rows, kv_heads, capacity, head_dim] get one `column`.
+    def __call__(
+        self,
+        hidden: Tensor,
+        cos: Tensor,
+        sin: Tensor,
+        keys: Tensor,
+        values: Tensor,
+        column: slice | Tensor,
+        mask: Tensor,
+    ) -> Tensor:
+        """hidden [rows, width] -> the same behind the layer; keys and values [rows, kv_heads, capacity, head_dim] get
+        one `column`.
 
-        cos, sin: [rows, 1, 2, head_dim / 2], sin of the first half negated. mask: additive [rows * kv_heads, 1, columns that are read].
+        cos, sin: [rows, 1, 2, head_dim / 2], sin of the first half negated. mask: additive [rows * kv_heads, 1, columns
+        that are read].
         """
         rows, kv_heads = keys.shape[:2]
         found = self.qkv(self.before_attention(hidden)).view(rows, -1, 2, self.head_dim // 2)
@@ -117,7 +143,8 @@ class Layer:
         turned = torch.addcmul(turning * cos, turning.flip(2), sin).flatten(2)
         keys[:, :, column] = turned[:, -kv_heads:].unsqueeze(2)
         values[:, :, column] = value.flatten(2).unsqueeze(2)
-        query = turned[:, :-kv_heads].reshape(rows * kv_heads, -1, self.head_dim)  # query heads that share keys are rows of one product
+        # query heads that share keys are rows of one product
+        query = turned[:, :-kv_heads].reshape(rows * kv_heads, -1, self.head_dim)
         key, value = (t.flatten(0, 1)[:, : mask.shape[-1]] for t in (keys, values))
         if query.device.type == "cpu":  # its products of one row in bf16 take longer than fp32's with the conversion
             query, key, value, mask = (t.float() for t in (query, key, value, mask))
@@ -145,8 +172,17 @@ class LeanStep:
         self.cos = cos[0].view(positions, 1, 2, half)
         self.sin = torch.stack([-sin[0, :, :half], sin[0, :, half:]], 1).unsqueeze(1)
 
-    def __call__(self, ids: Tensor, position: Tensor, cache: Sequence[tuple[Tensor, Tensor]], column: slice | Tensor, mask: Tensor, near: Tensor) -> Tensor:
-        """ids, position [rows]; mask, near (of sliding layers): additive [rows, 1, 1, columns that are read] -> hidden states [rows, width].
+    def __call__(
+        self,
+        ids: Tensor,
+        position: Tensor,
+        cache: Sequence[tuple[Tensor, Tensor]],
+        column: slice | Tensor,
+        mask: Tensor,
+        near: Tensor,
+    ) -> Tensor:
+        """ids, position [rows]; mask, near (of sliding layers): additive [rows, 1, 1, columns that are read] -> hidden
+        states [rows, width].
 
         cache: keys and values of each layer, which get one `column` (a slice, or its number as an int64 tensor [1]).
         """

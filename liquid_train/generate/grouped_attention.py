@@ -1,7 +1,7 @@
 """Attention of a few new tokens to a long cache, for every family: query heads that share keys are rows of one product.
 
-transformers repeats keys and values for each query head before it attends, which copies the whole cache at every step. Here the
-query heads of one key head stand as further queries beside each other, so the cache is read as it lies.
+transformers repeats keys and values for each query head before it attends, which copies the whole cache at every step.
+Here the query heads of one key head stand as further queries beside each other, so the cache is read as it lies.
 """
 
 from __future__ import annotations
@@ -17,11 +17,20 @@ GROUPED = "liquid_grouped"
 
 
 def grouped_attention(
-    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor, scaling: float | None = None, softcap: float | None = None, **_: Any
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor,
+    scaling: float | None = None,
+    softcap: float | None = None,
+    **_: Any,
 ) -> tuple[Tensor, None]:
-    """query [rows, heads, new, head_dim], key and value [rows, kv_heads, length, head_dim] -> [rows, new, heads, head_dim].
+    """query [rows, heads, new, head_dim], key and value [rows, kv_heads, length, head_dim] -> [rows, new, heads,
+    head_dim].
 
-    attention_mask: additive [rows, 1, new, length]; it says all that is causal or slides. softcap: Gemma-2's, on the scores.
+    attention_mask: additive [rows, 1, new, length]; it says all that is causal or slides. softcap: Gemma-2's, on the
+    scores.
     """
     rows, heads, new, width = query.shape
     kv_heads = key.shape[1]

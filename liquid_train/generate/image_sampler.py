@@ -3,14 +3,17 @@
     prompts -> [bos] caption + suffix <boi>  (and, for guidance, [bos] <unconditional> <boi>), left-padded
             -> one code a step, from the image rows of the head alone, until the grid is full
 
-Guidance is the published convention: logits = uncond + guidance * (cond - uncond), so that 7 means cond*7 - uncond*6 and 1 means
-no guidance. Text ids cannot be drawn, and a picture always has exactly rows x columns codes; the <eoi> behind them is certain,
-so nobody computes it.
+Guidance is the published convention: logits = uncond + guidance * (cond - uncond), so that 7 means cond*7 - uncond*6
+and 1 means no guidance. Text ids cannot be drawn, and a picture always has exactly rows x columns codes; the <eoi>
+behind them is certain, so nobody computes it.
 
-A picture is a function of its prompt and its seed, to the bit, whatever is drawn beside it. Random numbers come from the seed.
-The logits must not change in their last bit either, or a draw near the border of two codes flips and the picture goes another
-way. Two things would change them. A matrix product adds up in another order when it has few rows: so it never has few (MIN_ROWS).
-Attention adds up in another order when a row is padded to another length: so that length follows from the prompt (WIDTH_STEP).
+A picture is a function of its prompt and its seed, to the bit, whatever is drawn beside it. Random numbers come from
+the seed.
+The logits must not change in their last bit either, or a draw near the border of two codes flips and the picture goes
+another way. Two things would change them. A matrix product adds up in another order when it has few rows: so it never
+has few (MIN_ROWS).
+Attention adds up in another order when a row is padded to another length: so that length follows from the prompt
+(WIDTH_STEP).
 """
 
 from __future__ import annotations
@@ -32,8 +35,8 @@ from liquid_train.vocabulary import UNCONDITIONAL, Vocabulary
 
 Progress = Callable[[int, int], None]  # (codes drawn, codes in all)
 
-# Measured with MKL and oneDNN for 1 to 8 threads: from 12 rows on, a row of a product has the same bits in any product. On a GPU
-# kernels are chosen by the number of rows at every size: there a batch is always filled up to batch_size.
+# Measured with MKL and oneDNN for 1 to 8 threads: from 12 rows on, a row of a product has the same bits in any product.
+# On a GPU kernels are chosen by the number of rows at every size: there a batch is always filled up to batch_size.
 MIN_ROWS = 16
 WIDTH_STEP = 16  # prompts are padded to the next multiple, and drawn beside those of the same width
 
@@ -138,7 +141,9 @@ class Drawing:
         for n, prompt in enumerate(prompts):
             by_width[self.width(prompt)].append(n)
         size = self.batch_size
-        return [same[i : i + size] for _, same in sorted(by_width.items(), reverse=True) for i in range(0, len(same), size)]
+        return [
+            same[i : i + size] for _, same in sorted(by_width.items(), reverse=True) for i in range(0, len(same), size)
+        ]
 
     def draw(self, prompts: Sequence[list[int]], seeds: Sequence[int], report: Callable[[int], None]) -> Tensor:
         """Prompts of one width -> codes int64 [prompts, rows * columns]."""
@@ -164,7 +169,8 @@ class Drawing:
     def read(self, prompts: Sequence[list[int]], n_codes: int) -> tuple[Decoder, Tensor, Tensor]:
         """Read every different prompt once -> (decoder, last hidden states [rows, width], their positions [rows, 1]).
 
-        Rows: the prompts, with guidance as many times the null prompt, then repetitions up to a number that keeps the bits.
+        Rows: the prompts, with guidance as many times the null prompt, then repetitions up to a number that keeps the
+        bits.
         """
         rows = [*prompts, *([self.null] * len(prompts) if self.null else [])]
         filled = self.compile or self.model.device.type != "cpu"  # compiled code is made for one number of rows
@@ -182,7 +188,8 @@ class Drawing:
 
 
 def uniform_numbers(seeds: Sequence[int], count: int) -> Tensor:
-    """Random numbers in [0, 1): float32 [len(seeds), count], each row a function of its seed (the same on every device)."""
+    """Random numbers in [0, 1): float32 [len(seeds), count], each row a function of its seed (the same on every
+    device)."""
     return torch.stack([torch.rand(count, generator=torch.Generator().manual_seed(seed)) for seed in seeds])
 
 
@@ -201,7 +208,9 @@ def pick(logits: Tensor, uniforms: Tensor, sampling: Sampling) -> Tensor:
     if sampling.top_p < 1:
         ordered, order = torch.sort(probabilities, dim=-1, descending=True, stable=True)
         before = ordered.cumsum(-1) - ordered  # probability of everything that is likelier
-        probabilities = torch.zeros_like(probabilities).scatter(-1, order, ordered.masked_fill(before >= sampling.top_p, 0))
+        probabilities = torch.zeros_like(probabilities).scatter(
+            -1, order, ordered.masked_fill(before >= sampling.top_p, 0)
+        )
     cumulative = probabilities.cumsum(-1, dtype=torch.float64)
     target = uniforms.double().unsqueeze(-1) * cumulative[..., -1:]  # below the total, as uniforms are below 1
     return torch.searchsorted(cumulative, target, right=True).squeeze(-1).clamp(max=logits.shape[-1] - 1)

@@ -1,6 +1,7 @@
 """Pictures as files, as pixels and as codes.
 
-file -> RGB, resized and cropped to the nearest trained size -> pixels uint8 [N, H, W, 3] <-> VQ <-> codes [N, rows, columns]
+file -> RGB, resized and cropped to the nearest trained size -> pixels uint8 [N, H, W, 3] <-> VQ <-> codes [N, rows,
+columns]
 """
 
 from __future__ import annotations
@@ -19,9 +20,11 @@ CPU_BATCH = 2  # a CPU encodes fastest in small batches
 
 
 def load_picture(file: Path | bytes, sizes: Sequence[tuple[int, int]]) -> np.ndarray:
-    """A picture file, or its content -> RGB uint8 [height, width, 3], of that of `sizes` (width, height) whose aspect ratio is nearest.
+    """A picture file, or its content -> RGB uint8 [height, width, 3], of that of `sizes` (width, height) whose aspect
+    ratio is nearest.
 
-    Read, scaled and cropped as `liquid tokenize` does. Raises one of images.READ_ERRORS when the file is missing or broken.
+    Read, scaled and cropped as `liquid tokenize` does. Raises one of images.READ_ERRORS when the file is missing or
+    broken.
     """
     pixels = read_rgb(file)
     size = nearest_size(sizes, pixels.shape[1], pixels.shape[0])
@@ -31,7 +34,10 @@ def load_picture(file: Path | bytes, sizes: Sequence[tuple[int, int]]) -> np.nda
 @torch.inference_mode()
 def encode(tokenizer: ImageTokenizer, pixels: np.ndarray, batch_size: int = CPU_BATCH) -> np.ndarray:
     """pixels uint8 [N, H, W, 3] -> codes int64 [N, rows, columns]."""
-    parts = [tokenizer.encode(images_of(tokenizer, pixels[i : i + batch_size])).cpu().numpy() for i in range(0, len(pixels), batch_size)]
+    parts = [
+        tokenizer.encode(images_of(tokenizer, pixels[i : i + batch_size])).cpu().numpy()
+        for i in range(0, len(pixels), batch_size)
+    ]
     return np.concatenate(parts)
 
 

@@ -1,8 +1,9 @@
 """int8 weights for inference: the linear modules of the layers with one byte a weight and one scale an output.
 
-Symmetric and rounded to nearest, as torchao's Int8WeightOnlyConfig: weight = int8 * scale, scale = max |row| / 127. Activations, norms,
-embedding and head stay what they are. A product converts the weights before it multiplies, so that any device and dtype can do it
-(torch's own kernel, _weight_int8pack_mm, was no faster for 16 rows in bf16, and thirty times slower in fp32).
+Symmetric and rounded to nearest, as torchao's Int8WeightOnlyConfig: weight = int8 * scale, scale = max |row| / 127.
+Activations, norms, embedding and head stay what they are. A product converts the weights before it multiplies, so that
+any device and dtype can do it (torch's own kernel, _weight_int8pack_mm, was no faster for 16 rows in bf16, and thirty
+times slower in fp32).
 """
 
 from __future__ import annotations

@@ -17,7 +17,8 @@ Part = str | np.ndarray  # words, or a picture's codes [rows, columns]
 
 
 def parts_of(text: str, codes: Mapping[Path, np.ndarray]) -> list[Part]:
-    """The words of a prompt, and the codes of a picture where <image:FILE> stands. codes: grids [rows, columns] by file."""
+    """The words of a prompt, and the codes of a picture where <image:FILE> stands. codes: grids [rows, columns] by
+    file."""
     # split gives text, file, text, file, ..., text
     return [codes[Path(part)] if n % 2 else part for n, part in enumerate(PLACE.split(text))]
 
@@ -39,15 +40,16 @@ def document_ids(text: str, codes: Mapping[Path, np.ndarray], tokenizer: PreTrai
 
 
 def turn_ids(text: str, codes: Mapping[Path, np.ndarray], tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """A user's turn through the chat template, up to where the assistant's begins. ValueError for a tokenizer without a template."""
+    """A user's turn through the chat template, up to where the assistant's begins. ValueError for a tokenizer without a
+    template."""
     return conversation_ids([("user", parts_of(text.strip(), codes))], tokenizer)
 
 
 def conversation_ids(turns: Sequence[tuple[str, Sequence[Part]]], tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """Turns (role, parts) through the chat template, up to where the assistant's next one begins.
 
-    As in training, only what the template itself says can be a control token. ValueError for a tokenizer without a template,
-    or with one that refuses them.
+    As in training, only what the template itself says can be a control token. ValueError for a tokenizer without a
+    template, or with one that refuses them.
     """
     check_chat_template(tokenizer)
     marks = _marks(len(turns))
@@ -66,11 +68,14 @@ def conversation_ids(turns: Sequence[tuple[str, Sequence[Part]]], tokenizer: Pre
 
 
 def end_of_turn(tokenizer: PreTrainedTokenizerBase) -> int | None:
-    """The token that the template puts behind an assistant's message, which training teaches to end it; None where it puts none."""
+    """The token that the template puts behind an assistant's message, which training teaches to end it; None where it
+    puts none."""
     check_chat_template(tokenizer)
     user, assistant = _marks(2)
     messages = [{"role": "user", "content": user}, {"role": "assistant", "content": assistant}]
-    ids = tokenizer.encode(str(tokenizer.apply_chat_template(messages, tokenize=False)).partition(assistant)[2], add_special_tokens=False)
+    ids = tokenizer.encode(
+        str(tokenizer.apply_chat_template(messages, tokenize=False)).partition(assistant)[2], add_special_tokens=False
+    )
     return ids[0] if ids else None
 
 

@@ -2,9 +2,11 @@
 
     t2i  OUTPUT/00000.png ... and index.jsonl {"file", "prompt", "seed"}; the seed of picture i is seed + i
     i2t  questions=FILE: OUTPUT/answers.jsonl, every line with "answer" added
-         image=FILE: the answer, or without a prompt a caption, is printed, and with output=DIR written to answers.jsonl too
+         image=FILE: the answer, or without a prompt a caption, is printed, and with output=DIR written to answers.jsonl
+         too
     vqa  as i2t, with a question
-    t2t  the continuation is printed as it comes, or with output=DIR written to completions.jsonl {"prompt", "text", "seed"}
+    t2t  the continuation is printed as it comes, or with output=DIR written to completions.jsonl {"prompt", "text",
+         "seed"}
     chat the same for a user's turn through the chat template; in both a prompt may name pictures, <image:FILE>
 
 The same call again with the results in place does nothing and imports no torch.
@@ -34,7 +36,8 @@ log = logging.getLogger(__name__)
 
 
 def run(config: GenerateJob) -> None:
-    """Do what the config asks for. Raises ValueError for a user's mistake, before the model is loaded where that can be told."""
+    """Do what the config asks for. Raises ValueError for a user's mistake, before the model is loaded where that can be
+    told."""
     request = read_request(config)
     if request.output is not None and request.image is None and is_current(request.output, request.inputs):
         print(f"{request.output}: made with these settings already; nothing to do")
@@ -66,13 +69,27 @@ def draw_pictures(config: GenerateJob, request: Request, session: Session) -> No
     with progress_bar() as bar:
         task = bar.add_task("codes", total=None)
         codes = draw(
-            session.model, session.vocabulary, request.prompts, seeds=seeds, grid=grid, guidance=config.guidance, temperature=config.temperature,
-            top_k=config.top_k, top_p=config.top_p, batch_size=config.batch_size, suffix=session.card.prompt,
-            size=stated, null_prompt=null_prompt, compile=config.compile,
+            session.model,
+            session.vocabulary,
+            request.prompts,
+            seeds=seeds,
+            grid=grid,
+            guidance=config.guidance,
+            temperature=config.temperature,
+            top_k=config.top_k,
+            top_p=config.top_p,
+            batch_size=config.batch_size,
+            suffix=session.card.prompt,
+            size=stated,
+            null_prompt=null_prompt,
+            compile=config.compile,
             progress=lambda done, total: bar.update(task, completed=done, total=total),
-        )  # fmt: skip
+        )
     pixels = decode(tokenizer, codes)
-    rows = [{"file": f"{i:05d}.png", "prompt": prompt, "seed": seed} for i, (prompt, seed) in enumerate(zip(request.prompts, seeds, strict=True))]
+    rows = [
+        {"file": f"{i:05d}.png", "prompt": prompt, "seed": seed}
+        for i, (prompt, seed) in enumerate(zip(request.prompts, seeds, strict=True))
+    ]
     with aside(request.output) as partial:
         for row, picture in zip(rows, pixels, strict=True):
             save_png(partial / str(row["file"]), picture)
@@ -82,7 +99,8 @@ def draw_pictures(config: GenerateJob, request: Request, session: Session) -> No
 
 
 def answer_questions(config: GenerateJob, request: Request, session: Session) -> None:
-    """Answer a file of questions; a picture that cannot be read gets no answer but an "error", and is counted and logged.
+    """Answer a file of questions; a picture that cannot be read gets no answer but an "error", and is counted and
+    logged.
 
     Raises ValueError when none can be read.
     """
@@ -111,16 +129,27 @@ def answer_questions(config: GenerateJob, request: Request, session: Session) ->
         task = bar.add_task("answers", total=len(asked))
         answers = iter(
             answer(
-                session.model, session.vocabulary, [(codes[q.image], q.question) for q in asked],
-                max_new_tokens=config.max_new_tokens, batch_size=config.batch_size, progress=lambda done, total: bar.update(task, completed=done, total=total),
+                session.model,
+                session.vocabulary,
+                [(codes[q.image], q.question) for q in asked],
+                max_new_tokens=config.max_new_tokens,
+                batch_size=config.batch_size,
+                progress=lambda done, total: bar.update(task, completed=done, total=total),
             )
-        )  # fmt: skip
-    rows = [{**q.line, **({"answer": next(answers)} if q.image in codes else {"answer": None, "error": errors[q.image]})} for q in request.questions]
+        )
+    rows = [
+        {**q.line, **({"answer": next(answers)} if q.image in codes else {"answer": None, "error": errors[q.image]})}
+        for q in request.questions
+    ]
     with aside(request.output) as partial:
         write_lines(partial / "answers.jsonl", rows)
         publish(partial, request.output, request.inputs)
     bad = Counter(errors.values())
-    left_out = f"; pictures that could not be read: {', '.join(f'{n} {name}' for name, n in sorted(bad.items()))}" if bad else ""
+    left_out = (
+        f"; pictures that could not be read: {', '.join(f'{n} {name}' for name, n in sorted(bad.items()))}"
+        if bad
+        else ""
+    )
     print(f"{len(asked)} answers in {request.output / 'answers.jsonl'}{left_out}")
 
 
@@ -142,7 +171,10 @@ def describe_picture(config: GenerateJob, request: Request, session: Session) ->
     model, vocabulary = session.model, session.vocabulary
     row = {"image": str(request.image)}
     if request.prompt:
-        row |= {"question": request.prompt, "answer": answer(model, vocabulary, [(codes, request.prompt)], max_new_tokens=config.max_new_tokens)[0]}
+        row |= {
+            "question": request.prompt,
+            "answer": answer(model, vocabulary, [(codes, request.prompt)], max_new_tokens=config.max_new_tokens)[0],
+        }
     else:
         row |= {"answer": caption(model, vocabulary, [codes], max_new_tokens=config.max_new_tokens)[0]}
     if request.output is not None:
@@ -164,7 +196,12 @@ def complete_texts(config: GenerateJob, request: Request, session: Session) -> N
     end = end_of_turn(vocabulary.tokenizer) if chat else None
     seeds = [config.seed + i for i in range(len(prompts))]
     sampling = Sampling(config.temperature, config.top_k, config.top_p)
-    options: dict[str, Any] = {"max_new_tokens": config.max_new_tokens, "sampling": sampling, "batch_size": config.batch_size, "end": end}
+    options: dict[str, Any] = {
+        "max_new_tokens": config.max_new_tokens,
+        "sampling": sampling,
+        "batch_size": config.batch_size,
+        "end": end,
+    }
     if request.output is None:
         for ids, seed in zip(prompts, seeds, strict=True):
             streamed = Streamed(vocabulary, lambda text: print(text, end="", flush=True))
@@ -173,7 +210,10 @@ def complete_texts(config: GenerateJob, request: Request, session: Session) -> N
         return
     texts = complete_ids(session.model, vocabulary, prompts, seeds=seeds, **options)
     with aside(request.output) as partial:
-        write_lines(partial / "completions.jsonl", [{"prompt": p, "text": t, "seed": s} for p, t, s in zip(request.prompts, texts, seeds, strict=True)])
+        write_lines(
+            partial / "completions.jsonl",
+            [{"prompt": p, "text": t, "seed": s} for p, t, s in zip(request.prompts, texts, seeds, strict=True)],
+        )
         publish(partial, request.output, request.inputs)
     print(f"{len(texts)} texts in {request.output / 'completions.jsonl'}")
 
@@ -205,5 +245,11 @@ def write_lines(path: Path, rows: Iterable[dict[str, Any]]) -> None:
 def progress_bar() -> Progress:
     """On stderr, so that what is printed can be piped on; nothing where stderr is no terminal."""
     console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
     return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)

@@ -1,6 +1,8 @@
-"""The model of a run that is training, as a plain one for generation: its weights are gathered once and shared, not copied.
+"""The model of a run that is training, as a plain one for generation: its weights are gathered once and shared, not
+copied.
 
-While it lasts each rank holds the whole model in the compute type, and draws or answers on its own, with no talk between the ranks.
+While it lasts each rank holds the whole model in the compute type, and draws or answers on its own, with no talk
+between the ranks.
 """
 
 from __future__ import annotations
@@ -19,7 +21,8 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 @contextmanager
 def live_model(root: nn.Module, lm: PreTrainedModel, device: torch.device) -> Iterator[PreTrainedModel]:
-    """root: what FSDP wraps (or not), lm: the causal LM inside it -> a plain model in eval mode; a collective on entering.
+    """root: what FSDP wraps (or not), lm: the causal LM inside it -> a plain model in eval mode; a collective on
+    entering.
 
     Nothing may train before the end of the block: then the weights are sharded again.
     """

@@ -2,8 +2,9 @@
 
     FOLDER/manifest.json  {"inputs": {...}, "files": {name: sha256}}
 
-A folder is up to date when the inputs are the same and every file has the content it was written with. Results are written
-into a folder aside; `publish` moves them in, the manifest last, and takes away what an earlier manifest lists and the new one does not.
+A folder is up to date when the inputs are the same and every file has the content it was written with. Results are
+written into a folder aside; `publish` moves them in, the manifest last, and takes away what an earlier manifest lists
+and the new one does not.
 """
 
 from __future__ import annotations
@@ -26,7 +27,8 @@ NAME = "manifest.json"
 def model_identity(folder: Path) -> dict[str, Any]:
     """What tells one model/ folder from another: its checkpoint's COMMIT.json, which lists every file's sha256.
 
-    An HF folder without one: names, sizes and times of its files (hashing the weights would take longer than using them).
+    An HF folder without one: names, sizes and times of its files (hashing the weights would take longer than using
+    them).
     """
     commit = folder.parent / COMMIT
     if folder.name == "model" and commit.is_file():
@@ -47,7 +49,9 @@ def is_current(folder: Path, inputs: dict[str, Any]) -> bool:
     manifest = read(folder)
     if not manifest or manifest["inputs"] != json.loads(json.dumps(inputs)):
         return False
-    return all((folder / name).is_file() and sha256_of(folder / name) == digest for name, digest in manifest["files"].items())
+    return all(
+        (folder / name).is_file() and sha256_of(folder / name) == digest for name, digest in manifest["files"].items()
+    )
 
 
 def read(folder: Path) -> dict[str, Any]:
@@ -74,10 +78,13 @@ def aside(folder: Path) -> Iterator[Path]:
 def publish(partial: Path, folder: Path, inputs: dict[str, Any]) -> None:
     """Move every file of `partial` into `folder`, pictures before the lists that name them, and write the manifest.
 
-    A kill in between leaves whole files without a manifest: the next call does the work again. Files that nobody's manifest
-    lists are left alone.
+    A kill in between leaves whole files without a manifest: the next call does the work again. Files that nobody's
+    manifest lists are left alone.
     """
-    names = sorted((p.relative_to(partial).as_posix() for p in partial.rglob("*") if p.is_file()), key=lambda name: (name.endswith((".json", ".jsonl")), name))
+    names = sorted(
+        (p.relative_to(partial).as_posix() for p in partial.rglob("*") if p.is_file()),
+        key=lambda name: (name.endswith((".json", ".jsonl")), name),
+    )
     files = {name: sha256_of(partial / name) for name in names}
     folder.mkdir(parents=True, exist_ok=True)
     old = read(folder).get("files", {})

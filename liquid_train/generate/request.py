@@ -26,7 +26,8 @@ class Question:
 
 @dataclass(frozen=True)
 class Request:
-    """prompts: of t2i and t2t. questions: of i2t with a file. image, prompt: of i2t with one picture (no prompt: a caption).
+    """prompts: of t2i and t2t. questions: of i2t with a file. image, prompt: of i2t with one picture (no prompt: a
+    caption).
 
     inputs: everything that determines what is written to `output`.
     """
@@ -41,7 +42,8 @@ class Request:
 
 
 def read_request(c: GenerateJob) -> Request:
-    """Check the keys against each other and read the files they name. Raises ValueError with the key, the value and a remedy."""
+    """Check the keys against each other and read the files they name. Raises ValueError with the key, the value and a
+    remedy."""
     if c.max_new_tokens < 1:
         raise ValueError(f"max_new_tokens={c.max_new_tokens}: must be 1 or more")
     folder = model_folder(c.checkpoint)
@@ -51,7 +53,10 @@ def read_request(c: GenerateJob) -> Request:
     if c.task in ("i2t", "vqa"):
         _refuse(c, "prompts")
         if (c.image is None) == (c.questions is None):
-            raise ValueError(f"task={c.task}: give either image=FILE (with prompt=... for a question about it) or questions=FILE.jsonl")
+            raise ValueError(
+                f"task={c.task}: give either image=FILE (with prompt=... for a question about it) or "
+                "questions=FILE.jsonl"
+            )
         if c.questions is not None:
             _refuse(c, "prompt")
             _need_output(c, "answers.jsonl")
@@ -98,7 +103,8 @@ def read_prompts(path: Path) -> list[str]:
 def read_questions(path: Path) -> list[Question]:
     """Lines {"image", "question"}; an image's path is relative to the file's folder, or else to the working folder.
 
-    Raises ValueError for a missing or empty file, for a line that is not such an object and for images that do not exist.
+    Raises ValueError for a missing or empty file, for a line that is not such an object and for images that do not
+    exist.
     """
     found = []
     for number, text in enumerate(_read(path, "questions").splitlines(), start=1):
@@ -108,7 +114,9 @@ def read_questions(path: Path) -> list[Question]:
             line = json.loads(text)
             image, question = line["image"], line["question"]
         except (ValueError, TypeError, KeyError) as error:
-            raise ValueError(f'questions={path}, line {number}: not a JSON object with "image" and "question"') from error
+            raise ValueError(
+                f'questions={path}, line {number}: not a JSON object with "image" and "question"'
+            ) from error
         if not isinstance(image, str) or not isinstance(question, str):
             raise ValueError(f'questions={path}, line {number}: "image" and "question" must be text')
         beside = path.parent / image  # an absolute path stays what it is

@@ -20,7 +20,8 @@ from liquid_train.model.backbone import CARD, ModelCard, load_for_inference
 from liquid_train.vocabulary import IMAGE_TOKENS, UNCONDITIONAL, Vocabulary, load_tokenizer
 
 AUTO = "auto"  # vq.config, vq.checkpoint: those the model was trained with
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "int8": torch.bfloat16}  # int8: what is not a weight of a layer
+# int8: what is not a weight of a layer
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "int8": torch.bfloat16}
 
 
 @dataclass(frozen=True)
@@ -37,13 +38,18 @@ class Session:
     def grid(self) -> tuple[int, int]:
         """Rows and columns of codes of the pictures it was trained on. ValueError when it saw none."""
         if len(self.card.grid) != 2:
-            raise ValueError("the model was trained on no pictures (liquid.json states no grid); train with a t2i, i2t or vqa source")
+            raise ValueError(
+                "the model was trained on no pictures (liquid.json states no grid); train with a t2i, i2t or vqa source"
+            )
         return self.card.grid[0], self.card.grid[1]
 
     def sizes(self, downsampling: int) -> list[tuple[int, int]]:
-        """Width and height in pixels of the pictures it was trained on, the usual one first. ValueError when it saw none."""
+        """Width and height in pixels of the pictures it was trained on, the usual one first. ValueError when it saw
+        none."""
         rows, columns = self.grid
-        return list(dict.fromkeys([(columns * downsampling, rows * downsampling), *((w, h) for w, h in self.card.sizes)]))
+        return list(
+            dict.fromkeys([(columns * downsampling, rows * downsampling), *((w, h) for w, h in self.card.sizes)])
+        )
 
     def null_prompt(self, given: str, guidance: float) -> str:
         """What guidance draws away from. ValueError when the model was not trained with it, unless forced."""
@@ -52,8 +58,13 @@ class Session:
             return trained or UNCONDITIONAL
         if not self.force:
             if not trained:
-                raise ValueError(f"guidance={guidance}: the model was trained without a null prompt (data.unconditional=0); give guidance=1, or force=true")
-            raise ValueError(f"null_prompt={given}: the model was trained with {trained}; leave it out, or give force=true")
+                raise ValueError(
+                    f"guidance={guidance}: the model was trained without a null prompt (data.unconditional=0); give "
+                    "guidance=1, or force=true"
+                )
+            raise ValueError(
+                f"null_prompt={given}: the model was trained with {trained}; leave it out, or give force=true"
+            )
         return UNCONDITIONAL if given == AUTO else given
 
     def drawing_size(self, size: str | None, downsampling: int) -> tuple[tuple[int, int], tuple[int, int] | None]:
@@ -64,7 +75,9 @@ class Session:
         usual = self.sizes(downsampling)[0]
         width, height = usual if size is None else (int(side) for side in size.split("x"))
         if width % downsampling or height % downsampling:
-            raise ValueError(f"size={size}: width and height must be multiples of {downsampling}, what the VQ makes a code of")
+            raise ValueError(
+                f"size={size}: width and height must be multiples of {downsampling}, what the VQ makes a code of"
+            )
         stated = [width, height] in self.card.sizes
         if not stated and (width, height) != usual:
             known = ", ".join(f"{w}x{h}" for w, h in self.card.sizes) or f"{usual[0]}x{usual[1]}"
@@ -82,11 +95,15 @@ def device_of(name: str) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     device = torch.device(name)
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise ValueError(f"device={name}: this machine has {torch.cuda.device_count()} CUDA devices; give device=cpu or device=auto")
+        raise ValueError(
+            f"device={name}: this machine has {torch.cuda.device_count()} CUDA devices; give device=cpu or device=auto"
+        )
     return device
 
 
-def open_model(folder: Path, device: str, precision: str = "fp32", *, vq: VQSettings | None = None, force: bool = False) -> Session:
+def open_model(
+    folder: Path, device: str, precision: str = "fp32", *, vq: VQSettings | None = None, force: bool = False
+) -> Session:
     """Load a model/ folder, or one of the published layout, for which `vq` must name the image tokenizer.
 
     Raises ValueError when it is neither, or the device is not there.
@@ -111,12 +128,14 @@ def open_model(folder: Path, device: str, precision: str = "fp32", *, vq: VQSett
 def published(folder: Path, vq: VQSettings | None) -> tuple[Vocabulary, ModelCard]:
     """Vocabulary and card of a checkpoint as Liquid_V1_7B is published, without a liquid.json.
 
-    Image ids start at len(tokenizer), <boi> <eoi> <unconditional> are entries of the tokenizer, the VQ is the one given, pictures are
-    as large as its yaml says, and the prompt's suffix is the published one. ValueError where that does not fit together.
+    Image ids start at len(tokenizer), <boi> <eoi> <unconditional> are entries of the tokenizer, the VQ is the one
+    given, pictures are as large as its yaml says, and the prompt's suffix is the published one. ValueError where that
+    does not fit together.
     """
     if vq is None or AUTO in (vq.config, vq.checkpoint):
         raise ValueError(
-            f"checkpoint={folder}: no {CARD} there, so it does not say which VQ it was trained with; give one that liquid train wrote, "
+            f"checkpoint={folder}: no {CARD} there, so it does not say which VQ it was trained with; give one that "
+            "liquid train wrote, "
             "or vq=chameleon vq.checkpoint=FILE for a published checkpoint"
         )
     tokenizer = load_tokenizer(folder)
@@ -127,24 +146,41 @@ def published(folder: Path, vq: VQSettings | None) -> tuple[Vocabulary, ModelCar
     rows = int(AutoConfig.from_pretrained(folder, local_files_only=True).vocab_size)
     vocabulary = Vocabulary(tokenizer, image_tokenizer.codebook_size, rows)
     if vocabulary.image_end > rows:
-        raise ValueError(f"vq.config={vq.config}: {vocabulary.codebook_size} codes behind {len(tokenizer)} text ids, but the model has {rows} rows")
+        raise ValueError(
+            f"vq.config={vq.config}: {vocabulary.codebook_size} codes behind {len(tokenizer)} text ids, but the "
+            f"model has {rows} rows"
+        )
     side = int(image_tokenizer.config.ddconfig["resolution"]) // image_tokenizer.downsampling
     card = ModelCard(
-        vocabulary.image_start, vocabulary.codebook_size, image_tokenizer.fingerprint, vq.config, vq.checkpoint, [side, side], DEFAULT_PROMPT
-    )  # fmt: skip
+        vocabulary.image_start,
+        vocabulary.codebook_size,
+        image_tokenizer.fingerprint,
+        vq.config,
+        vq.checkpoint,
+        [side, side],
+        DEFAULT_PROMPT,
+    )
     return vocabulary, card
 
 
 def open_vq(session: Session, settings: VQSettings, parts: tuple[str, ...] = PARTS) -> ImageTokenizer:
-    """Load the image tokenizer, by default the one the card names; ValueError when it is not the one of the training."""
+    """Load the image tokenizer, by default the one the card names; ValueError when it is not the one of the
+    training."""
     card = session.card
-    config, weights = (given if given != AUTO else own for given, own in ((settings.config, card.vq_config), (settings.checkpoint, card.vq_checkpoint)))
+    config, weights = (
+        given if given != AUTO else own
+        for given, own in ((settings.config, card.vq_config), (settings.checkpoint, card.vq_checkpoint))
+    )
     tokenizer = ImageTokenizer.from_files(package_path(config), package_path(weights), parts)
     if tokenizer.codebook_size != card.codebook_size:
-        raise ValueError(f"vq.config={config}: {tokenizer.codebook_size} codes, the model has rows for {card.codebook_size}")
+        raise ValueError(
+            f"vq.config={config}: {tokenizer.codebook_size} codes, the model has rows for {card.codebook_size}"
+        )
     if tokenizer.fingerprint != card.vq_fingerprint and not session.force:
         raise ValueError(
-            f"vq.checkpoint={weights}: not the VQ this model was trained with (fingerprint {tokenizer.fingerprint[:16]}, the model needs "
+            f"vq.checkpoint={weights}: not the VQ this model was trained with (fingerprint "
+            f"{tokenizer.fingerprint[:16]}, the "
+            "model needs "
             f"{card.vq_fingerprint[:16]}); give vq.config and vq.checkpoint of that one, or force=true"
         )
     return tokenizer.to(session.device)

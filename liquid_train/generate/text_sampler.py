@@ -1,6 +1,7 @@
 """Text behind images or text: answers to questions, captions, completions.
 
-Answers are found for all questions about an image at once: the image is read once, each question is a branch of its row.
+Answers are found for all questions about an image at once: the image is read once, each question is a branch of its
+row.
 Ids beyond the text never win: only the text rows of the head are read.
 """
 
@@ -26,7 +27,8 @@ MAX_BRANCHES = 16  # questions behind one reading of an image: attention grows w
 
 @dataclass
 class Row:
-    """stem: ids that all branches go on from (may be empty). branches: non-empty ids. numbers: which result each branch is."""
+    """stem: ids that all branches go on from (may be empty). branches: non-empty ids. numbers: which result each branch
+    is."""
 
     stem: list[int]
     branches: list[list[int]] = field(default_factory=list)
@@ -49,7 +51,8 @@ def answer(
     """Greedy answers to (codes [rows, columns], question) pairs, in their order, as documents of task vqa state them.
 
     An answer ends at eos or at a newline (which begins the next question of a chained document). batch_size: questions
-    answered together; those about the same image share one reading of it. progress: called with (answered, all). on_token: as complete_ids'.
+    answered together; those about the same image share one reading of it. progress: called with (answered, all).
+    on_token: as complete_ids'.
     """
     tokenizer = vocabulary.tokenizer
     ids = {question: question_ids(question, tokenizer) for question in dict.fromkeys(question for _, question in items)}
@@ -60,8 +63,22 @@ def answer(
     for numbers in by_image.values():
         stem = prompt_ids({"codes": items[numbers[0]][0]}, "vqa", tokenizer)
         width = min(MAX_BRANCHES, batch_size)
-        rows += [Row(stem, [ids[items[n][1]] for n in part], part) for part in (numbers[i : i + width] for i in range(0, len(numbers), width))]
-    return _decode_all(model, vocabulary, rows, len(items), max_new_tokens, batch_size, GREEDY, newline_ends=True, on_token=on_token, progress=progress)
+        rows += [
+            Row(stem, [ids[items[n][1]] for n in part], part)
+            for part in (numbers[i : i + width] for i in range(0, len(numbers), width))
+        ]
+    return _decode_all(
+        model,
+        vocabulary,
+        rows,
+        len(items),
+        max_new_tokens,
+        batch_size,
+        GREEDY,
+        newline_ends=True,
+        on_token=on_token,
+        progress=progress,
+    )
 
 
 def caption(
@@ -73,12 +90,15 @@ def caption(
     batch_size: int = 32,
     on_token: Callable[[int, int], None] | None = None,
 ) -> list[str]:
-    """Greedy captions of code grids [rows, columns], as documents of task i2t state them; a caption ends at eos or at a newline.
+    """Greedy captions of code grids [rows, columns], as documents of task i2t state them; a caption ends at eos or at a
+    newline.
 
     on_token: as complete_ids'.
     """
     rows = [Row([], [prompt_ids({"codes": codes}, "i2t", vocabulary.tokenizer)], [n]) for n, codes in enumerate(images)]
-    return _decode_all(model, vocabulary, rows, len(rows), max_new_tokens, batch_size, GREEDY, newline_ends=True, on_token=on_token)
+    return _decode_all(
+        model, vocabulary, rows, len(rows), max_new_tokens, batch_size, GREEDY, newline_ends=True, on_token=on_token
+    )
 
 
 def complete(
@@ -94,7 +114,9 @@ def complete(
     """What follows each prompt, until eos; seeds: one a prompt, unused when greedy."""
     tokenizer = vocabulary.tokenizer
     ids = [prompt_ids({}, "text", tokenizer) + encode_text(tokenizer, text) for text in prompts]
-    return complete_ids(model, vocabulary, ids, seeds=seeds, max_new_tokens=max_new_tokens, sampling=sampling, batch_size=batch_size)
+    return complete_ids(
+        model, vocabulary, ids, seeds=seeds, max_new_tokens=max_new_tokens, sampling=sampling, batch_size=batch_size
+    )
 
 
 def complete_ids(
@@ -109,11 +131,22 @@ def complete_ids(
     end: int | None = None,
     on_token: Callable[[int, int], None] | None = None,
 ) -> list[str]:
-    """What follows prompts that are ids already, until eos or `end`. on_token: called with (number of the prompt, new id) as they come."""
+    """What follows prompts that are ids already, until eos or `end`. on_token: called with (number of the prompt, new
+    id) as they come."""
     rows = [Row([], [list(ids)], [n]) for n, ids in enumerate(prompts)]
     return _decode_all(
-        model, vocabulary, rows, len(rows), max_new_tokens, batch_size, sampling, seeds=seeds, newline_ends=False, end=end, on_token=on_token
-    )  # fmt: skip
+        model,
+        vocabulary,
+        rows,
+        len(rows),
+        max_new_tokens,
+        batch_size,
+        sampling,
+        seeds=seeds,
+        newline_ends=False,
+        end=end,
+        on_token=on_token,
+    )
 
 
 class Streamed:
@@ -147,7 +180,8 @@ def _decode_all(
     on_token: Callable[[int, int], None] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[str]:
-    """Continue every branch of every row -> `count` texts by the branches' numbers; stripped where a newline ends them."""
+    """Continue every branch of every row -> `count` texts by the branches' numbers; stripped where a newline ends
+    them."""
     tokenizer, enders = vocabulary.tokenizer, {vocabulary.eos, vocabulary.eos if end is None else end}
     known = dict.fromkeys(enders, True)
 
@@ -158,8 +192,14 @@ def _decode_all(
 
     texts, done = [""] * count, 0
     for batch in _batches(rows, batch_size):
-        uniforms = uniform_numbers([seeds[row.numbers[0]] for row in batch], max_new_tokens) if seeds is not None and sampling.temperature else None
-        for number, tokens in _continue(model, vocabulary, batch, max_new_tokens, sampling, uniforms, ends, enders, on_token).items():
+        uniforms = (
+            uniform_numbers([seeds[row.numbers[0]] for row in batch], max_new_tokens)
+            if seeds is not None and sampling.temperature
+            else None
+        )
+        for number, tokens in _continue(
+            model, vocabulary, batch, max_new_tokens, sampling, uniforms, ends, enders, on_token
+        ).items():
             text = str(tokenizer.decode(tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False))
             texts[number] = text.split("\n")[0].strip() if newline_ends else text
         done += sum(len(row.branches) for row in batch)
@@ -196,7 +236,9 @@ def _continue(
     columns, width = max(len(row.branches) for row in rows), max(len(row) for row in rows)
     longest = max(len(row.stem) + len(b) for row in rows for b in row.branches) + max_new_tokens - 1
     decoder = Decoder(model, len(rows), width + columns * (max_new_tokens - 1), longest)
-    ids, branch, position, ends_at = (torch.from_numpy(a).to(decoder.device) for a in _layout(rows, width, columns, vocabulary.pad))
+    ids, branch, position, ends_at = (
+        torch.from_numpy(a).to(decoder.device) for a in _layout(rows, width, columns, vocabulary.pad)
+    )
     hidden = decoder.feed(ids, branch, position)
     picked = ends_at.clamp(min=0)
     hidden = hidden.gather(1, picked.unsqueeze(-1).expand(-1, -1, hidden.shape[-1]))  # [rows, columns, width]
@@ -206,7 +248,9 @@ def _continue(
     open_branches = {(r, b): number for r, row in enumerate(rows) for b, number in enumerate(row.numbers)}
     for step in range(max_new_tokens):
         logits = decoder.logits(hidden, 0, vocabulary.text_size)  # [rows, columns, text ids]
-        numbers = torch.zeros(logits.shape[:-1]) if uniforms is None else uniforms[:, step : step + 1].expand(-1, columns)
+        numbers = (
+            torch.zeros(logits.shape[:-1]) if uniforms is None else uniforms[:, step : step + 1].expand(-1, columns)
+        )
         ids = pick(logits, numbers.to(logits.device), sampling)
         new = ids.tolist()
         for (r, b), number in list(open_branches.items()):
@@ -223,8 +267,11 @@ def _continue(
     return found
 
 
-def _layout(rows: list[Row], width: int, columns: int, pad: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Rows, padded behind -> ids, branch and position [rows, width], and each branch's last column [rows, columns] (-1: no branch)."""
+def _layout(
+    rows: list[Row], width: int, columns: int, pad: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Rows, padded behind -> ids, branch and position [rows, width], and each branch's last column [rows, columns] (-1:
+    no branch)."""
     ids = np.full((len(rows), width), pad, dtype=np.int64)
     branch, position = np.full_like(ids, PADDING), np.zeros_like(ids)
     last = np.full((len(rows), columns), -1, dtype=np.int64)

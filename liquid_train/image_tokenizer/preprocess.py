@@ -1,7 +1,7 @@
 """Reading a picture of any kind into RGB as a viewer shows it: uint8 [height, width, 3].
 
-EXIF orientation is applied, transparency lies on white, 16-bit values are scaled down to 8, an animation gives its first frame, and
-a picture that would fill the memory is refused by its header.
+EXIF orientation is applied, transparency lies on white, 16-bit values are scaled down to 8, an animation gives its
+first frame, and a picture that would fill the memory is refused by its header.
 """
 
 from __future__ import annotations
@@ -19,16 +19,31 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 # What Pillow's decoders raise for a file they cannot read.
-READ_ERRORS = (OSError, SyntaxError, ValueError, EOFError, RuntimeError, struct.error, zlib.error, MemoryError,
-               Image.DecompressionBombError, Image.DecompressionBombWarning)  # fmt: skip
+READ_ERRORS = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    EOFError,
+    RuntimeError,
+    struct.error,
+    zlib.error,
+    MemoryError,
+    Image.DecompressionBombError,
+    Image.DecompressionBombWarning,
+)
 # Not those that start another program (EPS: Ghostscript), or that hold no raster picture.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "AVIF", "JPEG2000", "PPM", "TGA", "ICO", "QOI")
 SIXTEEN_BIT = ("I;16", "I;16L", "I;16B", "I;16N", "I")
 ORIENTATION = 0x0112  # of EXIF: how the stored picture is to be turned
 TURNS = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM, 5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE, 8: Image.Transpose.ROTATE_90,
-}  # fmt: skip
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 MAX_SCALED_PIXELS = 2**26
 STRIP = 2**20  # pixels laid on white at once: in float64 they take 30 times the bytes
 
@@ -45,7 +60,8 @@ def formats() -> tuple[str, ...]:
 
 
 def read_rgb(file: Path | bytes) -> np.ndarray:
-    """A picture file, or its content, as RGB; one of READ_ERRORS when it is missing, broken or too large to decode safely."""
+    """A picture file, or its content, as RGB; one of READ_ERRORS when it is missing, broken or too large to decode
+    safely."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about oddities that do no harm, a line for every such picture
         warnings.simplefilter("error", Image.DecompressionBombWarning)  # Pillow only warns from 89 million pixels on
@@ -56,7 +72,8 @@ def read_rgb(file: Path | bytes) -> np.ndarray:
 
 
 def orientation(image: Image.Image) -> int:
-    """1 to 8 as EXIF counts them; 1, as it is, where the picture says nothing or its EXIF is damaged: what viewers show then."""
+    """1 to 8 as EXIF counts them; 1, as it is, where the picture says nothing or its EXIF is damaged: what viewers show
+    then."""
     try:
         value = image.getexif().get(ORIENTATION, 1)
     except READ_ERRORS:
@@ -91,7 +108,8 @@ def on_white(rgba: np.ndarray) -> np.ndarray:
 
 
 def nearest_size(sizes: Iterable[tuple[int, int]], width: int, height: int) -> tuple[int, int]:
-    """That of `sizes` (width, height) whose aspect ratio is nearest, measured by its logarithm; the first one on a tie."""
+    """That of `sizes` (width, height) whose aspect ratio is nearest, measured by its logarithm; the first one on a
+    tie."""
     return min(sizes, key=lambda s: abs(math.log(s[0] * height / (s[1] * width))))
 
 
@@ -118,6 +136,7 @@ def reason(error: Exception) -> str:
         return "too many pixels"
     if isinstance(error, (FileNotFoundError, NotADirectoryError, IsADirectoryError)):
         return "missing image"
-    if isinstance(error, OSError) and error.strerror:  # the system's word, not Pillow's: no permission, a disk or network that fails
+    # the system's word, not Pillow's: no permission, a disk or network that fails
+    if isinstance(error, OSError) and error.strerror:
         return f"unreadable image: {error.strerror}"
     return "not an image" if isinstance(error, UnidentifiedImageError) else "broken image"

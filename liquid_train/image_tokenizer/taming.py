@@ -4,10 +4,10 @@
       -> encoder -> quant_conv -> nearest codebook entry -> codes [B, H/f, W/f]
       -> codebook lookup -> post_quant_conv -> decoder -> images [B, 3, H, W]
 
-One class serves the published Chameleon weights (`vqgan.yaml` + `vqgan.ckpt`, taming layout) and the small tokenizer that
-ships with this package: the tensors' names, their layout and the yaml are the same, only the sizes differ. A tokenizer
-trained by finite scalar quantization (Mentzer et al. 2023, arXiv 2309.15505) stores its grid as an explicit codebook and
-is, from then on, a VQ like any other. Architecture: Esser et al. 2021 (arXiv 2012.09841).
+One class serves the published Chameleon weights (`vqgan.yaml` + `vqgan.ckpt`, taming layout) and the small tokenizer
+that ships with this package: the tensors' names, their layout and the yaml are the same, only the sizes differ. A
+tokenizer trained by finite scalar quantization (Mentzer et al. 2023, arXiv 2309.15505) stores its grid as an explicit
+codebook and is, from then on, a VQ like any other. Architecture: Esser et al. 2021 (arXiv 2012.09841).
 """
 
 from __future__ import annotations
@@ -27,20 +27,34 @@ from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
 
 PARTS = ("encoder", "decoder")
 # Keys of ddconfig without which the tensors' shapes are not known, each with the type of its value.
-NEEDED = {"ch": int, "ch_mult": list, "num_res_blocks": int, "attn_resolutions": list, "in_channels": int, "out_ch": int, "resolution": int,
-          "z_channels": int}  # fmt: skip
-# Keys that some VQGANs have and this one follows for these values alone; a key that is in neither list changes nothing, as in taming.
-VALUES: dict[str, tuple[Any, ...]] = {"resamp_with_conv": (True, False), "tanh_out": (True, False), "attn_type": ("vanilla", "none"),
-                                      "use_linear_attn": (False,), "give_pre_end": (False,)}  # fmt: skip
+NEEDED = {
+    "ch": int,
+    "ch_mult": list,
+    "num_res_blocks": int,
+    "attn_resolutions": list,
+    "in_channels": int,
+    "out_ch": int,
+    "resolution": int,
+    "z_channels": int,
+}
+# Keys that some VQGANs have and this one follows for these values alone; a key that is in neither list changes nothing,
+# as in taming.
+VALUES: dict[str, tuple[Any, ...]] = {
+    "resamp_with_conv": (True, False),
+    "tanh_out": (True, False),
+    "attn_type": ("vanilla", "none"),
+    "use_linear_attn": (False,),
+    "give_pre_end": (False,),
+}
 
 
 @dataclass(frozen=True)
 class VQConfig:
     """The architecture, as the published yaml states it.
 
-    ddconfig: taming's encoder/decoder settings (ch, ch_mult, num_res_blocks, attn_resolutions, resolution, z_channels, ...);
-    `num_groups` (group norm; 32 where absent, as published) is the one key that taming does not have. resamp_with_conv=false,
-    tanh_out=true and attn_type=none are followed as in the published code.
+    ddconfig: taming's encoder/decoder settings (ch, ch_mult, num_res_blocks, attn_resolutions, resolution, z_channels,
+    ...); `num_groups` (group norm; 32 where absent, as published) is the one key that taming does not have.
+    resamp_with_conv=false, tanh_out=true and attn_type=none are followed as in the published code.
     n_embed: codebook entries. embed_dim: width of one entry.
     """
 
@@ -50,7 +64,8 @@ class VQConfig:
 
     @classmethod
     def from_yaml(cls, path: str | Path) -> VQConfig:
-        """Read `model.params` of a taming yaml; ValueError when the file or a needed key is missing, or for an unknown architecture."""
+        """Read `model.params` of a taming yaml; ValueError when the file or a needed key is missing, or for an unknown
+        architecture."""
         path = Path(path)
         if not path.is_file():
             raise ValueError(f"vq.config={path}: no such file; give the VQGAN's yaml")
@@ -61,7 +76,9 @@ class VQConfig:
             needs = "model.params.ddconfig, n_embed, embed_dim"
             raise ValueError(f"vq.config={path}: not a VQGAN yaml (needs {needs}): {error}") from error
         if params.get("remap") is not None:
-            raise ValueError(f"vq.config={path}: remap={params['remap']} is not supported: codes are entries of the codebook itself")
+            raise ValueError(
+                f"vq.config={path}: remap={params['remap']} is not supported: codes are entries of the codebook itself"
+            )
         check_ddconfig(config.ddconfig, f"vq.config={path}")
         return config
 
@@ -72,22 +89,35 @@ class VQConfig:
 
 
 def check_ddconfig(dd: dict[str, Any], where: str) -> None:
-    """Raise ValueError, which begins with `where`, for a ddconfig that leaves sizes open or asks for another architecture."""
+    """Raise ValueError, which begins with `where`, for a ddconfig that leaves sizes open or asks for another
+    architecture."""
     missing = [key for key in NEEDED if key not in dd]
     if missing:
-        raise ValueError(f"{where}: ddconfig lacks {', '.join(missing)}; take the yaml that was published with the weights")
+        raise ValueError(
+            f"{where}: ddconfig lacks {', '.join(missing)}; take the yaml that was published with the weights"
+        )
     for key, kind in NEEDED.items():
         values = dd[key] if isinstance(dd[key], list) else [dd[key]]
         whole = all(isinstance(v, int) and not isinstance(v, bool) and v > 0 for v in values)
         if not isinstance(dd[key], kind) or not whole or (key == "ch_mult" and not values):
-            raise ValueError(f"{where}: ddconfig.{key}={dd[key]}: must be {'a list of whole numbers' if kind is list else 'a whole number'} above 0")
+            raise ValueError(
+                f"{where}: ddconfig.{key}={dd[key]}: must be "
+                f"{'a list of whole numbers' if kind is list else 'a whole number'} "
+                "above 0"
+            )
     groups = dd.get("num_groups", 32)
     uneven = [ch for ch in (dd["ch"] * m for m in [1, *dd["ch_mult"]]) if ch % groups]
     if uneven:
-        raise ValueError(f"{where}: {uneven[0]} channels (ddconfig.ch times ch_mult) do not divide into {groups} groups; set num_groups")
+        raise ValueError(
+            f"{where}: {uneven[0]} channels (ddconfig.ch times ch_mult) do not divide into {groups} groups; set "
+            "num_groups"
+        )
     for key, values in VALUES.items():
         if key in dd and dd[key] not in values:
-            raise ValueError(f"{where}: ddconfig.{key}={dd[key]} is not supported, only {' or '.join(map(str, values))}; use a VQGAN without it")
+            raise ValueError(
+                f"{where}: ddconfig.{key}={dd[key]} is not supported, only {' or '.join(map(str, values))}; use a "
+                "VQGAN without it"
+            )
 
 
 class Codebook(nn.Module):
@@ -120,7 +150,8 @@ class ImageTokenizer(nn.Module):
     def from_files(cls, config: str | Path, checkpoint: str | Path, parts: tuple[str, ...] = PARTS) -> ImageTokenizer:
         """Load a yaml and a .ckpt or .safetensors in fp32, eval mode, gradients off.
 
-        Raises ValueError naming the file when it is missing, holds other tensors than the yaml describes, or is not a checkpoint.
+        Raises ValueError naming the file when it is missing, holds other tensors than the yaml describes, or is not a
+        checkpoint.
         """
         vq_config = VQConfig.from_yaml(config)
         state = read_state_dict(checkpoint)
@@ -148,7 +179,8 @@ class ImageTokenizer(nn.Module):
         return self.quant_conv(self.encoder(images))
 
     def nearest(self, z: Tensor) -> Tensor:
-        """z [B, embed_dim, h, w] -> codes [B, h, w] int64 of the nearest entry (squared distance, fp32; the first on a tie)."""
+        """z [B, embed_dim, h, w] -> codes [B, h, w] int64 of the nearest entry (squared distance, fp32; the first on a
+        tie)."""
         flat = z.permute(0, 2, 3, 1).reshape(-1, z.shape[1]).float()
         book = self.quantize.embedding.weight.float()
         distance = flat.pow(2).sum(1, keepdim=True) + book.pow(2).sum(1) - 2 * flat @ book.t()  # [B*h*w, n_embed]
@@ -158,7 +190,10 @@ class ImageTokenizer(nn.Module):
         """images [B, 3, H, W] in [-1, 1], sides multiples of the downsampling -> codes [B, H/f, W/f] int64."""
         f = self.downsampling
         if images.shape[-2] % f or images.shape[-1] % f:
-            raise ValueError(f"image of {images.shape[-1]}x{images.shape[-2]}: both sides must be multiples of {f}; crop or resize first")
+            raise ValueError(
+                f"image of {images.shape[-1]}x{images.shape[-2]}: both sides must be multiples of {f}; crop or "
+                "resize first"
+            )
         return self.nearest(self.latents(images))
 
     def decode(self, codes: Tensor) -> Tensor:
@@ -181,7 +216,8 @@ class _InertType(type):
 
 
 class Inert(metaclass=_InertType):
-    """Stands for every class and function that a checkpoint names besides those of tensors: takes everything, does nothing."""
+    """Stands for every class and function that a checkpoint names besides those of tensors: takes everything, does
+    nothing."""
 
     def __new__(cls, *_: Any, **__: Any) -> Inert:
         return super().__new__(cls)
@@ -194,13 +230,15 @@ class Inert(metaclass=_InertType):
 
 
 def scale_pixels(pixels: Tensor) -> Tensor:
-    """uint8 [B, H, W, 3] -> fp32 [B, 3, H, W] in [-1, 1], as the published tokenizer does it: in float64, rounded to fp32 last."""
+    """uint8 [B, H, W, 3] -> fp32 [B, 3, H, W] in [-1, 1], as the published tokenizer does it: in float64, rounded to
+    fp32 last."""
     values = torch.arange(256, dtype=torch.float64, device=pixels.device).div(255).mul(2).sub(1).float()
     return values[pixels.int()].permute(0, 3, 1, 2).contiguous()
 
 
 def read_state_dict(path: str | Path) -> dict[str, Tensor]:
-    """Tensors of a .safetensors or of a Lightning .ckpt, without running any pickled code; the training loss's are left out."""
+    """Tensors of a .safetensors or of a Lightning .ckpt, without running any pickled code; the training loss's are left
+    out."""
     path = Path(path)
     if not path.is_file():
         raise ValueError(f"vq.checkpoint={path}: no such file; give the VQGAN's .ckpt or .safetensors")
@@ -210,15 +248,19 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
         raise ValueError(f"vq.checkpoint={path}: not a checkpoint that can be read safely: {error}") from error
     state = loaded.get("state_dict", loaded) if isinstance(loaded, dict) else None
     if not isinstance(state, dict):
-        raise ValueError(f"vq.checkpoint={path}: holds no state_dict, names with their tensors; give the VQGAN's .ckpt or .safetensors")
+        raise ValueError(
+            f"vq.checkpoint={path}: holds no state_dict, names with their tensors; give the VQGAN's .ckpt or "
+            ".safetensors"
+        )
     return {k: v for k, v in state.items() if isinstance(v, Tensor) and not k.startswith("loss.")}
 
 
 def _load_pickle(path: Path) -> Any:
     """What torch.save wrote, with an Inert in place of all that is no tensor, number, text, list or dict.
 
-    Training programs store their callbacks and settings beside the weights, as classes that are not installed here and that a file
-    from elsewhere could name to run code. Files of torch before 1.6 are read only where they name no such class.
+    Training programs store their callbacks and settings beside the weights, as classes that are not installed here and
+    that a file from elsewhere could name to run code. Files of torch before 1.6 are read only where they name no such
+    class.
     """
     try:
         names = get_unsafe_globals_in_checkpoint(str(path))
@@ -229,7 +271,8 @@ def _load_pickle(path: Path) -> Any:
 
 
 def fingerprint(state: dict[str, Tensor], config: VQConfig) -> str:
-    """sha256 over the sorted (name, shape, fp32 little-endian bytes) of all tensors, then the architecture as sorted JSON."""
+    """sha256 over the sorted (name, shape, fp32 little-endian bytes) of all tensors, then the architecture as sorted
+    JSON."""
     digest = hashlib.sha256()
     for name in sorted(state):
         tensor = state[name].detach().cpu().float().contiguous()

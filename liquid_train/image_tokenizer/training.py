@@ -1,14 +1,14 @@
 """Train the small image tokenizer that ships with this package (docs/tokenizer.md has its two commands).
 
-Finite scalar quantization (Mentzer et al. 2023, arXiv 2309.15505): every latent channel is rounded to one of a few levels
-with a straight-through gradient, so there is no codebook to collapse. The grid of all level combinations is then written
-out as an ordinary codebook in taming's format.
+Finite scalar quantization (Mentzer et al. 2023, arXiv 2309.15505): every latent channel is rounded to one of a few
+levels with a straight-through gradient, so there is no codebook to collapse. The grid of all level combinations is then
+written out as an ordinary codebook in taming's format.
 
 Two losses: squared pixel error, and a caption loss that asks the mean of a small per-code network to name the caption's
 words (bag of words, as Joulin et al. 2016, arXiv 1511.02251, do for whole images). The second one makes the codes carry
 what the picture shows, not only how each patch looks, which is what a small language model needs from them; tokenizers
-aligned with text in this spirit are VILA-U (arXiv 2409.04429) and UniTok (arXiv 2502.20321). A third loss, for a second pass,
-keeps neighbouring latents alike (total variation), so that the codes of a plain background repeat.
+aligned with text in this spirit are VILA-U (arXiv 2409.04429) and UniTok (arXiv 2502.20321). A third loss, for a second
+pass, keeps neighbouring latents alike (total variation), so that the codes of a plain background repeat.
 """
 
 from __future__ import annotations
@@ -60,12 +60,14 @@ def round_to_grid(z: Tensor, levels: list[int]) -> Tensor:
 
 
 def total_variation(z: Tensor) -> Tensor:
-    """Mean absolute difference of neighbouring latents [B, C, h, w]: where it is small, a code can be told from its neighbour."""
+    """Mean absolute difference of neighbouring latents [B, C, h, w]: where it is small, a code can be told from its
+    neighbour."""
     return (z.diff(dim=2).abs().mean() + z.diff(dim=3).abs().mean()) / 2
 
 
 def load_images(images: list[EasyVQAImage]) -> tuple[Tensor, Tensor]:
-    """-> pixels uint8 [N, 3, 64, 64] and the caption's words as 0/1 [N, len(WORDS)] (all -1 where there is no caption)."""
+    """-> pixels uint8 [N, 3, 64, 64] and the caption's words as 0/1 [N, len(WORDS)] (all -1 where there is no
+    caption)."""
     pixels = np.stack([np.asarray(Image.open(i.path).convert("RGB")) for i in images])
     words = [[float(w in (i.color, i.shape)) if i.caption else -1.0 for w in WORDS] for i in images]
     return torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous(), torch.tensor(words)
@@ -89,7 +91,15 @@ def psnr(model: ImageTokenizer, pixels: Tensor) -> float:
 
 
 def train(
-    levels: list[int], steps: int, batch: int, lr: float, caption_weight: float, smoothness: float, seed: int, start: Path | None = None, log: int = 100
+    levels: list[int],
+    steps: int,
+    batch: int,
+    lr: float,
+    caption_weight: float,
+    smoothness: float,
+    seed: int,
+    start: Path | None = None,
+    log: int = 100,
 ) -> ImageTokenizer:
     """Train from random weights, or from the folder `start`; prints the losses and the test PSNR now and then."""
     torch.manual_seed(seed)
@@ -116,7 +126,8 @@ def train(
             logits = caption_head(quantized).float().mean((2, 3))  # [batch, len(WORDS)]
         known = words[chosen, 0] >= 0
         caption_loss = F.binary_cross_entropy_with_logits(logits[known], words[chosen][known])
-        commitment = F.mse_loss(z, quantized.detach())  # keeps latents on the grid: there is no tanh in taming's encoder
+        # keeps latents on the grid: there is no tanh in taming's encoder
+        commitment = F.mse_loss(z, quantized.detach())
         loss = pixel_loss + caption_weight * caption_loss + 0.002 * commitment + smoothness * total_variation(z)
         optimizer.zero_grad()
         loss.backward()
@@ -127,8 +138,12 @@ def train(
             codes = model.nearest(z.detach())
             used, repeated = len(codes.unique()), (codes[:, :, 1:] == codes[:, :, :-1]).float().mean().item()
             decibel = 10 * math.log10(4 / pixel_loss.item())
-            print(f"step {step} of {steps}: pixels {pixel_loss.item():.5f} ({decibel:.1f} dB), captions {caption_loss.item():.4f}, "
-                  f"codes in batch {used}, equal to their left neighbour {repeated:.0%}, {time.time() - started:.0f} s", flush=True)  # fmt: skip
+            print(
+                f"step {step} of {steps}: pixels {pixel_loss.item():.5f} ({decibel:.1f} dB), captions "
+                f"{caption_loss.item():.4f}, "
+                f"codes in batch {used}, equal to their left neighbour {repeated:.0%}, {time.time() - started:.0f} s",
+                flush=True,
+            )
         if step % 1000 == 0:
             with torch.no_grad():
                 print(f"  test PSNR {psnr(model, test_pixels):.2f} dB", flush=True)
@@ -138,7 +153,11 @@ def train(
 def save(model: ImageTokenizer, output: Path) -> None:
     """Write vqgan.yaml and model.safetensors (half precision: exact halves of what was trained) into `output`."""
     output.mkdir(parents=True, exist_ok=True)
-    config = {"model": {"params": {"ddconfig": DDCONFIG, "embed_dim": model.config.embed_dim, "n_embed": model.config.n_embed}}}
+    config = {
+        "model": {
+            "params": {"ddconfig": DDCONFIG, "embed_dim": model.config.embed_dim, "n_embed": model.config.n_embed}
+        }
+    }
     (output / "vqgan.yaml").write_text(yaml.safe_dump(config))
     save_file({k: v.half().contiguous() for k, v in model.state_dict().items()}, output / "model.safetensors")
 
@@ -146,7 +165,13 @@ def save(model: ImageTokenizer, output: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--output", type=Path, required=True, help="folder for vqgan.yaml and model.safetensors")
-    parser.add_argument("--levels", type=int, nargs="+", default=[4, 4, 4, 4, 4], help="levels per latent channel; their product is the codebook size")
+    parser.add_argument(
+        "--levels",
+        type=int,
+        nargs="+",
+        default=[4, 4, 4, 4, 4],
+        help="levels per latent channel; their product is the codebook size",
+    )
     parser.add_argument("--steps", type=int, default=9000)
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--lr", type=float, default=2e-3)
@@ -155,11 +180,16 @@ def main() -> None:
     parser.add_argument("--start", type=Path, help="a folder to go on from")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
-    model = train(args.levels, args.steps, args.batch, args.lr, args.caption_weight, args.smoothness, args.seed, args.start)
+    model = train(
+        args.levels, args.steps, args.batch, args.lr, args.caption_weight, args.smoothness, args.seed, args.start
+    )
     save(model, args.output)
     loaded = ImageTokenizer.from_files(args.output / "vqgan.yaml", args.output / "model.safetensors")
     test_pixels, _ = load_images(load_split("test"))
-    print(f"test PSNR {psnr(loaded, test_pixels):.2f} dB, {sum(p.numel() for p in loaded.parameters()):,} parameters, fingerprint {loaded.fingerprint[:12]}")
+    print(
+        f"test PSNR {psnr(loaded, test_pixels):.2f} dB, {sum(p.numel() for p in loaded.parameters()):,} parameters, "
+        f"fingerprint {loaded.fingerprint[:12]}"
+    )
 
 
 if __name__ == "__main__":

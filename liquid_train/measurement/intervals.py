@@ -22,11 +22,13 @@ def wilson(right: int, n: int) -> tuple[float, float]:
     return 0.0 if right == 0 else middle - half, 1.0 if right == n else middle + half  # without rounding at the ends
 
 
-def bootstrap(count: int, statistic: Callable[[np.ndarray], float], *, seed: int, resamples: int = 1000, reflected: bool = False) -> tuple[float, float]:
+def bootstrap(
+    count: int, statistic: Callable[[np.ndarray], float], *, seed: int, resamples: int = 1000, reflected: bool = False
+) -> tuple[float, float]:
     """Bootstrap interval of statistic(numbers of the items, int [count]): the middle 95% of what resampled items give.
 
-    reflected: mirrored at the estimate (the basic bootstrap, Davison and Hinkley 1997, 2.4), for a statistic that repeated items push
-    up, as they do a Frechet distance: its bias is taken off then, not put on twice.
+    reflected: mirrored at the estimate (the basic bootstrap, Davison and Hinkley 1997, 2.4), for a statistic that
+    repeated items push up, as they do a Frechet distance: its bias is taken off then, not put on twice.
     """
     random = np.random.default_rng(seed)
     low, high = np.quantile([statistic(random.integers(0, count, count)) for _ in range(resamples)], (0.025, 0.975))

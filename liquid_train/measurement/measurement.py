@@ -36,9 +36,9 @@ def silent(what: str, done: int, total: int) -> None:
 
 @dataclass(frozen=True)
 class ModelHandle:
-    """A model to be measured, whole on every rank. grid: rows and columns of codes, empty where it saw no pictures; suffix: of
-    a text-to-image prompt. rank r of world_size takes every world_size-th item, and sums are made over all ranks. multiratio: width
-    and height in pixels of the pictures whose size the prompt states (liquid.json: sizes)."""
+    """A model to be measured, whole on every rank. grid: rows and columns of codes, empty where it saw no pictures;
+    suffix: of a text-to-image prompt. rank r of world_size takes every world_size-th item, and sums are made over all
+    ranks. multiratio: width and height in pixels of the pictures whose size the prompt states (liquid.json: sizes)."""
 
     model: PreTrainedModel
     vocabulary: Vocabulary
@@ -53,7 +53,15 @@ class ModelHandle:
     @classmethod
     def of(cls, session: Session, image_tokenizer: ImageTokenizer, progress: Progress = silent) -> ModelHandle:
         card = session.card
-        return cls(session.model, session.vocabulary, image_tokenizer, tuple(card.grid), card.prompt, progress=progress, multiratio=card.sizes)
+        return cls(
+            session.model,
+            session.vocabulary,
+            image_tokenizer,
+            tuple(card.grid),
+            card.prompt,
+            progress=progress,
+            multiratio=card.sizes,
+        )
 
     @property
     def usual_size(self) -> tuple[int, int]:
@@ -75,7 +83,8 @@ class ModelHandle:
         return list(range(self.rank, count, self.world_size))
 
     def gathered(self, values: np.ndarray) -> np.ndarray:
-        """Every rank's values where the others have zeros -> all of them, on every rank, with the type they had; a collective."""
+        """Every rank's values where the others have zeros -> all of them, on every rank, with the type they had; a
+        collective."""
         if self.world_size == 1:
             return values
         import torch
@@ -110,7 +119,12 @@ def average(values: Sequence[float] | np.ndarray, seed: int = 0, resamples: int 
     """Mean of real values with its bootstrap interval. Raises ValueError for none."""
     if len(values) == 0:
         raise ValueError("nothing to measure: no item is left")
-    return Value(float(np.mean(values)), len(values), *mean_interval(values, seed=seed, resamples=resamples), bootstrap_name(resamples, seed))
+    return Value(
+        float(np.mean(values)),
+        len(values),
+        *mean_interval(values, seed=seed, resamples=resamples),
+        bootstrap_name(resamples, seed),
+    )
 
 
 def bare(value: float, n: int, why: str) -> Value:
@@ -120,7 +134,8 @@ def bare(value: float, n: int, why: str) -> Value:
 
 @dataclass(frozen=True)
 class Measurement:
-    """values by metric name. detail: what else a reader wants of it (tables, examples), stored apart. warnings: whole sentences."""
+    """values by metric name. detail: what else a reader wants of it (tables, examples), stored apart. warnings: whole
+    sentences."""
 
     values: dict[str, Value]
     receipt: Receipt
@@ -136,7 +151,13 @@ def file_name(name: str, step: int | None) -> str:
 def write_measurement(folder: Path, name: str, step: int | None, measured: Measurement) -> Path:
     """Write it whole or not at all. What is not finite is null."""
     values = {key: {k: finite(v) for k, v in asdict(value).items()} for key, value in measured.values.items()}
-    content = {"name": name, "step": step, "values": values, "receipt": as_json(measured.receipt), "warnings": measured.warnings}
+    content = {
+        "name": name,
+        "step": step,
+        "values": values,
+        "receipt": as_json(measured.receipt),
+        "warnings": measured.warnings,
+    }
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / file_name(name, step)
     write_synced(path, json.dumps(content, indent=1, ensure_ascii=False))

@@ -34,15 +34,18 @@ def code_version() -> str:
 
 
 def git(folder: Path, *arguments: str) -> str:
-    return subprocess.run(["git", *arguments], cwd=folder, capture_output=True, text=True, check=True, timeout=10).stdout
+    return subprocess.run(
+        ["git", *arguments], cwd=folder, capture_output=True, text=True, check=True, timeout=10
+    ).stdout
 
 
 @dataclass(frozen=True)
 class Receipt:
     """None: the metric knows no such thing. Digests are sha256 in hex.
 
-    n: items measured. data: digest of the questions or the real pictures. prompts: digest of the texts given to the model, in
-    order. sampler: guidance, temperature, top_k, or greedy. resize: the filter between a picture and the feature network.
+    n: items measured. data: digest of the questions or the real pictures. prompts: digest of the texts given to the
+    model, in order. sampler: guidance, temperature, top_k, or greedy. resize: the filter between a picture and the
+    feature network.
     features: what network, which layer; feature_weights: its digest. dtype: of the model's weights and activations.
     """
 

@@ -1,10 +1,10 @@
 """Attention inside packed documents: a document never sees another, by construction.
 
-Where no kernel for packed rows runs (ragged_attention.py has those), the documents of a micro-batch are gathered out of the flat
-row of tokens into a few rectangles of about equal length (`DocumentPlan`), attended causally there, and put back. A document's
-padding stands behind it, where no causal query looks, so no mask is needed and the work is that of the documents, not of the square
-of the sequence. Each way is registered with transformers' AttentionInterface under a name of its own; the plan reaches it as a
-keyword of the model's forward, never inferred from positions.
+Where no kernel for packed rows runs (ragged_attention.py has those), the documents of a micro-batch are gathered out of
+the flat row of tokens into a few rectangles of about equal length (`DocumentPlan`), attended causally there, and put
+back. A document's padding stands behind it, where no causal query looks, so no mask is needed and the work is that of
+the documents, not of the square of the sequence. Each way is registered with transformers' AttentionInterface under a
+name of its own; the plan reaches it as a keyword of the model's forward, never inferred from positions.
 """
 
 from __future__ import annotations
@@ -77,7 +77,8 @@ def rectangle_length(length: int) -> int:
     return -(-length // step) * step
 
 
-@torch.compiler.disable  # the documents' lengths differ in every batch: a compiled block would be compiled again for each
+# the documents' lengths differ in every batch: a compiled block would be compiled again for each
+@torch.compiler.disable
 def packed_attention(
     module: nn.Module,
     query: Tensor,
@@ -92,26 +93,40 @@ def packed_attention(
     kernel: str = "rectangles",
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    """query [n, heads, seq_len, head_dim], key and value [n, kv_heads, seq_len, head_dim] -> [n, seq_len, heads, head_dim].
+    """query [n, heads, seq_len, head_dim], key and value [n, kv_heads, seq_len, head_dim] -> [n, seq_len, heads,
+    head_dim].
 
     Raises ValueError without a plan: attention across documents must never happen silently.
     """
     if document_plan is None:
-        raise ValueError(f"attention {PACKED!r} needs document_plan=; load the model with another attn_implementation for inference")
+        raise ValueError(
+            f"attention {PACKED!r} needs document_plan=; load the model with another attn_implementation for inference"
+        )
     attend = KERNELS[kernel]
     return attend(query, key, value, document_plan, scaling=scaling, softcap=softcap, window=sliding_window), None
 
 
 def rectangles(
-    query: Tensor, key: Tensor, value: Tensor, document_plan: DocumentPlan, *, scaling: float | None, softcap: float | None, window: int | None
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    document_plan: DocumentPlan,
+    *,
+    scaling: float | None,
+    softcap: float | None,
+    window: int | None,
 ) -> Tensor:
     """Shapes as in packed_attention."""
     n, _, seq_len, _ = query.shape
-    flat = [t.transpose(1, 2).reshape(n * seq_len, t.shape[1], t.shape[3]) for t in (query, key, value)]  # [N, heads, head_dim]
+    # [N, heads, head_dim]
+    flat = [t.transpose(1, 2).reshape(n * seq_len, t.shape[1], t.shape[3]) for t in (query, key, value)]
     parts = []
     for tokens in document_plan.gather:
         documents, width = tokens.shape
-        q, k, v = (t.index_select(0, tokens.reshape(-1)).view(documents, width, t.shape[1], t.shape[2]).transpose(1, 2) for t in flat)
+        q, k, v = (
+            t.index_select(0, tokens.reshape(-1)).view(documents, width, t.shape[1], t.shape[2]).transpose(1, 2)
+            for t in flat
+        )
         out = _attend(q, k, v, scaling, softcap, window)  # [documents, heads, width, head_dim]
         parts.append(out.transpose(1, 2).reshape(documents * width, out.shape[1], out.shape[3]))
     out = torch.cat(parts).index_select(0, document_plan.restore)
@@ -124,11 +139,14 @@ def implementation(kernel: str) -> str:
 
 
 def choose_kernel(wish: str, device: torch.device, dtype: torch.dtype, softcap: float | None) -> str:
-    """The kernel for a device, compute dtype and model: `wish`, or where that is auto the first of flash, varlen and flex that runs.
+    """The kernel for a device, compute dtype and model: `wish`, or where that is auto the first of flash, varlen and
+    flex that runs.
 
     Raises ValueError with the reason where the wish cannot be met.
     """
-    reasons = {kernel: why_not(device, dtype, softcap) for kernel, why_not in ragged_attention.WHY_NOT.items()} | {"rectangles": None}
+    reasons = {kernel: why_not(device, dtype, softcap) for kernel, why_not in ragged_attention.WHY_NOT.items()} | {
+        "rectangles": None
+    }
     if wish == "auto":
         return next(kernel for kernel, reason in reasons.items() if reason is None)
     if reasons[wish] is not None:
@@ -141,17 +159,26 @@ def in_words(kernel: str, softcap: float | None) -> str:
     """How attention is computed, for the log."""
     if kernel != "rectangles":
         return f"attention within documents: {ragged_attention.NAMES[kernel]}"
-    how = "torch's fused scaled_dot_product_attention" if softcap is None else f"plain products: no fused kernel here has soft-capping at {softcap:g}"
+    how = (
+        "torch's fused scaled_dot_product_attention"
+        if softcap is None
+        else f"plain products: no fused kernel here has soft-capping at {softcap:g}"
+    )
     return f"attention within documents, gathered into rectangles, by {how}"
 
 
-def _attend(q: Tensor, k: Tensor, v: Tensor, scaling: float | None, softcap: float | None, window: int | None) -> Tensor:
-    """Causal attention of equal-length documents, with Gemma-2's soft-capping and sliding window where the model has them."""
+def _attend(
+    q: Tensor, k: Tensor, v: Tensor, scaling: float | None, softcap: float | None, window: int | None
+) -> Tensor:
+    """Causal attention of equal-length documents, with Gemma-2's soft-capping and sliding window where the model has
+    them."""
     width = q.shape[2]
     windowed = window is not None and window < width
     if softcap is None:
         mask = _band(width, window, q.device) if windowed else None
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None, scale=scaling, enable_gqa=q.shape[1] != k.shape[1])
+        return F.scaled_dot_product_attention(
+            q, k, v, attn_mask=mask, is_causal=mask is None, scale=scaling, enable_gqa=q.shape[1] != k.shape[1]
+        )
     groups = q.shape[1] // k.shape[1]
     k, v = k.repeat_interleave(groups, 1), v.repeat_interleave(groups, 1)
     scores = q @ k.transpose(2, 3) * (q.shape[-1] ** -0.5 if scaling is None else scaling)

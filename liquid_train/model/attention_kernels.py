@@ -4,8 +4,8 @@
     varlen  torch's own variable-length kernel: sliding windows, no soft-capping
     flex    torch's FlexAttention, compiled: for soft-capping where flash-attn is not installed
 
-All have query [n, heads, seq_len, head_dim], key and value [n, kv_heads, seq_len, head_dim] -> [n, seq_len, heads, head_dim]. A sliding
-window of w lets a token see itself and the w - 1 before it.
+All have query [n, heads, seq_len, head_dim], key and value [n, kv_heads, seq_len, head_dim] -> [n, seq_len, heads,
+head_dim]. A sliding window of w lets a token see itself and the w - 1 before it.
 """
 
 from __future__ import annotations
@@ -22,42 +22,89 @@ from torch import Tensor
 if TYPE_CHECKING:
     from liquid_train.model.attention import DocumentPlan
 
-NAMES = {"flash": "flash-attn's variable-length kernel", "varlen": "torch's variable-length kernel", "flex": "torch's FlexAttention, compiled"}
+NAMES = {
+    "flash": "flash-attn's variable-length kernel",
+    "varlen": "torch's variable-length kernel",
+    "flex": "torch's FlexAttention, compiled",
+}
 OLDEST = (8, 0)  # compute capability of the first GPUs (Ampere) with kernels of both flash-attn and torch
 
 
-def flash(q: Tensor, k: Tensor, v: Tensor, plan: DocumentPlan, *, scaling: float | None, softcap: float | None, window: int | None) -> Tensor:
+def flash(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    plan: DocumentPlan,
+    *,
+    scaling: float | None,
+    softcap: float | None,
+    window: int | None,
+) -> Tensor:
     from flash_attn import flash_attn_varlen_func
 
     out = flash_attn_varlen_func(
-        *_flat(q, k, v), plan.starts, plan.starts, plan.longest, plan.longest, softmax_scale=scaling, causal=True,
-        window_size=(-1 if window is None else window - 1, 0), softcap=softcap or 0.0,
-    )  # fmt: skip
+        *_flat(q, k, v),
+        plan.starts,
+        plan.starts,
+        plan.longest,
+        plan.longest,
+        softmax_scale=scaling,
+        causal=True,
+        window_size=(-1 if window is None else window - 1, 0),
+        softcap=softcap or 0.0,
+    )
     return out.view(q.shape[0], q.shape[2], q.shape[1], q.shape[3])
 
 
-def varlen(q: Tensor, k: Tensor, v: Tensor, plan: DocumentPlan, *, scaling: float | None, softcap: float | None, window: int | None) -> Tensor:
+def varlen(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    plan: DocumentPlan,
+    *,
+    scaling: float | None,
+    softcap: float | None,
+    window: int | None,
+) -> Tensor:
     from torch.nn.attention.varlen import varlen_attn
 
     assert softcap is None
     out: Any = varlen_attn(
-        *_flat(q, k, v), plan.starts, plan.starts, plan.longest, plan.longest, scale=scaling,
-        window_size=(-1 if window is None else window - 1, 0), enable_gqa=q.shape[1] != k.shape[1],
-    )  # fmt: skip
+        *_flat(q, k, v),
+        plan.starts,
+        plan.starts,
+        plan.longest,
+        plan.longest,
+        scale=scaling,
+        window_size=(-1 if window is None else window - 1, 0),
+        enable_gqa=q.shape[1] != k.shape[1],
+    )
     return out.view(q.shape[0], q.shape[2], q.shape[1], q.shape[3])
 
 
-def flex(q: Tensor, k: Tensor, v: Tensor, plan: DocumentPlan, *, scaling: float | None, softcap: float | None, window: int | None) -> Tensor:
+def flex(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    plan: DocumentPlan,
+    *,
+    scaling: float | None,
+    softcap: float | None,
+    window: int | None,
+) -> Tensor:
     if window not in plan.masks:  # the same for all layers with this window
         plan.masks[window] = _block_mask(plan, q.shape[0], q.shape[2], window)
     attend = _compiled_flex() if q.is_cuda else _flex()  # uncompiled it holds all scores: for tests
     capped = None if softcap is None else lambda score, *_: softcap * torch.tanh(score / softcap)
-    out = attend(q, k, v, score_mod=capped, block_mask=plan.masks[window], scale=scaling, enable_gqa=q.shape[1] != k.shape[1])
+    out = attend(
+        q, k, v, score_mod=capped, block_mask=plan.masks[window], scale=scaling, enable_gqa=q.shape[1] != k.shape[1]
+    )
     return out.transpose(1, 2)
 
 
 def _flat(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """[n, heads, seq_len, head_dim] each -> [n * seq_len, heads, head_dim]: rows one behind the other, as the plan counts them."""
+    """[n, heads, seq_len, head_dim] each -> [n * seq_len, heads, head_dim]: rows one behind the other, as the plan
+    counts them."""
     flat = [t.transpose(1, 2).reshape(-1, t.shape[1], t.shape[3]) for t in (q, k, v)]
     return flat[0], flat[1], flat[2]
 
@@ -90,13 +137,18 @@ def _no_gpu_for_it(device: torch.device, dtype: torch.dtype) -> str | None:
     if device.type != "cuda":
         return f"it runs on CUDA, not on {device.type}"
     if torch.cuda.get_device_capability(device) < OLDEST:
-        return f"it needs a GPU of compute capability {OLDEST[0]}.{OLDEST[1]} or above, this is {torch.cuda.get_device_name(device)}"
+        return (
+            f"it needs a GPU of compute capability {OLDEST[0]}.{OLDEST[1]} or above, this is "
+            f"{torch.cuda.get_device_name(device)}"
+        )
     return "it computes in bf16; parallel.precision is fp32" if dtype == torch.float32 else None
 
 
 def _why_not_flash(device: torch.device, dtype: torch.dtype, softcap: float | None) -> str | None:
     missing = importlib.util.find_spec("flash_attn") is None
-    return _no_gpu_for_it(device, dtype) or ("flash-attn is not installed (pip install flash-attn)" if missing else None)
+    return _no_gpu_for_it(device, dtype) or (
+        "flash-attn is not installed (pip install flash-attn)" if missing else None
+    )
 
 
 def _why_not_varlen(device: torch.device, dtype: torch.dtype, softcap: float | None) -> str | None:

@@ -1,4 +1,5 @@
-"""The Hugging Face causal LM: built on the meta device, given image rows, filled rank by rank, written back as an HF folder.
+"""The Hugging Face causal LM: built on the meta device, given image rows, filled rank by rank, written back as an HF
+folder.
 
 build: config (or folder) + vocabulary -> model on meta, embedding rows = vocab_size + codebook
 fill:  after sharding, every rank computes or reads only the rows it holds
@@ -39,15 +40,19 @@ class ModelCard:
     vq_checkpoint: str
     grid: list[int]  # rows and columns of the images it was trained on; of several sizes, those of the squarest
     prompt: str  # suffix of a text-to-image prompt
-    null_prompt: str = "<unconditional>"  # what guidance draws away from; empty: none was trained (data.unconditional=0)
-    sizes: list[list[int]] = field(default_factory=list)  # width and height in pixels that a prompt may state (tokenize.crop=multiratio)
+    # what guidance draws away from; empty: none was trained (data.unconditional=0)
+    null_prompt: str = "<unconditional>"
+    # width and height in pixels that a prompt may state (tokenize.crop=multiratio)
+    sizes: list[list[int]] = field(default_factory=list)
 
     @classmethod
     def read(cls, folder: str | Path) -> ModelCard:
         """ValueError when the folder has no liquid.json."""
         path = Path(folder) / CARD
         if not path.is_file():
-            raise ValueError(f"{folder}: no {CARD} there; give a run, a checkpoint or a model/ folder that liquid train wrote")
+            raise ValueError(
+                f"{folder}: no {CARD} there; give a run, a checkpoint or a model/ folder that liquid train wrote"
+            )
         return cls(**json.loads(path.read_text()))
 
     def write(self, folder: Path) -> None:
@@ -73,10 +78,15 @@ def model_config(backbone: BackboneConfig, tokenizer_entries: int) -> PreTrained
 
 
 def build(config: PreTrainedConfig, vocabulary: Vocabulary, attention: str = PACKED) -> PreTrainedModel:
-    """The model on the meta device, fp32, vocabulary.rows embedding rows, attention as registered by model/attention.py; no memory is used yet."""
+    """The model on the meta device, fp32, vocabulary.rows embedding rows, attention as registered by
+    model/attention.py; no memory is used yet."""
     config.vocab_size = vocabulary.rows
     tokenizer = vocabulary.tokenizer
-    config.bos_token_id, config.eos_token_id, config.pad_token_id = tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id
+    config.bos_token_id, config.eos_token_id, config.pad_token_id = (
+        tokenizer.bos_token_id,
+        tokenizer.eos_token_id,
+        tokenizer.pad_token_id,
+    )
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config, dtype=torch.float32, attn_implementation=attention)
     model.generation_config = GenerationConfig.from_model_config(config)
@@ -99,8 +109,9 @@ def rows_of(parameter: Tensor) -> tuple[Tensor, int]:
 
 @torch.no_grad()
 def materialize(model: PreTrainedModel, device: torch.device, *, offloaded: bool = False) -> None:
-    """Give the (sharded) meta model memory on `device`; its parameters, with `offloaded`, in the host's. Weights stay unset; buffers
-    (rotary tables, Gemma's scale of embeddings) are in no checkpoint and get their values here, by transformers' own initialization."""
+    """Give the (sharded) meta model memory on `device`; its parameters, with `offloaded`, in the host's. Weights stay
+    unset; buffers (rotary tables, Gemma's scale of embeddings) are in no checkpoint and get their values here, by
+    transformers' own initialization."""
     model.to_empty(device="cpu" if offloaded else device)
     model.tie_weights()  # to_empty gives an unsharded tied head memory of its own
     for module in model.modules():
@@ -112,7 +123,8 @@ def materialize(model: PreTrainedModel, device: torch.device, *, offloaded: bool
 
 @torch.no_grad()
 def fill_random(model: PreTrainedModel, seed: int) -> None:
-    """Random weights as transformers initializes them (normal, ones for norms, zeros for biases), the same for any world size."""
+    """Random weights as transformers initializes them (normal, ones for norms, zeros for biases), the same for any
+    world size."""
     std = float(getattr(model.config, "initializer_range", 0.02))
     offset_norm = "gemma" in model.config.model_type  # Gemma's norms multiply by 1 + weight
     for name, parameter in model.named_parameters():
@@ -133,7 +145,9 @@ def random_rows(key: tuple[object, ...], first: int, count: int, shape: torch.Si
     """Rows first .. first+count-1 of an endless normal matrix named by key: fp32 [count, *shape] on the CPU."""
     parts = []
     for block in range(first // ROW_BLOCK, (first + count - 1) // ROW_BLOCK + 1):
-        rows = torch.empty(ROW_BLOCK, *shape).normal_(0, std, generator=torch.Generator().manual_seed(key_number((*key, block))))
+        rows = torch.empty(ROW_BLOCK, *shape).normal_(
+            0, std, generator=torch.Generator().manual_seed(key_number((*key, block)))
+        )
         lo, hi = max(first, block * ROW_BLOCK), min(first + count, (block + 1) * ROW_BLOCK)
         parts.append(rows[lo - block * ROW_BLOCK : hi - block * ROW_BLOCK])
     return torch.cat(parts)
@@ -146,7 +160,8 @@ def key_number(key: tuple[object, ...]) -> int:
 
 @torch.no_grad()
 def fill_from_folder(model: PreTrainedModel, folder: str | Path) -> None:
-    """Load safetensors rank by rank, each its own rows. Rows that the folder lacks (a new vocabulary) become zeros; image_rows.py fills them.
+    """Load safetensors rank by rank, each its own rows. Rows that the folder lacks (a new vocabulary) become zeros;
+    image_rows.py fills them.
 
     Raises ValueError naming a tensor that is missing or has another shape.
     """
@@ -181,7 +196,9 @@ def named_full_tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
         yield name, full.detach().cpu()
 
 
-def load_for_inference(folder: str | Path, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> tuple[Any, Vocabulary, ModelCard]:
+def load_for_inference(
+    folder: str | Path, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
+) -> tuple[Any, Vocabulary, ModelCard]:
     """Load an HF folder that liquid train wrote: (plain transformers model in eval mode, its vocabulary, its card)."""
     vocabulary = read_vocabulary(folder)
     model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, local_files_only=True)
@@ -193,6 +210,9 @@ def read_vocabulary(folder: str | Path) -> Vocabulary:
     card = ModelCard.read(folder)
     tokenizer = load_tokenizer(folder)
     if len(tokenizer) != card.image_start:
-        raise ValueError(f"{folder}: the tokenizer has {len(tokenizer)} entries but image ids start at {card.image_start}; the tokenizer was changed")
+        raise ValueError(
+            f"{folder}: the tokenizer has {len(tokenizer)} entries but image ids start at {card.image_start}; the "
+            "tokenizer was changed"
+        )
     rows = int(json.loads((Path(folder) / "config.json").read_text())["vocab_size"])
     return Vocabulary(tokenizer, card.codebook_size, rows)

@@ -1,4 +1,5 @@
-"""The rows that a pretrained model's embedding and head get for image codes: each rank makes those that it holds, and no others.
+"""The rows that a pretrained model's embedding and head get for image codes: each rank makes those that it holds, and
+no others.
 
 mean      all near the mean of the text rows: the usual start for new words
 normal    drawn as transformers draws the rows of an untrained model
@@ -45,9 +46,11 @@ class TextRows:
 
 
 @torch.no_grad()
-def fill_image_rows(model: PreTrainedModel, vocabulary: Vocabulary, image_init: str, codebook: Tensor, seed: int) -> None:
-    """Fill every row from the first image code on, also those that were spare rows of a padded vocabulary (Qwen2.5), in embedding and
-    head; the same rows for any number of ranks. Text rows stay as they are.
+def fill_image_rows(
+    model: PreTrainedModel, vocabulary: Vocabulary, image_init: str, codebook: Tensor, seed: int
+) -> None:
+    """Fill every row from the first image code on, also those that were spare rows of a padded vocabulary (Qwen2.5), in
+    embedding and head; the same rows for any number of ranks. Text rows stay as they are.
 
     codebook: [codes, embed_dim], the VQ's.
     """
@@ -74,20 +77,22 @@ def fill_image_rows(model: PreTrainedModel, vocabulary: Vocabulary, image_init: 
 def mean_rows(text: TextRows, first: int, count: int, key: tuple[object, ...]) -> Tensor:
     """The mean of the text rows with noise that only tells the rows apart: [count, width].
 
-    Hewitt 2021 (nlp.stanford.edu/~johnhew/vocab-expansion.html): a new word with the mean row gets about the mean logit, so it takes
-    little probability from the words that the model knows. transformers' mean_resizing draws from a normal with 1e-9 of the rows'
-    covariance; here its diagonal is taken, which needs no width x width matrix. The mean is over the text rows alone: the
-    spare rows of a padded vocabulary were never trained.
+    Hewitt 2021 (nlp.stanford.edu/~johnhew/vocab-expansion.html): a new word with the mean row gets about the mean
+    logit, so it takes little probability from the words that the model knows. transformers' mean_resizing draws from a
+    normal with 1e-9 of the rows' covariance; here its diagonal is taken, which needs no width x width matrix. The mean
+    is over the text rows alone: the spare rows of a padded vocabulary were never trained.
     """
     noise = random_rows(key, first, count, text.mean.shape, 1.0)
     return text.mean + noise * (MEAN_NOISE * text.variance).sqrt()
 
 
 def codebook_rows(text: TextRows, codebook: Tensor, first: int, count: int, key: tuple[object, ...]) -> Tensor:
-    """Rows of codes first .. first+count-1: fp64 [count, width]; the mean of the text rows where there is no such code (spare rows).
+    """Rows of codes first .. first+count-1: fp64 [count, width]; the mean of the text rows where there is no such code
+    (spare rows).
 
-    The centred codebook goes through a fixed random matrix with orthonormal rows, which keeps distances (with orthonormal columns
-    where it is wider than the model), and is scaled so that codes lie as far from the text rows' mean as text rows do (root mean square).
+    The centred codebook goes through a fixed random matrix with orthonormal rows, which keeps distances (with
+    orthonormal columns where it is wider than the model), and is scaled so that codes lie as far from the text rows'
+    mean as text rows do (root mean square).
     """
     width, embed_dim = len(text.mean), codebook.shape[1]
     centred = (codebook - codebook.double().mean(0)).cpu()

@@ -1,7 +1,7 @@
 """Head and cross-entropy in one pass over chunks of target positions, with loss, token accuracy and counts per task.
 
-Logits never exist for more than `chunk` positions: the forward computes each chunk's loss and its gradients at once, as Liger
-(arXiv 2410.10989, section 3.2) does, so the backward only scales them.
+Logits never exist for more than `chunk` positions: the forward computes each chunk's loss and its gradients at once, as
+Liger (arXiv 2410.10989, section 3.2) does, so the backward only scales them.
 """
 
 from __future__ import annotations
@@ -39,11 +39,14 @@ class HeadOptions:
 class ChunkedCrossEntropy(torch.autograd.Function):
     """hidden [T, d], weight [V, d], targets [T], weights [T] -> (weighted sum of losses, losses [T], correct [T]).
 
-    With a group, weight holds V rows of a longer table; hidden, targets, weights and all results are the same on all of its ranks.
+    With a group, weight holds V rows of a longer table; hidden, targets, weights and all results are the same on all of
+    its ranks.
     """
 
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, weights: Tensor, options: HeadOptions, train: bool) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(
+        ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, weights: Tensor, options: HeadOptions, train: bool
+    ) -> tuple[Tensor, Tensor, Tensor]:
         rows = weight[: max(0, options.vocabulary - options.first_row)]
         losses, correct = torch.zeros_like(weights), torch.zeros_like(targets, dtype=torch.bool)
         grad_hidden = torch.empty_like(hidden)
@@ -64,7 +67,8 @@ class ChunkedCrossEntropy(torch.autograd.Function):
             total += (w * (loss + options.z_loss * chunk.log_z.square())).sum()
             if not train:
                 continue
-            grad = logits.sub_(chunk.log_z).exp_()  # in place: softmax, and from here on the gradient with respect to the logits
+            # in place: softmax, and from here on the gradient with respect to the logits
+            grad = logits.sub_(chunk.log_z).exp_()
             if options.z_loss:
                 grad *= 1 + 2 * options.z_loss * chunk.log_z
             if grad.shape[1]:  # none where this rank's part of the vocabulary is all padding
@@ -94,8 +98,9 @@ class ChunkedCrossEntropy(torch.autograd.Function):
 
 @dataclass(frozen=True)
 class ChunkLogits:
-    """What a chunk's logits come down to, over all ranks; each [chunk, 1]. log_z: log of the sum of exponentials; best: the largest
-    logit; picked: the target's. column, here: the target's place in this rank's part, and whether it is there at all."""
+    """What a chunk's logits come down to, over all ranks; each [chunk, 1]. log_z: log of the sum of exponentials; best:
+    the largest logit; picked: the target's. column, here: the target's place in this rank's part, and whether it is
+    there at all."""
 
     log_z: Tensor
     best: Tensor
@@ -105,12 +110,15 @@ class ChunkLogits:
 
 
 def reduce_logits(logits: Tensor, column: Tensor, group: dist.ProcessGroup | None) -> ChunkLogits:
-    """logits [chunk, rows here], column [chunk, 1] of the target, outside of the rows where another rank has it; a collective of `group`."""
+    """logits [chunk, rows here], column [chunk, 1] of the target, outside of the rows where another rank has it; a
+    collective of `group`."""
     rows = logits.shape[1]
     here = (column >= 0) & (column < rows)
     column = column.clamp(0, max(0, rows - 1))
     if group is None:
-        return ChunkLogits(logits.logsumexp(1, keepdim=True), logits.amax(1, keepdim=True), logits.gather(1, column), column, here)
+        return ChunkLogits(
+            logits.logsumexp(1, keepdim=True), logits.amax(1, keepdim=True), logits.gather(1, column), column, here
+        )
     best = logits.amax(1, keepdim=True) if rows else torch.full_like(column, -math.inf, dtype=logits.dtype)
     dist.all_reduce(best, op=dist.ReduceOp.MAX, group=group)
     exponentials = torch.exp(logits - best).sum(1, keepdim=True)
@@ -123,8 +131,8 @@ def reduce_logits(logits: Tensor, column: Tensor, group: dist.ProcessGroup | Non
 @dataclass(frozen=True)
 class LossOutput:
     """total: weighted sum over targets (with gradient). per_task [4, tasks]: sums of loss, of correct, counts,
-    and sums of weighted loss without z-loss (no gradient). chosen, losses, correct [T]: of each target its place in the flattened
-    batch, its loss in nats and whether it was the likeliest (no gradient)."""
+    and sums of weighted loss without z-loss (no gradient). chosen, losses, correct [T]: of each target its place in the
+    flattened batch, its loss in nats and whether it was the likeliest (no gradient)."""
 
     total: Tensor
     per_task: Tensor
@@ -134,7 +142,8 @@ class LossOutput:
 
 
 class LossModule(nn.Module):
-    """The root module that FSDP wraps: backbone, head and loss in one forward, so the head's weight is gathered where it is read."""
+    """The root module that FSDP wraps: backbone, head and loss in one forward, so the head's weight is gathered where
+    it is read."""
 
     def __init__(self, lm: PreTrainedModel, options: HeadOptions) -> None:
         super().__init__()
@@ -155,7 +164,9 @@ class LossModule(nn.Module):
         hidden = hidden.reshape(-1, hidden.shape[-1]).index_select(0, chosen)
         targets, weights = batch.targets.view(-1)[chosen], batch.weights.view(-1)[chosen]
         weight, options = self._head()
-        total, losses, correct = ChunkedCrossEntropy.apply(hidden, weight, targets, weights, options, torch.is_grad_enabled())
+        total, losses, correct = ChunkedCrossEntropy.apply(
+            hidden, weight, targets, weights, options, torch.is_grad_enabled()
+        )
         tasks = batch.tasks.view(-1)[chosen].long()
         sums = torch.zeros(4, len(TASKS), device=hidden.device, dtype=torch.float64)
         for row, values in enumerate((losses, correct, torch.ones_like(losses), weights * losses)):

@@ -1,4 +1,5 @@
-"""AdamW's parameter groups, the learning rate as a function of the step, and learning rates of single rows of embedding and head."""
+"""AdamW's parameter groups, the learning rate as a function of the step, and learning rates of single rows of embedding
+and head."""
 
 from __future__ import annotations
 
@@ -35,10 +36,12 @@ def token_tables(lm: PreTrainedModel) -> list[Tensor]:
 
 
 def learning_rate(step: int, steps: int, peak: float, schedule: ScheduleConfig) -> float:
-    """Learning rate of 0-based `step` out of `steps`: linear warmup, then cosine, constant, or constant with a linear decay at the end.
+    """Learning rate of 0-based `step` out of `steps`: linear warmup, then cosine, constant, or constant with a linear
+    decay at the end.
 
-    The last is warmup-stable-decay (Hu et al. 2024, arXiv 2404.06395): with warmup and decay as numbers of steps, a longer run
-    is the same up to where the shorter one began to decay, and a decay can branch off from any checkpoint of it.
+    The last is warmup-stable-decay (Hu et al. 2024, arXiv 2404.06395): with warmup and decay as numbers of steps, a
+    longer run is the same up to where the shorter one began to decay, and a decay can branch off from any checkpoint of
+    it.
     """
     warmup = steps_of(schedule.warmup, steps)
     if step < warmup:
@@ -62,8 +65,10 @@ def steps_of(length: float, steps: int) -> int:
 class RowRates:
     """Rows of embedding and head that learn slower or faster than the rest, or alone.
 
-    AdamW's step is proportional to the learning rate, weight decay included; so a row's own rate scales how far the row moved.
-    In the first optimizer.new_rows_steps steps only the rows a published checkpoint lacks move: image rows, <boi>, <eoi>, <unconditional>.
+    AdamW's step is proportional to the learning rate, weight decay included; so a row's own rate scales how far the row
+    moved.
+    In the first optimizer.new_rows_steps steps only the rows a published checkpoint lacks move: image rows, <boi>,
+    <eoi>, <unconditional>.
     """
 
     def __init__(self, lm: PreTrainedModel, vocabulary: Vocabulary, config: OptimizerConfig) -> None:
@@ -72,7 +77,12 @@ class RowRates:
         self.all_rows = torch.ones(vocabulary.rows)  # learning rate of every row, relative to optimizer.lr
         self.all_rows[vocabulary.image_start : vocabulary.image_end] = config.image_embedding_lr_scale
         self.new_rows = torch.zeros(vocabulary.rows)
-        for row in (slice(vocabulary.image_start, vocabulary.image_end), vocabulary.boi, vocabulary.eoi, vocabulary.unconditional):
+        for row in (
+            slice(vocabulary.image_start, vocabulary.image_end),
+            vocabulary.boi,
+            vocabulary.eoi,
+            vocabulary.unconditional,
+        ):
             self.new_rows[row] = self.all_rows[row]
 
     def mask_gradients(self, step: int) -> None:
@@ -90,7 +100,9 @@ class RowRates:
     def step(self, optimizer: torch.optim.AdamW, step: int, lr: float) -> None:
         """One step of the optimizer at learning rate lr."""
         first_stage = step < self.config.new_rows_steps
-        for group, rate in zip(optimizer.param_groups, (lr, *(0.0 if first_stage else lr for _ in range(2))), strict=True):
+        for group, rate in zip(
+            optimizer.param_groups, (lr, *(0.0 if first_stage else lr for _ in range(2))), strict=True
+        ):
             group["lr"] = rate
         scales = self.new_rows if first_stage else self.all_rows
         at_one_rate = not first_stage and self.config.image_embedding_lr_scale == 1.0

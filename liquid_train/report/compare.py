@@ -39,7 +39,9 @@ def read_evaluations(run_dir: Path) -> Evaluations:
         for key in [k for k, v in found.values.items() if v["name"] == content["name"]]:
             del found.values[key]  # of an earlier step
         found.receipts[content["name"]] = content["receipt"]
-        found.values |= {key: {**value, "step": content["step"], "name": content["name"]} for key, value in content["values"].items()}
+        found.values |= {
+            key: {**value, "step": content["step"], "name": content["name"]} for key, value in content["values"].items()
+        }
     if not found.values:
         raise ValueError(f"{run_dir}: no evaluations there (evals/step-*.json); liquid eval checkpoint={run_dir}")
     return found
@@ -52,7 +54,11 @@ def read(path: Path) -> dict[str, Any] | None:
     except (OSError, ValueError):
         return None
     parts = {"name": str, "values": dict, "receipt": dict}
-    good = isinstance(content, dict) and "step" in content and all(isinstance(content.get(key), kind) for key, kind in parts.items())
+    good = (
+        isinstance(content, dict)
+        and "step" in content
+        and all(isinstance(content.get(key), kind) for key, kind in parts.items())
+    )
     return content if good and all(isinstance(value, dict) for value in content["values"].values()) else None
 
 
@@ -63,7 +69,9 @@ def differences(a: Evaluations, b: Evaluations) -> list[str]:
         if name in b.receipts:
             one, other = a.receipts[name], b.receipts[name]
             lines += [
-                f"{name}: {key}: {short(one.get(key))} | {short(other.get(key))}" for key in dict.fromkeys([*one, *other]) if one.get(key) != other.get(key)
+                f"{name}: {key}: {short(one.get(key))} | {short(other.get(key))}"
+                for key in dict.fromkeys([*one, *other])
+                if one.get(key) != other.get(key)
             ]
     return lines
 
@@ -82,17 +90,26 @@ def compare(a_dir: Path, b_dir: Path, *, strict: bool = False, console: Console 
     """
     console = console or Console()
     a, b = read_evaluations(a_dir), read_evaluations(b_dir)
-    table = new_table("Evaluations", "Metric", f"A: {escape(a_dir.name)}", f"B: {escape(b_dir.name)}", "B - A", "Intervals")
+    table = new_table(
+        "Evaluations", "Metric", f"A: {escape(a_dir.name)}", f"B: {escape(b_dir.name)}", "B - A", "Intervals"
+    )
     for key in dict.fromkeys([*a.values, *b.values]):
         one, other = a.values.get(key), b.values.get(key)
         table.add_row(escape(key), cell(one), cell(other), change(one, other), apart(one, other))
     console.print(table)
     for run in (a, b):
         for name in run.unreadable:
-            console.print(f"Note: {escape(str(run.folder))}: {escape(name)} could not be read and was left out.", soft_wrap=True)
+            console.print(
+                f"Note: {escape(str(run.folder))}: {escape(name)} could not be read and was left out.", soft_wrap=True
+            )
     lines = differences(a, b)
     if lines:
-        console.print("Not measured alike (A | B), so these numbers do not compare:", *(f"  {escape(line)}" for line in lines), sep="\n", soft_wrap=True)
+        console.print(
+            "Not measured alike (A | B), so these numbers do not compare:",
+            *(f"  {escape(line)}" for line in lines),
+            sep="\n",
+            soft_wrap=True,
+        )
     return 2 if strict and lines else 0
 
 

@@ -62,13 +62,18 @@ def report_is_current(run_dir: str | Path) -> bool:
 
 
 def write_report(run_dir: str | Path) -> Path:
-    """Write RUN/report.html (aside, then renamed) and return its path. Raises ValueError for a folder that is no run."""
+    """Write RUN/report.html (aside, then renamed) and return its path. Raises ValueError for a folder that is no
+    run."""
     import jinja2
 
     run = read_run(run_dir)
     template = (Path(__file__).parent / "template.html").read_text(encoding="utf-8")
-    environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined)
-    environment.filters.update(percent=percent, duration=duration, quantity=quantity, plain=plain, width=bar_width, answer_type=answer_type)
+    environment = jinja2.Environment(
+        autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
+    )
+    environment.filters.update(
+        percent=percent, duration=duration, quantity=quantity, plain=plain, width=bar_width, answer_type=answer_type
+    )
     page = environment.from_string(template).render(page_context(run))
     path = run.folder / "report.html"
     aside = path.with_name("report.html.partial")
@@ -84,7 +89,8 @@ def page_context(run: Run) -> dict[str, Any]:
     from liquid_train.report import images as report_pictures
     from liquid_train.report import plots as report_plots
 
-    digest = inputs_digest(run.folder)  # before reading pictures: a file that changes meanwhile makes the page stale, not wrong
+    # before reading pictures: a file that changes meanwhile makes the page stale, not wrong
+    digest = inputs_digest(run.folder)
     head = summarize(run)
     grids, grids_total = report_pictures.periodic_grids(run.folder)
     groups = report_plots.curve_groups(run)
@@ -114,16 +120,33 @@ def progress_text(run: Run) -> str:
     steps, tokens = setting(run.config, "train.steps"), setting(run.config, "train.tokens")
     if run.state == "not started":
         return "no training step logged yet"
-    planned = f" of {steps:,} steps" if steps else f" steps, {quantity(run.tokens)} of {quantity(tokens)} tokens" if tokens else " steps"
-    return f"{'finished' if run.state == 'finished' else 'not finished (stopped, or still running)'}: {run.step:,}{planned}"
+    planned = (
+        f" of {steps:,} steps"
+        if steps
+        else f" steps, {quantity(run.tokens)} of {quantity(tokens)} tokens"
+        if tokens
+        else " steps"
+    )
+    return (
+        f"{'finished' if run.state == 'finished' else 'not finished (stopped, or still running)'}: "
+        f"{run.step:,}{planned}"
+    )
 
 
 def tiles(head: dict[str, Any]) -> list[dict[str, str]]:
     """The headline numbers: {label, value, note}. Only what was measured."""
     out = []
     for row in head["vqa"].get("rows", []):
-        label = "Questions answered right" if row["name"] == "all" else f"{answer_type(row['name']).capitalize()} questions"
-        out.append({"label": label, "value": percent(row["accuracy"]), "note": f"blind {percent(row['blind'])}" if row["blind"] is not None else ""})
+        label = (
+            "Questions answered right" if row["name"] == "all" else f"{answer_type(row['name']).capitalize()} questions"
+        )
+        out.append(
+            {
+                "label": label,
+                "value": percent(row["accuracy"]),
+                "note": f"blind {percent(row['blind'])}" if row["blind"] is not None else "",
+            }
+        )
     t2i = head["t2i"]
     for key, label, text, note in (
         ("right_color", "Pictures in the right colour", percent, f"{plain(t2i.get('count'))} pictures"),
@@ -134,8 +157,16 @@ def tiles(head: dict[str, Any]) -> list[dict[str, str]]:
         if number(t2i.get(key)) is not None:
             out.append({"label": label, "value": text(t2i[key]), "note": note})
     if head["step"]:
-        out.append({"label": "Training time", "value": duration(head["train_seconds"]), "note": f"{head['step']:,} steps"})
-        out.append({"label": "Tokens per second", "value": quantity(head["tokens_per_second"]), "note": f"{quantity(head['tokens'])} tokens"})
+        out.append(
+            {"label": "Training time", "value": duration(head["train_seconds"]), "note": f"{head['step']:,} steps"}
+        )
+        out.append(
+            {
+                "label": "Tokens per second",
+                "value": quantity(head["tokens_per_second"]),
+                "note": f"{quantity(head['tokens'])} tokens",
+            }
+        )
     return out
 
 
@@ -145,13 +176,25 @@ def facts(run: Run) -> list[tuple[str, str]]:
     shape = setting(c, "backbone.architecture") or {}
     sizes = [f"{shape[key]} {word}" for key, word in BACKBONE_SIZES if key in shape]
     sources = setting(c, "data.sources") or {}
-    mixture = [f"{name}: {s.get('task')}, weight {plain(s.get('weight', 1))}" for name, s in sources.items() if isinstance(s, dict)]
+    mixture = [
+        f"{name}: {s.get('task')}, weight {plain(s.get('weight', 1))}"
+        for name, s in sources.items()
+        if isinstance(s, dict)
+    ]
     rate = setting(c, "optimizer.lr")
     rows = [
-        ("Backbone", setting(c, "backbone.path") or ", ".join([str(shape.get("model_type") or ""), *sizes]).strip(", ")),
+        (
+            "Backbone",
+            setting(c, "backbone.path") or ", ".join([str(shape.get("model_type") or ""), *sizes]).strip(", "),
+        ),
         ("Initialization", setting(c, "backbone.init")),
         ("Mixture", "; ".join(mixture)),
-        ("Epochs", ", ".join(f"{name} {plain(value)}" for name in sources if (value := last(run.train, f"epoch/{name}")) is not None)),
+        (
+            "Epochs",
+            ", ".join(
+                f"{name} {plain(value)}" for name in sources if (value := last(run.train, f"epoch/{name}")) is not None
+            ),
+        ),
         ("Batch", _batch(c)),
         ("Optimizer", f"AdamW, peak learning rate {rate}, {setting(c, 'schedule.kind')} schedule" if rate else None),
         ("Precision", setting(c, "parallel.precision")),
@@ -171,7 +214,11 @@ def task_rows(run: Run, head: dict[str, Any]) -> list[dict[str, Any]]:
     recent = run.train[-50:]
     rows = []
     for task in run.tasks:
-        row: dict[str, Any] = {"task": task, "heldout_loss": head["heldout"]["loss"].get(task), "heldout_accuracy": head["heldout"]["accuracy"].get(task)}
+        row: dict[str, Any] = {
+            "task": task,
+            "heldout_loss": head["heldout"]["loss"].get(task),
+            "heldout_accuracy": head["heldout"]["accuracy"].get(task),
+        }
         for kind in ("loss", "accuracy"):
             values = [value for line in recent if (value := number(line.get(f"{kind}/{task}"))) is not None]
             row[kind] = sum(values) / len(values) if values else None
@@ -182,7 +229,9 @@ def task_rows(run: Run, head: dict[str, Any]) -> list[dict[str, Any]]:
 def flatten(value: Any, prefix: str = "") -> list[tuple[str, str]]:
     """A nested dictionary as (dotted key, text) rows; lists on one line."""
     if isinstance(value, dict):
-        return [row for key, inner in value.items() for row in flatten(inner, f"{prefix}.{key}" if prefix else str(key))]
+        return [
+            row for key, inner in value.items() for row in flatten(inner, f"{prefix}.{key}" if prefix else str(key))
+        ]
     return [(prefix, ", ".join(map(str, value)) if isinstance(value, list) else "" if value is None else str(value))]
 
 

@@ -49,7 +49,8 @@ def load_picture(path: Path, max_side: int) -> Picture:
 
 
 def inside(folder: Path, name: Any) -> Path | None:
-    """folder / name, or None when the name is no text or leads out of the folder (a report embeds only the run's files)."""
+    """folder / name, or None when the name is no text or leads out of the folder (a report embeds only the run's
+    files)."""
     if not isinstance(name, str) or not name:
         return None
     path = (folder / name).resolve()
@@ -103,7 +104,15 @@ def periodic_grids(run_dir: Path) -> tuple[list[Grid], int]:
         columns = number(about.get("columns"))
         prompts = [str(prompt) for prompt in about.get("prompts") or []]
         if picture.uri:
-            grids.append(Grid(int(path.stem.removeprefix("step-")), picture, prompts, int(columns) if columns else None, number(about.get("guidance"))))
+            grids.append(
+                Grid(
+                    int(path.stem.removeprefix("step-")),
+                    picture,
+                    prompts,
+                    int(columns) if columns else None,
+                    number(about.get("guidance")),
+                )
+            )
     return grids, total
 
 
@@ -116,7 +125,8 @@ def judged_sheet(run_dir: Path) -> Picture | None:
 
 @dataclass(frozen=True)
 class Answered:
-    """One question that the model answered. `picture.uri` may be None. An answer is right as evals/metrics/vqa.py counts it."""
+    """One question that the model answered. `picture.uri` may be None. An answer is right as evals/metrics/vqa.py
+    counts it."""
 
     picture: Picture
     question: str
@@ -131,4 +141,12 @@ class Answered:
 def answered(run_dir: Path, examples: Iterable[dict[str, Any]]) -> list[Answered]:
     """The questions that evals/vqa.json shows, with their pictures."""
     folder = run_dir / "evals"
-    return [Answered(load(folder, e.get("image"), 384), str(e.get("question", "")), str(e.get("answer", "")), str(e.get("truth", ""))) for e in examples]
+    return [
+        Answered(
+            load(folder, e.get("image"), 384),
+            str(e.get("question", "")),
+            str(e.get("answer", "")),
+            str(e.get("truth", "")),
+        )
+        for e in examples
+    ]

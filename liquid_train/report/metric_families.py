@@ -1,4 +1,5 @@
-"""Which numbers of an evaluation belong together: one figure of the report a family, and the few that a terminal line has room for.
+"""Which numbers of an evaluation belong together: one figure of the report a family, and the few that a terminal line
+has room for.
 
 Names are those of metrics.jsonl without eval/ (docs/evaluation.md). A number of no family has a figure of its own.
 """
@@ -12,7 +13,8 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Family:
-    """title: of the figure. pattern: of the names; its group `line`, where there is one, tells one from another. unit: "%" for shares.
+    """title: of the figure. pattern: of the names; its group `line`, where there is one, tells one from another. unit:
+    "%" for shares.
     chance: what guessing gives."""
 
     title: str
@@ -44,7 +46,17 @@ FAMILIES = (
     Family("Self-VQAScore, right captions", r"self_vqascore_right/(?P<line>.+)", "%"),
     Family("Self-VQAScore, wrong captions", r"self_vqascore_wrong/(?P<line>.+)", "%"),
 )
-HEADLINES = ("vqa_accuracy", "right_color", "right_shape", "fid", "frechet_distance", "kid", "kernel_distance", "self_vqascore", "caption_auc/color")
+HEADLINES = (
+    "vqa_accuracy",
+    "right_color",
+    "right_shape",
+    "fid",
+    "frechet_distance",
+    "kid",
+    "kernel_distance",
+    "self_vqascore",
+    "caption_auc/color",
+)
 
 
 def place(name: str) -> Place:
@@ -63,7 +75,8 @@ def spelled(name: str) -> str:
 
 
 def headline(found: dict[str, Any]) -> str:
-    """One terminal line of an evaluation: held-out losses, the headlines, and how many numbers more metrics.jsonl has."""
+    """One terminal line of an evaluation: held-out losses, the headlines, and how many numbers more metrics.jsonl
+    has."""
     losses = [(key.removeprefix("val/loss/"), value) for key, value in found.items() if key.startswith("val/loss/")]
     shown = [(name, found[f"eval/{name}"]) for name in HEADLINES if f"eval/{name}" in found]
     parts = [f"val loss {', '.join(f'{task} {value:.4g}' for task, value in losses)}"] if losses else []

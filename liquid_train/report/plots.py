@@ -1,8 +1,8 @@
 """The report's curves: matplotlib figures as inline SVG that takes its colours and its font from the page.
 
-matplotlib writes fixed colours. Every figure is therefore drawn in a few sentinel colours, and those are replaced by CSS
-variables afterwards, so that one picture serves light mode, dark mode and paper. Figures are small (about a phone's width)
-and the page lays them out in a grid: text stays readable on every screen.
+matplotlib writes fixed colours. Every figure is therefore drawn in a few sentinel colours, and those are replaced by
+CSS variables afterwards, so that one picture serves light mode, dark mode and paper. Figures are small (about a phone's
+width) and the page lays them out in a grid: text stays readable on every screen.
 """
 
 from __future__ import annotations
@@ -21,8 +21,15 @@ from matplotlib.ticker import EngFormatter, FuncFormatter, LogLocator, MaxNLocat
 from liquid_train.report.metric_families import place
 from liquid_train.report.run_reader import Run, number, series
 
-SENTINELS = {"#010203": "var(--text-soft)", "#020304": "var(--rule)", "#030405": "var(--train)", "#040506": "var(--heldout)", "#050607": "var(--baseline)",
-             "#060708": "var(--third)", "#070809": "var(--fourth)"}  # fmt: skip
+SENTINELS = {
+    "#010203": "var(--text-soft)",
+    "#020304": "var(--rule)",
+    "#030405": "var(--train)",
+    "#040506": "var(--heldout)",
+    "#050607": "var(--baseline)",
+    "#060708": "var(--third)",
+    "#070809": "var(--fourth)",
+}
 TEXT, RULE, TRAIN, HELDOUT, BASELINE, THIRD, FOURTH = SENTINELS
 LINES = (HELDOUT, TRAIN, THIRD, FOURTH)  # of one figure with several curves; beyond them, dashed
 SIZE = (4.3, 2.35)  # inches; at 72 dots an inch this is 310 x 169 CSS pixels before the page scales it
@@ -54,8 +61,8 @@ NOTHING: Points = ([], [])
 
 @dataclass(frozen=True)
 class Curve:
-    """One figure. `train` is drawn raw (faint) and smoothed, `heldout` as points, `lines` as points with a legend, `baseline` as a
-    dashed level."""
+    """One figure. `train` is drawn raw (faint) and smoothed, `heldout` as points, `lines` as points with a legend,
+    `baseline` as a dashed level."""
 
     name: str  # unique on the page
     title: str
@@ -76,7 +83,8 @@ class Curve:
 
 
 def smooth(values: list[float], width: int) -> np.ndarray:
-    """Centred moving mean, [n] -> [n], narrower towards both ends: unlike an exponential one it does not lag behind a steep fall."""
+    """Centred moving mean, [n] -> [n], narrower towards both ends: unlike an exponential one it does not lag behind a
+    steep fall."""
     total = np.concatenate([[0.0], np.cumsum(values)])
     i = np.arange(len(values))
     half = np.minimum(width // 2, np.minimum(i, len(values) - 1 - i))
@@ -95,7 +103,8 @@ def thin(steps: list[int], values: list[float], bins: int = 200) -> Points:
 
 
 def binned(steps: list[int], values: list[float], bins: int = 40) -> Points:
-    """Means over at most `bins` stretches of steps, each at its last step: what happens now and then counts with the steps around it."""
+    """Means over at most `bins` stretches of steps, each at its last step: what happens now and then counts with the
+    steps around it."""
     parts = [part for part in np.array_split(np.arange(len(values)), bins) if len(part)]
     return [steps[part[-1]] for part in parts], [float(np.asarray(values)[part].mean()) for part in parts]
 
@@ -125,12 +134,16 @@ def _draw(axes: Axes, curve: Curve) -> None:
         axes.plot(*thin(steps, values), color=TRAIN, linewidth=1.5)
     elif values:
         axes.plot(*thin(steps, values), color=TRAIN, linewidth=0.7, alpha=0.3)
-        axes.plot(*thin(steps, list(smooth(values, len(values) // 30))), color=TRAIN, linewidth=1.5, solid_joinstyle="round")
+        axes.plot(
+            *thin(steps, list(smooth(values, len(values) // 30))), color=TRAIN, linewidth=1.5, solid_joinstyle="round"
+        )
     if curve.heldout[0]:
         axes.plot(*curve.heldout, color=HELDOUT, linewidth=1, marker="o", markersize=3.6)
     for i, (label, points) in enumerate(curve.lines.items()):
         dashes = "-" if i < len(LINES) else (0, (2, 2))
-        axes.plot(*points, color=LINES[i % len(LINES)], linewidth=1, linestyle=dashes, marker="o", markersize=2.6, label=label)
+        axes.plot(
+            *points, color=LINES[i % len(LINES)], linewidth=1, linestyle=dashes, marker="o", markersize=2.6, label=label
+        )
     if curve.baseline is not None:
         axes.axhline(curve.baseline, color=BASELINE, linewidth=1, linestyle=(0, (4, 3)))
 
@@ -151,7 +164,8 @@ def _format(axes: Axes, curve: Curve) -> None:
     axes.yaxis.set_major_formatter(_FORMATS[curve.unit])
     if curve.unit in ("sci", "count", "s"):
         axes.set_ylim(bottom=0)
-    if curve.unit in ("count", "s") and max(values) > 0:  # one odd step must not flatten the curve: outliers leave the frame
+    # one odd step must not flatten the curve: outliers leave the frame
+    if curve.unit in ("count", "s") and max(values) > 0:
         axes.set_ylim(top=1.12 * float(np.percentile(values, 99.5)))
 
 
@@ -173,7 +187,8 @@ def _inline(svg: str, curve: Curve) -> str:
     svg = re.sub(r"<g id=\"[^\"]*\">", "<g>", svg)
     prefix = re.sub(r"[^a-zA-Z0-9]+", "-", curve.name)
     svg = re.sub(r"(\bid=\"|url\(#|href=\"#)", rf"\g<1>{prefix}-", svg)
-    svg = re.sub(r"<style.*?</style>\s*", "", svg, flags=re.S)  # its rule would hold for the whole page; the page's own css has it
+    # its rule would hold for the whole page; the page's own css has it
+    svg = re.sub(r"<style.*?</style>\s*", "", svg, flags=re.S)
     svg = re.sub(r"font-family: [^;\"]*;?\s*", "", svg)
     for sentinel, variable in SENTINELS.items():
         svg = svg.replace(sentinel, variable)
@@ -196,7 +211,12 @@ def curve_groups(run: Run) -> list[Group]:
     blind = " Dashed, of questions: the blind baseline over all test questions." if run.vqa else ""
     packing = "Packing efficiency is the share of positions of a packed sequence that hold a token."
     made = [
-        ("learning", "Learning", "Loss in nats per target token, and share of target tokens predicted right.", "No training step has been logged yet."),
+        (
+            "learning",
+            "Learning",
+            "Loss in nats per target token, and share of target tokens predicted right.",
+            "No training step has been logged yet.",
+        ),
         (
             "evaluations",
             "Evaluations while training",
@@ -207,7 +227,10 @@ def curve_groups(run: Run) -> list[Group]:
         ("throughput", "Throughput", packing, "No throughput has been logged."),
     ]
     curves = (_learning(run), _evaluations(run), _optimizer(run), _throughput(run))
-    return [Group(*texts, [(c.title, curve_svg(c)) for c in some if not c.empty]) for texts, some in zip(made, curves, strict=True)]
+    return [
+        Group(*texts, [(c.title, curve_svg(c)) for c in some if not c.empty])
+        for texts, some in zip(made, curves, strict=True)
+    ]
 
 
 def _learning(run: Run) -> list[Curve]:
@@ -215,7 +238,9 @@ def _learning(run: Run) -> list[Curve]:
     for kind, title, unit in (("loss", "Loss", ""), ("accuracy", "Token accuracy", "%")):
         for task in run.tasks:
             key = f"{kind}/{task}"
-            curves.append(Curve(key, f"{title}, {task}", series(run.train, key), series(run.evaluations, f"val/{key}"), unit=unit))
+            curves.append(
+                Curve(key, f"{title}, {task}", series(run.train, key), series(run.evaluations, f"val/{key}"), unit=unit)
+            )
     return curves
 
 
@@ -232,7 +257,15 @@ def _evaluations(run: Run) -> list[Curve]:
         lines = {place(key.removeprefix("eval/")).label: series(run.evaluations, key) for key in own}
         single = len(own) == 1
         shown: dict[str, Any] = {"heldout": lines[first.label]} if single else {"lines": lines}
-        curves.append(Curve(own[0], f"{title}, {first.label}" if single and first.label != "all" else title, baseline=baseline, unit=first.unit, **shown))
+        curves.append(
+            Curve(
+                own[0],
+                f"{title}, {first.label}" if single and first.label != "all" else title,
+                baseline=baseline,
+                unit=first.unit,
+                **shown,
+            )
+        )
     return curves
 
 
@@ -251,7 +284,14 @@ def _throughput(run: Run) -> list[Curve]:
     ]
     keys = dict.fromkeys(key for line in run.train for key in line if key.startswith("time/"))
     phases = {key.removeprefix("time/"): binned(*series(run.train, key)) for key in keys}
-    curves.append(Curve("time", "Seconds a logged step", lines={name: points for name, points in phases.items() if any(points[1])}, unit="s"))
+    curves.append(
+        Curve(
+            "time",
+            "Seconds a logged step",
+            lines={name: points for name, points in phases.items() if any(points[1])},
+            unit="s",
+        )
+    )
     for key, title, unit in (("mfu", "Model FLOPs utilization", "%"), ("memory_gib", "Peak memory, GiB", "")):
         points = series(run.train, key)
         if any(points[1]):  # both stay 0 where a device does not tell

@@ -1,8 +1,8 @@
 """Reading a run folder: what a run has written so far, and its headline numbers.
 
 A reader must cope with a run that was killed in the middle of a line, that has not been evaluated yet, or that is still
-being written. So nothing here fails on a damaged file: it is left out and told in `Run.notes`, one sentence each. Only a
-folder that is no run at all raises ValueError. Neither torch nor transformers is imported.
+being written. So nothing here fails on a damaged file: it is left out and told in `Run.notes`, one sentence each. Only
+a folder that is no run at all raises ValueError. Neither torch nor transformers is imported.
 """
 
 from __future__ import annotations
@@ -135,7 +135,8 @@ def _read_config(run: Run) -> None:
 
 
 def _read_metrics(run: Run) -> None:
-    """Those of the training, then those of `liquid eval watch=RUN`: where both have a number of a step, the latter counts."""
+    """Those of the training, then those of `liquid eval watch=RUN`: where both have a number of a step, the latter
+    counts."""
     paths = [path for path in (run.folder / "metrics.jsonl", run.folder / "evals" / "metrics.jsonl") if path.is_file()]
     train: dict[int, Line] = {}
     evaluations: dict[int, Line] = {}
@@ -154,7 +155,9 @@ def _read_metrics(run: Run) -> None:
     run.evaluations = [evaluations[step] for step in sorted(evaluations)]
     if bad:
         lines = "1 line" if bad == 1 else f"{bad} lines"
-        run.notes.append(f"{lines} of metrics.jsonl could not be read (cut off when the run was killed, most likely): left out.")
+        run.notes.append(
+            f"{lines} of metrics.jsonl could not be read (cut off when the run was killed, most likely): left out."
+        )
 
 
 def json_lines(path: Path) -> Iterator[dict[str, Any] | None]:
@@ -207,9 +210,17 @@ def vqa_rows(vqa: dict[str, Any]) -> list[dict[str, Any]]:
     blind, shuffled = vqa.get("blind_by_type") or {}, vqa.get("shuffled_by_type") or {}
 
     def row(name: str, values: dict[str, Any], blind: Any, shuffled: Any) -> dict[str, Any]:
-        return {"name": name, "count": values.get("count"), "accuracy": values.get("accuracy"), "blind": share(blind), "shuffled": share(shuffled)}
+        return {
+            "name": name,
+            "count": values.get("count"),
+            "accuracy": values.get("accuracy"),
+            "blind": share(blind),
+            "shuffled": share(shuffled),
+        }
 
-    types = [row(name, values, blind.get(name), shuffled.get(name)) for name, values in (vqa.get("by_type") or {}).items()]
+    types = [
+        row(name, values, blind.get(name), shuffled.get(name)) for name, values in (vqa.get("by_type") or {}).items()
+    ]
     return [row("all", vqa, vqa.get("blind_accuracy"), vqa.get("shuffled_accuracy")), *types]
 
 
@@ -232,7 +243,10 @@ def summarize(run: Run) -> dict[str, Any]:
     """`summary` of a run that was read already."""
     seconds = train_seconds(run.train)
     report = run.folder / "report.html"
-    heldout = {kind: {t: value for t in run.tasks if (value := last(run.evaluations, f"val/{kind}/{t}")) is not None} for kind in ("loss", "accuracy")}
+    heldout = {
+        kind: {t: value for t in run.tasks if (value := last(run.evaluations, f"val/{kind}/{t}")) is not None}
+        for kind in ("loss", "accuracy")
+    }
     heldout_steps = [line["step"] for line in run.evaluations if any(key.startswith("val/") for key in line)]
     return {
         "name": run.name,

@@ -1,4 +1,5 @@
-"""Runs in the terminal: the summary after a quickstart, `liquid run list`, `liquid run status`; and how numbers are written."""
+"""Runs in the terminal: the summary after a quickstart, `liquid run list`, `liquid run status`; and how numbers are
+written."""
 
 from __future__ import annotations
 
@@ -10,7 +11,18 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from liquid_train.report.run_reader import Run, is_run, last, number, read_run, seconds_since_written, setting, summarize, summary, train_seconds
+from liquid_train.report.run_reader import (
+    Run,
+    is_run,
+    last,
+    number,
+    read_run,
+    seconds_since_written,
+    setting,
+    summarize,
+    summary,
+    train_seconds,
+)
 
 NONE = "–"
 
@@ -48,7 +60,9 @@ def duration(seconds: Any) -> str:
     total = round(found)
     if total < 60:
         return f"{total} s"
-    return f"{total // 60} min {total % 60:02d} s" if total < 3600 else f"{total // 3600} h {total % 3600 // 60:02d} min"
+    return (
+        f"{total // 60} min {total % 60:02d} s" if total < 3600 else f"{total // 3600} h {total % 3600 // 60:02d} min"
+    )
 
 
 def answer_type(name: Any) -> str:
@@ -68,21 +82,41 @@ def print_summary(run_dir: str | Path, console: Console | None = None) -> None:
     for name, command in (("vqa", "questions"), ("t2i", "drawn pictures")):
         if not head[name]:
             console.print(f"No evaluation of {command} yet: liquid eval checkpoint={escape(head['folder'])}")
-    console.print(f"Report: {escape(head['report'])}" if head["report"] else f"No report yet: liquid run report {escape(head['folder'])}", soft_wrap=True)
+    console.print(
+        f"Report: {escape(head['report'])}"
+        if head["report"]
+        else f"No report yet: liquid run report {escape(head['folder'])}",
+        soft_wrap=True,
+    )
 
 
 def new_table(title: str, *columns: str) -> Table:
     """The first column is text, the others are numbers; without column names a table of pairs."""
-    table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False, show_header=bool(columns))
+    table = Table(
+        title=title,
+        title_justify="left",
+        title_style="bold",
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+        show_header=bool(columns),
+    )
     for i, column in enumerate(columns or ("", "")):
         table.add_column(column, justify="right" if i else "left", overflow="fold")
     return table
 
 
 def vqa_table(head: dict[str, Any]) -> Table:
-    table = new_table("Questions about unseen pictures", "Answer type", "Questions", "Right", "Blind", "Shuffled pictures")
+    table = new_table(
+        "Questions about unseen pictures", "Answer type", "Questions", "Right", "Blind", "Shuffled pictures"
+    )
     for row in head["vqa"]["rows"]:
-        table.add_row(escape(answer_type(row["name"])), plain(row["count"]), percent(row["accuracy"]), percent(row["blind"]), percent(row["shuffled"]))
+        table.add_row(
+            escape(answer_type(row["name"])),
+            plain(row["count"]),
+            percent(row["accuracy"]),
+            percent(row["blind"]),
+            percent(row["shuffled"]),
+        )
     return table
 
 
@@ -100,7 +134,10 @@ def training_table(head: dict[str, Any]) -> Table:
     table = new_table(f"Training, {head['state']}")
     for task, loss in head["heldout"]["loss"].items():
         accuracy = head["heldout"]["accuracy"].get(task)
-        table.add_row(f"held-out loss, {escape(task)}", f"{loss:.3f}" + (f" (token accuracy {percent(accuracy)})" if accuracy is not None else ""))
+        table.add_row(
+            f"held-out loss, {escape(task)}",
+            f"{loss:.3f}" + (f" (token accuracy {percent(accuracy)})" if accuracy is not None else ""),
+        )
     planned = head["planned_steps"]
     table.add_row("steps", f"{head['step']:,}" + (f" of {planned:,}" if planned else ""))
     table.add_row("tokens", quantity(head["tokens"]))
@@ -119,24 +156,44 @@ def list_runs(root: str | Path, console: Console | None = None) -> None:
     if not folders:
         console.print(f"No runs in {escape(str(root))}.")
         return
-    table = new_table(f"Runs in {escape(str(root))}", "Run", "State", "Step", "Tokens", "Loss", "VQA", "Colour", "Shape", "Report")
+    table = new_table(
+        f"Runs in {escape(str(root))}", "Run", "State", "Step", "Tokens", "Loss", "VQA", "Colour", "Shape", "Report"
+    )
     for folder in sorted(folders, key=lambda path: (path.stat().st_mtime, path.name), reverse=True):
         run = read_run(folder)
         head = summarize(run)
-        cells = [run.state, f"{run.step:,}", quantity(run.tokens), plain(head["loss"]), percent(run.vqa.get("accuracy")), percent(run.t2i.get("right_color"))]
-        table.add_row(escape(folder.relative_to(root).as_posix()), *cells, percent(run.t2i.get("right_shape")), "yes" if head["report"] else "no")
+        cells = [
+            run.state,
+            f"{run.step:,}",
+            quantity(run.tokens),
+            plain(head["loss"]),
+            percent(run.vqa.get("accuracy")),
+            percent(run.t2i.get("right_color")),
+        ]
+        table.add_row(
+            escape(folder.relative_to(root).as_posix()),
+            *cells,
+            percent(run.t2i.get("right_shape")),
+            "yes" if head["report"] else "no",
+        )
     console.print(table)
 
 
 def status(run_dir: str | Path, console: Console | None = None) -> None:
-    """Where a run stands: progress, time left, losses, checkpoints, when it last wrote. ValueError when it is no run."""
+    """Where a run stands: progress, time left, losses, checkpoints, when it last wrote. ValueError when it is no
+    run."""
     console = console or Console()
     run = read_run(run_dir)
     head = summarize(run)
     table = new_table(escape(str(run.folder)))
     planned = head["planned_steps"]
     table.add_row("state", run.state)
-    table.add_row("step", f"{run.step:,}" + (f" of {planned:,}" if planned else "") + (f" ({percent(run.progress)})" if run.progress is not None else ""))
+    table.add_row(
+        "step",
+        f"{run.step:,}"
+        + (f" of {planned:,}" if planned else "")
+        + (f" ({percent(run.progress)})" if run.progress is not None else ""),
+    )
     table.add_row("tokens", quantity(run.tokens))
     table.add_row("tokens per second, now", quantity(last(run.train, "tokens_per_second")))
     if run.state == "unfinished":
@@ -146,7 +203,10 @@ def status(run_dir: str | Path, console: Console | None = None) -> None:
         table.add_row("last logged", f"{duration(age)} ago")
     for task in run.tasks:
         heldout = head["heldout"]["loss"].get(task)
-        table.add_row(f"loss, {escape(task)}", plain(last(run.train, f"loss/{task}")) + (f" (held-out {plain(heldout)})" if heldout is not None else ""))
+        table.add_row(
+            f"loss, {escape(task)}",
+            plain(last(run.train, f"loss/{task}")) + (f" (held-out {plain(heldout)})" if heldout is not None else ""),
+        )
     table.add_row("checkpoints", escape(", ".join(head["checkpoints"]) or "none"))
     table.add_row("report", escape(head["report"] or "none"))
     console.print(table)
@@ -157,5 +217,10 @@ def status(run_dir: str | Path, console: Console | None = None) -> None:
 def time_left(run: Run) -> float | None:
     """Seconds of training that are left, at the mean pace so far; None where that is not known."""
     done, seconds = run.progress, train_seconds(run.train)
-    known = done is not None and done > 0 and seconds > 0 and (setting(run.config, "train.steps") or setting(run.config, "train.tokens"))
+    known = (
+        done is not None
+        and done > 0
+        and seconds > 0
+        and (setting(run.config, "train.steps") or setting(run.config, "train.tokens"))
+    )
     return seconds * (1 - done) / done if known and done is not None else None

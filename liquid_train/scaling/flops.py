@@ -1,4 +1,5 @@
-"""Floating-point operations of a training step, for MFU (model FLOPs utilization; Chowdhery et al. 2022, arXiv 2204.02311, appendix B).
+"""Floating-point operations of a training step, for MFU (model FLOPs utilization; Chowdhery et al. 2022, arXiv
+2204.02311, appendix B).
 
     step = 6 * (matrix parameters of the blocks) * tokens
          + 6 * (rows * width of the head) * target positions          the head runs on targets only
@@ -23,13 +24,17 @@ def block_parameters(blocks: nn.Module) -> int:
     return sum(p.numel() for p in blocks.parameters() if p.ndim == 2)
 
 
-def step_flops(blocks: int, head: int, attention_width: int, layers: int, tokens: int, targets: int, squares: int) -> float:
-    """FLOPs of forward and backward. blocks: matrix parameters; head: rows*width; attention_width: heads*head_dim; squares: sum of length^2."""
+def step_flops(
+    blocks: int, head: int, attention_width: int, layers: int, tokens: int, targets: int, squares: int
+) -> float:
+    """FLOPs of forward and backward. blocks: matrix parameters; head: rows*width; attention_width: heads*head_dim;
+    squares: sum of length^2."""
     return 6.0 * blocks * tokens + 6.0 * head * targets + 6.0 * layers * attention_width * squares
 
 
 def peak_flops(device: torch.device) -> float:
-    """FLOP/s of a device: the data sheet's for a known GPU, else what a large fp32 matrix product reaches here on this process's threads."""
+    """FLOP/s of a device: the data sheet's for a known GPU, else what a large fp32 matrix product reaches here on this
+    process's threads."""
     if device.type == "cuda":
         name = torch.cuda.get_device_name(device)
         for known, peak in PEAK_BF16.items():

@@ -1,6 +1,7 @@
 """`liquid plan`: how many parameters a training config has and what one rank holds of them, before there is a cluster.
 
-The model is built on the meta device and sharded by the very `parallelize` that training calls, under torch's fake process group:
+The model is built on the meta device and sharded by the very `parallelize` that training calls, under torch's fake
+process group:
 one process that takes itself for rank 0 of any number, and no memory for the weights.
 """
 
@@ -93,7 +94,8 @@ def make_plan(config: PlanJob) -> Plan:
 
 
 def world_size(config: PlanJob) -> int:
-    """Ranks that the mesh's degrees multiply to. With parallel.shard=-1, what `liquid train` would start here: launch.nproc, or one a GPU.
+    """Ranks that the mesh's degrees multiply to. With parallel.shard=-1, what `liquid train` would start here:
+    launch.nproc, or one a GPU.
 
     Raises ValueError when the degrees do not multiply to launch.nproc, or to the devices of this machine.
     """
@@ -105,7 +107,9 @@ def world_size(config: PlanJob) -> int:
 
 def stand_in_tokenizer(entries: int) -> PreTrainedTokenizerFast:
     """A tokenizer of so many entries that mean nothing: a model's shape depends on nothing else."""
-    return PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.WordLevel({str(i): i for i in range(entries)}, unk_token="0")))
+    return PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer(models.WordLevel({str(i): i for i in range(entries)}, unk_token="0"))
+    )
 
 
 @contextlib.contextmanager

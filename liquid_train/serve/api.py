@@ -46,8 +46,15 @@ def build_api(drawings: Drawings, checkpoint: str) -> FastAPI:
     @app.get("/health")
     async def health() -> dict[str, Any]:
         """What runs here, and how many requests wait."""
-        return {"status": "ok", "checkpoint": checkpoint, "device": str(engine.session.device), "sizes": engine.sizes,
-                "open": worker.open, "waiting": worker.waiting, "limits": vars(engine.limits)}  # fmt: skip
+        return {
+            "status": "ok",
+            "checkpoint": checkpoint,
+            "device": str(engine.session.device),
+            "sizes": engine.sizes,
+            "open": worker.open,
+            "waiting": worker.waiting,
+            "limits": vars(engine.limits),
+        }
 
     @app.post("/generate")
     async def generate(body: GenerateRequest, request: Request) -> dict[str, Any]:
@@ -57,7 +64,12 @@ def build_api(drawings: Drawings, checkpoint: str) -> FastAPI:
         pixels = await while_wanted(drawings.submit(body, stop), stop, request)
         files = await asyncio.to_thread(lambda: [base64.b64encode(png(picture)).decode() for picture in pixels])
         images = [{"seed": body.seed + i, "png": file} for i, file in enumerate(files)]
-        return {"images": images, "width": pixels.shape[2], "height": pixels.shape[1], "seconds": round(time.perf_counter() - start, 3)}
+        return {
+            "images": images,
+            "width": pixels.shape[2],
+            "height": pixels.shape[1],
+            "seconds": round(time.perf_counter() - start, 3),
+        }
 
     @app.post("/answer")
     async def answer(body: AnswerRequest, request: Request) -> dict[str, Any]:
@@ -100,8 +112,10 @@ def add_error_answers(app: FastAPI) -> None:
 
     @app.exception_handler(StarletteHTTPException)
     async def refused(request: Request, error: StarletteHTTPException) -> JSONResponse:
-        known = {404: f"{request.url.path}: no such path; POST /generate, POST /answer, GET /health, or /docs",
-                 405: f"{request.method} {request.url.path}: another method is needed"}  # fmt: skip
+        known = {
+            404: f"{request.url.path}: no such path; POST /generate, POST /answer, GET /health, or /docs",
+            405: f"{request.method} {request.url.path}: another method is needed",
+        }
         return answer(error.status_code, known.get(error.status_code, str(error.detail)), dict(error.headers or {}))
 
     @app.exception_handler(ValueError)

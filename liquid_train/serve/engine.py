@@ -1,6 +1,8 @@
-"""What the API and the page ask of a model: pictures, answers, turns of a conversation. The sampler is that of `liquid generate`.
+"""What the API and the page ask of a model: pictures, answers, turns of a conversation. The sampler is that of `liquid
+generate`.
 
-Everything called `check_...` is cheap and may run in any thread; the rest uses the model and runs in the worker's thread alone.
+Everything called `check_...` is cheap and may run in any thread; the rest uses the model and runs in the worker's
+thread alone.
 """
 
 from __future__ import annotations
@@ -26,19 +28,22 @@ Check = Callable[[], None]  # raises when the work is to stop
 
 @dataclass(frozen=True)
 class Turn:
-    """One message of a conversation. role: user or assistant. parts: text and pictures (codes [rows, columns]) in their order."""
+    """One message of a conversation. role: user or assistant. parts: text and pictures (codes [rows, columns]) in their
+    order."""
 
     role: str
     parts: list[Part]
 
 
 class Engine:
-    """A model and its image tokenizer behind the limits of a server. ValueError for a model that was trained on no pictures."""
+    """A model and its image tokenizer behind the limits of a server. ValueError for a model that was trained on no
+    pictures."""
 
     def __init__(self, session: Session, tokenizer: ImageTokenizer, limits: ServeLimits) -> None:
         self.session, self.tokenizer, self.limits, self.limited = session, tokenizer, limits, Limited(limits)
         self.chats = bool(session.vocabulary.tokenizer.chat_template)
-        self.sizes = [f"{width}x{height}" for width, height in session.sizes(tokenizer.downsampling)]  # that it draws, the usual one first
+        # that it draws, the usual one first
+        self.sizes = [f"{width}x{height}" for width, height in session.sizes(tokenizer.downsampling)]
 
     def check_generate(self, r: GenerateRequest) -> None:
         """ValueError when the model or the limits do not allow it."""
@@ -55,7 +60,8 @@ class Engine:
         return grid, r.guidance, r.temperature, r.top_k, r.top_p, columns_of(len(ids))
 
     def generate(self, asked: Sequence[GenerateRequest], row_done: Callable[[int, int], object]) -> list[np.ndarray]:
-        """The pictures of requests of one kind: uint8 [count, height, width, 3] each. row_done: called with (rows of codes drawn, rows in all)."""
+        """The pictures of requests of one kind: uint8 [count, height, width, 3] each. row_done: called with (rows of
+        codes drawn, rows in all)."""
         r, card = asked[0], self.session.card
         (rows, columns), stated = self._size(r)
 
@@ -64,11 +70,21 @@ class Engine:
 
         seeds = [one.seed + i for one in asked for i in range(one.count)]
         codes = draw(
-            self.session.model, self.session.vocabulary, [one.prompt for one in asked for _ in range(one.count)], seeds=seeds, grid=(rows, columns),
-            guidance=r.guidance, temperature=r.temperature, top_k=r.top_k, top_p=r.top_p, batch_size=self.limits.pictures,
-            suffix=card.prompt, size=stated, null_prompt=self.session.null_prompt(AUTO, r.guidance),
+            self.session.model,
+            self.session.vocabulary,
+            [one.prompt for one in asked for _ in range(one.count)],
+            seeds=seeds,
+            grid=(rows, columns),
+            guidance=r.guidance,
+            temperature=r.temperature,
+            top_k=r.top_k,
+            top_p=r.top_p,
+            batch_size=self.limits.pictures,
+            suffix=card.prompt,
+            size=stated,
+            null_prompt=self.session.null_prompt(AUTO, r.guidance),
             progress=progress,
-        )  # fmt: skip
+        )
         ends = np.cumsum([one.count for one in asked])[:-1]
         return np.split(decode(self.tokenizer, codes), ends)
 
@@ -83,21 +99,32 @@ class Engine:
 
     def answer(self, r: AnswerRequest, picture: bytes, check: Check) -> str:
         """The greedy answer, or without a question a caption. ValueError for a picture that turns out to be broken."""
-        return self._answer(self.codes(picture), r.question, r.max_new_tokens or self.limited.usual_tokens, lambda *_: check())
+        return self._answer(
+            self.codes(picture), r.question, r.max_new_tokens or self.limited.usual_tokens, lambda *_: check()
+        )
 
     def codes(self, picture: bytes) -> np.ndarray:
-        """A picture file -> codes [rows, columns], scaled and cropped to the nearest trained size. ValueError when it is broken."""
+        """A picture file -> codes [rows, columns], scaled and cropped to the nearest trained size. ValueError when it
+        is broken."""
         try:
             pixels = load_picture(picture, self.session.sizes(self.tokenizer.downsampling))
         except READ_ERRORS as error:
             raise ValueError(f"image: not a picture that can be read: {error}") from error
         return encode(self.tokenizer, pixels[None])[0]
 
-    def reply(self, turns: Sequence[Turn], sampling: Sampling, seed: int, max_new_tokens: int, check: Check, write: Callable[[str], object]) -> str:
+    def reply(
+        self,
+        turns: Sequence[Turn],
+        sampling: Sampling,
+        seed: int,
+        max_new_tokens: int,
+        check: Check,
+        write: Callable[[str], object],
+    ) -> str:
         """What the assistant says next; `write` gets the text as it comes.
 
-        A model whose tokenizer has a chat template reads the whole conversation. Another one answers the last message: about the
-        newest picture where there is one, else by going on from its text.
+        A model whose tokenizer has a chat template reads the whole conversation. Another one answers the last message:
+        about the newest picture where there is one, else by going on from its text.
         """
         check()
         vocabulary = self.session.vocabulary
@@ -117,10 +144,19 @@ class Engine:
                 return self._answer(pictures[-1], text, max_new_tokens, on_token)
             ids, end = prompt_ids({}, "text", vocabulary.tokenizer) + parts_ids([text], vocabulary.tokenizer), None
         return complete_ids(
-            self.session.model, vocabulary, [ids], seeds=[seed], max_new_tokens=max_new_tokens, sampling=sampling, end=end, on_token=on_token
-        )[0]  # fmt: skip
+            self.session.model,
+            vocabulary,
+            [ids],
+            seeds=[seed],
+            max_new_tokens=max_new_tokens,
+            sampling=sampling,
+            end=end,
+            on_token=on_token,
+        )[0]
 
-    def _answer(self, codes: np.ndarray, question: str | None, max_new_tokens: int, on_token: Callable[[int, int], None]) -> str:
+    def _answer(
+        self, codes: np.ndarray, question: str | None, max_new_tokens: int, on_token: Callable[[int, int], None]
+    ) -> str:
         model, vocabulary = self.session.model, self.session.vocabulary
         if not question:
             return caption(model, vocabulary, [codes], max_new_tokens=max_new_tokens, on_token=on_token)[0]

@@ -1,7 +1,8 @@
 """Drawings that wait at the same time are drawn as one batch where they agree in everything but prompt and seed.
 
-A drawing whose turn comes takes along those behind it that fit, up to limits.pictures in all. Theirs are then ready when their own
-turn comes, so nobody is overtaken. No picture changes: it depends on its prompt and seed alone (see generate/sampler.py).
+A drawing whose turn comes takes along those behind it that fit, up to limits.pictures in all. Theirs are then ready
+when their own turn comes, so nobody is overtaken. No picture changes: it depends on its prompt and seed alone (see
+generate/sampler.py).
 """
 
 from __future__ import annotations
@@ -44,8 +45,14 @@ class Drawings:
         self.line: list[Waiting] = []
         self.lock = threading.Lock()
 
-    def submit(self, asked: GenerateRequest, stop: threading.Event, row_done: Callable[[int, int], object] = lambda done, rows: None) -> Future[np.ndarray]:
-        """Pictures uint8 [count, height, width, 3] of a request that was checked. row_done: called with (rows of codes drawn, rows in all).
+    def submit(
+        self,
+        asked: GenerateRequest,
+        stop: threading.Event,
+        row_done: Callable[[int, int], object] = lambda done, rows: None,
+    ) -> Future[np.ndarray]:
+        """Pictures uint8 [count, height, width, 3] of a request that was checked. row_done: called with (rows of codes
+        drawn, rows in all).
 
         Raises what Worker.submit does. A batch is given up once nobody wants any picture of it.
         """

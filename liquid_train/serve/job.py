@@ -18,7 +18,8 @@ LAST_SECONDS = 5  # that open requests get when the server is told to end
 
 
 def run(config: ServeJob) -> None:
-    """Serve until SIGINT or SIGTERM. Raises ValueError for a user's mistake, before the model is loaded where that can be told."""
+    """Serve until SIGINT or SIGTERM. Raises ValueError for a user's mistake, before the model is loaded where that can
+    be told."""
     for package in ("fastapi", "uvicorn", *(("gradio",) if config.ui else ())):
         need(package)
     folder = model_folder(config.checkpoint)
@@ -49,7 +50,11 @@ def serve(config: ServeJob, folder: Path, listening: socket.socket) -> None:
 
         app = mount(app, drawings, PAGE)
     address = url(config.host, listening.getsockname()[1])
-    print(f"{address}{PAGE if config.ui else '/docs'}   API: POST {address}/generate, POST {address}/answer, GET {address}/health", flush=True)
+    print(
+        f"{address}{PAGE if config.ui else '/docs'}   API: POST {address}/generate, POST {address}/answer, GET "
+        f"{address}/health",
+        flush=True,
+    )
     if not is_local(config.host):
         log.warning("host=%s: whoever reaches this machine can use the model; there is no password", config.host)
 
@@ -59,7 +64,9 @@ def serve(config: ServeJob, folder: Path, listening: socket.socket) -> None:
             super().handle_exit(sig, frame)
 
     try:
-        Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=LAST_SECONDS)).run(sockets=[listening])
+        Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=LAST_SECONDS)).run(
+            sockets=[listening]
+        )
     finally:
         worker.close()
 
@@ -74,11 +81,15 @@ def need(package: str) -> None:
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A socket that listens already, so that a port that is taken is told before the model is loaded. port 0: any free one."""
+    """A socket that listens already, so that a port that is taken is told before the model is loaded. port 0: any free
+    one."""
     try:
         return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
     except OSError as error:
-        raise ValueError(f"host={host} port={port}: cannot listen there ({error.strerror or error}); give another port=, or port=0 for a free one") from error
+        raise ValueError(
+            f"host={host} port={port}: cannot listen there ({error.strerror or error}); give another port=, or "
+            "port=0 for a free one"
+        ) from error
 
 
 def is_local(host: str) -> bool:

@@ -1,7 +1,9 @@
-"""The page: drawing with a gallery, and a conversation about pictures. It asks the same engine as the API, through the same line.
+"""The page: drawing with a gallery, and a conversation about pictures. It asks the same engine as the API, through the
+same line.
 
-A handler is a generator that shows how far the worker is; `stop` sets the event that the work looks at after every row of codes
-or token. Each browser session has one such event for each tab. Errors come up as a message that stays until it is closed.
+A handler is a generator that shows how far the worker is; `stop` sets the event that the work looks at after every row
+of codes or token. Each browser session has one such event for each tab. Errors come up as a message that stays until it
+is closed.
 """
 
 from __future__ import annotations
@@ -45,8 +47,15 @@ def mount(app: FastAPI, drawings: Drawings, path: str) -> FastAPI:
     limits = drawings.engine.limits
     blocks = build(drawings).queue(max_size=None, default_concurrency_limit=limits.waiting + 1, api_open=False)
     return gr.mount_gradio_app(
-        app, blocks, path=path, max_file_size=int(limits.body_mib * 2**20), show_error=True, footer_links=[], ssr_mode=False, css=CSS
-    )  # fmt: skip
+        app,
+        blocks,
+        path=path,
+        max_file_size=int(limits.body_mib * 2**20),
+        show_error=True,
+        footer_links=[],
+        ssr_mode=False,
+        css=CSS,
+    )
 
 
 def build(drawings: Drawings) -> gr.Blocks:
@@ -91,9 +100,18 @@ def draw_tab(drawings: Drawings, stops: Stops) -> None:
         with gr.Column(scale=1):
             prompt = gr.Textbox(label="Prompt", lines=2, max_length=limits.characters)
             size = gr.Dropdown(sizes, value=sizes[0], label="Size", interactive=len(sizes) > 1)
-            guidance = gr.Slider(0, 20, value=GenerateJob.guidance, step=0.5, label="Guidance", info="1 is none; higher keeps closer to the prompt")
+            guidance = gr.Slider(
+                0,
+                20,
+                value=GenerateJob.guidance,
+                step=0.5,
+                label="Guidance",
+                info="1 is none; higher keeps closer to the prompt",
+            )
             count = gr.Slider(1, limits.pictures, value=min(4, limits.pictures), step=1, label="Pictures")
-            seed = gr.Number(value=0, precision=0, minimum=0, maximum=MAX_SEED, label="Seed", info="picture i is drawn with seed + i")
+            seed = gr.Number(
+                value=0, precision=0, minimum=0, maximum=MAX_SEED, label="Seed", info="picture i is drawn with seed + i"
+            )
             with gr.Row():
                 start = gr.Button("Draw", variant="primary", min_width=100)
                 stop = gr.Button("Stop", variant="stop", min_width=100)
@@ -101,9 +119,13 @@ def draw_tab(drawings: Drawings, stops: Stops) -> None:
             status = gr.Markdown("")
             gallery = gr.Gallery(label="Pictures", columns=2, height="auto", format="png", object_fit="contain")
 
-    def draw(prompt: str, size: str, guidance: float, count: int, seed: int | None, request: gr.Request) -> Iterator[tuple[str, Any]]:
+    def draw(
+        prompt: str, size: str, guidance: float, count: int, seed: int | None, request: gr.Request
+    ) -> Iterator[tuple[str, Any]]:
         with shown():
-            asked = GenerateRequest(prompt=prompt, size=size, guidance=float(guidance), count=int(count), seed=int(seed or 0))
+            asked = GenerateRequest(
+                prompt=prompt, size=size, guidance=float(guidance), count=int(count), seed=int(seed or 0)
+            )
             engine.check_generate(asked)
             progress: queue.SimpleQueue[tuple[int, int]] = queue.SimpleQueue()
             event = stops.start(request.session_hash, "draw")
@@ -128,11 +150,20 @@ def draw_tab(drawings: Drawings, stops: Stops) -> None:
 
 
 def chat_tab(engine: Engine, worker: Worker, stops: Stops) -> None:
-    how = "the whole conversation" if engine.chats else "the newest picture and your last message (its tokenizer has no chat template)"
+    how = (
+        "the whole conversation"
+        if engine.chats
+        else "the newest picture and your last message (its tokenizer has no chat template)"
+    )
     gr.Markdown(f"The model reads {how}. A picture without words gets a caption.")
     talk = gr.Chatbot(height=480, label="Conversation", render_markdown=False, buttons=["copy"])
     turns = gr.State([])  # on the server, so that a page cannot name files that it did not send
-    box = gr.MultimodalTextbox(file_types=["image"], file_count="multiple", show_label=False, placeholder="A message, with pictures if you like")
+    box = gr.MultimodalTextbox(
+        file_types=["image"],
+        file_count="multiple",
+        show_label=False,
+        placeholder="A message, with pictures if you like",
+    )
     with gr.Row():
         most = engine.limits.new_tokens
         tokens = gr.Slider(1, most, value=engine.limited.usual_tokens, step=1, label="Tokens", info="at most")
@@ -140,7 +171,9 @@ def chat_tab(engine: Engine, worker: Worker, stops: Stops) -> None:
         stop = gr.Button("Stop", variant="stop")
         clear = gr.Button("New conversation")
 
-    def send(message: dict[str, Any], said: list[Any], before: list[Turn], tokens: int, warmth: float, request: gr.Request) -> Iterator[Any]:
+    def send(
+        message: dict[str, Any], said: list[Any], before: list[Turn], tokens: int, warmth: float, request: gr.Request
+    ) -> Iterator[Any]:
         with shown():
             text, files = (message.get("text") or "").strip(), [Path(file) for file in message.get("files") or []]
             if not text and not files:
@@ -171,7 +204,11 @@ def chat_tab(engine: Engine, worker: Worker, stops: Stops) -> None:
                 yield [*said, {"role": "assistant", "content": shown_text + " (stopped)"}], before, gr.skip()
                 return
             asked, reply = future.result()
-            yield [*said, {"role": "assistant", "content": reply or "(nothing)"}], [*asked, Turn("assistant", [reply.strip()])], gr.skip()
+            yield (
+                [*said, {"role": "assistant", "content": reply or "(nothing)"}],
+                [*asked, Turn("assistant", [reply.strip()])],
+                gr.skip(),
+            )
             return
         yield gr.skip(), gr.skip(), gr.skip()
 
@@ -182,14 +219,26 @@ def chat_tab(engine: Engine, worker: Worker, stops: Stops) -> None:
         stops.stop(request.session_hash, "chat")
         return [], []
 
-    sent = box.submit(send, [box, talk, turns, tokens, warmth], [talk, turns, box], show_progress="hidden", api_name="chat")
+    sent = box.submit(
+        send, [box, talk, turns, tokens, warmth], [talk, turns, box], show_progress="hidden", api_name="chat"
+    )
     stop.click(end, queue=False, show_progress="hidden", api_name="stop_chat")
     # cancels: what is under way must not write its conversation back
-    gr.on([clear.click, talk.clear], forget, None, [talk, turns], queue=False, show_progress="hidden", api_name="forget", cancels=[sent])
+    gr.on(
+        [clear.click, talk.clear],
+        forget,
+        None,
+        [talk, turns],
+        queue=False,
+        show_progress="hidden",
+        api_name="forget",
+        cancels=[sent],
+    )
 
 
 def follow(future: Future[Any], event: threading.Event, news: queue.SimpleQueue[T]) -> Iterator[T]:
-    """What the work reports, as it comes, until it is done or stopped. Stopped work ends at its next look; waiting work leaves the line."""
+    """What the work reports, as it comes, until it is done or stopped. Stopped work ends at its next look; waiting work
+    leaves the line."""
     try:
         while not future.done() or not news.empty():
             if event.is_set():

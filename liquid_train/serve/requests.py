@@ -1,7 +1,7 @@
 """What can be asked for: the bodies of POST /generate and POST /answer, and the limits that the page keeps to as well.
 
-Fields and their ranges are pydantic's, so that /docs states them. What depends on the model or on the limits of this server is
-checked in `Limited`.
+Fields and their ranges are pydantic's, so that /docs states them. What depends on the model or on the limits of this
+server is checked in `Limited`.
 """
 
 from __future__ import annotations
@@ -47,7 +47,9 @@ class GenerateRequest(BaseModel):
     count: int = Field(default=1, ge=1)
     size: Size | None = Field(default=None, description="WIDTHxHEIGHT in pixels; null: the model's usual one")
     seed: int = Field(default=GenerateJob.seed, ge=0, le=MAX_SEED)
-    guidance: float = Field(default=GenerateJob.guidance, ge=0, le=100, description="uncond + guidance * (cond - uncond); 1: none")
+    guidance: float = Field(
+        default=GenerateJob.guidance, ge=0, le=100, description="uncond + guidance * (cond - uncond); 1: none"
+    )
     temperature: float = Field(default=GenerateJob.temperature, ge=0, le=100, description="0: greedy")
     top_k: int | None = Field(default=GenerateJob.top_k, ge=1)
     top_p: float = Field(default=GenerateJob.top_p, gt=0, le=1)
@@ -59,7 +61,11 @@ class AnswerRequest(BaseModel):
     model_config = STRICT
     image: Text = Field(description="a picture file, base64; a data: URL is taken too")
     question: Text | None = None
-    max_new_tokens: int | None = Field(default=None, ge=1, description=f"null: {GenerateJob.max_new_tokens}, or this server's limit where that is lower")
+    max_new_tokens: int | None = Field(
+        default=None,
+        ge=1,
+        description=f"null: {GenerateJob.max_new_tokens}, or this server's limit where that is lower",
+    )
 
 
 class Limited:
@@ -88,15 +94,20 @@ class Limited:
 
     def pixels(self, key: str, width: int, height: int) -> None:
         if width * height > self.limits.pixels:
-            raise ValueError(f"{key}: {width}x{height} pixels, at most {self.limits.pixels:,} in all are allowed (limits.pixels)")
+            raise ValueError(
+                f"{key}: {width}x{height} pixels, at most {self.limits.pixels:,} in all are allowed (limits.pixels)"
+            )
 
     def picture(self, key: str, content: bytes) -> None:
-        """By its header alone: what follows is read when the request's turn comes, so that only one picture is in memory."""
+        """By its header alone: what follows is read when the request's turn comes, so that only one picture is in
+        memory."""
         try:
             with Image.open(io.BytesIO(content), formats=formats()) as image:
                 width, height = image.size
         except READ_ERRORS as error:
-            raise ValueError(f"{key}: not a picture that can be read; give a JPEG, PNG, WebP, GIF, BMP or TIFF file") from error
+            raise ValueError(
+                f"{key}: not a picture that can be read; give a JPEG, PNG, WebP, GIF, BMP or TIFF file"
+            ) from error
         self.pixels(key, width, height)
 
 
@@ -118,4 +129,8 @@ def field_message(error: Mapping[str, Any]) -> str:
     if not names:
         return "the body must be a JSON object, sent with Content-Type: application/json"
     key = ".".join(names)
-    return f"{key}: no such key" if error["type"] == "extra_forbidden" else f"{key}: {error['msg'].removeprefix('Value error, ')}"
+    return (
+        f"{key}: no such key"
+        if error["type"] == "extra_forbidden"
+        else f"{key}: {error['msg'].removeprefix('Value error, ')}"
+    )

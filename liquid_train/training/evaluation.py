@@ -22,12 +22,24 @@ def evaluate_now(run: Run, last: bool) -> dict[str, Any]:
 
     assert run.heldout is not None
     metrics = log_heldout(run.root, run.heldout, run.world, run.progress.step, run.dir)
-    settings = run.config.evals if run.card.null_prompt else replace(run.config.evals, guidance=1.0)  # nothing to be guided away from
+    # nothing to be guided away from
+    settings = run.config.evals if run.card.null_prompt else replace(run.config.evals, guidance=1.0)
     with live_model(run.root, run.root.lm, run.world.device) as model:
         metrics |= evaluate(
-            model, run.vocabulary, run.image_tokenizer, settings, sets=heldout_images(run.config), grid=tuple(run.card.grid), prompt=run.card.prompt,
-            step=run.progress.step, out_dir=run.dir, rank=run.world.rank, world_size=run.world.size, last=last, multiratio=run.card.sizes,
-        )  # fmt: skip
+            model,
+            run.vocabulary,
+            run.image_tokenizer,
+            settings,
+            sets=heldout_images(run.config),
+            grid=tuple(run.card.grid),
+            prompt=run.card.prompt,
+            step=run.progress.step,
+            out_dir=run.dir,
+            rank=run.world.rank,
+            world_size=run.world.size,
+            last=last,
+            multiratio=run.card.sizes,
+        )
     return metrics
 
 
@@ -56,4 +68,7 @@ def note_score(run: Run, tracker: Tracker, found: dict[str, Any], metric: str) -
     try:
         checkpoint.note_score(run.dir, step, metric, run.config.checkpoint.best_is, value)
     except OSError as error:
-        tracker.say(f"step {step}: its score could not be noted ({error}). Training goes on; the best checkpoint is then one of the others.")
+        tracker.say(
+            f"step {step}: its score could not be noted ({error}). Training goes on; the best checkpoint is then one "
+            "of the others."
+        )

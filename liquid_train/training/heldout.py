@@ -1,7 +1,7 @@
 """Held-out loss and token accuracy per task, over fixed documents, with the training loss's own code.
 
-Every rank packs all documents alike and measures its share of the rows; sums of single documents are added up in fp64. So the numbers
-are the same for any number of ranks, and documents can be resampled for the intervals.
+Every rank packs all documents alike and measures its share of the rows; sums of single documents are added up in fp64.
+So the numbers are the same for any number of ranks, and documents can be resampled for the intervals.
 """
 
 from __future__ import annotations
@@ -35,7 +35,8 @@ RESAMPLES = 500
 
 @dataclass(frozen=True)
 class HeldoutSet:
-    """rows: packed documents, the same on every rank. noted: by source and reason, how many samples were left out or shortened."""
+    """rows: packed documents, the same on every rank. noted: by source and reason, how many samples were left out or
+    shortened."""
 
     rows: list[Sequence]
     noted: dict[str, int]
@@ -43,7 +44,8 @@ class HeldoutSet:
     pad: int
 
     def batches(self, rank: int, ranks: int) -> Iterator[tuple[list[int], MicroBatch]]:
-        """(numbers of the rows, micro-batch of them) of one rank; every rank gets as many, some of them perhaps of no row."""
+        """(numbers of the rows, micro-batch of them) of one rank; every rank gets as many, some of them perhaps of no
+        row."""
         size = self.config.train.micro_batch
         own = list(range(rank, len(self.rows), ranks))
         for start in range(0, len(range(0, len(self.rows), ranks)), size):  # rank 0 has the most
@@ -51,10 +53,14 @@ class HeldoutSet:
             yield numbers, collate([self.rows[n] for n in numbers], size, self.config, self.pad)
 
 
-def heldout_set(config: TrainJob, vocabulary: Vocabulary, vq_fingerprint: str, *, whole: bool = False, batches: int | None = None) -> HeldoutSet:
-    """The documents of data.heldout. Captions, prompts and questions are drawn once (epoch 0), and no caption is replaced by <unconditional>.
+def heldout_set(
+    config: TrainJob, vocabulary: Vocabulary, vq_fingerprint: str, *, whole: bool = False, batches: int | None = None
+) -> HeldoutSet:
+    """The documents of data.heldout. Captions, prompts and questions are drawn once (epoch 0), and no caption is
+    replaced by <unconditional>.
 
-    whole: all samples, not max_samples of each source. batches: so many micro-batches of rows, chosen by the config's seed.
+    whole: all samples, not max_samples of each source. batches: so many micro-batches of rows, chosen by the config's
+    seed.
     Raises ValueError, with the source's name, for a folder that cannot be read or has codes of another VQ.
     """
     documents: list[Document] = []
@@ -64,7 +70,9 @@ def heldout_set(config: TrainJob, vocabulary: Vocabulary, vq_fingerprint: str, *
             shards = open_set(config, source.path, vq_fingerprint, vocabulary.codebook_size)
         except ValueError as error:
             raise ValueError(f"data.heldout.{name}.path={source.path}: {error}") from error
-        reader = SourceReader(name, source, shards, vocabulary.tokenizer, config.data, 1, config.seed, unconditional=0.0)
+        reader = SourceReader(
+            name, source, shards, vocabulary.tokenizer, config.data, 1, config.seed, unconditional=0.0
+        )
         documents += reader.first(shards.num_samples if whole or not source.max_samples else source.max_samples)
         noted.update({f"data.heldout.{name}: {reason}": count for reason, count in reader.dropped.items()})
     seq_len = config.data.seq_len
@@ -91,7 +99,8 @@ def alone(documents: list[Document], seq_len: int) -> list[list[Document]]:
 
 @torch.no_grad()
 def measure(root: LossModule, data: HeldoutSet, world: World, dtype: torch.dtype) -> Measurement:
-    """heldout_loss/TASK, nats per target token, and heldout_accuracy/TASK; n counts tokens. A collective of all ranks. dtype: computed in."""
+    """heldout_loss/TASK, nats per target token, and heldout_accuracy/TASK; n counts tokens. A collective of all ranks.
+    dtype: computed in."""
     firsts = np.cumsum([0, *(row.documents for row in data.rows)])  # number of each row's first document
     sums = torch.zeros(3, int(firsts[-1]), dtype=torch.float64, device=world.device)
     for numbers, batch in data.batches(world.data_rank, world.data_size):
@@ -106,13 +115,22 @@ def measure(root: LossModule, data: HeldoutSet, world: World, dtype: torch.dtype
             total.index_add_(0, chosen, values.double())
     reshard(root)
     world.sum(sums)
-    tasks = np.concatenate([row.tasks[np.cumsum([0, *row.lengths])[: row.documents]] for row in data.rows]) if data.rows else np.zeros(0)
-    receipt = Receipt(n=int(firsts[-1]), data=texts_digest([row.digest().hex() for row in data.rows]), dtype=str(dtype).removeprefix("torch."))
+    tasks = (
+        np.concatenate([row.tasks[np.cumsum([0, *row.lengths])[: row.documents]] for row in data.rows])
+        if data.rows
+        else np.zeros(0)
+    )
+    receipt = Receipt(
+        n=int(firsts[-1]),
+        data=texts_digest([row.digest().hex() for row in data.rows]),
+        dtype=str(dtype).removeprefix("torch."),
+    )
     return Measurement(by_task(sums.cpu().numpy(), tasks, data.config.seed), receipt, warnings=warnings(data, tasks))
 
 
 def by_task(sums: np.ndarray, tasks: np.ndarray, seed: int) -> dict[str, Value]:
-    """sums [loss, right ones, targets; documents] -> means over the targets of each task, with intervals from resampled documents."""
+    """sums [loss, right ones, targets; documents] -> means over the targets of each task, with intervals from resampled
+    documents."""
     values = {}
     kind = f"{bootstrap_name(RESAMPLES, seed)}, of documents"
     for task in sorted(set(tasks.tolist())):
@@ -130,12 +148,15 @@ def mean_of(sums: np.ndarray, counts: np.ndarray, picked: np.ndarray) -> float:
 
 def warnings(data: HeldoutSet, tasks: np.ndarray) -> list[str]:
     found = [f"{reason}, {count} of its samples" for reason, count in sorted(data.noted.items())]
-    wanted = {source.task for source in data.config.data.heldout.values()} - {TASKS[task] for task in set(tasks.tolist())}
+    wanted = {source.task for source in data.config.data.heldout.values()} - {
+        TASKS[task] for task in set(tasks.tolist())
+    }
     return found + [f"no document of {task} is among those that were measured" for task in sorted(wanted)]
 
 
 def log_heldout(root: LossModule, data: HeldoutSet, world: World, step: int, out_dir: Path) -> dict[str, float]:
-    """While training: {"val/loss/TASK", "val/accuracy/TASK"}, and rank 0 writes out_dir/evals/step-NNNNNNNN-heldout.json; a collective."""
+    """While training: {"val/loss/TASK", "val/accuracy/TASK"}, and rank 0 writes
+    out_dir/evals/step-NNNNNNNN-heldout.json; a collective."""
     if not data.rows:
         return {}
     measured = measure(root, data, world, compute_dtype(data.config.parallel))

@@ -31,14 +31,20 @@ class Compute:
     def of(cls, lm: PreTrainedModel, vocabulary: Vocabulary, device: torch.device) -> Compute:
         c = lm.config
         width = c.num_attention_heads * (getattr(c, "head_dim", None) or c.hidden_size // c.num_attention_heads)
-        return cls(block_parameters(lm.model.layers), vocabulary.image_end * c.hidden_size, width, c.num_hidden_layers, peak_flops(device))
+        return cls(
+            block_parameters(lm.model.layers),
+            vocabulary.image_end * c.hidden_size,
+            width,
+            c.num_hidden_layers,
+            peak_flops(device),
+        )
 
 
 @dataclass(frozen=True)
 class BatchTotals:
     """Of the global batch. efficiency: share of tokens that are no padding; squares: sum of squared document lengths;
-    damaged: samples so far; epochs: passes over each source so far; source_documents, source_tokens: per source, of this batch;
-    dropped: by reason, since the processes started."""
+    damaged: samples so far; epochs: passes over each source so far; source_documents, source_tokens: per source, of
+    this batch; dropped: by reason, since the processes started."""
 
     documents: int
     efficiency: float
@@ -55,17 +61,30 @@ def batch_totals(batch: RankBatch, data: DataConfig, world: World) -> BatchTotal
     squares = sum(n * n for s in batch.sequences.values() for n in s.lengths)
     names = list(data.sources)
     shares = [s.sources() for s in batch.sequences.values()]
-    by_source = [*(batch.epochs.get(n, 0.0) for n in names), *(sum(s.get(n, (0, 0))[i] for s in shares) for i in (0, 1) for n in names)]
-    counts = torch.tensor([batch.documents, batch.padding, squares, batch.damaged, len(batch.dropped), *by_source], dtype=torch.float64, device=world.device)
+    by_source = [
+        *(batch.epochs.get(n, 0.0) for n in names),
+        *(sum(s.get(n, (0, 0))[i] for s in shares) for i in (0, 1) for n in names),
+    ]
+    counts = torch.tensor(
+        [batch.documents, batch.padding, squares, batch.damaged, len(batch.dropped), *by_source],
+        dtype=torch.float64,
+        device=world.device,
+    )
     world.sum(counts)
     documents, padding, squares, damaged, reasons = (int(n) for n in counts[:5].tolist())
-    epochs, source_documents, source_tokens = (dict(zip(names, row, strict=True)) for row in counts[5:].view(3, -1).tolist())
+    epochs, source_documents, source_tokens = (
+        dict(zip(names, row, strict=True)) for row in counts[5:].view(3, -1).tolist()
+    )
     return BatchTotals(
-        documents, 1 - padding / (data.global_batch * data.seq_len), squares, damaged,
+        documents,
+        1 - padding / (data.global_batch * data.seq_len),
+        squares,
+        damaged,
         {k: round(n, 6) for k, n in epochs.items()},  # the same whatever ranks it was summed over
-        {k: int(n) for k, n in source_documents.items()}, {k: int(n) for k, n in source_tokens.items()},
+        {k: int(n) for k, n in source_documents.items()},
+        {k: int(n) for k, n in source_tokens.items()},
         all_dropped(batch.dropped, world) if reasons else {},
-    )  # fmt: skip
+    )
 
 
 def all_dropped(own: dict[str, int], world: World) -> dict[str, int]:
@@ -87,11 +106,16 @@ def data_ended(batch: RankBatch, data: DataConfig, world: World) -> bool:
 
 def share_metrics(documents: dict[str, int], tokens: dict[str, int]) -> dict[str, float]:
     """Each source's share of the documents and of the tokens trained on so far."""
-    return {f"share/{unit}/{k}": n / max(1, sum(c.values())) for unit, c in (("documents", documents), ("tokens", tokens)) for k, n in c.items()}
+    return {
+        f"share/{unit}/{k}": n / max(1, sum(c.values()))
+        for unit, c in (("documents", documents), ("tokens", tokens))
+        for k, n in c.items()
+    }
 
 
 def task_metrics(per_task: torch.Tensor) -> dict[str, float]:
-    """per_task [4, tasks]: sums of loss, of correct, counts, sums of weighted loss -> loss, token accuracy, share of targets and of the loss by task."""
+    """per_task [4, tasks]: sums of loss, of correct, counts, sums of weighted loss -> loss, token accuracy, share of
+    targets and of the loss by task."""
     loss, correct, count, weighted = per_task
     metrics = {}
     for i, task in enumerate(TASKS):
@@ -103,8 +127,11 @@ def task_metrics(per_task: torch.Tensor) -> dict[str, float]:
     return metrics
 
 
-def speed_metrics(compute: Compute, world: World, *, tokens: int, targets: int, squares: int, seconds: float, waited: float) -> dict[str, float]:
-    """Throughput over all ranks, MFU (see scaling/flops.py), share of the time spent waiting for data, this rank's peak memory."""
+def speed_metrics(
+    compute: Compute, world: World, *, tokens: int, targets: int, squares: int, seconds: float, waited: float
+) -> dict[str, float]:
+    """Throughput over all ranks, MFU (see scaling/flops.py), share of the time spent waiting for data, this rank's peak
+    memory."""
     flops = step_flops(compute.blocks, compute.head, compute.attention_width, compute.layers, tokens, targets, squares)
     if world.device.type == "cuda":
         memory = torch.cuda.max_memory_allocated(world.device) / 2**30
@@ -118,7 +145,9 @@ def speed_metrics(compute: Compute, world: World, *, tokens: int, targets: int, 
     }
 
 
-def step_metrics(totals: BatchTotals, result: dict[str, Any], so_far: dict[str, Any], lr: float, speed: dict[str, float]) -> dict[str, Any]:
+def step_metrics(
+    totals: BatchTotals, result: dict[str, Any], so_far: dict[str, Any], lr: float, speed: dict[str, float]
+) -> dict[str, Any]:
     """One line. so_far: step, tokens, documents, skipped, shares of the sources; result: what train_step returned."""
     return {
         **so_far,

@@ -19,7 +19,8 @@ ALLOCATIONS = 100_000  # that the snapshot's history holds
 
 
 class StepProfile:
-    """Profiles the steps from the first to the last of `steps` (1-based, both included), on every rank; None: nothing."""
+    """Profiles the steps from the first to the last of `steps` (1-based, both included), on every rank; None:
+    nothing."""
 
     def __init__(self, steps: list[int] | None, run_dir: Path, world: World) -> None:
         self.first, self.last = steps or (0, 0)
@@ -37,7 +38,8 @@ class StepProfile:
         self._profile.start()
 
     def end(self, step: int, over: bool = False) -> str | None:
-        """After step `step`; over: no other follows. Returns a line to say once the files are written, or could not be."""
+        """After step `step`; over: no other follows. Returns a line to say once the files are written, or could not
+        be."""
         if self._profile is None or (step < self.last and not over):
             return None
         finished, self._profile = self._profile, None
@@ -46,7 +48,9 @@ class StepProfile:
             self._write(finished)
         except (OSError, RuntimeError) as error:  # the profiler's own writer raises the latter
             return f"{self.folder}: the profile could not be written ({error}). Training goes on."
-        return f"profile of the steps {self.first} to {step}: {self.folder} (rank-N.trace.json opens in ui.perfetto.dev)"
+        return (
+            f"profile of the steps {self.first} to {step}: {self.folder} (rank-N.trace.json opens in ui.perfetto.dev)"
+        )
 
     def _write(self, finished: profile) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)

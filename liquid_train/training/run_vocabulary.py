@@ -1,4 +1,5 @@
-"""The tokenizer of a run: trained on its texts, or a folder's with the image tokens put in; and the vocabulary made of it."""
+"""The tokenizer of a run: trained on its texts, or a folder's with the image tokens put in; and the vocabulary made of
+it."""
 
 from __future__ import annotations
 
@@ -23,10 +24,12 @@ def make_tokenizer(config: TrainJob, sets: dict[str, ShardSet], folder: Path) ->
 
 
 def open_vocabulary(config: TrainJob, folder: Path, codebook_size: int) -> Vocabulary:
-    """The vocabulary of the tokenizer in `folder`: as many rows as the backbone has by itself, and one more for each code.
+    """The vocabulary of the tokenizer in `folder`: as many rows as the backbone has by itself, and one more for each
+    code.
 
-    A published backbone has more rows than its tokenizer has entries (Qwen2.5: padding), all the more than a small BPE. Image ids
-    still start at the tokenizer's length; the rows behind the last image id are never asked for and never win.
+    A published backbone has more rows than its tokenizer has entries (Qwen2.5: padding), all the more than a small BPE.
+    Image ids still start at the tokenizer's length; the rows behind the last image id are never asked for and never
+    win.
     Raises ValueError when the tokenizer has more entries than the backbone has rows.
     """
     tokenizer = load_tokenizer(folder)
@@ -34,7 +37,9 @@ def open_vocabulary(config: TrainJob, folder: Path, codebook_size: int) -> Vocab
     if rows < len(tokenizer):
         key = "backbone.path" if config.backbone.path else "backbone.architecture.vocab_size"
         raise ValueError(
-            f"{key}: the backbone has {rows} embedding rows, fewer than the {len(tokenizer)} entries of the tokenizer; give the tokenizer made for it"
+            f"{key}: the backbone has {rows} embedding rows, fewer than the {len(tokenizer)} entries of the "
+            "tokenizer; give the tokenizer made "
+            "for it"
         )
     return Vocabulary(tokenizer, codebook_size, rows + codebook_size)
 
@@ -45,7 +50,8 @@ def training_texts(config: TrainJob, sets: dict[str, ShardSet]) -> Iterable[str]
         for sample in shards:
             if "text" in sample:
                 yield sample["text"]
-            if "text" in sample and "codes" in sample:  # as often as they are trained on: the merges are chosen by frequency
+            # as often as they are trained on: the merges are chosen by frequency
+            if "text" in sample and "codes" in sample:
                 yield from config.data.prompts
                 yield CAPTION_LEAD
             for question in sample["info"].get("questions", ()):

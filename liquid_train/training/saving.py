@@ -12,11 +12,16 @@ from liquid_train.training.trainer import Run
 def start_save(run: Run) -> None:
     """Begin to write a checkpoint of this step; a collective."""
     copied = run.config.checkpoint.async_save
-    run.saver.start(train_state.snapshot(run.root, run.optimizer, run.progress, run.config, run.card, run.vocabulary, run.world, copied=copied))
+    run.saver.start(
+        train_state.snapshot(
+            run.root, run.optimizer, run.progress, run.config, run.card, run.vocabulary, run.world, copied=copied
+        )
+    )
 
 
 def save_and_wait(run: Run, tracker: Tracker | None) -> None:
-    """Save a checkpoint, unless that of this step is there already; SaveFailed on all ranks when it cannot be written."""
+    """Save a checkpoint, unless that of this step is there already; SaveFailed on all ranks when it cannot be
+    written."""
     run.phases.enter("checkpoint")
     settle_save(run, tracker)
     if run.saver.saved_step != run.progress.step:
@@ -34,7 +39,8 @@ def save_and_go_on(run: Run, tracker: Tracker | None) -> None:
 
 
 def settle_save(run: Run, tracker: Tracker | None) -> None:
-    """Wait for the save at hand, if there is one, and say how it ended; where it failed, there may be room again at the next one."""
+    """Wait for the save at hand, if there is one, and say how it ended; where it failed, there may be room again at the
+    next one."""
     try:
         written = run.saver.settle()
     except train_state.SaveFailed as error:
@@ -44,6 +50,9 @@ def settle_save(run: Run, tracker: Tracker | None) -> None:
     else:
         if written is None:
             return
-        say = f"checkpoint of step {written[0]}: training stood still for {run.stalled:.2f} s, written in {written[1]:.1f} s"
+        say = (
+            f"checkpoint of step {written[0]}: training stood still for {run.stalled:.2f} s, written in "
+            f"{written[1]:.1f} s"
+        )
     if tracker:
         tracker.say(say)

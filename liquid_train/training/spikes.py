@@ -1,15 +1,18 @@
-"""Steps whose loss jumps: found by the last steps' median, then counted, left out, or undone by going back to a checkpoint.
+"""Steps whose loss jumps: found by the last steps' median, then counted, left out, or undone by going back to a
+checkpoint.
 
-A step's loss depends on what it is made of: a text costs more than a picture, and steps have more or less of either. So it is compared
-with what its tasks usually cost: the median of each task's last losses, in the shares that the tasks have of this step. A step is a
-spike where its excess over that lies more than train.spike.threshold robust standard deviations above the median of the last
-train.spike.window excesses. Deviations are the median absolute deviation (MAD) times 1.4826, which is the standard deviation of a normal
-distribution (Iglewicz and Hoaglin 1993, How to Detect and Handle Outliers): unlike mean and standard deviation, they hold still while
-spikes are in the window. Six of them over 128 steps are OLMo-core's numbers for the same question. A deviation counts at least 1% of
-the usual loss, and the window is waited for until it is half full.
+A step's loss depends on what it is made of: a text costs more than a picture, and steps have more or less of either. So
+it is compared with what its tasks usually cost: the median of each task's last losses, in the shares that the tasks
+have of this step. A step is a spike where its excess over that lies more than train.spike.threshold robust standard
+deviations above the median of the last train.spike.window excesses. Deviations are the median absolute deviation (MAD)
+times 1.4826, which is the standard deviation of a normal distribution (Iglewicz and Hoaglin 1993, How to Detect and
+Handle Outliers): unlike mean and standard deviation, they hold still while spikes are in the window. Six of them over
+128 steps are OLMo-core's numbers for the same question. A deviation counts at least 1% of the usual loss, and the
+window is waited for until it is half full.
 
-Going back is what PaLM did (Chowdhery et al. 2022, arXiv 2204.02311, section 5.1): on from an earlier checkpoint, without the batches
-seen between it and the end of the spike. So optimizer step n no longer has the data of step n; `left_out` counts the difference.
+Going back is what PaLM did (Chowdhery et al. 2022, arXiv 2204.02311, section 5.1): on from an earlier checkpoint,
+without the batches seen between it and the end of the spike. So optimizer step n no longer has the data of step n;
+`left_out` counts the difference.
 """
 
 from __future__ import annotations
@@ -37,9 +40,10 @@ LEAST = 0.01  # of the usual loss: the smallest deviation that counts
 
 @dataclass
 class GuardState:
-    """excesses, usual, by_task: of the last steps that were no spikes, or of all where nothing is done about spikes; by_task: each task's mean losses.
-    spikes, rewinds: how many so far. left_out: steps' worth of data that were left out, so that optimizer step n trains on the data of
-    step n + left_out."""
+    """excesses, usual, by_task: of the last steps that were no spikes, or of all where nothing is done about spikes;
+    by_task: each task's mean losses.
+    spikes, rewinds: how many so far. left_out: steps' worth of data that were left out, so that optimizer step n trains
+    on the data of step n + left_out."""
 
     excesses: list[float] = field(default_factory=list)
     usual: list[float] = field(default_factory=list)
@@ -56,7 +60,8 @@ class GuardState:
 
 @dataclass(frozen=True)
 class Rewind:
-    """Where training goes on after a spike. checkpoint: None for the run's beginning. streams: where this rank's data goes on."""
+    """Where training goes on after a spike. checkpoint: None for the run's beginning. streams: where this rank's data
+    goes on."""
 
     checkpoint: Path | None
     guard: GuardState
@@ -64,7 +69,8 @@ class Rewind:
 
 
 def parts_of(per_task: Tensor) -> dict[str, tuple[float, float]]:
-    """per_task [4, tasks], the step's sums as LossOutput has them -> {task: (its share of the weights, its mean loss)}."""
+    """per_task [4, tasks], the step's sums as LossOutput has them -> {task: (its share of the weights, its mean
+    loss)}."""
     loss, _, count, weighted = per_task
     means = {task: float(loss[i] / count[i]) for i, task in enumerate(TASKS) if count[i]}
     weights = {task: float(weighted[TASKS.index(task)]) / mean for task, mean in means.items() if mean > 0}
@@ -86,7 +92,10 @@ def is_spike(parts: dict[str, tuple[float, float]], state: GuardState, config: S
 
     A task that was not seen before counts as usual, whatever it costs.
     """
-    usual = sum(share * (statistics.median(state.by_task[task]) if task in state.by_task else loss) for task, (share, loss) in parts.items())
+    usual = sum(
+        share * (statistics.median(state.by_task[task]) if task in state.by_task else loss)
+        for task, (share, loss) in parts.items()
+    )
     excess = sum(share * loss for share, loss in parts.values()) - usual
     found = excess > limit(state, config)
     state.spikes += found

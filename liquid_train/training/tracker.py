@@ -21,7 +21,8 @@ SECONDS_BETWEEN_LINES = 15  # plain lines where there is no terminal to draw a b
 
 
 class RunLock:
-    """Exclusive right to write into a run folder; ValueError when another process holds it. Freed when the process ends, however it ends."""
+    """Exclusive right to write into a run folder; ValueError when another process holds it. Freed when the process
+    ends, however it ends."""
 
     def __init__(self, run_dir: Path) -> None:
         run_dir.mkdir(parents=True, exist_ok=True)
@@ -29,7 +30,9 @@ class RunLock:
         try:
             fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # per process: loader workers do not inherit it
         except OSError as error:
-            raise ValueError(f"run.dir={run_dir}: another process is training there; wait for it, or choose another run.dir") from error
+            raise ValueError(
+                f"run.dir={run_dir}: another process is training there; wait for it, or choose another run.dir"
+            ) from error
 
     def release(self) -> None:
         self._file.close()
@@ -52,7 +55,9 @@ def drop_lines_after(path: Path, step: int) -> None:
 class Tracker:
     """Rank 0's log. `log` takes a step's metrics; what is not finite is written as null."""
 
-    def __init__(self, run_dir: Path, config: TrackerConfig, *, name: str, settings: dict[str, Any], first_step: int, steps: int) -> None:
+    def __init__(
+        self, run_dir: Path, config: TrackerConfig, *, name: str, settings: dict[str, Any], first_step: int, steps: int
+    ) -> None:
         self.path = run_dir / "metrics.jsonl"
         drop_lines_after(self.path, first_step)
         self._file = self.path.open("ab", buffering=0)
@@ -90,7 +95,10 @@ class Tracker:
             self._write_pending()
         except OSError as error:
             if not kept_back:
-                self.say(f"{self.path}: {error.strerror}. Training goes on; the lines are kept in memory and written when there is room.")
+                self.say(
+                    f"{self.path}: {error.strerror}. Training goes on; the lines are kept in memory and written when "
+                    "there is room."
+                )
         self._wandb.log({k: v for k, v in clean.items() if k != "step"}, metrics["step"])
 
     def write_evaluation(self, metrics: dict[str, Any]) -> None:

@@ -1,4 +1,5 @@
-"""What one rank holds while it trains, made in the one order that works: data, vocabulary, model on meta, shards, weights."""
+"""What one rank holds while it trains, made in the one order that works: data, vocabulary, model on meta, shards,
+weights."""
 
 from __future__ import annotations
 
@@ -32,9 +33,12 @@ from liquid_train.vocabulary import UNCONDITIONAL, Vocabulary
 
 
 class Run:
-    """Everything one rank holds while it trains, from a checkpoint or from the start; rewind: from where a spike sent it back to."""
+    """Everything one rank holds while it trains, from a checkpoint or from the start; rewind: from where a spike sent
+    it back to."""
 
-    def __init__(self, config: TrainJob, world: World, phases: Phases | None = None, rewind: Rewind | None = None) -> None:
+    def __init__(
+        self, config: TrainJob, world: World, phases: Phases | None = None, rewind: Rewind | None = None
+    ) -> None:
         self.config, self.world, self.dir = config, world, Path(config.run.dir)
         self.phases = phases or Phases()
         self.steps = planned_steps(config)
@@ -52,14 +56,22 @@ class Run:
         self.stalled = 0.0  # seconds that training stood still for the newest checkpoint
         self.vocabulary = self._vocabulary()
         self.card = self._card()
-        self.heldout = heldout_set(config, self.vocabulary, self.image_tokenizer.fingerprint) if config.evals.every else None
+        self.heldout = (
+            heldout_set(config, self.vocabulary, self.image_tokenizer.fingerprint) if config.evals.every else None
+        )
         left_out = self.progress.guard.left_out
         # how many steps' worth of data a run that leaves some out will need is not known yet
         unknown = config.train.spike.action == "rewind" and self.progress.step < self.steps
         self.loader = BatchLoader(
-            config, self.sets, self.vocabulary, rank=world.data_rank, world=world.data_size, first_step=self.progress.step + left_out,
-            steps=sys.maxsize if unknown else self.steps + left_out, states=self.progress.streams,
-        )  # fmt: skip
+            config,
+            self.sets,
+            self.vocabulary,
+            rank=world.data_rank,
+            world=world.data_size,
+            first_step=self.progress.step + left_out,
+            steps=sys.maxsize if unknown else self.steps + left_out,
+            states=self.progress.streams,
+        )
         self.root, self.optimizer = self._model()
 
     def _progress(self) -> tuple[train_state.Progress, list[str]]:
@@ -87,7 +99,9 @@ class Run:
             width, height = nearest_size(sizes, 1, 1)
             grid = [height // self.image_tokenizer.downsampling, width // self.image_tokenizer.downsampling]
         else:
-            grid = next((list(sample["codes"].shape) for s in self.sets.values() for sample in s if "codes" in sample), [])
+            grid = next(
+                (list(sample["codes"].shape) for s in self.sets.values() for sample in s if "codes" in sample), []
+            )
         vq = self.config.vq
         return backbone.ModelCard(
             self.vocabulary.image_start,
@@ -118,7 +132,9 @@ class Run:
         elif settings.init == "pretrained":
             assert settings.path is not None
             backbone.fill_from_folder(lm, settings.path)
-            fill_image_rows(lm, self.vocabulary, settings.image_init, self.image_tokenizer.quantize.embedding.weight, c.seed)
+            fill_image_rows(
+                lm, self.vocabulary, settings.image_init, self.image_tokenizer.quantize.embedding.weight, c.seed
+            )
         else:
             backbone.fill_random(lm, c.seed)
         return root, optimizer

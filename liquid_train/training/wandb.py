@@ -16,14 +16,24 @@ COLUMNS: list[str | int] = ["metric", "value", "low", "high", "n"]
 
 
 class WandbRun:
-    """Of one process. id follows from the name, so a resumed run stays one run; `group` holds a training run and what watches it.
+    """Of one process. id follows from the name, so a resumed run stays one run; `group` holds a training run and what
+    watches it.
 
-    any_order: steps may come in any order (what watches a run): they are an axis of their own, `step`, instead of W&B's.
+    any_order: steps may come in any order (what watches a run): they are an axis of their own, `step`, instead of
+    W&B's.
     """
 
     def __init__(
-        self, folder: Path, config: WandbConfig, name: str, settings: dict[str, Any], say: Callable[[str], None], *, group: str, any_order: bool = False
-    ) -> None:  # fmt: skip
+        self,
+        folder: Path,
+        config: WandbConfig,
+        name: str,
+        settings: dict[str, Any],
+        say: Callable[[str], None],
+        *,
+        group: str,
+        any_order: bool = False,
+    ) -> None:
         self._say, self._any_order = say, any_order
         self._run: Any = None
         if config.mode != "disabled":
@@ -34,9 +44,15 @@ class WandbRun:
 
         quiet = wandb.Settings(silent=True, console="off", mode=cast(Any, config.mode))
         self._run = wandb.init(
-            project=config.project, name=name, id=name.replace("/", "-"), group=group.replace("/", "-"), resume="allow", dir=folder, config=settings,
+            project=config.project,
+            name=name,
+            id=name.replace("/", "-"),
+            group=group.replace("/", "-"),
+            resume="allow",
+            dir=folder,
+            config=settings,
             settings=quiet,
-        )  # fmt: skip
+        )
         if self._any_order:
             self._run.define_metric("step")
             self._run.define_metric("*", step_metric="step")
@@ -44,10 +60,13 @@ class WandbRun:
     def log(self, values: dict[str, Any], step: int) -> None:
         """What has a number, or a table or picture, of one step."""
         if self._run is not None:
-            self._guarded(lambda: self._run.log({**values, "step": step}) if self._any_order else self._run.log(values, step=step))
+            self._guarded(
+                lambda: self._run.log({**values, "step": step}) if self._any_order else self._run.log(values, step=step)
+            )
 
     def log_evaluation(self, evals: Path, step: int, grid: Path) -> None:
-        """The table of everything in evals/step-NNNNNNNN-*.json, as eval/table, and the picture `grid`, where there is one, as samples."""
+        """The table of everything in evals/step-NNNNNNNN-*.json, as eval/table, and the picture `grid`, where there is
+        one, as samples."""
         if self._run is not None:
             self._guarded(lambda: self.log(media(evals, step, grid), step))
 
@@ -59,7 +78,10 @@ class WandbRun:
         try:
             action()
         except Exception as error:  # its own process is gone, it cannot log in, or its folder cannot be written
-            self._say(f"W&B takes no more metrics ({type(error).__name__}: {error}). It goes on without; metrics.jsonl has them all.")
+            self._say(
+                f"W&B takes no more metrics ({type(error).__name__}: {error}). It goes on without; metrics.jsonl has "
+                "them all."
+            )
             self._run = None
 
 

@@ -1,7 +1,9 @@
-"""Train tiny models of all families in one layout of ranks, for test_layouts.py: torchrun -m tests.distributed.layouts JOBS.json RESULT.json
+"""Train tiny models of all families in one layout of ranks, for test_layouts.py: torchrun -m tests.distributed.layouts
+JOBS.json RESULT.json
 
-JOBS.json: [{"name", "overrides"}]; RESULT.json: {name: [[loss, gradient norm] of every step]}. The job's name begins with `plain` for
-the reference: a transformers model with eager attention and full logits, every document alone, torch's own AdamW and clipping.
+JOBS.json: [{"name", "overrides"}]; RESULT.json: {name: [[loss, gradient norm] of every step]}. The job's name begins
+with `plain` for the reference: a transformers model with eager attention and full logits, every document alone, torch's
+own AdamW and clipping.
 """
 
 from __future__ import annotations
@@ -46,8 +48,13 @@ def plain(config: TrainJob, world: World) -> list[list[float]]:
     model.set_attn_implementation("eager")
     options = config.optimizer
     decayed, others = [[p for p in model.parameters() if (p.ndim > 1) == matrix] for matrix in (True, False)]
-    groups: list[dict[str, Any]] = [{"params": decayed, "weight_decay": options.weight_decay}, {"params": others, "weight_decay": 0.0}]
-    optimizer = torch.optim.AdamW(groups, lr=options.lr, betas=tuple(options.betas), eps=options.eps, foreach=False, fused=False)  # type: ignore[arg-type]
+    groups: list[dict[str, Any]] = [
+        {"params": decayed, "weight_decay": options.weight_decay},
+        {"params": others, "weight_decay": 0.0},
+    ]
+    optimizer = torch.optim.AdamW(
+        groups, lr=options.lr, betas=tuple(options.betas), eps=options.eps, foreach=False, fused=False
+    )  # type: ignore[arg-type]
     found = []
     for batch in run.loader:
         total, count = torch.zeros(()), 0

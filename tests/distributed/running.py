@@ -30,8 +30,16 @@ def data_overrides(root: Path) -> list[str]:
 
 def command(root: Path, run: str, *overrides: str) -> list[str]:
     return [
-        sys.executable, "-m", "liquid_train.cli", "train", "experiment=quickstart", *data_overrides(root), "evals.every=0", f"run.dir={root / run}", *overrides,
-    ]  # fmt: skip
+        sys.executable,
+        "-m",
+        "liquid_train.cli",
+        "train",
+        "experiment=quickstart",
+        *data_overrides(root),
+        "evals.every=0",
+        f"run.dir={root / run}",
+        *overrides,
+    ]
 
 
 def attempt(root: Path, run: str, *overrides: str) -> subprocess.CompletedProcess[str]:
@@ -69,7 +77,8 @@ def wait_for_step(run: Path, step: int, process: subprocess.Popen[str]) -> None:
 
 
 def kill_all(process: subprocess.Popen[str]) -> None:
-    """kill -9 of the command, of torchrun, of its ranks, which have sessions of their own, and of their loaders; waits until they are gone."""
+    """kill -9 of the command, of torchrun, of its ranks, which have sessions of their own, and of their loaders; waits
+    until they are gone."""
     sessions = {process.pid, *(os.getsid(pid) for pid in descendants(process.pid))}
     while alive := [pid for pid, session, state in _processes() if session in sessions and state != "Z"]:
         for pid in alive:
@@ -80,7 +89,9 @@ def kill_all(process: subprocess.Popen[str]) -> None:
 
 
 def descendants(pid: int) -> list[int]:
-    listed = subprocess.run(["ps", "-e", "-o", "pid=,ppid="], capture_output=True, text=True, check=True).stdout.splitlines()
+    listed = subprocess.run(
+        ["ps", "-e", "-o", "pid=,ppid="], capture_output=True, text=True, check=True
+    ).stdout.splitlines()
     children: dict[int, list[int]] = {}
     for child, parent in (map(int, line.split()) for line in listed):
         children.setdefault(parent, []).append(child)
@@ -102,5 +113,7 @@ def ranks(process: subprocess.Popen[str]) -> dict[int, int]:
 
 def _processes() -> list[tuple[int, int, str]]:
     """(process id, session, state) of everything that runs here."""
-    listed = subprocess.run(["ps", "-e", "-o", "pid=,sid=,state="], capture_output=True, text=True, check=True).stdout.splitlines()
+    listed = subprocess.run(
+        ["ps", "-e", "-o", "pid=,sid=,state="], capture_output=True, text=True, check=True
+    ).stdout.splitlines()
     return [(int(pid), int(session), state) for pid, session, state in (line.split() for line in listed)]

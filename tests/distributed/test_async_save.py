@@ -15,14 +15,25 @@ def contents(run: Path) -> dict[str, dict[str, str]]:
     found = checkpoint.committed(run)
     assert all(checkpoint.problems(p, hashes=True) == [] for p in found)
     commits = {p.name: checkpoint.read_commit(p)["files"] for p in found}
-    return {name: {f: e["sha256"] for f, e in files.items() if f.endswith((".safetensors", ".distcp"))} for name, files in commits.items()}
+    return {
+        name: {f: e["sha256"] for f, e in files.items() if f.endswith((".safetensors", ".distcp"))}
+        for name, files in commits.items()
+    }
 
 
 def test_written_beside_the_training_equals_written_in_its_way(tmp_path: Path) -> None:
     root = make_data(tmp_path)
-    common = (f"train.steps={STEPS}", "launch.nproc=2", "checkpoint.every=1", f"checkpoint.keep={STEPS}", "checkpoint.shard_gib=1e-4")
+    common = (
+        f"train.steps={STEPS}",
+        "launch.nproc=2",
+        "checkpoint.every=1",
+        f"checkpoint.keep={STEPS}",
+        "checkpoint.shard_gib=1e-4",
+    )
     for name, async_save in (("beside", "true"), ("waited", "false")):
         train(root, name, *common, f"checkpoint.async_save={async_save}")
     beside, waited = contents(root / "beside"), contents(root / "waited")
     assert len(beside) == STEPS and beside == waited
-    assert len({tuple(sorted(files.items())) for files in beside.values()}) == STEPS, "every step has weights of its own"
+    assert len({tuple(sorted(files.items())) for files in beside.values()}) == STEPS, (
+        "every step has weights of its own"
+    )

@@ -1,4 +1,5 @@
-"""Checkpoints of real ranks when things go wrong: kill -9 in the middle of a save, a full disk, a rank that cannot write."""
+"""Checkpoints of real ranks when things go wrong: kill -9 in the middle of a save, a full disk, a rank that cannot
+write."""
 
 from __future__ import annotations
 
@@ -29,7 +30,9 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def wait_until(condition: Callable[[], object], process: subprocess.Popen[str], what: str) -> None:
     deadline = time.monotonic() + 120
     while not condition():
-        assert process.poll() is None and time.monotonic() < deadline, f"{what}: not within two minutes (exit status {process.poll()})"
+        assert process.poll() is None and time.monotonic() < deadline, (
+            f"{what}: not within two minutes (exit status {process.poll()})"
+        )
         time.sleep(0.002)
 
 
@@ -50,7 +53,8 @@ def newest_step(run: Path) -> int:
 
 
 def kill_in_a_save(run: Path, process: subprocess.Popen[str], dice: random.Random) -> bool:
-    """kill -9 of everything at a random moment of a save, which takes as long as the one before. Whether it was still being written."""
+    """kill -9 of everything at a random moment of a save, which takes as long as the one before. Whether it was still
+    being written."""
     wait_until(lambda: partials(run), process, "a save")
     begun = time.monotonic()
     wait_until(lambda: not partials(run), process, "the end of a save")
@@ -85,7 +89,9 @@ class Disk:
     def __init__(self, folder: Path, mib: int) -> None:
         self.folder = folder
         folder.mkdir()
-        done = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={mib}m", "tmpfs", str(folder)], capture_output=True, text=True)
+        done = subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", f"size={mib}m", "tmpfs", str(folder)], capture_output=True, text=True
+        )
         if done.returncode:
             pytest.skip(f"a small file system cannot be mounted here: {done.stderr.strip()}")
 
@@ -104,7 +110,9 @@ class Disk:
             time.sleep(0.005)
 
     def _used(self) -> int:
-        listed = subprocess.run(["find", self.folder, "-type", "f", "-printf", "%b %P\n"], capture_output=True, text=True).stdout.splitlines()
+        listed = subprocess.run(
+            ["find", self.folder, "-type", "f", "-printf", "%b %P\n"], capture_output=True, text=True
+        ).stdout.splitlines()
         files = [line.split(maxsplit=1) for line in listed]
         return 512 * sum(int(blocks) for blocks, name in files if name != "ballast" and ".partial/" not in name)
 
@@ -136,15 +144,21 @@ def test_a_disk_that_fills_up_and_gets_room_again(root: Path, disk: Disk, tmp_pa
         wait_for_step(run, 3, process)
         size = sum(entry["size"] for entry in checkpoint.read_commit(newest(run))["files"].values())
         disk.leave(0)
-        wait_until(lambda: "metrics.jsonl: No space left on device" in log.read_text(), process, "a log that cannot be written")
+        wait_until(
+            lambda: "metrics.jsonl: No space left on device" in log.read_text(), process, "a log that cannot be written"
+        )
         for share in (0.0, 0.2, 0.5, 0.7, 0.8, 0.9):
             disk.leave(int(share * size))
             failed = log.read_text().count("was not written")
-            wait_until(lambda: log.read_text().count("was not written") >= failed + 3, process, f"room for {share} of a checkpoint: a failure")  # noqa: B023
+            wait_until(
+                lambda failed=failed: log.read_text().count("was not written") >= failed + 3,
+                process,
+                f"room for {share} of a checkpoint: a failure",
+            )
             newest(run)
         last = newest_step(run)
         disk.empty()
-        wait_until(lambda: newest_step(run) > last + 1, process, "a checkpoint after there is room")
+        wait_until(lambda last=last: newest_step(run) > last + 1, process, "a checkpoint after there is room")
         assert stopped(process) == 0, log.read_text()
     finally:
         kill_all(process)
@@ -154,7 +168,9 @@ def test_a_disk_that_fills_up_and_gets_room_again(root: Path, disk: Disk, tmp_pa
     assert all("Training goes on" in line and "a restart goes on from step-" in line for line in said)
     for cause in ("No space left on device", "/optimizer", ".safetensors"):
         assert any(cause in line for line in said), cause
-    assert [m["step"] for m in metrics(run)] == list(range(1, checkpoint.step_of(newest(run)) + 1)), "no line is lost, none is cut"
+    assert [m["step"] for m in metrics(run)] == list(range(1, checkpoint.step_of(newest(run)) + 1)), (
+        "no line is lost, none is cut"
+    )
     assert not partials(run)
 
 
@@ -163,7 +179,10 @@ def test_a_last_checkpoint_that_has_no_room_ends_the_run_with_an_error(root: Pat
     disk.leave(1_800_000)  # a checkpoint takes 1.1 MB
     done = attempt(root, disk.folder.name, *options)
     assert done.returncode == 2 and "Traceback" not in done.stderr
-    assert "liquid train: the checkpoint of step 2 was not written: " in done.stderr and "a restart goes on from step-00000001" in done.stderr
+    assert (
+        "liquid train: the checkpoint of step 2 was not written: " in done.stderr
+        and "a restart goes on from step-00000001" in done.stderr
+    )
     assert checkpoint.step_of(newest(disk.folder)) == 1 and not partials(disk.folder)
     disk.empty()
     assert [m["step"] for m in train(root, disk.folder.name, *options)] == [1, 2]
@@ -172,7 +191,8 @@ def test_a_last_checkpoint_that_has_no_room_ends_the_run_with_an_error(root: Pat
 
 @pytest.mark.skipif(not hasattr(resource, "prlimit"), reason="another process's limits can be set on Linux only")
 def test_one_rank_that_cannot_write_stops_nobody(root: Path, tmp_path: Path) -> None:
-    """A limit on the size of files, set on a single rank: the optimizer's file is too large for it. The others must not wait for it."""
+    """A limit on the size of files, set on a single rank: the optimizer's file is too large for it. The others must not
+    wait for it."""
     run, log = root / "limited", tmp_path / "log"
     with log.open("w") as stderr:
         process = start(root, run.name, *ENDLESS, stderr=stderr.fileno())
@@ -180,10 +200,12 @@ def test_one_rank_that_cannot_write_stops_nobody(root: Path, tmp_path: Path) -> 
         wait_for_step(run, 2, process)
         for rank, pid in sorted(ranks(process).items()):
             resource.prlimit(pid, resource.RLIMIT_FSIZE, (100_000, resource.RLIM_INFINITY))
-            wait_until(lambda: f"rank {rank}: " in log.read_text(), process, f"what rank {rank} could not write")  # noqa: B023
+            wait_until(
+                lambda rank=rank: f"rank {rank}: " in log.read_text(), process, f"what rank {rank} could not write"
+            )
             resource.prlimit(pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
             last = newest_step(run)
-            wait_until(lambda: newest_step(run) > last + 1, process, "a checkpoint of ranks that can write")  # noqa: B023
+            wait_until(lambda last=last: newest_step(run) > last + 1, process, "a checkpoint of ranks that can write")
         assert stopped(process) == 0, log.read_text()
     finally:
         kill_all(process)

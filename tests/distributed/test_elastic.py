@@ -1,4 +1,5 @@
-"""Sixty steps, killed again and again and gone on with: on other numbers of ranks and loaders the data are the same, on the same number everything is."""
+"""Sixty steps, killed again and again and gone on with: on other numbers of ranks and loaders the data are the same, on
+the same number everything is."""
 
 from __future__ import annotations
 
@@ -30,7 +31,8 @@ def options(ranks: int, workers: int) -> list[str]:
 
 
 def kill_and_go_on(root: Path, run: str, fleet: list[tuple[int, int]], seed: int) -> list[dict]:
-    """Every member of `fleet` but the last trains until it is killed at a random step; the last one trains to the end."""
+    """Every member of `fleet` but the last trains until it is killed at a random step; the last one trains to the
+    end."""
     dice = random.Random(seed)
     reached = 0
     for ranks, workers in fleet[:-1]:
@@ -53,7 +55,8 @@ def test_other_ranks_and_loaders_see_the_same_batches(root: Path, whole: list[di
 
 def test_the_same_ranks_repeat_every_bit(root: Path) -> None:
     unbroken = train(root, "unbroken", *options(2, 1))
-    lines = kill_and_go_on(root, "broken", [(2, 1)] * 3, seed=1)  # resumed twice: what the first resume restored is saved again
+    # resumed twice: what the first resume restored is saved again
+    lines = kill_and_go_on(root, "broken", [(2, 1)] * 3, seed=1)
     assert without_timings(lines) == without_timings(unbroken)
     weights = [(checkpoint.model_folder(root / r) / "model.safetensors").read_bytes() for r in ("unbroken", "broken")]
     assert weights[0] == weights[1]

@@ -1,4 +1,5 @@
-"""Loss and gradient norm of 20 steps are the same in every layout of ranks, and those of a plain transformers loop over single documents."""
+"""Loss and gradient norm of 20 steps are the same in every layout of ranks, and those of a plain transformers loop over
+single documents."""
 
 from __future__ import annotations
 
@@ -16,7 +17,13 @@ FAMILIES = {
     "qwen2": [],
     "llama": [],
     "gemma": ["head_dim=16"],
-    "gemma2": ["head_dim=16", "query_pre_attn_scalar=16", "sliding_window=24", "attn_logit_softcapping=5.0", "final_logit_softcapping=3.0"],
+    "gemma2": [
+        "head_dim=16",
+        "query_pre_attn_scalar=16",
+        "sliding_window=24",
+        "attn_logit_softcapping=5.0",
+        "final_logit_softcapping=3.0",
+    ],
 }
 LAYOUTS = {  # ranks, overrides
     "fsdp 2": (2, []),
@@ -29,17 +36,33 @@ def overrides(root: Path, run: str, family: str, *more: str) -> list[str]:
     """Rows that no number of ranks divides (301 + 1,024); sequences whose counts of targets differ."""
     shape = ["num_attention_heads=4", "num_key_value_heads=2", *FAMILIES[family]]
     return [
-        "experiment=quickstart", *data_overrides(root), f"backbone.architecture.model_type={family}", *(f"backbone.architecture.{s}" for s in shape),
-        "backbone.tokenizer_size=301", "loss.weight.vqa=1", "loss.weight.i2t=1", f"train.steps={STEPS}", "evals.every=0", "schedule=constant",
-        "schedule.warmup=0", f"run.dir={root / run}", *more,
-    ]  # fmt: skip
+        "experiment=quickstart",
+        *data_overrides(root),
+        f"backbone.architecture.model_type={family}",
+        *(f"backbone.architecture.{s}" for s in shape),
+        "backbone.tokenizer_size=301",
+        "loss.weight.vqa=1",
+        "loss.weight.i2t=1",
+        f"train.steps={STEPS}",
+        "evals.every=0",
+        "schedule=constant",
+        "schedule.warmup=0",
+        f"run.dir={root / run}",
+        *more,
+    ]
 
 
 def run_jobs(root: Path, name: str, ranks: int, jobs: dict[str, list[str]]) -> dict[str, list[list[float]]]:
     todo, result = root / f"{name}.json", root / f"{name}-result.json"
     todo.write_text(json.dumps([{"name": job, "overrides": o} for job, o in jobs.items()]))
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"]
-    done = subprocess.run([*torchrun, "-m", "tests.distributed.layouts", str(todo), str(result)], env=ENV, capture_output=True, text=True, timeout=280)
+    done = subprocess.run(
+        [*torchrun, "-m", "tests.distributed.layouts", str(todo), str(result)],
+        env=ENV,
+        capture_output=True,
+        text=True,
+        timeout=280,
+    )
     assert done.returncode == 0, done.stderr[-4000:]
     return json.loads(result.read_text())
 

@@ -1,4 +1,5 @@
-"""A sharded model while it trains: pictures and every periodic number are those of one process with the same weights."""
+"""A sharded model while it trains: pictures and every periodic number are those of one process with the same
+weights."""
 
 from __future__ import annotations
 
@@ -29,7 +30,8 @@ from tests.tiny_model import tiny, vq
 PROMPTS = [f"a {('red', 'teal', 'blue')[i % 3]} {('circle', 'rectangle')[i % 2]}" for i in range(24)]
 GRID = (3, 4)
 ARCHITECTURES = ("qwen2", "gemma2")
-MEASURED = {"vqa", "grid", "image_quality", "self_vqascore", "captions", "heldout"}  # language has a test of its own: its harness is dear to import
+# language has a test of its own: its harness is dear to import
+MEASURED = {"vqa", "grid", "image_quality", "self_vqascore", "captions", "heldout"}
 
 
 def rank_main(rank: int, size: int, folder: Path, config: TrainJob) -> None:
@@ -51,7 +53,11 @@ def draw_sharded(world: World, folder: Path, architecture: str) -> None:
     settings = EvalsConfig(guidance=7.0, temperature=1.0, prompts=PROMPTS, images=len(PROMPTS), quality_images=0)
     for _ in range(2):  # the second time shows that the first left everything in its place
         with live_model(root, lm, world.device) as model:
-            codes = draw_prompts(ModelHandle(model, vocabulary, vq(), GRID, DEFAULT_PROMPT, world.rank, world.size), settings, len(PROMPTS)).codes
+            codes = draw_prompts(
+                ModelHandle(model, vocabulary, vq(), GRID, DEFAULT_PROMPT, world.rank, world.size),
+                settings,
+                len(PROMPTS),
+            ).codes
         assert all(isinstance(p, DTensor) for p in root.parameters()), "the weights are sharded again"
         np.save(folder / f"codes-{architecture}-{world.rank}.npy", codes)
 
@@ -68,9 +74,18 @@ def measure_everything(world: World, folder: Path, config: TrainJob) -> None:
     found = log_heldout(root, data, world, 1, out_dir)
     with live_model(root, lm, world.device) as model:
         found |= evaluate(
-            model, vocabulary, vq(), config.evals, sets=config.data.heldout["vqa"].path, grid=GRID, prompt=DEFAULT_PROMPT,
-            step=1, out_dir=out_dir, rank=world.rank, world_size=world.size,
-        )  # fmt: skip
+            model,
+            vocabulary,
+            vq(),
+            config.evals,
+            sets=config.data.heldout["vqa"].path,
+            grid=GRID,
+            prompt=DEFAULT_PROMPT,
+            step=1,
+            out_dir=out_dir,
+            rank=world.rank,
+            world_size=world.size,
+        )
     (folder / f"found-{world.size}-{world.rank}.json").write_text(json.dumps(found))
 
 
@@ -83,7 +98,15 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def settings(folder: Path) -> TrainJob:
-    numbers = ("vqa_samples=7", "images=5", "quality_images=9", "quality_reference=12", "caption_images=7", "guidance=3.0")  # 2 and 4 divide none
+    # 2 and 4 divide none
+    numbers = (
+        "vqa_samples=7",
+        "images=5",
+        "quality_images=9",
+        "quality_reference=12",
+        "caption_images=7",
+        "guidance=3.0",
+    )
     heldout = (f"data.heldout.{task}.max_samples=9" for task in ("text", "t2i", "i2t", "vqa"))
     return load("train", ["experiment=quickstart", *data_overrides(folder), *(f"evals.{n}" for n in numbers), *heldout])
 
@@ -91,7 +114,9 @@ def settings(folder: Path) -> TrainJob:
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_two_ranks_draw_what_one_process_draws(folder: Path, tmp_path: Path, architecture: str) -> None:
     model, vocabulary = tiny(tmp_path / "alone", architecture)
-    expected = draw(model, vocabulary, PROMPTS, seeds=range(24), grid=GRID, guidance=7.0, temperature=1.0, batch_size=24)
+    expected = draw(
+        model, vocabulary, PROMPTS, seeds=range(24), grid=GRID, guidance=7.0, temperature=1.0, batch_size=24
+    )
     for rank in range(2):
         np.testing.assert_array_equal(np.load(folder / f"codes-{architecture}-{rank}.npy"), expected)
 
@@ -101,13 +126,24 @@ def test_one_two_and_four_ranks_measure_the_same(folder: Path) -> None:
     measure_everything(World(0, 1, torch.device("cpu")), folder, settings(folder))
     torch.multiprocessing.spawn(rank_main, (4, folder, settings(folder)), nprocs=4)
     single = json.loads((folder / "found-1-0.json").read_text())
-    assert {"val/loss/text", "val/accuracy/t2i", "eval/frechet_distance", "eval/caption_auc/full_caption_color", "eval/right_shape"} <= single.keys()
+    assert {
+        "val/loss/text",
+        "val/accuracy/t2i",
+        "eval/frechet_distance",
+        "eval/caption_auc/full_caption_color",
+        "eval/right_shape",
+    } <= single.keys()
     assert 0 < single["eval/self_vqascore"] < 1 and len(set(single.values())) > 15
     for size in (2, 4):
         for rank in range(size):
-            assert json.loads((folder / f"found-{size}-{rank}.json").read_text()) == pytest.approx(single, rel=1e-6, abs=1e-6)
+            assert json.loads((folder / f"found-{size}-{rank}.json").read_text()) == pytest.approx(
+                single, rel=1e-6, abs=1e-6
+            )
         for name in MEASURED:
-            one, more = (json.loads((folder / f"run-{n}" / "evals" / f"step-00000001-{name}.json").read_text()) for n in (1, size))
+            one, more = (
+                json.loads((folder / f"run-{n}" / "evals" / f"step-00000001-{name}.json").read_text())
+                for n in (1, size)
+            )
             assert one["receipt"] == more["receipt"] and one["values"].keys() == more["values"].keys()
             for key, value in one["values"].items():
                 found = more["values"][key]

@@ -1,4 +1,5 @@
-"""A checkpoint of four ranks, two by two in tensor parallel, is gone on with in other layouts: losses are those of an unbroken run."""
+"""A checkpoint of four ranks, two by two in tensor parallel, is gone on with in other layouts: losses are those of an
+unbroken run."""
 
 from __future__ import annotations
 
@@ -9,7 +10,11 @@ import pytest
 
 from tests.distributed.running import make_data, train
 
-HEADS = ["backbone.architecture.num_attention_heads=4", "backbone.architecture.num_key_value_heads=2", "backbone.tokenizer_size=301"]
+HEADS = [
+    "backbone.architecture.num_attention_heads=4",
+    "backbone.architecture.num_key_value_heads=2",
+    "backbone.tokenizer_size=301",
+]
 OPTIONS = [*HEADS, "schedule=constant", "schedule.warmup=0", "checkpoint.every=5"]
 LAYOUTS = {
     "one": ["launch.nproc=1"],

@@ -30,8 +30,14 @@ def filled(folder: Path, image_init: str, mesh: Any = None) -> dict[str, torch.T
         fully_shard(model, mesh=mesh)
     backbone.materialize(model, torch.device("cpu"))
     backbone.fill_from_folder(model, folder)
-    fill_image_rows(model, vocabulary, image_init, torch.rand(CODES, 5, generator=torch.Generator().manual_seed(0)), seed=3)
-    return {name: tensor for name, tensor in backbone.named_full_tensors(model) if name in ("model.embed_tokens.weight", "lm_head.weight")}
+    fill_image_rows(
+        model, vocabulary, image_init, torch.rand(CODES, 5, generator=torch.Generator().manual_seed(0)), seed=3
+    )
+    return {
+        name: tensor
+        for name, tensor in backbone.named_full_tensors(model)
+        if name in ("model.embed_tokens.weight", "lm_head.weight")
+    }
 
 
 def rank_main(rank: int, folder: Path, wanted: dict[str, dict[str, torch.Tensor]]) -> None:
@@ -40,7 +46,9 @@ def rank_main(rank: int, folder: Path, wanted: dict[str, dict[str, torch.Tensor]
     for image_init, tables in wanted.items():
         found = filled(folder, image_init, mesh)
         for name, tensor in tables.items():
-            assert torch.equal(found[name], tensor), f"{image_init}, rank {rank}: {name} differs by {(found[name] - tensor).abs().max()}"
+            assert torch.equal(found[name], tensor), (
+                f"{image_init}, rank {rank}: {name} differs by {(found[name] - tensor).abs().max()}"
+            )
     dist.destroy_process_group()
 
 
@@ -48,5 +56,7 @@ def test_ranks_make_the_rows_that_one_makes(tmp_path: Path) -> None:
     folder = pretrained(tmp_path, "qwen2", tied=False, spare_rows=0)
     wanted = {image_init: filled(folder, image_init) for image_init in STARTS}
     for tables in wanted.values():
-        assert len(tables) == 2 and not any((table == 0).all(1).any() for table in tables.values()), "no row was left out"
+        assert len(tables) == 2 and not any((table == 0).all(1).any() for table in tables.values()), (
+            "no row was left out"
+        )
     mp.spawn(rank_main, (folder, wanted), nprocs=4)

@@ -1,4 +1,5 @@
-"""What a rank holds and how often it talks, counted from outside: 1/N of the parameters, one gather and one reduction a block."""
+"""What a rank holds and how often it talks, counted from outside: 1/N of the parameters, one gather and one reduction a
+block."""
 
 from __future__ import annotations
 
@@ -25,7 +26,9 @@ LENGTH = 32
 def batch_of(rows: int) -> MicroBatch:
     ids = torch.arange(LENGTH).remainder(rows)[None]
     plain: dict[str, Any] = {"tasks": torch.zeros(1, LENGTH, dtype=torch.int8), "weights": torch.ones(1, LENGTH)}
-    return MicroBatch(ids, ids.roll(-1, 1), torch.arange(LENGTH)[None], **plain, plan=DocumentPlan.from_lengths([LENGTH]))
+    return MicroBatch(
+        ids, ids.roll(-1, 1), torch.arange(LENGTH)[None], **plain, plan=DocumentPlan.from_lengths([LENGTH])
+    )
 
 
 def rank_main(rank: int, ranks: int, folder: str, parallel: dict[str, Any]) -> None:
@@ -46,7 +49,9 @@ def rank_main(rank: int, ranks: int, folder: str, parallel: dict[str, Any]) -> N
     with CommDebugMode() as talk:
         root(batch).total.backward()
     counts = {str(op).split(".")[-1].strip("_"): n for op, n in talk.get_comm_counts().items()}
-    Path(folder, f"rank-{rank}.json").write_text(json.dumps({"whole": whole, "local": local, "counts": counts, "loss": total.item()}))
+    Path(folder, f"rank-{rank}.json").write_text(
+        json.dumps({"whole": whole, "local": local, "counts": counts, "loss": total.item()})
+    )
     del root, lm
     dist.barrier()
     dist.destroy_process_group()
@@ -58,7 +63,8 @@ def spawn(folder: Path, ranks: int, **parallel: Any) -> list[dict[str, Any]]:
 
 
 def test_fsdp_gathers_and_reduces_each_group_once(tmp_path: Path) -> None:
-    """Two blocks and the root. The first block is gathered again for its backward; the others stay whole from forward to backward."""
+    """Two blocks and the root. The first block is gathered again for its backward; the others stay whole from forward
+    to backward."""
     for found in spawn(tmp_path, 2):
         assert found["local"] == pytest.approx(found["whole"] / 2, rel=0.01)
         assert found["counts"] == {"allgather_base": 4, "reduce_scatter_base": 3}
@@ -70,7 +76,8 @@ def test_tensor_parallel_ranks_hold_a_part_of_every_matrix(tmp_path: Path) -> No
 
 
 def test_a_rank_whose_part_of_the_vocabulary_is_all_padding(tmp_path: Path) -> None:
-    """Few ids and many rows behind them: the second rank has no logits, takes part in every sum, and the loss is that of one rank."""
+    """Few ids and many rows behind them: the second rank has no logits, takes part in every sum, and the loss is that
+    of one rank."""
     found = []
     for name, ranks in (("one", 1), ("two", 2)):
         (tmp_path / name).mkdir()

@@ -1,4 +1,5 @@
-"""Real training through the command line: 1 and 2 gloo ranks agree, kill -9 and SIGTERM are survived, the result is plain HF."""
+"""Real training through the command line: 1 and 2 gloo ranks agree, kill -9 and SIGTERM are survived, the result is
+plain HF."""
 
 from __future__ import annotations
 
@@ -15,7 +16,18 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from liquid_train.checkpoint import folder as checkpoint
 from liquid_train.vocabulary import load_tokenizer
-from tests.distributed.running import ENV, attempt, data_overrides, kill_all, make_data, metrics, start, train, wait_for_step, without_timings
+from tests.distributed.running import (
+    ENV,
+    attempt,
+    data_overrides,
+    kill_all,
+    make_data,
+    metrics,
+    start,
+    train,
+    wait_for_step,
+    without_timings,
+)
 from tests.shard_sets import image_set
 
 
@@ -37,10 +49,13 @@ def test_two_ranks_equal_one(root: Path, one_rank: list[dict]) -> None:
         assert {k for k in a if k.startswith("loss/")} == {k for k in b if k.startswith("loss/")}
 
 
-def test_replay_rebuilds_a_step_document_by_document(root: Path, one_rank: list[dict], tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_replay_rebuilds_a_step_document_by_document(
+    root: Path, one_rank: list[dict], tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
     from liquid_train.cli import main
 
-    assert main(["run", "replay", str(root / "one"), "--step", "11", "--output", str(tmp_path)]) == 0  # step 10 was saved: the very weights
+    # step 10 was saved: the very weights
+    assert main(["run", "replay", str(root / "one"), "--step", "11", "--output", str(tmp_path)]) == 0
     assert "its digest is the one that was logged" in capsys.readouterr().out
     found = [json.loads(line) for line in (tmp_path / "documents.jsonl").read_text().splitlines()]
     assert [d["grad_norm"] for d in found] == sorted((d["grad_norm"] for d in found), reverse=True)
@@ -77,7 +92,9 @@ def test_the_checkpoint_is_a_plain_hugging_face_folder(root: Path, one_rank: lis
     packed = AutoModelForCausalLM.from_pretrained(folder, attn_implementation=PACKED)
     tokenizer = AutoTokenizer.from_pretrained(folder)
     assert tokenizer.encode("is there 1 <boi>?") == load_tokenizer(folder).encode("is there 1 <boi>?")
-    ids = torch.tensor([[tokenizer.bos_token_id, *tokenizer.encode("a red circle"), *range(len(tokenizer), len(tokenizer) + 64)]])
+    ids = torch.tensor(
+        [[tokenizer.bos_token_id, *tokenizer.encode("a red circle"), *range(len(tokenizer), len(tokenizer) + 64)]]
+    )
     a = plain(input_ids=ids).logits
     b = packed(input_ids=ids, use_cache=False, document_plan=DocumentPlan.from_lengths([ids.shape[1]])).logits
     torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-5)
@@ -110,7 +127,8 @@ def test_kill_minus_nine_loses_only_the_work_since_the_checkpoint(root: Path) ->
     assert again.returncode == 0 and "nothing to do" in again.stdout
 
 
-@pytest.mark.parametrize("whole_group", [False, True])  # a job scheduler signals torchrun and the ranks beside the command
+# a job scheduler signals torchrun and the ranks beside the command
+@pytest.mark.parametrize("whole_group", [False, True])
 def test_sigterm_saves_and_leaves(root: Path, whole_group: bool) -> None:
     name = f"stopped-{whole_group}"
     overrides = ["train.steps=4000", "launch.nproc=2", "checkpoint.every=1000"]
@@ -128,7 +146,12 @@ def test_sigterm_saves_and_leaves(root: Path, whole_group: bool) -> None:
 
 def test_another_config_is_refused_and_says_why(root: Path, one_rank: list[dict]) -> None:
     done = attempt(root, "one", "train.steps=30", "launch.nproc=1", "data.seq_len=128", "seed=3")
-    assert done.returncode == 2 and "data.seq_len: 256 -> 128" in done.stderr and "seed: 0 -> 3" in done.stderr and "Traceback" not in done.stderr
+    assert (
+        done.returncode == 2
+        and "data.seq_len: 256 -> 128" in done.stderr
+        and "seed: 0 -> 3" in done.stderr
+        and "Traceback" not in done.stderr
+    )
 
 
 def test_a_damaged_checkpoint_does_not_exist(root: Path, one_rank: list[dict]) -> None:
@@ -167,9 +190,11 @@ def test_one_run_folder_one_writer(root: Path) -> None:
 
 @pytest.mark.slow
 def test_every_rank_exits_cleanly_twenty_times(root: Path) -> None:
-    """gloo aborts at exit when sharded tensors outlive the process group: 20 runs of 2 ranks, every one with status 0."""
+    """gloo aborts at exit when sharded tensors outlive the process group: 20 runs of 2 ranks, every one with status
+    0."""
     for n in range(20):
-        lines = train(root, f"exit-{n}", "train.steps=3", "launch.nproc=2", "checkpoint.every=3")  # asserts exit status 0
+        # asserts exit status 0
+        lines = train(root, f"exit-{n}", "train.steps=3", "launch.nproc=2", "checkpoint.every=3")
         assert [m["step"] for m in lines] == [1, 2, 3]
 
 
@@ -188,11 +213,25 @@ def test_damaged_samples_are_counted_and_survived(root: Path, tmp_path: Path) ->
 
 
 def test_the_best_checkpoint_stays_beside_the_newest(root: Path) -> None:
-    """By the highest held-out loss, which is the first one's: `lowest` would be the last one's, which is kept anyway."""
-    lines = train(root, "best", "launch.nproc=1", "train.steps=8", "checkpoint.every=2", "checkpoint.keep=1", "evals=none", "evals.every=2",
-                  "checkpoint.best=val/loss/t2i", "checkpoint.best_is=highest")  # fmt: skip
+    """By the highest held-out loss, which is the first one's: `lowest` would be the last one's, which is kept
+    anyway."""
+    lines = train(
+        root,
+        "best",
+        "launch.nproc=1",
+        "train.steps=8",
+        "checkpoint.every=2",
+        "checkpoint.keep=1",
+        "evals=none",
+        "evals.every=2",
+        "checkpoint.best=val/loss/t2i",
+        "checkpoint.best_is=highest",
+    )
     losses = {line["step"]: line["val/loss/t2i"] for line in lines if "val/loss/t2i" in line}
-    assert checkpoint.read_scores(root / "best")["scores"] == {str(step): loss for step, loss in losses.items()} and len(losses) == 4
+    assert (
+        checkpoint.read_scores(root / "best")["scores"] == {str(step): loss for step, loss in losses.items()}
+        and len(losses) == 4
+    )
     highest = max(losses, key=lambda step: losses[step])
     assert highest != 8 and [checkpoint.step_of(p) for p in checkpoint.committed(root / "best")] == [highest, 8]
 
