@@ -332,8 +332,8 @@ def write_examples(inputs: Inputs, seed: int, folder: Path) -> None:
         np.stack([data.codes[data.questions[n].image] for n in choose_examples(data.questions, seed)]),
     )
     (folder / "examples").mkdir()
-    for i, picture in enumerate(shown):
-        save_png(folder / example_name(i), picture)
+    for i, pixels in enumerate(shown):
+        save_png(folder / example_name(i), pixels)
 
 
 def frechet_summary(quality: Measurement | None) -> dict[str, Any]:

@@ -85,8 +85,8 @@ def text_set(folder: Path, samples: int = 30, words: int = 60) -> Path:
 
 def mixture_overrides(root: Path, **images: Any) -> list[str]:
     """Overrides for `load("train", ...)`: a text, t2i, i2t and vqa mixture below `root`, a very small model, no W&B."""
-    pictures, texts = image_set(root / "images", **images), text_set(root / "texts")
-    sources = {"text": texts, "t2i": pictures, "i2t": pictures, "vqa": pictures}
+    image_folder, texts = image_set(root / "images", **images), text_set(root / "texts")
+    sources = {"text": texts, "t2i": image_folder, "i2t": image_folder, "vqa": image_folder}
     small = [
         "hidden_size=32",
         "intermediate_size=64",

@@ -75,11 +75,11 @@ def test_the_package_s_splits(split, images, captions, questions):
     pytest.importorskip("easy_vqa")
     from data_prep.sources.easy_vqa import load_split
 
-    pictures = load_split(split)
-    assert len(pictures) == images == len({p.path for p in pictures})
-    assert Counter(bool(p.caption) for p in pictures)[True] == captions
-    assert sum(len(p.questions) for p in pictures) == questions
-    assert all(p.path.is_file() for p in pictures[:5]) and not any(p.problem for p in pictures)
+    pixels = load_split(split)
+    assert len(pixels) == images == len({p.path for p in pixels})
+    assert Counter(bool(p.caption) for p in pixels)[True] == captions
+    assert sum(len(p.questions) for p in pixels) == questions
+    assert all(p.path.is_file() for p in pixels[:5]) and not any(p.problem for p in pixels)
 
 
 def test_unknown_split_is_refused():

@@ -214,19 +214,19 @@ def test_the_same_set_has_full_precision_and_recall():
 
 
 def test_resizing_is_that_of_the_published_programs():
-    picture = np.random.default_rng(0).integers(0, 256, (1, 20, 33, 3), dtype=np.uint8)
-    image = torch.from_numpy(picture).permute(0, 3, 1, 2).float()
+    pixels = np.random.default_rng(0).integers(0, 256, (1, 20, 33, 3), dtype=np.uint8)
+    image = torch.from_numpy(pixels).permute(0, 3, 1, 2).float()
     clean = [
         np.asarray(
-            Image.fromarray(picture[0, :, :, c].astype(np.float32)).resize((8, 8), Image.Resampling.BICUBIC)
+            Image.fromarray(pixels[0, :, :, c].astype(np.float32)).resize((8, 8), Image.Resampling.BICUBIC)
         ).clip(0, 255)
         for c in range(3)
     ]
-    np.testing.assert_array_equal(resize(picture, 8, "clean")[0], np.stack(clean, axis=2))
+    np.testing.assert_array_equal(resize(pixels, 8, "clean")[0], np.stack(clean, axis=2))
     expected = F.interpolate(image, size=(8, 8), mode="bilinear", align_corners=False)
-    np.testing.assert_array_equal(resize(picture, 8, "legacy_pytorch"), expected.permute(0, 2, 3, 1).numpy())
+    np.testing.assert_array_equal(resize(pixels, 8, "legacy_pytorch"), expected.permute(0, 2, 3, 1).numpy())
     with pytest.raises(ValueError, match="features.resize=sharp: one of clean"):
-        resize(picture, 8, "sharp")
+        resize(pixels, 8, "sharp")
 
 
 def test_tensorflow_s_resizing_by_hand():

@@ -120,7 +120,7 @@ def test_pictures_are_those_of_liquid_generate(server: str, folder: Path, tmp_pa
 def test_answers_are_those_of_liquid_generate(
     server: str, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    content = picture(80, 64)
+    content = content(80, 64)
     file = tmp_path / "a.png"
     file.write_bytes(base64.b64decode(content))
     for question in ("what color is the shape?", None):
@@ -456,7 +456,7 @@ def test_an_answer_stops_at_the_next_token(drawings: Any) -> None:
         if len(looks) == 3:
             raise Stopped("stopped")
 
-    content = base64.b64decode(picture())
+    content = base64.b64decode(content())
     for question in ("is it red?", None):
         looks.clear()
         with pytest.raises(Stopped):

@@ -213,8 +213,8 @@ def test_wandb_gets_the_table_and_the_pictures(tmp_path, monkeypatch):
         == tables[1]["data"]
         == [["eval/vqa_accuracy", 0.5, None, None, 8], ["eval/right_color", None, None, None, 4]]
     )
-    (picture,) = (tmp_path / "wandb").glob("offline-run-*/files/media/images/*.png")
-    with Image.open(picture) as image:
+    (pixels,) = (tmp_path / "wandb").glob("offline-run-*/files/media/images/*.png")
+    with Image.open(pixels) as image:
         assert image.size == (8, 8) and np.asarray(image)[0, 0].tolist() == [1, 1, 1]
 
 

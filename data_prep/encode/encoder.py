@@ -166,8 +166,8 @@ def encode_tasks(
         here = ((task, [prepare(read, crop) for read in task.images]) for task in tasks)
         prepared = _in_processes(tasks, crop, None, workers) if workers else here
         batches = Batches(encoder)
-        for task, pictures in prepared:
-            batches.add(pictures)
+        for task, cropped in prepared:
+            batches.add(cropped)
             if on_cpu or task.last:
                 yield batches.finish()
 
@@ -240,9 +240,9 @@ def _end_with_parent() -> None:
 def _work(images: Sequence[ReadImage | None]) -> list[Any]:
     assert _worker is not None
     crop, encoder = _worker
-    pictures = [prepare(read, crop) for read in images]
+    prepared = [prepare(read, crop) for read in images]
     if encoder is None:
-        return pictures
+        return prepared
     batches = Batches(encoder)
-    batches.add(pictures)
+    batches.add(prepared)
     return batches.finish()

@@ -54,8 +54,8 @@ class ParquetSource(FileSource):
         number = first
         try:
             for batch in file.iter_batches(ROWS_AT_ONCE, row_groups=[group], columns=[image, text]):
-                for picture, words in zip(batch.column(image), batch.column(text), strict=True):
-                    yield _item(picture, words, f"{name}, row {number}")
+                for cell, words in zip(batch.column(image), batch.column(text), strict=True):
+                    yield _item(cell, words, f"{name}, row {number}")
                     number += 1
         except (OSError, ValueError):  # pyarrow's ArrowInvalid is a ValueError
             for row in range(number, first + left):

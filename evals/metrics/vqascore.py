@@ -41,9 +41,9 @@ class Judge:
     name: str
     weights: str
 
-    def prepare(self, picture: np.ndarray, question: str) -> Inputs:
-        """picture uint8 [H, W, 3] -> what the model takes, one row."""
-        image = Image.fromarray(picture)
+    def prepare(self, pixels: np.ndarray, question: str) -> Inputs:
+        """pixels uint8 [H, W, 3] -> what the model takes, one row."""
+        image = Image.fromarray(pixels)
         if self.processor.chat_template:
             content = [{"type": "image", "image": image}, {"type": "text", "text": question}]
             return dict(

@@ -62,7 +62,7 @@ def build_api(drawings: Drawings, checkpoint: str) -> FastAPI:
         engine.check_generate(body)
         start, stop = time.perf_counter(), threading.Event()
         pixels = await while_wanted(drawings.submit(body, stop), stop, request)
-        files = await asyncio.to_thread(lambda: [base64.b64encode(png(picture)).decode() for picture in pixels])
+        files = await asyncio.to_thread(lambda: [base64.b64encode(png(one)).decode() for one in pixels])
         images = [{"seed": body.seed + i, "png": file} for i, file in enumerate(files)]
         return {
             "images": images,
@@ -74,10 +74,10 @@ def build_api(drawings: Drawings, checkpoint: str) -> FastAPI:
     @app.post("/answer")
     async def answer(body: AnswerRequest, request: Request) -> dict[str, Any]:
         """Answer `question` about `image`, or caption it."""
-        picture = picture_content(body.image)
-        engine.check_answer(body, picture)
+        content = picture_content(body.image)
+        engine.check_answer(body, content)
         start = time.perf_counter()
-        text = await in_turn(worker, request, lambda check: engine.answer(body, picture, check))
+        text = await in_turn(worker, request, lambda check: engine.answer(body, content, check))
         return {"answer": text, "seconds": round(time.perf_counter() - start, 3)}
 
     return app
