@@ -24,14 +24,14 @@ from transformers import AutoConfig, AutoModelForCausalLM, DynamicCache, PreTrai
 
 from liquid_train.data.sequences import prompt_ids
 from liquid_train.generate.fused_decode import join_weights
-from liquid_train.generate.image_sampler import draw
+from liquid_train.generate.image_sampler import sample_images
 from liquid_train.generate.int8 import quantize
 from liquid_train.generate.session import DTYPES
 from liquid_train.vocabulary import Vocabulary, train_bpe
 
 GUIDANCE, TEMPERATURE, BATCH = 3.0, 0.8, 8
 WORDS = ("a red circle", "a large blue rectangle", "a teal triangle", "a small black circle on the left")
-# text rows, image rows, codes of a picture, what differs from transformers' Qwen2 or Llama
+# text rows, image rows, codes of an image, what differs from transformers' Qwen2 or Llama
 SHAPES = {
     "quickstart": (
         1024,
@@ -92,7 +92,7 @@ def simple_loop(
     cache: bool = True,
     before: int = 0,
 ) -> Tensor:
-    """The baseline: ids [prompts, codes], behind `before` codes that are given.
+    """The baseline: ids [prompts, codes], after `before` codes that are given.
 
     cache=False computes the whole prefix at every step, as the published loop does under transformers 5.
     """
@@ -102,7 +102,7 @@ def simple_loop(
     given = [vocabulary.image_start + i for i in range(before)]
     ids = torch.tensor([[vocabulary.pad] * (width - len(r)) + r + given for r in rows])
     mask = torch.tensor([[0] * (width - len(r)) + [1] * (len(r) + before) for r in rows])
-    state, drawn = (DynamicCache(config=model.config) if cache else None), []
+    state, generated = (DynamicCache(config=model.config) if cache else None), []
     new = ids
     for _ in range(codes):
         positions = (mask.cumsum(-1) - 1).clamp(min=0)[:, -new.shape[1] :]
@@ -119,11 +119,11 @@ def simple_loop(
         guided[:, : vocabulary.image_start] = float("-inf")
         guided[:, vocabulary.image_end :] = float("-inf")
         token = torch.multinomial((guided / TEMPERATURE).softmax(-1), 1)
-        drawn.append(token)
+        generated.append(token)
         token = token.repeat(2, 1)
         mask = torch.cat([mask, torch.ones_like(token)], 1)
         new = token if cache else torch.cat([new, token], 1)
-    return torch.cat(drawn, 1)
+    return torch.cat(generated, 1)
 
 
 def compare(name: str, precision: str, codes: int, repeats: int, recompute: int, compile: bool) -> None:
@@ -133,7 +133,7 @@ def compare(name: str, precision: str, codes: int, repeats: int, recompute: int,
     prompts = [WORDS[i % len(WORDS)] for i in range(BATCH)]
 
     def sampler(n: int, compile: bool = False) -> None:
-        draw(
+        sample_images(
             model,
             vocabulary,
             prompts,
@@ -158,7 +158,7 @@ def compare(name: str, precision: str, codes: int, repeats: int, recompute: int,
         for way, run in ways.items():
             times[way].append(seconds(lambda run=run: run(codes)))
     steps = dict.fromkeys(ways, codes)
-    if recompute:  # steps from the middle of the picture on: the time of a step grows with its prefix
+    if recompute:  # steps from the middle of the image on: the time of a step grows with its prefix
         way = f"whole prefix ({recompute})"
         steps[way] = recompute
         times[way] = [
@@ -187,11 +187,11 @@ def seconds(run: Callable[[], object]) -> tuple[float, float]:
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.generation", description="Drawing with guidance, 8 pictures at a time."
+        prog="python -m benchmarks.generation", description="Drawing with guidance, 8 images at a time."
     )
     parser.add_argument("--model", choices=tuple(SHAPES), help="only this one")
     parser.add_argument("--precision", choices=tuple(DTYPES), help="only this one (default: fp32 and bf16)")
-    parser.add_argument("--codes", type=int, help="codes a picture (default: 64 and 256)")
+    parser.add_argument("--codes", type=int, help="codes an image (default: 64 and 256)")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--compile", action="store_true", help="also compiled steps")
     parser.add_argument(
@@ -203,17 +203,17 @@ def main(argv: Sequence[str] | None = None) -> None:
         metavar="N",
         help=(
             "also the loop without a cache, which transformers 5 makes of the published one: N steps (8) once, in "
-            "the middle of the picture"
+            "the middle of the image"
         ),
     )
     args = parser.parse_args(argv)
     print(
-        f"{BATCH} pictures with guidance ({2 * BATCH} rows), {torch.get_num_threads()} thread(s), median of "
+        f"{BATCH} images with guidance ({2 * BATCH} rows), {torch.get_num_threads()} thread(s), median of "
         f"{args.repeats}, taking turns"
     )
     if args.recompute:
         print(
-            f"whole prefix: {args.recompute} steps in the middle of the picture, once; images/s from the time of "
+            f"whole prefix: {args.recompute} steps in the middle of the image, once; images/s from the time of "
             "such a step"
         )
     print(f"{'model':<12}{'':<6}{'':<20}{'ms/step':>9}{'images/s':>10}{'ratio':>8}{'CPU ms/step':>12}{'ratio':>8}")

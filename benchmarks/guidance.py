@@ -1,5 +1,5 @@
-"""Right colours and shapes of 240 drawn pictures against the guidance scale: `python -m benchmarks.guidance RUN [--plot
-FILE.png]`."""
+"""Right colours and shapes of 240 generated images against the guidance scale: `python -m benchmarks.guidance RUN
+[--plot FILE.png]`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from evals.easy_vqa.shapes_and_colors import CAPTIONS, draw_pictures, score
+from evals.easy_vqa.shapes_and_colors import CAPTIONS, generate_images, score
 from liquid_train.checkpoint.folder import model_folder
 from liquid_train.config.schema import VQSettings, package_path
 from liquid_train.generate.session import open_model
@@ -35,8 +35,10 @@ def scores(run: str, scales: list[float]) -> list[dict[str, float]]:
     prompts = [caption for caption in CAPTIONS for _ in range(PER_PROMPT)]
     found = []
     for scale in track(scales, "guidance scales", console=Console(stderr=True)):
-        drawn = draw_pictures(handle, prompts, seed=0, guidance=scale, temperature=0.8, top_k=None, batch_size=120)
-        found.append(score(drawn.pixels, PER_PROMPT))
+        generated = generate_images(
+            handle, prompts, seed=0, guidance=scale, temperature=0.8, top_k=None, batch_size=120
+        )
+        found.append(score(generated.pixels, PER_PROMPT))
     return found
 
 
@@ -44,7 +46,7 @@ def plot(path: Path, scales: list[float], found: list[dict[str, float]]) -> None
     figure, axes = plt.subplots(figsize=(5, 3))
     for key, label in (("right_color", "right colour"), ("right_shape", "right shape")):
         axes.plot(scales, [100 * f[key] for f in found], marker="o", label=label)
-    axes.set(xlabel="guidance scale (1 = none)", ylabel="% of 240 pictures", ylim=(0, 100))
+    axes.set(xlabel="guidance scale (1 = none)", ylabel="% of 240 images", ylim=(0, 100))
     axes.legend()
     axes.grid(alpha=0.3)
     figure.savefig(path, dpi=120, bbox_inches="tight")

@@ -14,7 +14,7 @@ Every measurement is a process of its own. It trains one step over the first glo
 in all three, and is then timed over the documents of the next --steps global batches. All get them read and tokenized,
 ours and packed also packed, from a list in memory: in a real run other processes do that, and benchmarks.packing times
 it. Collating counts.
-The three are interleaved --runs times; the table has the medians. Beside the time on the clock stands the processor's:
+The three are interleaved --runs times; the table has the medians. Next to the time on the clock stands the processor's:
 with one thread the two are the same on a quiet machine, and the processor's still tells something on a busy one.
 """
 
@@ -62,7 +62,7 @@ from liquid_train.training.trainer import Run
 WAYS = ("padded", "packed", "ours")
 TOLERANCE = 1e-4  # of the first step's loss, absolute
 Document = dict[str, list[int]]  # input_ids and labels, unshifted, -100 = no loss
-# loss of step 1; of the steps behind it: seconds, cpu_seconds, documents, tokens, positions (padding included)
+# loss of step 1; of the steps after it: seconds, cpu_seconds, documents, tokens, positions (padding included)
 Measured = dict[str, float]
 
 
@@ -96,7 +96,7 @@ def quickstart(data: Path, steps: int, run_dir: Path, overrides: Sequence[str] =
 
 
 def make_shards(folder: Path) -> None:
-    """The training sets of the quickstart, each picture once."""
+    """The training sets of the quickstart, each image once."""
     for name, source in (("images-train", "easy_vqa"), ("text-train", "python_docs")):
         tokenize.run(
             load(

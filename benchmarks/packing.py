@@ -1,7 +1,7 @@
 """The data engine: how full its sequences are, and how many tokens one process delivers.
 
 (a) Packing: share of tokens that are no padding, on a 1:1:1 mixture (t2i and i2t of 1,024-code images, texts of 800
-tokens on average), with at most 256 documents buffered; beside it the share under the published collator, which pads
+tokens on average), with at most 256 documents buffered; next to it the share under the published collator, which pads
 batches of 16 documents to the longest.
 
 (b) Speed: tokens/s of reading, tokenizing and packing against a stock loop over the same tars: webdataset.WebDataset,

@@ -1,8 +1,8 @@
 """What bf16 and int8 weights cost in quality and take in memory, against fp32: `python -m benchmarks.precisions RUN`.
 
-Every precision sees the same pictures, drawn in fp32 (one of each caption of the quickstart): its logits and its
-likeliest code at every place are compared with fp32's. Then it draws 240 pictures of its own, whose colours and shapes
-are scored.
+Every precision sees the same images, drawn in fp32 (one of each caption of the quickstart): its logits and its
+likeliest code at every place are compared with fp32's. Then it generates 240 images of its own, whose colours and
+shapes are scored.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from evals.easy_vqa.shapes_and_colors import CAPTIONS, draw_pictures, score
+from evals.easy_vqa.shapes_and_colors import CAPTIONS, generate_images, score
 from liquid_train.checkpoint.folder import model_folder
 from liquid_train.config.schema import VQSettings, package_path
 from liquid_train.data.sequences import prompt_ids
-from liquid_train.generate.image_sampler import draw
+from liquid_train.generate.image_sampler import sample_images
 from liquid_train.generate.session import DTYPES, Session, open_model
 from liquid_train.image_tokenizer.taming import ImageTokenizer
 from liquid_train.measurement.measurement import ModelHandle
@@ -29,7 +29,7 @@ AUTO = VQSettings(config="auto", checkpoint="auto")
 
 @torch.inference_mode()
 def code_logits(session: Session, codes: np.ndarray) -> Tensor:
-    """The conditional logits [captions * codes, image ids] at every place of pictures [captions, rows, columns]."""
+    """The conditional logits [captions * codes, image ids] at every place of images [captions, rows, columns]."""
     v, found = session.vocabulary, []
     for caption, grid in zip(CAPTIONS, codes, strict=True):
         ids = prompt_ids({"text": caption}, "t2i", v.tokenizer, prompt=session.card.prompt)
@@ -42,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.precisions", description="Quality and memory of fp32, bf16 and int8."
     )
-    parser.add_argument("run", help="a run of the quickstart's pictures, or a checkpoint of one")
+    parser.add_argument("run", help="a run of the quickstart's images, or a checkpoint of one")
     folder = model_folder(parser.parse_args(argv).run)
     exact, tokenizer = None, None
     print(f"{'':<6}{'MiB':>8}{'layers':>8}{'same code':>11}{'logit error':>13}{'colour':>8}{'shape':>7}")
@@ -52,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             tokenizer = ImageTokenizer.from_files(
                 package_path(session.card.vq_config), package_path(session.card.vq_checkpoint), parts=("decoder",)
             )
-            pictures = draw(
+            images = sample_images(
                 session.model,
                 session.vocabulary,
                 list(CAPTIONS),
@@ -60,16 +60,16 @@ def main(argv: Sequence[str] | None = None) -> None:
                 grid=session.grid,
                 suffix=session.card.prompt,
             )
-            exact = code_logits(session, pictures)
-        logits = code_logits(session, pictures)
+            exact = code_logits(session, images)
+        logits = code_logits(session, images)
         same = (logits.argmax(-1) == exact.argmax(-1)).float().mean()
         error = (logits - exact).square().mean().sqrt() / exact.std()
         prompts = [caption for caption in CAPTIONS for _ in range(PER_PROMPT)]
         handle = ModelHandle.of(session, tokenizer)
-        drawn = draw_pictures(
+        generated = generate_images(
             handle, prompts, seed=0, guidance=GUIDANCE, temperature=TEMPERATURE, top_k=None, batch_size=120
         )
-        right = score(drawn.pixels, PER_PROMPT)
+        right = score(generated.pixels, PER_PROMPT)
         mib, layers = (
             sum(p.numel() * p.element_size() for p in m.parameters()) / 2**20
             for m in (session.model, session.model.base_model.layers)

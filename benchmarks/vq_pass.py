@@ -1,11 +1,11 @@
-"""`liquid tokenize` against the published way of tokenizing pictures.
+"""`liquid tokenize` against the published way of tokenizing images.
 
-Baseline, written from the description of the published pipeline: eight threads share one VQGAN; each takes a picture,
+Baseline, written from the description of the published pipeline: eight threads share one VQGAN; each takes an image,
 resizes and crops it, encodes it alone, and appends a row with the codes as a list; all rows are written as JSON at the
-end. Same pictures, same weights, same crop, same cores; whole runs, each over all pictures, interleaved, median. Ours
+end. Same images, same weights, same crop, same cores; whole runs, each over all images, interleaved, median. Ours
 includes starting its processes.
 
-Without --pairs the pictures are easy-VQA's, enlarged to --size, and the VQGAN has random weights of the size of
+Without --pairs the images are easy-VQA's, enlarged to --size, and the VQGAN has random weights of the size of
 --vq-config's default.
 """
 
@@ -51,7 +51,7 @@ DDCONFIG = {
 def published_way(
     model: ImageTokenizer, rows: list[dict[str, str]], root: Path, size: int, output: Path
 ) -> tuple[float, list[list[int]]]:
-    """(seconds, codes of every picture)."""
+    """(seconds, codes of every image)."""
 
     def one(row: dict[str, str]) -> dict[str, Any]:
         pixels = cover(read_rgb(root / row["image_path"]), (size, size))
@@ -66,7 +66,7 @@ def published_way(
 
 
 def ours(pairs: Path, output: Path, size: int, vq: list[str], precision: str) -> tuple[float, np.ndarray]:
-    """(seconds, codes [pictures, codes]) of liquid tokenize with its defaults."""
+    """(seconds, codes [images, codes]) of liquid tokenize with its defaults."""
     overrides = [
         "tokenize.source=pairs",
         f"tokenize.input={pairs}",
@@ -84,7 +84,7 @@ def ours(pairs: Path, output: Path, size: int, vq: list[str], precision: str) ->
 
 
 def near_ties(model: ImageTokenizer, rows: list[dict[str, str]], root: Path, size: int, differ: np.ndarray) -> int:
-    """How many of the differing codes [pictures, codes] lie between two entries that are equally near."""
+    """How many of the differing codes [images, codes] lie between two entries that are equally near."""
     near = 0
     for n in np.flatnonzero(differ.any(1)):
         x = scale_pixels(torch.from_numpy(cover(read_rgb(root / rows[n]["image_path"]), (size, size)))[None])
@@ -102,7 +102,7 @@ def near_ties(model: ImageTokenizer, rows: list[dict[str, str]], root: Path, siz
 
 
 def psnr(model: ImageTokenizer, codes: np.ndarray, rows: list[dict[str, str]], root: Path, size: int) -> float:
-    """Mean PSNR in dB of decoded codes [pictures, codes] against the cropped pictures."""
+    """Mean PSNR in dB of decoded codes [images, codes] against the cropped images."""
     values = []
     for n, grid in enumerate(codes):
         pixels = cover(read_rgb(root / rows[n]["image_path"]), (size, size)).astype(np.float64)
@@ -148,7 +148,7 @@ def main(argv: list[str] | None = None) -> None:
         prog="python -m benchmarks.vq_pass", description=__doc__.splitlines()[0] if __doc__ else None
     )
     parser.add_argument(
-        "--pairs", type=Path, help='JSON lines of {"image_path", "text_prompt"}; default: pictures of easy-VQA'
+        "--pairs", type=Path, help='JSON lines of {"image_path", "text_prompt"}; default: images of easy-VQA'
     )
     parser.add_argument("--vq-config", type=Path)
     parser.add_argument("--vq-checkpoint", type=Path)
@@ -172,7 +172,7 @@ def main(argv: list[str] | None = None) -> None:
                 seconds[precision].append(spent)
         medians = {name: statistics.median(values) for name, values in seconds.items()}
         print(
-            f"{len(rows)} pictures of {args.size} px, {args.repeats} rounds, {torch.get_num_threads()} threads of "
+            f"{len(rows)} images of {args.size} px, {args.repeats} rounds, {torch.get_num_threads()} threads of "
             f"torch, {THREADS} Python threads "
             "(baseline)"
         )
@@ -197,7 +197,7 @@ def main(argv: list[str] | None = None) -> None:
         )
         shards = sum(s["bytes"] for s in ShardSet(folder / "fp32-0").shards)
         print(
-            f"  {shards / len(rows):,.0f} bytes a picture in shards, "
+            f"  {shards / len(rows):,.0f} bytes an image in shards, "
             f"{(folder / 'rows.jsonl').stat().st_size / len(rows):,.0f} "
             "as JSON rows"
         )

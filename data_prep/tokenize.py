@@ -1,4 +1,4 @@
-"""`liquid tokenize`: the offline VQ pass, from a source of pictures or texts to a shard set.
+"""`liquid tokenize`: the offline VQ pass, from a source of images or texts to a shard set.
 
     source -> plan: rows of every input, batch size -> shards of tokenize.shard_size rows -> parts -> encoder -> tars ->
     index.json
@@ -35,7 +35,7 @@ FORMAT = 2
 
 @dataclass(frozen=True)
 class Encoding:
-    """How the pictures of a set are encoded. `identity` is what codes can depend on besides the recipe."""
+    """How the images of a set are encoded. `identity` is what codes can depend on besides the recipe."""
 
     encoder: BatchEncoder
     crop: Crop

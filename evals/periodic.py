@@ -1,15 +1,15 @@
-"""What is measured while training: the same questions, prompts, pictures and seeds each time, shared out over all
+"""What is measured while training: the same questions, prompts, images and seeds each time, shared out over all
 ranks.
 
     vqa            accuracy on the first questions of the held-out set
-    grid           right colours and shapes of the pictures of samples/step-NNNNNNNN.png
-    image_quality  distances of drawn pictures from the held-out ones as the VQ decodes them
-    self_vqascore  how well the model itself finds that those drawn pictures fit their prompts
-    captions       how well the model tells right captions of held-out pictures from wrong ones
-    language       lm-evaluation-harness, where evals.metrics.language.tasks names some
+    grid           right colours and shapes of the images of samples/step-NNNNNNNN.png
+    image_quality  distances of generated images from the held-out ones as the VQ decodes them
+    self_vqascore  how well the model itself finds that those generated images fit their prompts
+    captions       how well the model tells right captions of held-out images from wrong ones
+    language       lm-evaluation-harness, where evals.language.tasks names some
 
-Each goes into evals/step-NNNNNNNN-NAME.json with its receipt. A metric that cannot be measured is reported and does not
-end the run.
+Each goes into evals/step-NNNNNNNN-NAME.json with its provenance. A metric that cannot be measured is reported and does
+not end the run.
 """
 
 from __future__ import annotations
@@ -28,20 +28,20 @@ from transformers import PreTrainedModel
 from evals.easy_vqa import shapes_and_colors as t2i
 from evals.easy_vqa.captions import caption_pairs
 from evals.metrics import vqa
-from evals.metrics.image_quality import PictureSets, image_quality
+from evals.metrics.image_quality import ImageSets, image_quality
 from evals.metrics.language import check_language, language
-from evals.metrics.self_vqascore import score_drawn, tell_captions
+from evals.metrics.self_vqascore import score_generated, tell_captions
 from liquid_train.config.evaluation import PERIODIC, EvalsConfig
 from liquid_train.data.shards import ShardSet
 from liquid_train.files import dispensable
-from liquid_train.generate.image_sampler import draw
+from liquid_train.generate.image_sampler import sample_images
 from liquid_train.generate.images import contact_sheet, decode, save_png
 from liquid_train.image_tokenizer.taming import ImageTokenizer
 from liquid_train.measurement.measurement import Measurement, ModelHandle, write_measurement
-from liquid_train.measurement.provenance import Receipt, seeds_text, texts_digest
+from liquid_train.measurement.provenance import Provenance, seeds_text, texts_digest
 from liquid_train.vocabulary import Vocabulary
 
-BATCH = 64  # pictures drawn together
+BATCH = 64  # images generated together
 
 
 def evaluate(
@@ -64,7 +64,7 @@ def evaluate(
     model.
 
     sets: the shard set whose questions are asked, None for no questions. grid: rows and columns of codes; empty where
-    the model has seen no pictures. prompt: suffix of a text-to-image prompt. multiratio: as ModelHandle's. last:
+    the model has seen no images. prompt: suffix of a text-to-image prompt. multiratio: as ModelHandle's. last:
     measure also what is not due by its period.
     Rank 0 writes out_dir/samples/step-NNNNNNNN.png and .json and out_dir/evals/step-NNNNNNNN-NAME.json.
     """
@@ -86,22 +86,28 @@ def measurements(
     shards = ShardSet(sets, codebook_size=handle.vocabulary.codebook_size) if sets is not None else None
     if shards is not None and config.vqa_samples and "vqa" in due:
         data = vqa.load_questions(shards, config.vqa_samples)
-        yield "vqa", Measurement(vqa.shared_accuracy(handle, data), vqa.question_receipt(handle, data))
+        yield "vqa", Measurement(vqa.shared_accuracy(handle, data), vqa.question_provenance(handle, data))
     judged = {"image_quality", "self_vqascore"} & due if shards is not None and config.quality_images else set()
     count = max(config.images if "grid" in due else 0, max(config.images, config.quality_images) if judged else 0)
     if len(handle.grid) == 2 and config.prompts and count:
-        drawn = draw_prompts(handle, config, count)
+        generated = generate_prompts(handle, config, count)
         if "grid" in due and config.images:
             if handle.rank == 0:
-                with dispensable(f"evals: the pictures of step {step}"):
+                with dispensable(f"evals: the images of step {step}"):
                     write_grid(
-                        out_dir / "samples", step, drawn.pixels[: config.images], drawn.prompts[: config.images], config
+                        out_dir / "samples",
+                        step,
+                        generated.pixels[: config.images],
+                        generated.prompts[: config.images],
+                        config,
                     )
-            yield "grid", grid_measurement(handle, drawn, config.images)
+            yield "grid", grid_measurement(handle, generated, config.images)
         if shards is not None and "image_quality" in judged:
-            yield from guarded("image_quality", lambda: quality(handle, drawn, config, shards))
+            yield from guarded("image_quality", lambda: quality(handle, generated, config, shards))
         if "self_vqascore" in judged:
-            yield from guarded("self_vqascore", lambda: score_drawn(handle, t2i.drawn_texts(drawn), config.vqascore))
+            yield from guarded(
+                "self_vqascore", lambda: score_generated(handle, t2i.generated_texts(generated), config.vqascore)
+            )
     if shards is not None and config.caption_images and "captions" in due:
         yield from guarded(
             "captions", lambda: tell_captions(handle, caption_pairs(shards, config.caption_images, 0), config.vqascore)
@@ -119,38 +125,38 @@ def guarded(name: str, measure: Callable[[], Measurement]) -> Iterator[tuple[str
         print(f"evals: {name} could not be measured: {error}", file=sys.stderr)
 
 
-def grid_measurement(handle: ModelHandle, drawn: t2i.Drawn, count: int) -> Measurement:
-    """Right colours and shapes of the first `count` pictures."""
-    prompts, seeds = drawn.prompts[:count], drawn.seeds[:count]
-    receipt = Receipt(
+def grid_measurement(handle: ModelHandle, generated: t2i.GeneratedImages, count: int) -> Measurement:
+    """Right colours and shapes of the first `count` images."""
+    prompts, seeds = generated.prompts[:count], generated.seeds[:count]
+    provenance = Provenance(
         n=len(prompts),
         prompts=texts_digest([*prompts, handle.suffix]),
         seeds=seeds_text(seeds),
-        sampler=dict(drawn.sampler),
+        sampler=dict(generated.sampler),
         features="drawn_shapes, a judge of colours and outlines",
         dtype=handle.dtype,
     )
-    return Measurement(t2i.right_values(drawn.pixels[:count], prompts), receipt)
+    return Measurement(t2i.right_values(generated.pixels[:count], prompts), provenance)
 
 
-def quality(handle: ModelHandle, drawn: t2i.Drawn, config: EvalsConfig, shards: ShardSet) -> Measurement:
-    """Distances of all drawn pictures from the first held-out ones, on the codes' way through the VQ alike."""
-    real = held_out_pictures(handle.image_tokenizer, str(shards.path), config.quality_reference)
-    data = PictureSets(
-        drawn.pixels,
+def quality(handle: ModelHandle, generated: t2i.GeneratedImages, config: EvalsConfig, shards: ShardSet) -> Measurement:
+    """Distances of all generated images from the first held-out ones, on the codes' way through the VQ alike."""
+    real = held_out_images(handle.image_tokenizer, str(shards.path), config.quality_reference)
+    data = ImageSets(
+        generated.pixels,
         real,
-        drawn.prompts,
-        drawn.seeds,
-        [None] * len(drawn.prompts),
+        generated.prompts,
+        generated.seeds,
+        [None] * len(generated.prompts),
         [None] * len(real),
-        drawn.sampler,
-        f"{len(real)} held-out pictures as the VQ decodes them",
+        generated.sampler,
+        f"{len(real)} held-out images as the VQ decodes them",
     )
     return image_quality(handle, data, config.features)
 
 
 @lru_cache(maxsize=1)
-def held_out_pictures(tokenizer: ImageTokenizer, path: str, count: int) -> np.ndarray:
+def held_out_images(tokenizer: ImageTokenizer, path: str, count: int) -> np.ndarray:
     """Of the shard set at `path`: uint8 [n, H, W, 3] of the first `count` samples with codes; those of another grid
     than the first are left out."""
     codes: list[np.ndarray] = []
@@ -160,17 +166,17 @@ def held_out_pictures(tokenizer: ImageTokenizer, path: str, count: int) -> np.nd
         if sample is not None and "codes" in sample and (not codes or sample["codes"].shape == codes[0].shape):
             codes.append(sample["codes"])
     if not codes:
-        raise ValueError(f"{path}: no pictures there to compare with")
+        raise ValueError(f"{path}: no images there to compare with")
     return decode(tokenizer, np.stack(codes))
 
 
-def draw_prompts(handle: ModelHandle, config: EvalsConfig, count: int) -> t2i.Drawn:
-    """The prompts in turn until there are `count`; rank r draws every world_size-th picture, picture i with seed i; a
+def generate_prompts(handle: ModelHandle, config: EvalsConfig, count: int) -> t2i.GeneratedImages:
+    """The prompts in turn until there are `count`; rank r draws every world_size-th image, image i with seed i; a
     collective."""
     prompts, own = [config.prompts[i % len(config.prompts)] for i in range(count)], handle.own(count)
     codes = np.zeros((count, *handle.grid), dtype=np.int64)
     if own:
-        codes[own] = draw(
+        codes[own] = sample_images(
             handle.model,
             handle.vocabulary,
             [prompts[i] for i in own],
@@ -185,11 +191,11 @@ def draw_prompts(handle: ModelHandle, config: EvalsConfig, count: int) -> t2i.Dr
         )
     codes = handle.gathered(codes)
     sampler = {"guidance": config.guidance, "temperature": config.temperature, "top_k": config.top_k}
-    return t2i.Drawn(codes, decode(handle.image_tokenizer, codes), prompts, list(range(count)), sampler)
+    return t2i.GeneratedImages(codes, decode(handle.image_tokenizer, codes), prompts, list(range(count)), sampler)
 
 
 def write_grid(folder: Path, step: int, pixels: np.ndarray, prompts: list[str], config: EvalsConfig) -> None:
-    """samples/step-NNNNNNNN.png, and beside it .json with what it shows."""
+    """samples/step-NNNNNNNN.png, and next to it .json with what it shows."""
     folder.mkdir(parents=True, exist_ok=True)
     columns = math.ceil(math.sqrt(len(prompts)))
     about: dict[str, Any] = {"step": step, "prompts": prompts, "columns": columns, "guidance": config.guidance}

@@ -1,13 +1,13 @@
 """`liquid eval`: the chosen metrics of a model, into evals/ of the run.
 
-    evals/step-NNNNNNNN-NAME.json  every metric's numbers with their intervals and receipt (evals/suite.py lists the
+    evals/step-NNNNNNNN-NAME.json  every metric's numbers with their intervals and provenance (evals/suite.py lists the
                                    names)
-    evals/vqa.json                 accuracy by answer type, blind baseline, shuffled pictures, twelve examples
+    evals/vqa.json                 accuracy by answer type, blind baseline, shuffled images, twelve examples
                                    (examples/*.png)
-    evals/t2i.json                 right colours and shapes, distinct pictures, Frechet distance; drawn.png shows the
-                                   pictures
+    evals/t2i.json                 right colours and shapes, distinct images, Frechet distance; drawn.png shows the
+                                   images
     evals/predictions/             answers to published benchmarks, in the formats that their servers and programs take
-    evals/paper.md, paper.html     with evals=paper: the numbers beside those of the paper (evals/paper/sheet.py)
+    evals/paper.md, paper.html     with evals=paper: the numbers next to those of the paper (evals/paper/sheet.py)
 
 The same call again with the results in place does nothing and imports no torch. Results of other steps are kept.
 """
@@ -35,7 +35,14 @@ from liquid_train.config.schema import EvalJob, TrainJob, read_config
 from liquid_train.data.shards import ShardSet
 from liquid_train.files import write_synced
 from liquid_train.generate.job import progress_bar
-from liquid_train.generate.manifest import aside, file_identity, is_current, model_identity, publish, text_digest
+from liquid_train.generate.manifest import (
+    file_identity,
+    is_current,
+    model_identity,
+    publish,
+    staging_directory,
+    text_digest,
+)
 from liquid_train.measurement.measurement import Measurement, ModelHandle, Progress, file_name, write_measurement
 
 if TYPE_CHECKING:
@@ -84,7 +91,7 @@ def run(config: EvalJob) -> None:
         print_tables(output)
         print_values(files)
         return
-    with aside(output) as partial:
+    with staging_directory(output) as partial:
         found, failed = evaluate(config, folder, step, partial) if names else ({}, {})
         for name, measured in found.items():
             write_predictions(output, step, measured)
@@ -103,7 +110,7 @@ def run(config: EvalJob) -> None:
     print_values([path for path in files if path.is_file()])
     print(
         f"written to {output}"
-        + (f"; beside the paper's numbers: {output / 'paper.html'}" if config.sheet is not None else "")
+        + (f"; next to the paper's numbers: {output / 'paper.html'}" if config.sheet is not None else "")
     )
 
 
@@ -196,7 +203,7 @@ def inputs_of(config: EvalJob, folder: Path) -> dict[str, Any]:
             asdict(config.clipscore),
             [file_identity(p) for path in judge_paths(config) for p in sorted(Path(path).glob("*"))],
         ],
-        "reference": [asdict(config.reference), text_digest(json.dumps(picture_identities(config)))],
+        "reference": [asdict(config.reference), text_digest(json.dumps(image_identities(config)))],
         "wise": [
             asdict(config.wise),
             [file_identity(p) for p in sorted(Path(config.wise.prompts).glob("*.json"))]
@@ -228,7 +235,7 @@ def task_files(config: EvalJob) -> list[Path]:
 
 
 def benchmark_paths(config: EvalJob) -> list[Path]:
-    """The questions and pictures of the chosen benchmarks, those of a folder one by one."""
+    """The questions and images of the chosen benchmarks, those of a folder one by one."""
     paths = [
         Path(p)
         for name in BENCHMARKS
@@ -243,8 +250,8 @@ def judge_paths(config: EvalJob) -> list[str]:
     return [path for path in (config.vqascore.model, config.clipscore.model) if path is not None]
 
 
-def picture_identities(config: EvalJob) -> list[Any]:
-    """The reference pictures, where they are measured."""
+def image_identities(config: EvalJob) -> list[Any]:
+    """The reference images, where they are measured."""
     where = config.reference.folder
     return (
         [file_identity(p) for p in sorted(Path(where).rglob("*"))]
@@ -254,10 +261,10 @@ def picture_identities(config: EvalJob) -> list[Any]:
 
 
 def write_predictions(output: Path, step: int | None, measured: Measurement) -> None:
-    """The files and pictures that a benchmark's server or program takes, and the names of what was left out."""
+    """The files and images that a benchmark's server or program takes, and the names of what was left out."""
     for name, text in measured.detail.get("files", {}).items():
         write_synced(prediction_path(output, step, name), text)
-    for name, pixels in measured.detail.get("pictures", {}).items():
+    for name, pixels in measured.detail.get("images", {}).items():
         from liquid_train.generate.images import save_png
 
         save_png(prediction_path(output, step, name), pixels)
@@ -300,7 +307,7 @@ def evaluate(
     if "t2i" in found:
         from liquid_train.generate.images import contact_sheet, save_png
 
-        save_png(folder / "drawn.png", contact_sheet(list(suite.drawn.pixels), columns=config.images_per_prompt))
+        save_png(folder / "drawn.png", contact_sheet(list(suite.generated.pixels), columns=config.images_per_prompt))
         write_json(
             folder / "t2i.json", {"step": step, **found["t2i"].detail, **frechet_summary(found.get("image_quality"))}
         )
@@ -322,7 +329,7 @@ def keep_unmeasured(output: Path, partial: Path, names: list[str | None]) -> Non
 
 
 def write_examples(inputs: Inputs, seed: int, folder: Path) -> None:
-    """The pictures of the questions that vqa.json shows."""
+    """The images of the questions that vqa.json shows."""
     from evals.metrics.vqa import choose_examples, example_name
     from liquid_train.generate.images import decode, save_png
 
@@ -345,7 +352,11 @@ def frechet_summary(quality: Measurement | None) -> dict[str, Any]:
         for key, value in quality.values.items()
         if key in ("frechet_distance", "frechet_of_reconstructions", "fid")
     }
-    return {**distances, "frechet_features": quality.receipt.features, "frechet_reference": quality.detail["reference"]}
+    return {
+        **distances,
+        "frechet_features": quality.provenance.features,
+        "frechet_reference": quality.detail["reference"],
+    }
 
 
 @contextmanager
@@ -377,14 +388,14 @@ def print_tables(folder: Path, console: Console | None = None) -> None:
         table = Table(
             "",
             "drawn",
-            "judge on real pictures",
-            title=f"{t2i['count']} pictures drawn from {len(t2i['prompts'])} captions",
+            "judge on real images",
+            title=f"{t2i['count']} images generated from {len(t2i['prompts'])} captions",
             title_justify="left",
         )
         table.add_row("right colour", percent(t2i["right_color"]), percent(t2i["judge_color_accuracy"]))
         table.add_row("right shape", percent(t2i["right_shape"]), percent(t2i["judge_shape_accuracy"]))
         table.add_row(
-            f"different pictures of {t2i['images_per_prompt']} (least, mean)",
+            f"different images of {t2i['images_per_prompt']} (least, mean)",
             f"{t2i['distinct_min']}, {t2i['distinct_mean']:.1f}",
             "",
         )
@@ -407,8 +418,8 @@ def vqa_table(vqa: dict[str, Any]) -> Table:
         "questions",
         "right",
         "blind",
-        "shuffled pictures",
-        title="Questions about unseen pictures",
+        "shuffled images",
+        title="Questions about unseen images",
         title_justify="left",
     )
     rows = [("all", vqa, vqa.get("blind_accuracy"), vqa.get("shuffled_accuracy"))]

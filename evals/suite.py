@@ -1,19 +1,19 @@
 """Which metrics `liquid eval` knows, and what each of them is given. What several need is made once: questions, drawn
-pictures.
+images.
 
-vqa              questions about unseen pictures: accuracy, blind and with shuffled pictures
-t2i              right colours and shapes of drawn pictures
-image_quality    distances of drawn from real pictures: Frechet, kernel, precision, recall
-self_vqascore    how well the model itself finds that its pictures fit their prompts
-captions         how well it tells right captions of real pictures from wrong ones
+vqa              questions about unseen images: accuracy, blind and with shuffled images
+t2i              right colours and shapes of generated images
+image_quality    distances of drawn from real images: Frechet, kernel, precision, recall
+self_vqascore    how well the model itself finds that its images fit their prompts
+captions         how well it tells right captions of real images from wrong ones
 heldout          loss and token accuracy on held-out documents
-image_tokenizer  what real pictures lose through the image tokenizer
+image_tokenizer  what real images lose through the image tokenizer
 vqascore         how well another model finds that they do
-clipscore        how near pictures and prompts are in CLIP's space
-reference_quality  distances of drawn pictures from a folder of real ones with their prompts (MJHQ-30K)
-genai_bench      self_vqascore of pictures drawn from GenAI-Bench's prompts
-genai_bench_vqascore  vqascore of the same pictures
-wise             pictures of WISE's prompts for a judge
+clipscore        how near images and prompts are in CLIP's space
+reference_quality  distances of generated images from a folder of real ones with their prompts (MJHQ-30K)
+genai_bench      self_vqascore of images generated from GenAI-Bench's prompts
+genai_bench_vqascore  vqascore of the same images
+wise             images of WISE's prompts for a judge
 vqav2, textvqa, gqa, pope, mme  answers to published benchmarks (benchmark_files.py)
 language         lm-evaluation-harness
 """
@@ -34,12 +34,12 @@ from evals.easy_vqa.captions import caption_pairs
 from evals.metrics import vqa, wise
 from evals.metrics.clipscore import clipscore, open_clip
 from evals.metrics.genai_bench import read_genai_bench
-from evals.metrics.image_quality import PictureSets, image_quality
+from evals.metrics.image_quality import ImageSets, image_quality
 from evals.metrics.image_tokenizer import tokenizer_quality
 from evals.metrics.language import check_language, language
 from evals.metrics.reference_quality import read_reference, reference_quality
-from evals.metrics.self_vqascore import score_drawn, tell_captions
-from evals.metrics.vqascore import Pictures, open_judge, vqascore
+from evals.metrics.self_vqascore import score_generated, tell_captions
+from evals.metrics.vqascore import Images, open_judge, vqascore
 from evals.run import trained_with
 from liquid_train.config.evaluation import BENCHMARKS, DRAWING, METRICS
 from liquid_train.config.schema import EvalJob
@@ -99,8 +99,8 @@ class Inputs:
         return vqa.load_questions(self.shards, self.config.max_images)
 
     @cached_property
-    def real(self) -> t2i.RealPictures:
-        return t2i.real_pictures()
+    def real(self) -> t2i.RealImages:
+        return t2i.real_images()
 
 
 def chosen(config: EvalJob) -> set[str]:
@@ -108,8 +108,8 @@ def chosen(config: EvalJob) -> set[str]:
     return {name for name in config.metrics if config.images_per_prompt or name not in DRAWING}
 
 
-def pictures(drawn: t2i.Drawn, tags: list[list[str]]) -> Pictures:
-    return Pictures(drawn.pixels, drawn.prompts, tags, drawn.seeds, drawn.sampler)
+def images(generated: t2i.GeneratedImages, tags: list[list[str]]) -> Images:
+    return Images(generated.pixels, generated.prompts, tags, generated.seeds, generated.sampler)
 
 
 class Suite:
@@ -119,7 +119,7 @@ class Suite:
         self.handle, self.inputs, self.config = handle, inputs, inputs.config
 
     @cached_property
-    def drawn(self) -> t2i.Drawn:
+    def generated(self) -> t2i.GeneratedImages:
         return self.draw(
             self.handle,
             [caption for caption in t2i.CAPTIONS for _ in range(self.config.images_per_prompt)],
@@ -127,12 +127,12 @@ class Suite:
         )
 
     @cached_property
-    def genai_drawn(self) -> t2i.Drawn:
+    def genai_generated(self) -> t2i.GeneratedImages:
         return self.draw(self.handle, [p.text for p in self.inputs.tagged], self.config.seed)
 
-    def draw(self, handle: ModelHandle, prompts: list[str], seed: int) -> t2i.Drawn:
+    def draw(self, handle: ModelHandle, prompts: list[str], seed: int) -> t2i.GeneratedImages:
         c = self.config
-        return t2i.draw_pictures(
+        return t2i.generate_images(
             handle,
             prompts,
             seed=seed,
@@ -142,12 +142,12 @@ class Suite:
             batch_size=c.batch_size,
         )
 
-    def judged(self, drawn: t2i.Drawn, tags: list[list[str]], name: str) -> Measurement:
+    def judged(self, generated: t2i.GeneratedImages, tags: list[list[str]], name: str) -> Measurement:
         assert self.inputs.judge is not None
         return vqascore(
             self.handle,
             self.inputs.judge,
-            pictures(drawn, tags),
+            images(generated, tags),
             self.config.vqascore,
             name=name,
             seed=self.config.seed,
@@ -158,26 +158,28 @@ class Suite:
         return vqa.measure(self.handle, data, seed=self.config.seed, batch_size=self.config.batch_size)
 
     def t2i(self) -> Measurement:
-        return t2i.measure(self.handle, self.drawn, self.inputs.real, per_prompt=self.config.images_per_prompt)
+        return t2i.measure(self.handle, self.generated, self.inputs.real, per_prompt=self.config.images_per_prompt)
 
     def image_quality(self) -> Measurement:
-        drawn, real, codes = self.drawn, self.inputs.real, self.inputs.questions.codes
-        count = max(len(drawn.pixels), 2)
-        data = PictureSets(
-            drawn.pixels,
+        generated, real, codes = self.generated, self.inputs.real, self.inputs.questions.codes
+        count = max(len(generated.pixels), 2)
+        data = ImageSets(
+            generated.pixels,
             real.pixels,
-            drawn.prompts,
-            drawn.seeds,
-            [t2i.named(p)[1] for p in drawn.prompts],
+            generated.prompts,
+            generated.seeds,
+            [t2i.named(p)[1] for p in generated.prompts],
             list(real.shapes),
-            drawn.sampler,
-            f"{len(real.pixels)} original test pictures; reconstructions: {len(codes[:count])} of them through the VQ",
+            generated.sampler,
+            f"{len(real.pixels)} original test images; reconstructions: {len(codes[:count])} of them through the VQ",
             decode(self.inputs.image_tokenizer, np.stack(codes[:count])),
         )
         return image_quality(self.handle, data, self.config.features, seed=self.config.seed)
 
     def self_vqascore(self) -> Measurement:
-        return score_drawn(self.handle, t2i.drawn_texts(self.drawn), self.config.vqascore, seed=self.config.seed)
+        return score_generated(
+            self.handle, t2i.generated_texts(self.generated), self.config.vqascore, seed=self.config.seed
+        )
 
     def captions(self) -> Measurement:
         assert self.inputs.pairs is not None
@@ -196,12 +198,12 @@ class Suite:
         )
 
     def vqascore(self) -> Measurement:
-        return self.judged(self.drawn, [[] for _ in self.drawn.prompts], "vqascore")
+        return self.judged(self.generated, [[] for _ in self.generated.prompts], "vqascore")
 
     def clipscore(self) -> Measurement:
         assert self.inputs.clip is not None
         return clipscore(
-            self.handle, self.inputs.clip, pictures(self.drawn, []), self.config.clipscore, seed=self.config.seed
+            self.handle, self.inputs.clip, images(self.generated, []), self.config.clipscore, seed=self.config.seed
         )
 
     def reference_quality(self) -> Measurement:
@@ -219,18 +221,18 @@ class Suite:
 
     def genai_bench(self) -> Measurement:
         tags = [p.tags for p in self.inputs.tagged]
-        measured = score_drawn(
-            self.handle, t2i.drawn_texts(self.genai_drawn, tags), self.config.vqascore, seed=self.config.seed
+        measured = score_generated(
+            self.handle, t2i.generated_texts(self.genai_generated, tags), self.config.vqascore, seed=self.config.seed
         )
         renamed = {key.replace("self_vqascore", "genai_bench", 1): value for key, value in measured.values.items()}
-        return Measurement(renamed, measured.receipt)
+        return Measurement(renamed, measured.provenance)
 
     def genai_bench_vqascore(self) -> Measurement:
-        return self.judged(self.genai_drawn, [p.tags for p in self.inputs.tagged], "genai_bench_vqascore")
+        return self.judged(self.genai_generated, [p.tags for p in self.inputs.tagged], "genai_bench_vqascore")
 
     def wise(self) -> Measurement:
         assert self.inputs.wise is not None
-        return wise.pictures(
+        return wise.images(
             self.handle,
             self.inputs.wise,
             self.draw(self.handle, [p.text for p in self.inputs.wise.prompts], self.config.seed),

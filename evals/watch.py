@@ -1,4 +1,4 @@
-"""`liquid eval watch=RUN`: a job beside the training that evaluates its checkpoints as they come.
+"""`liquid eval watch=RUN`: a job next to the training that evaluates its checkpoints as they come.
 
     RUN/checkpoints/step-N, complete and not evaluated -> evals/run.py -> RUN/evals/step-N-NAME.json
                                                                        -> RUN/evals/metrics.jsonl, and W&B

@@ -41,7 +41,7 @@ FREE_TEXT = (
     "tokenize.output",
     "genai_bench",
     "language.include_path",
-    "evals.metrics.language.include_path",
+    "evals.language.include_path",
     "benchmarks.suffix",
     *(
         f"benchmarks.{name}.{key}"
@@ -71,16 +71,16 @@ USAGE = """usage: liquid <job> [key=value ...]        jobs: tokenize, train, eva
        liquid data merge OUTPUT [PART ...] join the parts of a shard set (liquid data TOOL --help lists the flags)
        liquid data verify SET              read a whole set again, and compare some of it with its source
        liquid data describe SET            sizes, captions, grid shapes and codebook usage
-       liquid data inspect SET [KEY]       one sample; --decode FILE.png: its picture
+       liquid data inspect SET [KEY]       one sample; --decode FILE.png: its image
        liquid data inspect KEY=VALUE ...   the first packed sequences of a training config
        liquid data index SET               write the index.json of a folder of tars
 
 first steps: make quickstart, or
        liquid train experiment=quickstart
-       liquid generate checkpoint=runs/quickstart prompt="a blue rectangle" output=pictures
+       liquid generate checkpoint=runs/quickstart prompt="a blue rectangle" output=images
        liquid serve checkpoint=runs/quickstart      a page to try it, and an HTTP API
-       liquid eval watch=runs/mine         beside a training: every checkpoint is evaluated as it comes
-       liquid eval checkpoint=runs/mine evals=paper             the paper's benchmarks on one page, beside its numbers
+       liquid eval watch=runs/mine         next to a training: every checkpoint is evaluated as it comes
+       liquid eval checkpoint=runs/mine evals=paper             the paper's benchmarks on one page, next to its numbers
        liquid plan backbone=qwen2.5-32b parallel.shard=512      memory of one rank, before there is a cluster"""
 
 
@@ -147,7 +147,7 @@ def run_tool(rest: list[str]) -> int:
         "--strict", action="store_true", help="compare: exit with 2 when something was not measured alike"
     )
     parser.add_argument("--step", type=int, help="replay: which step's batch to rebuild and take apart")
-    parser.add_argument("--output", help="replay: a folder for documents.jsonl and pictures.png")
+    parser.add_argument("--output", help="replay: a folder for documents.jsonl and images.png")
     args = parser.parse_args(rest)
     if args.action == "list":
         report.list_runs(Path(args.path or "runs"))

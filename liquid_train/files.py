@@ -35,15 +35,15 @@ def sha256_of(path: Path) -> str:
 
 def write_synced(path: Path, content: str | bytes) -> None:
     """Write a file aside, sync and rename it: readers see the old content or the new one, also after a power cut."""
-    aside = path.with_name(f".{path.name}.partial")
-    aside.write_bytes(content.encode() if isinstance(content, str) else content)
-    sync(aside)
-    move_into_place(aside, path)
+    staging_directory = path.with_name(f".{path.name}.partial")
+    staging_directory.write_bytes(content.encode() if isinstance(content, str) else content)
+    sync(staging_directory)
+    move_into_place(staging_directory, path)
 
 
-def move_into_place(aside: Path, final: Path) -> None:
+def move_into_place(staging_directory: Path, final: Path) -> None:
     """Rename a file that is written and synced."""
-    os.replace(aside, final)
+    os.replace(staging_directory, final)
     sync(final.parent)
 
 

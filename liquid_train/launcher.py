@@ -64,7 +64,7 @@ def supervise(command: list[str]) -> int:
     says what was wrong.
 
     torchrun itself ignores these signals: it would give its ranks 30 seconds, and none on a second signal, which a
-    process group or Slurm delivers to it beside ours. The ranks look for a file instead; a second SIGTERM ends them as
+    process group or Slurm delivers to it next to ours. The ranks look for a file instead; a second SIGTERM ends them as
     Ctrl-C does.
     """
     stops = (signal.SIGTERM, signal.SIGUSR1)

@@ -24,10 +24,10 @@ from liquid_train.data.loader import LoaderError, MicroBatch, RankBatch, batch_d
 from liquid_train.data.padding import padding_warning
 from liquid_train.distributed.hang_detection import Watchdog, collective_timeout, lost_peer, prepare_flight_recorder
 from liquid_train.distributed.parallelize import World, assert_dtypes, process_group, set_sync
-from liquid_train.distributed.step_timer import Phases
+from liquid_train.distributed.step_timer import StepTimer
 from liquid_train.files import is_full, write_synced
 from liquid_train.launcher import STOP_FILE
-from liquid_train.model.attention import in_words
+from liquid_train.model.attention import describe
 from liquid_train.optim.adamw import learning_rate
 from liquid_train.training.evaluation import log_evaluation
 from liquid_train.training.metrics import batch_totals, data_ended, share_metrics, speed_metrics, step_metrics
@@ -64,7 +64,7 @@ def environment(world: World) -> dict[str, Any]:
 
 
 class StopSignal:
-    """SIGTERM or SIGUSR1 (Slurm's warning), or the launcher's file: the step at hand is finished, then all ranks save
+    """SIGTERM or SIGUSR1 (Slurm's warning), or the launcher's file: the current step is finished, then all ranks save
     and leave."""
 
     def __init__(self) -> None:
@@ -86,8 +86,8 @@ def train_step(run: Run, batches: list[MicroBatch], lr: float, stop: bool) -> di
 
     The loss is the weighted mean over the targets of the whole global batch, whatever micro-batch or rank they are in.
     """
-    device, phases, spikes = run.world.device, run.phases, run.config.train.spike
-    phases.enter("forward")
+    device, timer, spikes = run.world.device, run.timer, run.config.train.spike
+    timer.enter("forward")
     share = torch.stack(
         [
             sum((b.weights.sum().double() for b in batches), torch.zeros((), dtype=torch.float64)),
@@ -101,14 +101,14 @@ def train_step(run: Run, batches: list[MicroBatch], lr: float, stop: bool) -> di
     for i, batch in enumerate(batches):
         set_sync(run.root, i == len(batches) - 1)
         if i:
-            phases.enter("forward")
+            timer.enter("forward")
         output = run.root(batch.to(device))
-        phases.enter("backward")
+        timer.enter("backward")
         # FSDP averages gradients over ranks; the sum is meant
         (output.total * (run.world.data_size / max(total_weight, 1e-9))).backward()
         per_task += output.per_task
         loss_sum += output.total.detach().double()
-    phases.enter("optimizer")
+    timer.enter("optimizer")
     run.rates.mask_gradients(run.progress.step)
     norm = torch.nn.utils.clip_grad_norm_(run.root.parameters(), run.config.optimizer.grad_clip)
     norm = norm.full_tensor() if hasattr(norm, "full_tensor") else norm
@@ -123,7 +123,7 @@ def train_step(run: Run, batches: list[MicroBatch], lr: float, stop: bool) -> di
     if not skipped:
         run.rates.step(run.optimizer, run.progress.step, lr)
     run.optimizer.zero_grad()
-    phases.enter("logging")
+    timer.enter("logging")
     return {
         "loss": loss,
         "per_task": per_task,
@@ -144,7 +144,7 @@ def account(
     samples = sum({s.path: s.num_samples for s in run.sets.values()}.values())
     if totals.damaged > data.max_bad * samples:  # the same on all ranks
         found = f"{totals.damaged} of {samples} samples are damaged ({totals.dropped})"
-        raise ValueError(f"data.max_bad={data.max_bad}: {found}; mend the shards, or allow a larger share")
+        raise ValueError(f"data.max_bad={data.max_bad}: {found}; fix the shards, or allow a larger share")
     tokens = data.global_batch * data.seq_len
     progress.step += 1
     progress.tokens += tokens
@@ -155,7 +155,13 @@ def account(
     progress.streams.update(batch.states)
     targets = int(result["per_task"][2].sum())
     speed = speed_metrics(
-        run.compute, run.world, tokens=tokens, targets=targets, squares=totals.squares, seconds=seconds, waited=waited
+        run.compute,
+        run.world,
+        tokens=tokens,
+        targets=targets,
+        sum_squared_lengths=totals.sum_squared_lengths,
+        seconds=seconds,
+        waited=waited,
     )
     so_far: dict[str, Any] = {
         "step": progress.step,
@@ -202,65 +208,65 @@ def begin_log(run: Run) -> Tracker | None:
         f"{c.run.dir} {start}: {parameters:,} parameters, {run.world.size} rank(s) on {run.world.device.type}, "
         f"{run.steps} steps of {c.data.global_batch} x {c.data.seq_len} tokens"
     )
-    tracker.say(in_words(run.attention, run.softcap))
+    tracker.say(describe(run.attention, run.softcap))
     warning = padding_warning(c, run.sets, run.vocabulary)
     for line in [*run.notes, *([warning] if warning else [])]:
         tracker.say(line)
     return tracker
 
 
-def train(config: TrainJob, world: World, phases: Phases) -> None:
+def train(config: TrainJob, world: World, timer: StepTimer) -> None:
     """Train to the planned step; resume by itself; save and leave on SIGTERM. A collective of all ranks."""
     torch.use_deterministic_algorithms(config.train.deterministic)
-    phases.cuda = world.device.type == "cuda"
+    timer.cuda = world.device.type == "cuda"
     stop = StopSignal()
-    rewind = train_on(config, world, phases, stop)
+    rewind = train_on(config, world, timer, stop)
     while rewind:
         gc.collect()  # the memory of the model before goes before that of the next one comes
-        rewind = train_on(config, world, phases, stop, rewind)
+        rewind = train_on(config, world, timer, stop, rewind)
 
 
 def train_on(
-    config: TrainJob, world: World, phases: Phases, stop: StopSignal, rewind: Rewind | None = None
+    config: TrainJob, world: World, timer: StepTimer, stop: StopSignal, rewind: Rewind | None = None
 ) -> Rewind | None:
     """Train from a checkpoint or the start to the end of the run, or to a spike that sends it back: to where."""
-    phases.enter("start")
-    run = Run(config, world, phases, rewind)
+    timer.enter("start")
+    run = Run(config, world, timer, rewind)
     tracker = begin_log(run)
     profile = StepProfile(config.train.profile_steps, run.dir, world)
     skipped_in_a_row = 0
     metrics: dict[str, Any] = {}
     try:
-        phases.step = run.progress.step + 1
-        phases.enter("data")
+        timer.step = run.progress.step + 1
+        timer.enter("data")
         before = time.perf_counter()
         for batch in run.loader:
             if data_ended(batch, config.data, world):
                 end_early(run, tracker, metrics)
                 break
             waited = time.perf_counter() - before
-            profile.begin(phases.step)
+            profile.begin(timer.step)
             batches = micro_batches(config, batch, world.data_size, run.vocabulary.pad)
             lr = learning_rate(run.progress.step, run.steps, config.optimizer.lr, config.schedule)
             result = train_step(run, batches, lr, stop.received)
             skipped_in_a_row = skipped_in_a_row + 1 if result["skipped"] else 0
             if result["spike"]:
-                note_spike(run, tracker, result["loss"])
+                report_spike(run, tracker, result["loss"])
             if result["spike"] and config.train.spike.action == "rewind":
                 if back := leave_out(run, batch):
                     return back
                 check_skipped(config, skipped_in_a_row)
-                phases.enter("data")
+                timer.enter("data")
                 before = time.perf_counter()
                 continue
             run.progress.skipped += not result["finite"]
             metrics = account(run, batch, result, lr, time.perf_counter() - before, waited)
             if config.train.batch_digest:
                 add_digest(metrics, batch, world)
-            if not phases.steps_done:
+            if not timer.steps_done:
                 assert_invariants(run, batches)
             say_if(tracker, profile.end(run.progress.step))
-            phases.steps_done += 1
+            timer.steps_done += 1
             finish_step(run, tracker, metrics)
             check_skipped(config, skipped_in_a_row)
             if result["stop"]:
@@ -271,12 +277,12 @@ def train_on(
                 )
             if result["stop"] or run.progress.step == run.steps:
                 break
-            phases.step = run.progress.step + 1
-            phases.enter("data")
+            timer.step = run.progress.step + 1
+            timer.enter("data")
             before = time.perf_counter()
-        phases.enter("end")
+        timer.enter("end")
         say_if(tracker, profile.end(run.progress.step, over=True))
-        say_if(tracker, f"time of {phases.steps_done} steps: {phases.in_words()}")
+        say_if(tracker, f"time of {timer.steps_done} steps: {timer.describe()}")
     finally:
         run.saver.close()
         if tracker:
@@ -293,12 +299,12 @@ def say_if(tracker: Tracker | None, line: str | None) -> None:
         tracker.say(line)
 
 
-def note_spike(run: Run, tracker: Tracker | None, loss: float) -> None:
-    """Say that the loss of the step at hand is a spike and what is done about it. ValueError where training went back
+def report_spike(run: Run, tracker: Tracker | None, loss: float) -> None:
+    """Say that the loss of the current step is a spike and what is done about it. ValueError where training went back
     often enough."""
     spike, guard, step = run.config.train.spike, run.progress.guard, run.progress.step
     if spike.action == "rewind":
-        settle_save(run, tracker)  # the checkpoint at hand is the one to go back to
+        settle_save(run, tracker)  # the current checkpoint is the one to go back to
     saved = run.saver.saved_step
     done = {
         "warn": "training goes on",
@@ -340,7 +346,7 @@ def finish_step(run: Run, tracker: Tracker | None, metrics: dict[str, Any]) -> N
     c, step = run.config, run.progress.step
     last = step == run.steps
     due = step % c.tracker.every == 0 or last
-    times = run.phases.take() if due else {}
+    times = run.timer.take() if due else {}
     if tracker:
         if due:
             tracker.write(metrics | times)
@@ -360,7 +366,7 @@ def end_early(run: Run, tracker: Tracker | None, metrics: dict[str, Any]) -> Non
     when none was made."""
     c, step = run.config, run.progress.step
     if tracker and metrics and step % c.tracker.every:
-        tracker.write(metrics | run.phases.take())
+        tracker.write(metrics | run.timer.take())
     if metrics and c.evals.every and step % c.evals.every:
         log_evaluation(run, tracker, last=True)
     save_and_wait(run, tracker)
@@ -375,17 +381,17 @@ def main(overrides: list[str]) -> int:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     # collections that walk through torch's and transformers' objects cost half a second while the data is opened
     gc.freeze()
-    phases = Phases()
+    timer = StepTimer()
     try:
         config = load("train", overrides)
         hangs, timeout = Path(config.run.dir) / "hangs", config.train.hang_timeout
         prepare_flight_recorder(hangs)
         with (
-            Watchdog(phases, timeout, hangs),
+            Watchdog(timer, timeout, hangs),
             process_group(config.parallel.tensor, collective_timeout(timeout)) as world,
             one_clear_error(),
         ):
-            train(config, world, phases)
+            train(config, world, timer)
     except LoaderError as error:  # one rank's own: the others do not know of it
         print(f"liquid train: rank {os.environ.get('RANK', 0)}: {error}", file=sys.stderr)
         return 2
@@ -398,7 +404,7 @@ def main(overrides: list[str]) -> int:
         if not lost and not is_full(error):
             raise
         why = (
-            f"{lost} ({phases})"
+            f"{lost} ({timer})"
             if lost
             else f"{error}; make room for run.dir={config.run.dir} and start the same command again"
         )

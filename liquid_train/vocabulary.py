@@ -33,7 +33,7 @@ TAKEN_OVER = (
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """A tokenizer and the image codes behind it. `rows` is the number of embedding rows of the model."""
+    """A tokenizer and the image codes after it. `rows` is the number of embedding rows of the model."""
 
     tokenizer: PreTrainedTokenizerBase
     codebook_size: int

@@ -1,4 +1,4 @@
-"""Tiny benchmarks in their published layouts: two pictures, the right answer by the picture's colour."""
+"""Tiny benchmarks in their published layouts: two images, the right answer by the image's colour."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 from PIL import Image
 
 
-def picture(path: Path, color: str = "red") -> None:
+def image(path: Path, color: str = "red") -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.new("RGB", (90, 64), color).save(path)
 
@@ -40,7 +40,7 @@ def vqav2_annotations() -> list[dict[str, Any]]:
 
 def vqav2(root: Path, questions: Any = None, annotations: Any = None) -> dict[str, str]:
     for n in (1, 2):
-        picture(root / "val2014" / f"COCO_val2014_{n:012d}.jpg")
+        image(root / "val2014" / f"COCO_val2014_{n:012d}.jpg")
     return {
         "questions": dump(
             root / "questions.json",
@@ -59,14 +59,14 @@ def textvqa(root: Path, *, answers: bool = True) -> dict[str, str]:
         for n in range(2)
     ]
     for row in rows:
-        picture(root / "images" / f"{row['image_id']}.jpg")
+        image(root / "images" / f"{row['image_id']}.jpg")
         if not answers:
             del row["answers"]
     return {"questions": dump(root / "val.json", {"data": rows}), "images": str(root / "images")}
 
 
 def gqa(root: Path) -> dict[str, str]:
-    picture(root / "images" / "n1.jpg")
+    image(root / "images" / "n1.jpg")
     kinds = {"001": ("query", "table"), "002": ("verify", "yes"), "003": ("choose", "left")}
     rows = {
         id: {"imageId": "n1", "question": f"{id}?", "answer": answer, "types": {"structural": kind}}
@@ -88,19 +88,19 @@ def pope(root: Path) -> dict[str, str]:
         ]
         dump(root / "coco" / f"coco_pope_{split}.json", 0)
         (root / "coco" / f"coco_pope_{split}.json").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    picture(root / "val2014" / "COCO_val2014_000000000001.jpg")
+    image(root / "val2014" / "COCO_val2014_000000000001.jpg")
     return {"questions": str(root / "coco"), "images": str(root / "val2014")}
 
 
 def mme(root: Path) -> dict[str, str]:
     """OCR in one folder, code_reasoning and posters in two."""
-    for subtask, texts, pictures in (
+    for subtask, texts, images in (
         ("OCR", ".", "."),
         ("code_reasoning", "questions_answers_YN", "images"),
         ("posters", "questions_answers_YN", "images"),
     ):
         for name in ("0001", "0002"):
-            picture(root / subtask / pictures / f"{name}.png")
+            image(root / subtask / images / f"{name}.png")
             (root / subtask / texts).mkdir(exist_ok=True)
             (root / subtask / texts / f"{name}.txt").write_text(
                 "Is it A? Please answer yes or no.\tYes\nIs it B? Please answer yes or no.\tNo\n"

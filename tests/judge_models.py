@@ -1,4 +1,4 @@
-"""Tiny models of published architectures with random weights, saved as Hugging Face folders: judges of pictures and
+"""Tiny models of published architectures with random weights, saved as Hugging Face folders: judges of images and
 texts."""
 
 from __future__ import annotations
@@ -142,7 +142,7 @@ def clip(folder: Path) -> Path:
 
 @torch.no_grad()
 def louder(model: torch.nn.Module) -> None:
-    """Weights so large that an answer depends on the picture."""
+    """Weights so large that an answer depends on the image."""
     for parameter in model.parameters():
         if parameter.ndim > 1:
             parameter.copy_(torch.randn_like(parameter) * 0.3)

@@ -73,14 +73,14 @@ def check_every_start(source, where, *overrides):
             reading.close()
 
 
-def picture(number, width=64, height=64):
+def image(number, width=64, height=64):
     pixels = np.random.default_rng(number).integers(0, 256, (height // 8, width // 8, 3), np.uint8)
     return Image.fromarray(pixels).resize((width, height), Image.Resampling.NEAREST)
 
 
 def content(number, kind="PNG", **size):
     buffer = io.BytesIO()
-    picture(number, **size).save(buffer, kind)
+    image(number, **size).save(buffer, kind)
     return buffer.getvalue()
 
 
@@ -105,10 +105,10 @@ def tar(path, members):
 
 
 def codes_of(vq, *numbers):
-    """Codes of drawn pictures, by a run of their own for each: what a set must have."""
+    """Codes of generated images, by a run of their own for each: what a set must have."""
     model = ImageTokenizer.from_files(vq[0].partition("=")[2], vq[1].partition("=")[2])
     return [
-        model.encode(torch.from_numpy(np.array(picture(n))).permute(2, 0, 1)[None].float() / 127.5 - 1)[0].numpy()
+        model.encode(torch.from_numpy(np.array(image(n))).permute(2, 0, 1)[None].float() / 127.5 - 1)[0].numpy()
         for n in numbers
     ]
 

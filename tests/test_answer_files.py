@@ -31,7 +31,7 @@ KINDS: dict[str, Any] = {"vqav2": AnnotatedFiles, "mme": MMEFiles}
 
 
 def questions(name: str, root: Path) -> tuple[BenchmarksConfig, dict[str, Any]]:
-    """The benchmark's files but for the pictures, which nobody needs to score answers."""
+    """The benchmark's files but for the images, which nobody needs to score answers."""
     files = {key: value for key, value in getattr(sets, name)(root).items() if key != "images"}
     return replace(BenchmarksConfig(), **{name: KINDS.get(name, QuestionFiles)(**files, predictions="x")}), files
 
@@ -149,7 +149,7 @@ def test_pope_and_mme_tables_are_checked_line_by_line(tmp_path):
     (folder / "OCR.txt").write_text("\n".join([*table[:3], "no table"]))
     with pytest.raises(
         ValueError,
-        match=r"other than picture, question, label, answer: 1 \(OCR.txt, line 4\).*whose picture has no other one: 1",
+        match=r"other than image, question, label, answer: 1 \(OCR.txt, line 4\).*whose image has no other one: 1",
     ):
         match_answers(read_benchmark("mme", config), folder, config)
 

@@ -37,7 +37,7 @@ LADDER = {
     "9b": "gemma2-9b",
     "32b": "qwen2.5-32b",
 }
-TEXTS = ["a red circle, isn't it?\n what color  is the shape? Café 123", "hello   World's pictures"]
+TEXTS = ["a red circle, isn't it?\n what color  is the shape? Café 123", "hello   World's images"]
 
 
 def settings(name: str, *overrides: str) -> BackboneConfig:

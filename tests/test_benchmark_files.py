@@ -166,21 +166,21 @@ def test_files_of_another_format_are_told(tmp_path):
         with pytest.raises(ValueError, match=message):
             read(name, changed)
     (tmp_path / "OCR").mkdir()
-    sets.picture(tmp_path / "OCR" / "1.png")
-    sets.picture(tmp_path / "OCR" / "2.png")
+    sets.image(tmp_path / "OCR" / "1.png")
+    sets.image(tmp_path / "OCR" / "2.png")
     (tmp_path / "OCR" / "1.txt").write_text("only one\tYes\n")
     with pytest.raises(
         ValueError, match=r"images without questions: 1 \(OCR/2\); files that are not two lines.*1 \(OCR/1.txt\)"
     ):
         read("mme", {"folder": str(tmp_path)})
-    sets.picture(Path(files["images"]) / "000000000001.png")
-    with pytest.raises(ValueError, match=r"two pictures of one name: 1 \(1\)"):
+    sets.image(Path(files["images"]) / "000000000001.png")
+    with pytest.raises(ValueError, match=r"two images of one name: 1 \(1\)"):
         read("vqav2", files)
 
 
-def test_a_broken_picture_is_left_out_by_name_where_that_is_allowed(tmp_path):
+def test_a_broken_image_is_left_out_by_name_where_that_is_allowed(tmp_path):
     files = sets.vqav2(tmp_path)
-    (tmp_path / "val2014" / "COCO_val2014_000000000002.jpg").write_bytes(b"no picture")
+    (tmp_path / "val2014" / "COCO_val2014_000000000002.jpg").write_bytes(b"no image")
     model, vocabulary = tiny(tmp_path / "model")
     handle = ModelHandle(model, vocabulary, vq(), (2, 2), "")
     with pytest.raises(
@@ -189,10 +189,10 @@ def test_a_broken_picture_is_left_out_by_name_where_that_is_allowed(tmp_path):
         benchmarks.measure(handle, read("vqav2", files), BenchmarksConfig(), batch_size=4)
     allowed = BenchmarksConfig(max_bad=0.5, max_new_tokens=2, suffix=" short")
     measured = benchmarks.measure(handle, read("vqav2", files), allowed, batch_size=4)
-    assert measured.receipt.n == 2 == measured.values["vqav2"].n and "not an image: 2" in measured.warnings[0]
+    assert measured.provenance.n == 2 == measured.values["vqav2"].n and "not an image: 2" in measured.warnings[0]
     assert len(json.loads(measured.detail["files"]["vqav2-left_out.json"])["not an image"]) == 2
     other = benchmarks.measure(handle, read("vqav2", files), replace(allowed, suffix=""), batch_size=4)
-    assert other.receipt.prompts != measured.receipt.prompts and other.receipt.data == measured.receipt.data
+    assert other.provenance.prompts != measured.provenance.prompts and other.provenance.data == measured.provenance.data
 
 
 # ------------------------------------------------------------------------------------------------ the job
@@ -235,12 +235,12 @@ def test_the_job_writes_scores_and_prediction_files_and_then_has_nothing_to_do(t
 
 
 def test_the_keys_take_paths_as_they_are():
-    override = quote("benchmarks.vqav2.images=/data/my pictures, all")
+    override = quote("benchmarks.vqav2.images=/data/my images, all")
     config = load(
         "eval", ["checkpoint=x", "metrics=[vqav2]", override, quote("benchmarks.suffix= Answer briefly, in one word.")]
     )
     assert (
-        config.benchmarks.vqav2.images == "/data/my pictures, all"
+        config.benchmarks.vqav2.images == "/data/my images, all"
         and config.benchmarks.suffix == " Answer briefly, in one word."
     )
     with pytest.raises(ValueError, match="benchmarks.max_bad=1.5"):

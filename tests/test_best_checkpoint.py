@@ -1,4 +1,4 @@
-"""The best checkpoint is known, kept beside the newest ones, and named by RUN/checkpoints/best; what costs more is
+"""The best checkpoint is known, kept next to the newest ones, and named by RUN/checkpoints/best; what costs more is
 measured more rarely."""
 
 from __future__ import annotations
@@ -113,7 +113,7 @@ def test_periods_decide_what_is_measured_and_the_last_step_measures_all(tmp_path
         assert {p.stem.removeprefix(f"step-{step:08d}-") for p in (out / "evals").iterdir()} == names
         assert (out / "samples").exists() == ("grid" in names)
         scores[step] = found["eval/self_vqascore"]
-    assert len(set(scores.values())) == 1  # the same pictures, whatever else is due
+    assert len(set(scores.values())) == 1  # the same images, whatever else is due
 
 
 def test_settings_that_cannot_work_are_told(tmp_path):

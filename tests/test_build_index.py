@@ -109,7 +109,7 @@ def test_tars_of_other_programs(tmp_path: Path, kind: int) -> None:
 
 
 def test_damaged_tars(tars: Path) -> None:
-    """Samples behind the damage are found; of a tar that ends early, those before its end."""
+    """Samples after the damage are found; of a tar that ends early, those before its end."""
     tar = tars / "shard-00000.tar"
     overwrite(tar, member_offset(tar, "train/img-00300.json")[0], b"\xff" * 512)
     with open(tar, "r+b") as file:

@@ -16,7 +16,7 @@ from liquid_train.image_tokenizer.preprocess import UnusableImage, cover, neares
 DEFAULT = ((704, 384), (576, 448), (512, 512), (448, 576), (384, 704))
 
 
-def picture(width, height, seed=0):
+def image(width, height, seed=0):
     return np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
 
 
@@ -39,14 +39,14 @@ def published_center(pixels, target):
 @example(32, 32, 32)
 @example(1, 1, 8)
 def test_center_is_the_published_way(width, height, size):
-    pixels = picture(width, height)
+    pixels = image(width, height)
     cropped, info = Crop("center", 8, size, (), None)(pixels)
     assert cropped.dtype == np.uint8 and np.array_equal(cropped, published_center(pixels, size))
     assert info == {"original_width": width, "original_height": height}
 
 
-def test_a_picture_of_the_right_size_is_left_as_it_is():
-    pixels = picture(32, 32)
+def test_an_image_of_the_right_size_is_left_as_it_is():
+    pixels = image(32, 32)
     assert np.array_equal(Crop("center", 8, 32)(pixels)[0], pixels)
     assert np.array_equal(Crop("multiratio", 8, 32, ((32, 32),))(pixels)[0], pixels)
 
@@ -71,7 +71,7 @@ def test_multiratio_takes_the_nearest_aspect(width, height):
 )
 def test_multiratio_covers_the_size_and_cuts_the_centre(width, height, size):
     crop = Crop("multiratio", 8, 32, ((48, 24), (32, 32), (24, 48)), 2.0)
-    pixels = picture(width, height)
+    pixels = image(width, height)
     result, info = crop(pixels)
     assert result.shape == (size[1], size[0], 3) and info == {
         "original_width": width,
@@ -110,26 +110,26 @@ def test_default_sizes_fit_every_vq(downsampling, steps, max_aspect):
 def test_an_aspect_above_2_is_dropped(kind, width, height, kept):
     crop = Crop(kind, 1, 16, ((16, 16),), 2.0)
     if kept:
-        crop(picture(width, height))
+        crop(image(width, height))
         return
     with pytest.raises(UnusableImage, match="^aspect ratio above 2$"):
-        crop(picture(width, height))
-    Crop(kind, 1, 16, ((16, 16),), None)(picture(width, height))
+        crop(image(width, height))
+    Crop(kind, 1, 16, ((16, 16),), None)(image(width, height))
 
 
 @pytest.mark.parametrize(("width", "height"), [(63, 64), (64, 63), (65, 72), (64, 4)])
 def test_none_takes_multiples_only(width, height):
     with pytest.raises(UnusableImage, match="^sides not multiples of 8$"):
-        Crop("none", 8, 64, max_aspect=None)(picture(width, height))
+        Crop("none", 8, 64, max_aspect=None)(image(width, height))
 
 
 def test_none_leaves_the_pixels_as_they_are():
-    pixels = picture(72, 40)
+    pixels = image(72, 40)
     result, info = Crop("none", 8, 64)(pixels)
     assert np.array_equal(result, pixels) and info == {}
 
 
-def test_a_thread_of_a_picture_does_not_fill_the_memory(monkeypatch):
+def test_a_thread_of_an_image_does_not_fill_the_memory(monkeypatch):
     def resize(*_, **__):
         raise AssertionError("resized")
 
@@ -140,7 +140,7 @@ def test_a_thread_of_a_picture_does_not_fill_the_memory(monkeypatch):
 
 def test_cover_reaches_the_size_where_rounding_would_not(monkeypatch):
     for width in range(1, 60):
-        assert cover(picture(width, 37), (24, 40)).shape == (40, 24, 3)
+        assert cover(image(width, 37), (24, 40)).shape == (40, 24, 3)
 
 
 @pytest.mark.parametrize(
@@ -173,7 +173,7 @@ def test_sizes_that_cannot_work_are_refused(arguments, message):
         (["tokenize.crop=middle"], "tokenize.crop=middle.*center"),
         (
             ["tokenize.size=64"],
-            "tokenize.size=64: tokenize.crop=none takes pictures as they are; use center or multiratio",
+            "tokenize.size=64: tokenize.crop=none takes images as they are; use center or multiratio",
         ),
         (
             ["tokenize.crop=center", "tokenize.sizes=[64x64]"],

@@ -40,7 +40,7 @@ def flags(vq: list[str]) -> list[str]:
 
 @pytest.fixture(scope="module")
 def pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Pictures of two shapes; row 3 cannot be read, row 12 is too long."""
+    """Images of two shapes; row 3 cannot be read, row 12 is too long."""
     folder = tmp_path_factory.mktemp("pairs")
     rows = []
     for n in range(ROWS):
@@ -49,7 +49,7 @@ def pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
         pixels[4 + n : 30 + n, 8 : 30 + n] = (200, 9 * n, 40)
         Image.fromarray(pixels).save(folder / f"{n}.png")
         rows.append({"image_path": f"{n}.png", "text_prompt": CAPTIONS[n % 4]})
-    (folder / "3.png").write_bytes(b"no picture")
+    (folder / "3.png").write_bytes(b"no image")
     (folder / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     return folder / "pairs.jsonl"
 
@@ -186,12 +186,12 @@ def test_a_merge_that_was_killed_goes_on(
 ) -> None:
     replace, moves = os.replace, 0
 
-    def killed(aside: Path, final: Path) -> None:
+    def killed(staging_directory: Path, final: Path) -> None:
         nonlocal moves
         moves += 1
         if moves == 5:  # 1 plan, 2 and 3 the first shard and its record, 4 the second shard
             raise KeyboardInterrupt
-        replace(aside, final)
+        replace(staging_directory, final)
 
     monkeypatch.setattr(os, "replace", killed)
     assert data("merge", tmp_path / "set", *parts) == 130
@@ -444,7 +444,7 @@ def test_a_set_that_is_not_what_its_source_gives(
     rewrite(copy, 2, lambda name, old: b"a bad bar" if name == "000000016.txt" else old)
     lines = listed(capsys, copy, "--input", pairs, *flags)
     assert [line for line in lines if "index.json" not in line][:2] == [
-        "shard-00001.tar, 000000009: 63 of 63 codes are not those of its picture",
+        "shard-00001.tar, 000000009: 63 of 63 codes are not those of its image",
         "shard-00002.tar, 000000016: text 'a bad bar' there, 'a red bar' in the source",
     ]
     assert any("more than the 0.1% that another device or batch explains" in line for line in lines)
@@ -472,7 +472,7 @@ def test_an_input_that_is_not_the_set_s_is_refused(
     assert "--input=nowhere.jsonl: no such file" in refused(capsys, "verify", whole, "--input", "nowhere.jsonl", *flags)
 
 
-def test_pictures_that_lie_elsewhere_now(
+def test_images_that_lie_elsewhere_now(
     whole: Path, pairs: Path, flags: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     shutil.copy(pairs, tmp_path / "pairs.jsonl")
@@ -500,7 +500,7 @@ def test_the_packaged_source_needs_no_input(tmp_path: Path, capsys: pytest.Captu
     capsys.readouterr()
     assert data("verify", output, "--sample", 10) == 0
     assert "10 rows are as in the source" in capsys.readouterr().out
-    assert "a set of texts, there are no pictures" in refused(capsys, "verify", output, "--sheet", tmp_path / "a.png")
+    assert "a set of texts, there are no images" in refused(capsys, "verify", output, "--sheet", tmp_path / "a.png")
 
 
 # --- describe and inspect

@@ -7,7 +7,7 @@ import pytest
 
 from data_prep.sources.easy_vqa import COLORS, SHAPES, answer_type, derive, describe
 
-PICTURE = Path("picture.png")
+IMAGE = Path("picture.png")
 
 
 @pytest.mark.parametrize(
@@ -41,18 +41,18 @@ def test_shape_is_derived(questions, shape):
     assert derive(questions, SHAPES) == shape
 
 
-def test_contradicting_answers_are_refused_and_become_the_picture_s_problem():
+def test_contradicting_answers_are_refused_and_become_the_image_s_problem():
     questions = [("what color is the shape?", "blue"), ("is there a blue shape?", "no")]
     with pytest.raises(ValueError, match="contradicting"):
         derive(questions, COLORS)
-    picture = describe(7, PICTURE, questions)
-    assert picture.problem == "contradicting answers" and picture.caption is None and picture.captions == []
+    image = describe(7, IMAGE, questions)
+    assert image.problem == "contradicting answers" and image.caption is None and image.captions == []
 
 
 def test_captions_are_wordings_of_color_and_shape_with_the_plainest_the_likeliest():
-    picture = describe(0, PICTURE, [("what color is the shape?", "blue"), ("is a rectangle present?", "yes")])
-    assert picture.caption == "a blue rectangle"
-    captions = dict(picture.captions)
+    image = describe(0, IMAGE, [("what color is the shape?", "blue"), ("is a rectangle present?", "yes")])
+    assert image.caption == "a blue rectangle"
+    captions = dict(image.captions)
     assert {"blue rectangle", "a rectangle that is blue", "a picture of a blue rectangle"} < set(captions)
     assert max(captions, key=captions.__getitem__) == "a blue rectangle"
     assert sum(captions.values()) == pytest.approx(1)
@@ -60,8 +60,8 @@ def test_captions_are_wordings_of_color_and_shape_with_the_plainest_the_likelies
 
 
 def test_open_color_means_no_caption():
-    picture = describe(0, PICTURE, [("what shape is present?", "circle"), ("is there a red shape?", "no")])
-    assert picture.shape == "circle" and picture.color is None and picture.caption is None and picture.problem is None
+    image = describe(0, IMAGE, [("what shape is present?", "circle"), ("is there a red shape?", "no")])
+    assert image.shape == "circle" and image.color is None and image.caption is None and image.problem is None
 
 
 def test_answer_types():

@@ -31,7 +31,7 @@ from tests.shard_sets import image_set, text_set
 from tests.tiny_model import save, tiny, vq
 
 # ------------------------------------------------------------------------------------------------ the judge of drawn
-# pictures
+# images
 
 
 def drawing(
@@ -55,8 +55,8 @@ def drawing(
 def test_the_judge_knows_shapes_of_every_size_and_place(shape, box):
     for color in PALETTE:
         for blur in (0.0, 0.6):
-            picture = np.asarray(drawing(color, shape, box).filter(ImageFilter.GaussianBlur(blur)))
-            verdict = judge(picture)
+            image = np.asarray(drawing(color, shape, box).filter(ImageFilter.GaussianBlur(blur)))
+            verdict = judge(image)
             assert (verdict.color, verdict.shape) == (color, shape), (color, blur)
 
 
@@ -66,26 +66,26 @@ def test_the_judge_does_not_see_what_is_not_there():
     two.paste(drawing("blue", "circle", (4, 4, 20, 20)).crop((0, 0, 30, 30)), (34, 34))
     pale = Image.new("RGB", (64, 64), (240, 240, 240))
     ImageDraw.Draw(pale).ellipse((10, 10, 40, 40), fill=(220, 225, 220))
-    for picture in (Image.new("RGB", (64, 64), "white"), noise, two, pale):
-        assert judge(np.asarray(picture)) == judge(np.zeros((64, 64, 3), np.uint8))  # nothing at all
+    for image in (Image.new("RGB", (64, 64), "white"), noise, two, pale):
+        assert judge(np.asarray(image)) == judge(np.zeros((64, 64, 3), np.uint8))  # nothing at all
     long = Image.new("RGB", (64, 64), "white")
     ImageDraw.Draw(long).ellipse((2, 28, 62, 36), fill="red")  # neither a circle nor a rectangle
     assert judge(np.asarray(long)).color == "red" and judge(np.asarray(long)).shape != "circle"
 
 
-def test_the_judge_is_right_on_real_pictures():
+def test_the_judge_is_right_on_real_images():
     pytest.importorskip("easy_vqa")
-    real = t2i.real_pictures()
-    first = t2i.RealPictures(real.pixels[:250], real.colors[:250], real.shapes[:250])
+    real = t2i.real_images()
+    first = t2i.RealImages(real.pixels[:250], real.colors[:250], real.shapes[:250])
     accuracy = t2i.judge_accuracy(first)
     assert accuracy["judge_color_accuracy"] >= 0.99 and accuracy["judge_shape_accuracy"] >= 0.97
 
 
-# ------------------------------------------------------------------------------------------------ drawn pictures in
+# ------------------------------------------------------------------------------------------------ generated images in
 # numbers
 
 
-def test_scores_of_perfect_and_of_repeated_pictures():
+def test_scores_of_perfect_and_of_repeated_images():
     def boxes(i: int) -> tuple[int, int, int, int]:
         return 2 + 4 * i, 5 + 3 * i, 22 + 4 * i, 25 + 3 * i
 
@@ -94,7 +94,7 @@ def test_scores_of_perfect_and_of_repeated_pictures():
     )
     result = t2i.score(perfect, 3)
     assert (result["count"], result["right_color"], result["right_shape"], result["distinct_min"]) == (72, 1.0, 1.0, 3)
-    assert result["distinct_of_10"] is None  # only ten pictures a prompt can be that
+    assert result["distinct_of_10"] is None  # only ten images a prompt can be that
     repeated = perfect.copy()
     repeated[1] = repeated[0] ^ 1  # invisibly different
     repeated[3:6] = repeated[6:9]  # the second caption's are the third's
@@ -104,7 +104,7 @@ def test_scores_of_perfect_and_of_repeated_pictures():
     assert result["right_color"] == pytest.approx(23 / 24)
 
 
-def test_features_do_not_depend_on_the_batch_and_tell_pictures_apart():
+def test_features_do_not_depend_on_the_batch_and_tell_images_apart():
     tokenizer = vq()
     pixels = np.stack([np.asarray(drawing(c, "circle", (10, 10, 40, 40))) for c in ("red", "blue", "teal")])
     network = vq_features(tokenizer)
@@ -124,7 +124,7 @@ def images(tmp_path_factory) -> Path:
 
 
 def oracle(data: vqa.QuestionSet):
-    """Answers as one who knows every picture by its codes."""
+    """Answers as one who knows every image by its codes."""
     known = {(data.codes[q.image].tobytes(), q.text): q.answers[0] for q in data.questions}
 
     def answer(model, vocabulary, items, **options):
@@ -148,7 +148,7 @@ def test_accuracy_by_type_and_the_baselines(images, monkeypatch, tmp_path):
     )
     assert (
         measured.values["vqa_blind_accuracy"].value == result["blind_accuracy"]
-        and measured.receipt.n == 60 == measured.values["vqa_accuracy"].n
+        and measured.provenance.n == 60 == measured.values["vqa_accuracy"].n
     )
     assert result["accuracy"] == 1.0 and result["count"] == 60
     assert result["by_type"] == {kind: {"count": 20, "accuracy": 1.0} for kind in ("color", "shape", "yes/no")}
@@ -203,18 +203,18 @@ def job(model, images, tmp_path) -> EvalJob:
     return EvalJob(checkpoint=str(model), output=str(tmp_path / "evals"), vq=VQSettings("auto", "auto"), **settings)
 
 
-def some_pictures() -> t2i.RealPictures:
+def some_images() -> t2i.RealImages:
     pixels = [np.asarray(drawing(*t2i.named(caption), (9, 9, 40, 40))) for caption in t2i.CAPTIONS]
-    return t2i.RealPictures(
+    return t2i.RealImages(
         np.stack(pixels), [t2i.named(c)[0] for c in t2i.CAPTIONS], [None, *(t2i.named(c)[1] for c in t2i.CAPTIONS[1:])]
     )
 
 
 def test_eval_writes_what_the_report_reads_and_then_has_nothing_to_do(job, tmp_path, monkeypatch):
-    monkeypatch.setattr(t2i, "real_pictures", some_pictures)
+    monkeypatch.setattr(t2i, "real_images", some_images)
     run(job)
     out = tmp_path / "evals"
-    answers, drawn = (json.loads((out / f"{name}.json").read_text()) for name in ("vqa", "t2i"))
+    answers, generated = (json.loads((out / f"{name}.json").read_text()) for name in ("vqa", "t2i"))
     assert (
         answers["count"] == 18
         and answers["step"] is None
@@ -225,23 +225,23 @@ def test_eval_writes_what_the_report_reads_and_then_has_nothing_to_do(job, tmp_p
         with Image.open(out / example["image"]) as image:
             assert image.size == (64, 64)
     assert (
-        drawn["count"] == 24
-        and len(drawn["prompts"]) == 24
-        and drawn["judge_color_accuracy"] == drawn["judge_shape_accuracy"] == 1.0
+        generated["count"] == 24
+        and len(generated["prompts"]) == 24
+        and generated["judge_color_accuracy"] == generated["judge_shape_accuracy"] == 1.0
     )
     assert (
-        drawn["frechet_distance"] >= 0
-        and drawn["frechet_of_reconstructions"] >= 0
-        and "VQ encoder" in drawn["frechet_features"]
-        and drawn["guidance"] == 3.0
+        generated["frechet_distance"] >= 0
+        and generated["frechet_of_reconstructions"] >= 0
+        and "VQ encoder" in generated["frechet_features"]
+        and generated["guidance"] == 3.0
     )
     assert (out / "drawn.png").is_file()
     quality = json.loads((out / "model-image_quality.json").read_text())
     assert (
-        quality["values"]["frechet_distance"]["value"] == drawn["frechet_distance"]
+        quality["values"]["frechet_distance"]["value"] == generated["frechet_distance"]
         and quality["receipt"]["sampler"]["guidance"] == 3.0
     )
-    assert quality["receipt"]["n"] == 24 and "24 drawn pictures for 64 features" in quality["warnings"][0]
+    assert quality["receipt"]["n"] == 24 and "24 generated images for 64 features" in quality["warnings"][0]
     assert {p.name.removeprefix("model-") for p in out.glob("model-*.json")} == {f"{name}.json" for name in job.metrics}
 
     code = f"""
@@ -413,7 +413,7 @@ def test_a_metric_that_cannot_be_measured_is_told_and_the_others_go_on(images, t
         world_size=1,
     )
     assert "eval/vqa_accuracy" in found and "eval/frechet_distance" not in found
-    assert "image_quality could not be measured: a kernel distance needs at least 4 pictures" in capsys.readouterr().err
+    assert "image_quality could not be measured: a kernel distance needs at least 4 images" in capsys.readouterr().err
 
 
 def test_a_full_disk_costs_an_evaluation_its_files_and_nothing_else(images, tmp_path, capsys):
@@ -454,7 +454,7 @@ def test_a_full_disk_costs_an_evaluation_its_files_and_nothing_else(images, tmp_
     said = capsys.readouterr().err
     for what in (
         "evals: vqa of step 1",
-        "evals: the pictures of step 1",
+        "evals: the images of step 1",
         "evals: image_quality of step 1",
         "features.cache: ",
     ):
@@ -465,7 +465,7 @@ def test_a_full_disk_costs_an_evaluation_its_files_and_nothing_else(images, tmp_
     )
 
 
-def test_periodic_evaluation_without_pictures_or_questions_measures_nothing(tmp_path):
+def test_periodic_evaluation_without_images_or_questions_measures_nothing(tmp_path):
     model, vocabulary = tiny(tmp_path)
     nothing = EvalsConfig(prompts=[])
     assert (

@@ -14,7 +14,7 @@ from PIL import Image
 
 from liquid_train.config.schema import GenerateJob, VQSettings
 from liquid_train.generate import manifest
-from liquid_train.generate.images import contact_sheet, decode, encode, load_picture
+from liquid_train.generate.images import contact_sheet, decode, encode, load_image
 from liquid_train.generate.job import run
 from liquid_train.generate.request import read_prompts, read_request
 from tests.tiny_model import save, vq
@@ -34,7 +34,7 @@ def prompts(tmp_path) -> Path:
     return path
 
 
-def pictures(config: GenerateJob, **settings) -> GenerateJob:
+def images(config: GenerateJob, **settings) -> GenerateJob:
     return GenerateJob(**{**config.__dict__, **settings})
 
 
@@ -47,7 +47,7 @@ def content(folder: Path) -> dict[str, bytes]:
     return {p.name: p.read_bytes() for p in folder.iterdir()}
 
 
-def test_pictures_and_index(job, tmp_path):
+def test_images_and_index(job, tmp_path):
     run(job)
     out = tmp_path / "out"
     rows = [json.loads(line) for line in (out / "index.jsonl").read_text().splitlines()]
@@ -61,9 +61,9 @@ def test_pictures_and_index(job, tmp_path):
     assert {p.name for p in tmp_path.iterdir()} == {"out", "prompts.txt"}  # nothing is left aside
 
 
-def test_a_picture_is_the_same_in_another_batch_and_under_its_seed(job, tmp_path):
-    run(pictures(job, batch_size=1))
-    alone = pictures(job, prompts=None, prompt="a dog's bowl, blue", seed=8, output=str(tmp_path / "alone"))
+def test_an_image_is_the_same_in_another_batch_and_under_its_seed(job, tmp_path):
+    run(images(job, batch_size=1))
+    alone = images(job, prompts=None, prompt="a dog's bowl, blue", seed=8, output=str(tmp_path / "alone"))
     run(alone)
     assert (tmp_path / "alone" / "00000.png").read_bytes() == (tmp_path / "out" / "00001.png").read_bytes()
 
@@ -91,17 +91,17 @@ def test_a_changed_file_or_setting_is_made_again(job, tmp_path, damage):
     run(job)
     expected = content(tmp_path / "out")
     if damage == "picture":
-        (tmp_path / "out" / "00001.png").write_bytes(b"not a picture")
+        (tmp_path / "out" / "00001.png").write_bytes(b"not an image")
     elif damage == "index":
         (tmp_path / "out" / "index.jsonl").unlink()
-    run(pictures(job, seed=9 if damage == "seed" else 7))
+    run(images(job, seed=9 if damage == "seed" else 7))
     assert (content(tmp_path / "out") == expected) == (damage != "seed")
 
 
-def test_fewer_pictures_take_the_old_ones_away_and_leave_other_files(job, tmp_path):
+def test_fewer_images_take_the_old_ones_away_and_leave_other_files(job, tmp_path):
     run(job)
     (tmp_path / "out" / "notes.txt").write_text("mine")
-    run(pictures(job, prompts=None, prompt="x"))
+    run(images(job, prompts=None, prompt="x"))
     assert {p.name for p in (tmp_path / "out").iterdir()} == {"00000.png", "index.jsonl", "manifest.json", "notes.txt"}
 
 
@@ -110,12 +110,12 @@ def test_an_interrupted_run_leaves_the_old_results(job, tmp_path, monkeypatch):
     expected = content(tmp_path / "out")
     monkeypatch.setattr("liquid_train.generate.job.write_lines", lambda *a: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
-        run(pictures(job, seed=100))
+        run(images(job, seed=100))
     assert content(tmp_path / "out") == expected
     assert not [p for p in tmp_path.iterdir() if "partial" in p.name]
 
 
-def test_answers_keep_their_lines_and_count_broken_pictures(folder, tmp_path, capsys):
+def test_answers_keep_their_lines_and_count_broken_images(folder, tmp_path, capsys):
     Image.new("RGB", (24, 16), "red").save(tmp_path / "a.png")
     (tmp_path / "b.png").write_bytes(b"broken")
     asked = [("a.png", "what?"), (str(tmp_path / "b.png"), "why?"), ("a.png", "is it red?")]
@@ -138,7 +138,7 @@ def test_answers_keep_their_lines_and_count_broken_pictures(folder, tmp_path, ca
         and rows[1]["error"] == "UnidentifiedImageError"
     )
     assert "2 answers" in (text := capsys.readouterr().out) and "1 UnidentifiedImageError" in text
-    run(pictures(job, questions=None, image=str(tmp_path / "a.png"), prompt="is it red?", output=None))
+    run(images(job, questions=None, image=str(tmp_path / "a.png"), prompt="is it red?", output=None))
     assert capsys.readouterr().out == rows[2]["answer"] + "\n"
 
 
@@ -166,7 +166,7 @@ def test_a_caption_and_a_completion_are_printed(folder, tmp_path, capsys):
 def test_another_vq_is_refused_before_anything_is_written(tmp_path, job):
     other = save(tmp_path / "other", fingerprint="f" * 64)
     with pytest.raises(ValueError, match="ffffffffffffffff.*vq.config"):
-        run(pictures(job, checkpoint=str(other)))
+        run(images(job, checkpoint=str(other)))
     assert not (tmp_path / "out").exists()
 
 
@@ -188,7 +188,7 @@ def test_another_vq_is_refused_before_anything_is_written(tmp_path, job):
 )
 def test_mistakes_are_named(job, settings, message):
     with pytest.raises(ValueError, match=message.replace("(", r"\(")):
-        run(pictures(job, **settings))
+        run(images(job, **settings))
 
 
 @pytest.mark.parametrize(
@@ -204,7 +204,7 @@ def test_mistakes_are_named(job, settings, message):
 def test_bad_question_files_are_named(job, tmp_path, text, message):
     (tmp_path / "q.jsonl").write_text(text)
     with pytest.raises(ValueError, match=message):
-        read_request(pictures(job, task="i2t", prompts=None, questions=str(tmp_path / "q.jsonl")))
+        read_request(images(job, task="i2t", prompts=None, questions=str(tmp_path / "q.jsonl")))
 
 
 def test_an_empty_prompt_file_is_refused(tmp_path):
@@ -227,16 +227,16 @@ def test_another_checkpoint_of_the_same_name_is_another_input(tmp_path):
     assert files != one != manifest.model_identity(model)
 
 
-def test_pictures_of_another_size_are_cropped_to_their_centre_and_transparency_is_white(tmp_path):
+def test_images_of_another_size_are_cropped_to_their_centre_and_transparency_is_white(tmp_path):
     image = np.zeros((40, 100, 3), np.uint8)
     image[:, 30:70] = (255, 0, 0)  # the middle 40 x 40 is red
     Image.fromarray(image).save(tmp_path / "wide.png")
-    assert np.abs(load_picture(tmp_path / "wide.png", [(20, 20)]).astype(int) - [255, 0, 0]).max() < 20
+    assert np.abs(load_image(tmp_path / "wide.png", [(20, 20)]).astype(int) - [255, 0, 0]).max() < 20
     exact = np.random.default_rng(0).integers(0, 256, (16, 24, 3), dtype=np.uint8)
     Image.fromarray(exact).save(tmp_path / "exact.png")
-    np.testing.assert_array_equal(load_picture(tmp_path / "exact.png", [(20, 20), (24, 16)]), exact)
+    np.testing.assert_array_equal(load_image(tmp_path / "exact.png", [(20, 20), (24, 16)]), exact)
     Image.new("RGBA", (8, 8), (0, 0, 0, 0)).save(tmp_path / "clear.png")
-    assert load_picture(tmp_path / "clear.png", [(8, 8)]).min() == 255
+    assert load_image(tmp_path / "clear.png", [(8, 8)]).min() == 255
 
 
 def test_codes_survive_the_way_through_files():
@@ -248,7 +248,7 @@ def test_codes_survive_the_way_through_files():
     assert encode(tokenizer, pixels).shape == codes.shape
 
 
-def test_contact_sheet_places_pictures_in_reading_order():
+def test_contact_sheet_places_images_in_reading_order():
     shades = [np.full((4, 6, 3), n, np.uint8) for n in range(5)]
     sheet = contact_sheet(shades, columns=3, gap=2)
     assert sheet.shape == (10, 22, 3)

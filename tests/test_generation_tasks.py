@@ -1,4 +1,4 @@
-"""Conversations, pictures inside prompts, streaming, sizes, null prompts, and checkpoints of the published layout."""
+"""Conversations, images inside prompts, streaming, sizes, null prompts, and checkpoints of the published layout."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 
 from liquid_train.config.schema import GenerateJob, VQSettings
 from liquid_train.data.sequences import DEFAULT_PROMPT, build_sequence, encode_text
-from liquid_train.generate.image_sampler import Sampling, draw
+from liquid_train.generate.image_sampler import Sampling, sample_images
 from liquid_train.generate.interleaved_prompt import conversation_ids, document_ids, end_of_turn, turn_ids
 from liquid_train.generate.job import run
 from liquid_train.generate.session import Session, open_model, open_vq
@@ -45,7 +45,7 @@ def folder(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def published(tmp_path_factory) -> tuple[Path, VQSettings]:
-    """A Gemma folder as Liquid_V1_7B is published: no liquid.json, the three tokens by name, image rows right behind
+    """A Gemma folder as Liquid_V1_7B is published: no liquid.json, the three tokens by name, image rows right after
     the tokenizer."""
     base = tmp_path_factory.mktemp("published")
     config, weights = (text.split("=")[1] for text in make_vq(base / "vq"))
@@ -105,7 +105,7 @@ def test_a_published_checkpoint_draws_as_the_published_program(published):
         and session.card.prompt == DEFAULT_PROMPT
         and session.vocabulary.codebook_size == CODEBOOK
     )
-    codes = draw(
+    codes = sample_images(
         session.model, session.vocabulary, ["a red circle"], seeds=[0], grid=(3, 4), guidance=7.0, temperature=0
     )
     assert codes.ravel().tolist() == published_loop(folder, "a red circle", 12, 7.0)
@@ -116,23 +116,23 @@ def test_a_published_checkpoint_needs_a_vq_that_fits(published, tmp_path):
     folder, _ = published
     with pytest.raises(ValueError, match="vq=chameleon"):
         open_model(folder, "cpu", vq=AUTO)
-    with pytest.raises(ValueError, match="1024 codes behind"):
+    with pytest.raises(ValueError, match="1024 codes after"):
         open_model(folder, "cpu", vq=VQSettings())
 
 
 def test_our_export_draws_the_same_under_the_published_program(published, tmp_path):
-    """The layout of an export is the published one; liquid.json beside it disturbs nobody."""
+    """The layout of an export is the published one; liquid.json next to it disturbs nobody."""
     source, vq = published
     session = open_model(source, "cpu", vq=vq)
     session.model.save_pretrained(tmp_path)
     session.vocabulary.tokenizer.save_pretrained(tmp_path)
     session.card.write(tmp_path)
     ours = open_model(tmp_path, "cpu")
-    codes = draw(ours.model, ours.vocabulary, ["a red"], seeds=[0], grid=(2, 4), guidance=3.0, temperature=0)
+    codes = sample_images(ours.model, ours.vocabulary, ["a red"], seeds=[0], grid=(2, 4), guidance=3.0, temperature=0)
     assert codes.ravel().tolist() == published_loop(tmp_path, "a red", 8, 3.0)
 
 
-def test_pictures_inside_a_prompt_and_greedy_tokens_of_transformers(qwen):
+def test_images_inside_a_prompt_and_greedy_tokens_of_transformers(qwen):
     model, vocabulary = qwen
     tokenizer = vocabulary.tokenizer
     codes = {Path("a.png"): np.arange(6).reshape(2, 3), Path("b c.png"): np.arange(4).reshape(2, 2)}
@@ -196,16 +196,16 @@ def session_with(folder: Path, *, force: bool = False, **changes) -> Session:
 
 def test_sizes(folder):
     plain = session_with(folder)
-    assert plain.drawing_size(None, 8) == plain.drawing_size("24x16", 8) == ((2, 3), None)
+    assert plain.image_size(None, 8) == plain.image_size("24x16", 8) == ((2, 3), None)
     with pytest.raises(ValueError, match="size=32x16: the model was trained on 24x16"):
-        plain.drawing_size("32x16", 8)
+        plain.image_size("32x16", 8)
     with pytest.raises(ValueError, match="multiples of 8"):
-        plain.drawing_size("20x16", 8)
+        plain.image_size("20x16", 8)
     many = session_with(folder, sizes=[[24, 16], [16, 24]])
-    assert many.drawing_size("16x24", 8) == ((3, 2), (16, 24)) and many.drawing_size(None, 8) == ((2, 3), (24, 16))
+    assert many.image_size("16x24", 8) == ((3, 2), (16, 24)) and many.image_size(None, 8) == ((2, 3), (24, 16))
     with pytest.raises(ValueError, match="trained on 24x16, 16x24"):
-        many.drawing_size("32x32", 8)
-    assert session_with(folder, force=True).drawing_size("32x16", 8) == ((2, 4), (32, 16))
+        many.image_size("32x32", 8)
+    assert session_with(folder, force=True).image_size("32x16", 8) == ((2, 4), (32, 16))
 
 
 def test_a_stated_size_and_another_null_prompt_reach_the_model(qwen, monkeypatch):
@@ -215,7 +215,7 @@ def test_a_stated_size_and_another_null_prompt_reach_the_model(qwen, monkeypatch
 
     original = sampler.left_padded
     monkeypatch.setattr(sampler, "left_padded", lambda rows, *a: (read.extend(map(list, rows)), original(rows, *a))[1])
-    draw(model, vocabulary, ["a red"], seeds=[0], grid=(1, 2), guidance=2.0, size=(16, 24))
+    sample_images(model, vocabulary, ["a red"], seeds=[0], grid=(1, 2), guidance=2.0, size=(16, 24))
     sample = {"text": "a red", "codes": np.zeros((1, 2)), "multiratio": True, "width": 16, "height": 24}
     for ids, unconditional in zip(read, (False, True), strict=True):
         assert (
@@ -223,7 +223,7 @@ def test_a_stated_size_and_another_null_prompt_reach_the_model(qwen, monkeypatch
             == build_sequence(sample, "t2i", vocabulary.tokenizer, unconditional=unconditional)[0][: len(ids)].tolist()
         )
     read.clear()
-    draw(model, vocabulary, ["a red"], seeds=[0], grid=(1, 2), guidance=2.0, null_prompt="a blue")
+    sample_images(model, vocabulary, ["a red"], seeds=[0], grid=(1, 2), guidance=2.0, null_prompt="a blue")
     assert read[1] == [vocabulary.tokenizer.bos_token_id, *encode_text(vocabulary.tokenizer, "a blue"), vocabulary.boi]
 
 

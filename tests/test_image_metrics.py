@@ -1,4 +1,4 @@
-"""Distances of sets of pictures in numbers: closed forms, direct sums, cases by hand, and the published programs'
+"""Distances of sets of images in numbers: closed forms, direct sums, cases by hand, and the published programs'
 formulas."""
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from evals.distances.frechet import FeatureSums, Gaussian, frechet_distance, fre
 from evals.distances.kernel import kernel_distance, squared_mmd
 from evals.distances.precision_recall import covered, precision_recall
 from evals.distances.resizing import resize
-from evals.metrics.image_quality import PictureSets, image_quality
+from evals.metrics.image_quality import ImageSets, image_quality
 from evals.metrics.image_tokenizer import psnr, ssim, tokenizer_quality
 from liquid_train.config.evaluation import FeaturesConfig
 from liquid_train.config.schema import VQSettings, package_path
@@ -79,28 +79,28 @@ def test_frechet_distance_equals_scipy_s_root_clean_fid_s_and_torchmetrics_formu
 
 
 class FlatPixels(torch.nn.Module):
-    """As many features as numbers of a small picture."""
+    """As many features as numbers of a small image."""
 
     num_features = 3 * 6 * 6
 
-    def forward(self, pictures: torch.Tensor) -> torch.Tensor:
-        return pictures.flatten(1).double() / 255
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return images.flatten(1).double() / 255
 
 
-def test_the_number_is_that_of_torchmetrics_class_over_the_same_pictures():
+def test_the_number_is_that_of_torchmetrics_class_over_the_same_images():
     random = np.random.default_rng(0)
-    real, drawn = (random.integers(low, 256, (300, 3, 6, 6), dtype=np.uint8) for low in (0, 60))
+    real, generated = (random.integers(low, 256, (300, 3, 6, 6), dtype=np.uint8) for low in (0, 60))
     metric = FrechetInceptionDistance(feature=FlatPixels()).set_dtype(torch.float64)
     for start in range(0, 300, 100):
         metric.update(torch.from_numpy(real[start : start + 100]), real=True)
-        metric.update(torch.from_numpy(drawn[start : start + 100]), real=False)
+        metric.update(torch.from_numpy(generated[start : start + 100]), real=False)
     network = FlatPixels()
     sums = [
         sum(
-            (FeatureSums.of(network(torch.from_numpy(part)).numpy()) for part in np.split(pictures, 3)[1:]),
-            FeatureSums.of(network(torch.from_numpy(np.split(pictures, 3)[0])).numpy()),
+            (FeatureSums.of(network(torch.from_numpy(part)).numpy()) for part in np.split(images, 3)[1:]),
+            FeatureSums.of(network(torch.from_numpy(np.split(images, 3)[0])).numpy()),
         )
-        for pictures in (real, drawn)
+        for images in (real, generated)
     ]
     assert frechet_distance(sums[0].gaussian(), sums[1].gaussian()) == pytest.approx(float(metric.compute()), rel=1e-6)
 
@@ -120,12 +120,12 @@ def test_a_covariance_without_full_rank_gives_the_closed_form_where_a_plain_root
     assert frechet_distance(few, many) == pytest.approx(as_clean_fid(few, many), rel=1e-3)
 
 
-def test_fewer_pictures_than_features_give_a_finite_number_above_zero():
+def test_fewer_images_than_features_give_a_finite_number_above_zero():
     few, fewer = (Gaussian.of(some(n, 256, seed=n)) for n in (100, 7))
     assert np.isfinite(frechet_distance(few, fewer)) and frechet_distance(few, fewer) > 0
-    with pytest.raises(ValueError, match="at least 2 pictures"):
+    with pytest.raises(ValueError, match="at least 2 images"):
         Gaussian.of(np.zeros((1, 3)))
-    with pytest.raises(ValueError, match="at least 2 pictures"):
+    with pytest.raises(ValueError, match="at least 2 images"):
         FeatureSums.of(np.zeros((1, 3))).gaussian()
 
 
@@ -143,12 +143,12 @@ def test_sums_of_parts_are_those_of_the_whole(ranks):
     assert frechet_distance(interrupted.gaussian(), other) == pytest.approx(frechet_distance(whole, other), rel=1e-9)
 
 
-def test_the_distance_at_infinitely_many_pictures_has_less_bias_and_the_floor_tells_the_bias():
+def test_the_distance_at_infinitely_many_images_has_less_bias_and_the_floor_tells_the_bias():
     real = np.random.default_rng(0).normal(size=(6000, 16))
     reference = Gaussian.of(real[:3000])
-    drawn = real[3000:3200]  # of the very same distribution: the true distance is 0
-    plain = frechet_distance(Gaussian.of(drawn), reference)
-    assert abs(frechet_infinity(drawn, reference, seed=0, smallest=50)) < 0.4 * plain
+    generated = real[3000:3200]  # of the very same distribution: the true distance is 0
+    plain = frechet_distance(Gaussian.of(generated), reference)
+    assert abs(frechet_infinity(generated, reference, seed=0, smallest=50)) < 0.4 * plain
     floor = frechet_floor(real, 200, seed=1)
     assert floor == pytest.approx(plain, rel=0.4)
     assert floor == frechet_floor(real, 200, seed=1) and frechet_floor(real[:300], 200, seed=1) is None
@@ -178,7 +178,7 @@ def test_kernel_distance_over_subsets_is_seeded_and_near_the_whole():
     assert (mean, deviation, size) == kernel_distance(a, b, seed=0) != kernel_distance(a, b, seed=1) and size == 75
     assert abs(mean - squared_mmd(a, b)) < deviation and deviation > 0
     assert kernel_distance(a, b, seed=0, subset_size=20)[2] == 20
-    with pytest.raises(ValueError, match="at least 4 pictures"):
+    with pytest.raises(ValueError, match="at least 4 images"):
         kernel_distance(a[:3], b, seed=0)
 
 
@@ -197,10 +197,10 @@ def test_precision_and_recall_by_hand():
         False,
     ]
     assert covered(np.array([[2.1], [0.9], [19.0], [19.1]]), real, 1).tolist() == [True, True, True, False]
-    drawn = np.array([[0.5], [0.6]])  # spheres of 0.1
-    precision, recall = precision_recall(drawn, real, 1)
+    generated = np.array([[0.5], [0.6]])  # spheres of 0.1
+    precision, recall = precision_recall(generated, real, 1)
     assert precision.tolist() == [True, True] and recall.tolist() == [False, False, False]
-    with pytest.raises(ValueError, match="more than 3 pictures"):
+    with pytest.raises(ValueError, match="more than 3 images"):
         covered(real, real)
 
 
@@ -231,18 +231,18 @@ def test_resizing_is_that_of_the_published_programs():
 
 def test_tensorflow_s_resizing_by_hand():
     row = np.array([0, 100, 200, 40], dtype=np.uint8)
-    picture = np.broadcast_to(row[None, None, :, None], (1, 4, 4, 3)).copy()
+    image = np.broadcast_to(row[None, None, :, None], (1, 4, 4, 3)).copy()
     # to 3: places 0, 4/3, 8/3; the filter sees two pixels only
     expected = [0, 100 + 100 / 3, 200 - 160 * 2 / 3]
     for c in range(3):
-        np.testing.assert_allclose(resize(picture, 3, "legacy_tensorflow")[0, 1, :, c], expected, rtol=1e-5)
+        np.testing.assert_allclose(resize(image, 3, "legacy_tensorflow")[0, 1, :, c], expected, rtol=1e-5)
     # to 8: every second pixel is an old one, the last is repeated
     np.testing.assert_allclose(
-        resize(picture, 8, "legacy_tensorflow")[0, 0, :, 0], [0, 50, 100, 150, 200, 120, 40, 40], rtol=1e-5
+        resize(image, 8, "legacy_tensorflow")[0, 0, :, 0], [0, 50, 100, 150, 200, 120, 40, 40], rtol=1e-5
     )
 
 
-def test_filters_differ_where_a_picture_is_fine():
+def test_filters_differ_where_an_image_is_fine():
     stripes = np.zeros((1, 64, 64, 3), np.uint8)
     stripes[:, :, ::2] = 255
     spread = {mode: float(resize(stripes, 16, mode).std()) for mode in ("clean", "legacy_pytorch", "legacy_tensorflow")}
@@ -331,7 +331,7 @@ def test_vision_models_come_from_a_folder(tmp_path, kind):
     np.testing.assert_allclose(network(pixels, batch_size=2), expected.numpy(), atol=1e-5)
 
 
-def test_features_of_real_pictures_are_kept_by_content_and_a_damaged_file_is_made_again(tmp_path, monkeypatch):
+def test_features_of_real_images_are_kept_by_content_and_a_damaged_file_is_made_again(tmp_path, monkeypatch):
     network = open_features(FeaturesConfig(), vq())
     pixels = np.random.default_rng(0).integers(0, 256, (4, 16, 16, 3), dtype=np.uint8)
     monkeypatch.setattr(feature_cache, "LAST", {})
@@ -360,10 +360,10 @@ def handle(tmp_path_factory) -> ModelHandle:
 
 def test_image_quality_by_category_with_its_receipt_and_the_warning(handle):
     random = np.random.default_rng(0)
-    drawn, real = (random.integers(0, 256, (n, 16, 16, 3), dtype=np.uint8) for n in (24, 60))
+    generated, real = (random.integers(0, 256, (n, 16, 16, 3), dtype=np.uint8) for n in (24, 60))
     kinds: list[str | None] = ["a", "b"]
-    data = PictureSets(
-        drawn,
+    data = ImageSets(
+        generated,
         real,
         ["p"] * 24,
         list(range(5, 29)),
@@ -385,23 +385,24 @@ def test_image_quality_by_category_with_its_receipt_and_the_warning(handle):
     distance = measured.values["frechet_distance"]
     assert distance.low is not None and distance.high is not None and distance.low < distance.high and distance.n == 24
     assert (
-        measured.receipt.seeds == "5 to 28" and measured.receipt.feature_weights == handle.image_tokenizer.fingerprint
+        measured.provenance.seeds == "5 to 28"
+        and measured.provenance.feature_weights == handle.image_tokenizer.fingerprint
     )
     assert (
-        "24 drawn pictures for 64 features: the covariance has rank 23" in measured.warnings[0]
-        and "60 real pictures" in measured.warnings[1]
+        "24 generated images for 64 features: the covariance has rank 23" in measured.warnings[0]
+        and "60 real images" in measured.warnings[1]
     )
     again = image_quality(handle, data, FeaturesConfig())
-    assert again.values == measured.values and again.receipt == measured.receipt
+    assert again.values == measured.values and again.provenance == measured.provenance
 
 
 def test_only_inception_s_numbers_are_called_fid_and_kid(handle, tmp_path):
     torch.jit.script(FakeInception()).save(str(tmp_path / "inception.pt"))
     pixels = np.random.default_rng(0).integers(0, 256, (20, 16, 16, 3), dtype=np.uint8)
-    data = PictureSets(pixels[:8], pixels, ["p"] * 8, list(range(8)), ["a"] * 8, ["a"] * 20, {}, "noise")
+    data = ImageSets(pixels[:8], pixels, ["p"] * 8, list(range(8)), ["a"] * 8, ["a"] * 20, {}, "noise")
     measured = image_quality(handle, data, FeaturesConfig("inception", str(tmp_path / "inception.pt")))
     assert set(measured.values) == {"fid", "fid_floor", "fid/a", "kid", "kid/a", "kid_deviation", "precision", "recall"}
-    assert measured.warnings == []  # 8 pictures, 3 features
+    assert measured.warnings == []  # 8 images, 3 features
 
 
 def test_the_image_tokenizer_s_losses(handle):
@@ -420,5 +421,5 @@ def test_psnr_and_ssim_by_hand():
     a = np.full((16, 16, 3), 100, np.uint8)
     assert psnr(a, a + 10) == pytest.approx(10 * np.log10(255**2 / 100), rel=1e-6)
     assert psnr(a, a) == 100.0 and ssim(a, a) == pytest.approx(1.0)
-    # flat pictures: only the means' term is left
+    # flat images: only the means' term is left
     assert ssim(a, a + 10) == pytest.approx((2 * 100 * 110 + 2.55**2) / (100**2 + 110**2 + 2.55**2), rel=1e-6)

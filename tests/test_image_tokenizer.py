@@ -26,7 +26,7 @@ from liquid_train.image_tokenizer.taming import ImageTokenizer, Inert, VQConfig,
 from tests.shard_sets import WEIGHTS
 
 REFERENCE = Path(__file__).resolve().parents[1].parent / "shared" / "data" / "vqgan_reference"
-needs_reference = pytest.mark.skipif(not REFERENCE.is_dir(), reason="no reference data beside this checkout")
+needs_reference = pytest.mark.skipif(not REFERENCE.is_dir(), reason="no reference data next to this checkout")
 
 
 def pixels(path: Path) -> torch.Tensor:
@@ -34,7 +34,7 @@ def pixels(path: Path) -> torch.Tensor:
 
 
 @needs_reference
-def test_codes_and_pictures_equal_the_published_program() -> None:
+def test_codes_and_images_equal_the_published_program() -> None:
     model = ImageTokenizer.from_files(REFERENCE / "vqgan.yaml", REFERENCE / "vqgan.ckpt")
     for i, expected in enumerate(json.loads((REFERENCE / "codes.json").read_text())):
         codes = model.encode(pixels(REFERENCE / f"input_{i}.png"))
@@ -201,7 +201,7 @@ def test_a_training_programs_other_objects_are_left_out(tmp_path: Path, monkeypa
     ("name", "function"),
     [("function", run_me), ("touch", Path.touch), ("system", os.system), ("eval", eval), ("getattr", None)],
 )
-@pytest.mark.parametrize("place", ["beside the weights", "among the weights"])
+@pytest.mark.parametrize("place", ["next to the weights", "among the weights"])
 def test_code_in_a_checkpoint_is_not_run(tmp_path: Path, name: str, function: Callable | None, place: str) -> None:
     made = tmp_path / "made"
     arguments = {"function": str(made), "touch": made, "system": f"touch {made}", "eval": f"open({str(made)!r}, 'w')"}

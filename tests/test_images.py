@@ -1,4 +1,4 @@
-"""Pictures of every kind to RGB, and what is refused: by what a viewer shows, computed apart from the code."""
+"""Images of every kind to RGB, and what is refused: by what a viewer shows, computed apart from the code."""
 
 import io
 import struct
@@ -13,7 +13,7 @@ from liquid_train.image_tokenizer import preprocess as images
 from liquid_train.image_tokenizer.preprocess import READ_ERRORS, UnusableImage, on_white, read_rgb, reason
 
 RNG = np.random.default_rng(0)
-# EXIF's definition: (row, column) of the stored pixel that is shown at row r and column c, in a stored picture of h
+# EXIF's definition: (row, column) of the stored pixel that is shown at row r and column c, in a stored image of h
 # rows and w columns.
 SHOWN_FROM = {
     1: lambda r, c, h, w: (r, c),
@@ -70,7 +70,7 @@ def test_exif_orientation(kind, mode, orientation):
         assert np.array_equal(result[r, c], stored[SHOWN_FROM[orientation](r, c, h, w)])
 
 
-def test_exif_of_a_16_bit_picture_and_of_a_jpeg():
+def test_exif_of_a_16_bit_image_and_of_a_jpeg():
     exif = Image.Exif()
     exif[0x0112] = 6
     grey = noise(3, 5, dtype=np.uint16)
@@ -84,7 +84,7 @@ def test_exif_of_a_16_bit_picture_and_of_a_jpeg():
     "exif",
     [b"Exif\0\0garbage", b"Exif\0\0MM\0*\0\0\0\x08\0\x05\x01\x12", b"Exif\0\0II*\0\xff\xff\xff\xff", b"Exif\0\0"],
 )
-def test_damaged_exif_leaves_the_picture_as_it_is(exif):
+def test_damaged_exif_leaves_the_image_as_it_is(exif):
     content = saved(Image.fromarray(noise(16, 32, 3)), "JPEG", exif=exif)
     assert read_rgb(content).shape == (16, 32, 3)
 
@@ -108,7 +108,7 @@ def test_transparency_lies_on_white():
     assert np.array_equal(read_rgb(saved(Image.fromarray(la), "PNG")), over_white(la[:, :, [0, 0, 0, 1]]))
 
 
-def test_a_large_picture_is_laid_on_white_in_strips(monkeypatch):
+def test_a_large_image_is_laid_on_white_in_strips(monkeypatch):
     rgba = noise(13, 10, 4)
     whole = on_white(rgba)
     monkeypatch.setattr(images, "STRIP", 35)  # three rows at once
@@ -165,7 +165,7 @@ def test_16_bit_grey_is_scaled(kind):
 def test_values_without_a_known_range_are_refused():
     with pytest.raises(UnusableImage, match="values beyond 16 bits"):
         read_rgb(saved(Image.fromarray(np.array([[0, 70000]], np.int32)), "TIFF"))
-    assert why(saved(Image.fromarray(np.array([[0.5]], np.float32)), "TIFF")) == "floating-point picture"
+    assert why(saved(Image.fromarray(np.array([[0.5]], np.float32)), "TIFF")) == "floating-point image"
 
 
 def test_cmyk_jpeg():
@@ -185,7 +185,7 @@ def test_the_first_frame_of_an_animation(kind):
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "GIF"])
 @pytest.mark.parametrize("share", [0.3, 0.6, 0.9])
-def test_truncated_pictures_are_broken(kind, share, tmp_path):
+def test_truncated_images_are_broken(kind, share, tmp_path):
     content = saved(Image.fromarray(noise(64, 64, 3)), kind)
     assert why(content[: int(share * len(content))]) == "broken image"
     (tmp_path / "cut").write_bytes(content[: int(share * len(content))])
@@ -198,7 +198,7 @@ def test_a_png_with_a_wrong_checksum_or_broken_data():
     assert why(bytes(content)) == "broken image"
 
 
-def test_what_is_no_picture(tmp_path):
+def test_what_is_no_image(tmp_path):
     (tmp_path / "page.jpg").write_text("<!DOCTYPE html><html><body>404</body></html>")
     (tmp_path / "empty.png").write_bytes(b"")
     assert why(tmp_path / "page.jpg") == why(tmp_path / "empty.png") == why(b"") == why(b"\0" * 1000) == "not an image"
@@ -233,7 +233,7 @@ def test_bombs_are_refused_by_their_header(width, height, monkeypatch):
     assert why(png(width, height)) == "too many pixels"
 
 
-def test_a_picture_within_the_limit_is_decoded():
+def test_an_image_within_the_limit_is_decoded():
     assert why(png(9_000, 9_000)) == "broken image"  # its data is one row
 
 

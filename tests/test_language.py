@@ -52,7 +52,7 @@ def test_image_rows_count_only_where_they_are_asked_to(tasks, tmp_path, monkeypa
     model, vocabulary = tiny(tmp_path / "model")
     handle = ModelHandle(model, vocabulary, vq(), (8, 8), "")
     measured = language(handle, tasks, check_language(tasks))
-    assert set(measured.values) == {"language/shapes/acc", "language_all/shapes/acc"} and measured.receipt.n == 12
+    assert set(measured.values) == {"language/shapes/acc", "language_all/shapes/acc"} and measured.provenance.n == 12
     value = measured.values["language/shapes/acc"]
     assert value.n == 12 and value.low is not None and value.low <= value.value <= value.high  # type: ignore[operator]
 
@@ -64,8 +64,8 @@ def test_image_rows_count_only_where_they_are_asked_to(tasks, tmp_path, monkeypa
     assert torch.isneginf(masked[..., vocabulary.text_size :]).all()
     text = own[..., : vocabulary.text_size].log_softmax(-1)  # a model without image rows
     torch.testing.assert_close(masked.log_softmax(-1)[..., : vocabulary.text_size], text)
-    drawn = language_model(handle, 1, True)._model_generate(ids, max_length=40, stop=[])
-    assert int(drawn.max()) < vocabulary.text_size
+    generated = language_model(handle, 1, True)._model_generate(ids, max_length=40, stop=[])
+    assert int(generated.max()) < vocabulary.text_size
 
 
 def test_what_is_missing_is_told(tasks):

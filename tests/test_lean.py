@@ -1,4 +1,4 @@
-"""The lean step against transformers' own forward pass: every family, joined weights or not, and models it does not
+"""The fused step against transformers' own forward pass: every family, joined weights or not, and models it does not
 know."""
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from liquid_train.config.schema import load
 from liquid_train.generate.compiled_decode import require_compiler
 from liquid_train.generate.decoder import Decoder, left_padded
-from liquid_train.generate.fused_decode import LeanStep, Product, is_known, join_weights, joined
-from liquid_train.generate.image_sampler import draw
+from liquid_train.generate.fused_decode import FusedStep, Product, is_known, join_weights, joined
+from liquid_train.generate.image_sampler import sample_images
 from liquid_train.generate.int8 import Int8Linear, quantize
 from liquid_train.generate.session import open_model
 from tests.tiny_model import ARCHITECTURES, save, tiny
@@ -87,7 +87,7 @@ def test_other_models_take_the_general_path() -> None:
         before = [p.clone() for p in model.parameters()]
         join_weights(model)
         assert all(torch.equal(a, b) for a, b in zip(model.parameters(), before, strict=True))
-        assert Decoder(model, 1, 4, 4).lean is None
+        assert Decoder(model, 1, 4, 4).fused is None
     torch.testing.assert_close(stepped(adapted), stepped(model_of("qwen2")), atol=1e-4, rtol=0)
 
 
@@ -111,7 +111,7 @@ def test_int8_weights_take_a_byte_and_stay_within_half_a_step(kind: str) -> None
             error = (m.weight * m.scale[:, None] - exact[name]).abs()
             assert (error <= m.scale[:, None] * 0.5001).all() and m.weight.abs().amax() == 127
     assert sum(isinstance(m, Int8Linear) for m in model.modules()) == 14 and type(model.lm_head) is nn.Linear
-    assert Decoder(model, 1, 4, 4).lean is not None
+    assert Decoder(model, 1, 4, 4).fused is not None
     apart = stepped(model)
     join_weights(model)
     # as the general path, which the next lines take
@@ -125,7 +125,7 @@ def test_int8_weights_take_a_byte_and_stay_within_half_a_step(kind: str) -> None
 @pytest.mark.parametrize("kind", ["qwen2", "gemma2"])
 def test_steps_of_fixed_shape_equal_the_others(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     # what would be compiled
-    monkeypatch.setattr("liquid_train.generate.compiled_decode.compiled_call", lambda: LeanStep.__call__)
+    monkeypatch.setattr("liquid_train.generate.compiled_decode.compiled_call", lambda: FusedStep.__call__)
     model = model_of(kind, **FAMILIES[kind])
     torch.testing.assert_close(stepped(model, compile=True), stepped(model), atol=1e-4, rtol=0)
 
@@ -141,7 +141,7 @@ def test_compile_is_refused_where_it_cannot_be(tmp_path: Path, monkeypatch: pyte
     model, vocabulary = tiny(tmp_path)
     monkeypatch.setattr("torch._inductor.config.cpp.cxx", (None, "no-such-compiler"))
     with pytest.raises(ValueError, match=r"compile=true: no C\+\+ compiler.*g\+\+"):
-        draw(model, vocabulary, ["a red"], seeds=[0], grid=(1, 2), compile=True)
+        sample_images(model, vocabulary, ["a red"], seeds=[0], grid=(1, 2), compile=True)
     with pytest.raises(ValueError, match="compile=true: a model of type qwen3"):
         require_compiler(model_of("qwen3"))
     with pytest.raises(ValueError, match="compile=true: only .* task=t2i"):
@@ -154,6 +154,8 @@ def test_int8_folder_draws_the_same_in_every_batch(tmp_path: Path) -> None:
         sum(isinstance(m, Int8Linear) for m in session.model.modules()) == 14 and session.model.dtype == torch.bfloat16
     )
     prompts, options = ["a red circle", "a blue rectangle", "x"], dict[str, Any]({"grid": (2, 3), "guidance": 3.0})
-    together = draw(session.model, session.vocabulary, prompts, seeds=[1, 2, 3], **options)
+    together = sample_images(session.model, session.vocabulary, prompts, seeds=[1, 2, 3], **options)
     for i, prompt in enumerate(prompts):
-        assert (draw(session.model, session.vocabulary, [prompt], seeds=[i + 1], **options)[0] == together[i]).all()
+        assert (
+            sample_images(session.model, session.vocabulary, [prompt], seeds=[i + 1], **options)[0] == together[i]
+        ).all()

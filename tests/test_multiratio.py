@@ -1,4 +1,4 @@
-"""Pictures of several aspect ratios from the files through a short training to what is drawn and read."""
+"""Images of several aspect ratios from the files through a short training to what is drawn and read."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from data_prep import tokenize
 from liquid_train.cli import main
 from liquid_train.config.schema import VQSettings, load
 from liquid_train.generate import image_sampler as sampler
-from liquid_train.generate.images import load_picture
+from liquid_train.generate.images import load_image
 from liquid_train.generate.session import Session, open_model, open_vq
 from liquid_train.model.backbone import ModelCard
 
@@ -43,7 +43,7 @@ TRAIN = [
 ]
 
 
-def picture(path: Path, width: int, height: int) -> Path:
+def image(path: Path, width: int, height: int) -> Path:
     pixels = np.random.default_rng(width).integers(0, 256, (height, width, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(path)
     return path
@@ -51,12 +51,12 @@ def picture(path: Path, width: int, height: int) -> Path:
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run folder after one step on pictures of three sizes."""
+    """A run folder after one step on images of three sizes."""
     root = tmp_path_factory.mktemp("multiratio")
     (root / "files").mkdir()
     for n, (width, height) in enumerate([(40, 22), (30, 31), (20, 39), (64, 32), (50, 50), (33, 66)] * 2):
-        picture(root / "files" / f"{n}.png", width, height)
-        (root / "files" / f"{n}.txt").write_text(f"picture number {n}")
+        image(root / "files" / f"{n}.png", width, height)
+        (root / "files" / f"{n}.txt").write_text(f"image number {n}")
     asked = [
         "source=folder",
         f"input={root / 'files'}",
@@ -101,13 +101,13 @@ def test_the_sizes_travel_in_the_checkpoint(session: Session) -> None:
 
 
 def test_a_size_of_the_list_is_drawn_on_its_grid(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    drawn, draw = [], sampler.draw
+    generated, original = [], sampler.sample_images
 
     def watched(*arguments, **options):
-        drawn.append((options["grid"], options["size"]))
-        return draw(*arguments, **options)
+        generated.append((options["grid"], options["size"]))
+        return original(*arguments, **options)
 
-    monkeypatch.setattr(sampler, "draw", watched)
+    monkeypatch.setattr(sampler, "sample_images", watched)
     for size, file_size in (("16x32", (16, 32)), (None, (24, 24))):
         output = tmp_path / str(size)
         asked = [] if size is None else [f"size={size}"]
@@ -116,7 +116,7 @@ def test_a_size_of_the_list_is_drawn_on_its_grid(run: Path, tmp_path: Path, monk
                 [
                     "generate",
                     f"checkpoint={run}",
-                    "prompt=a picture",
+                    "prompt=an image",
                     "guidance=3",
                     f"output={output}",
                     "device=cpu",
@@ -126,7 +126,7 @@ def test_a_size_of_the_list_is_drawn_on_its_grid(run: Path, tmp_path: Path, monk
             == 0
         )
         assert Image.open(output / "00000.png").size == file_size
-    assert drawn == [((4, 2), (16, 32)), ((3, 3), (24, 24))]  # the usual size is stated as well, as in training
+    assert generated == [((4, 2), (16, 32)), ((3, 3), (24, 24))]  # the usual size is stated as well, as in training
 
 
 def test_another_size_is_refused_with_the_list(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -135,7 +135,7 @@ def test_another_size_is_refused_with_the_list(run: Path, tmp_path: Path, capsys
             [
                 "generate",
                 f"checkpoint={run}",
-                "prompt=a picture",
+                "prompt=an image",
                 f"output={tmp_path / 'no'}",
                 "size=32x32",
                 "device=cpu",
@@ -146,14 +146,14 @@ def test_another_size_is_refused_with_the_list(run: Path, tmp_path: Path, capsys
     assert "32x16, 24x24, 16x32" in capsys.readouterr().err
 
 
-def test_pictures_are_read_at_the_nearest_size(session: Session, tmp_path: Path) -> None:
+def test_images_are_read_at_the_nearest_size(session: Session, tmp_path: Path) -> None:
     from liquid_train.config.schema import ServeLimits
     from liquid_train.serve.engine import Engine
 
     vq = open_vq(session, VQSettings("auto", "auto"))
     for width, height, grid in ((90, 50, (2, 4)), (50, 50, (3, 3)), (70, 150, (4, 2))):
-        file = picture(tmp_path / f"{width}.png", width, height)
-        assert load_picture(file, session.sizes(8)).shape == (grid[0] * 8, grid[1] * 8, 3)
+        file = image(tmp_path / f"{width}.png", width, height)
+        assert load_image(file, session.sizes(8)).shape == (grid[0] * 8, grid[1] * 8, 3)
         assert Engine(session, vq, ServeLimits()).codes(file.read_bytes()).shape == grid
 
 

@@ -36,7 +36,7 @@ def test_webdataset(tmp_path, vq):
     third = {"text_prompt": "", "text": 5, "caption": "third", "captions": worded}
     members = [
         ("x/0.png", content(0)),
-        ("x/0.txt", "picture 0 é\n".encode()),
+        ("x/0.txt", "image 0 é\n".encode()),
         ("x/1.JPG", content(1, "JPEG")),
         ("x/1.json", json.dumps(asked).encode()),
         ("x/._1.JPG", b"of a Mac"),
@@ -46,7 +46,7 @@ def test_webdataset(tmp_path, vq):
         ("2.json", json.dumps(third).encode()),
         ("3.jpeg", content(3, "JPEG")),
         ("3.json", b"[]"),
-        ("4.txt", b"no picture"),
+        ("4.txt", b"no image"),
         ("5.png", content(5)),
         ("5.json", b"{broken"),
         ("6.png", content(6)),
@@ -64,16 +64,16 @@ def test_webdataset(tmp_path, vq):
     tar(tmp_path / "a.tar", members)
     shards = run(tmp_path, vq, "webdataset", tmp_path / "a.tar", "tokenize.max_bad=0.6")
     samples = {int(s["key"]): s for s in shards}
-    texts = {0: "picture 0 é", 1: "from json", 2: "third", 3: None, 8: "where the txt is blank", 10: "lone \ufffd"}
+    texts = {0: "image 0 é", 1: "from json", 2: "third", 3: None, 8: "where the txt is blank", 10: "lone \ufffd"}
     assert {n: s.get("text") for n, s in samples.items()} == texts and samples[1]["info"]["questions"] == [
         {"question": "q", "answers": ["a"]}
     ]
     assert samples[2]["info"]["captions"] == [{"text": "plain", "weight": 1.0}, {"text": "heavy", "weight": 2}]
     found = {
-        4: "no picture",
+        4: "no image",
         5: "json does not parse",
         6: "caption is not UTF-8",
-        7: "no picture",
+        7: "no image",
         9: "not an image",
         11: "json does not parse",
     }
@@ -119,7 +119,7 @@ def offsets(path):
 def test_a_tar_cut_anywhere(tmp_path, vq, at, kept):
     """Whole samples before the cut stay; the one that lost a file is not taken for one without a caption."""
     members = [
-        (f"{n}.{e}", content(n) if e == "png" else f"picture {n}".encode()) for n in range(10) for e in ("png", "txt")
+        (f"{n}.{e}", content(n) if e == "png" else f"image {n}".encode()) for n in range(10) for e in ("png", "txt")
     ]
     tar(tmp_path / "0.tar", members)
     tar(tmp_path / "1.tar", [("0.png", content(0)), ("0.txt", b"whole")])
@@ -134,7 +134,7 @@ def test_a_tar_cut_anywhere(tmp_path, vq, at, kept):
     }[place]
     (tmp_path / "0.tar").write_bytes((tmp_path / "0.tar").read_bytes()[:size])
     shards = run(tmp_path, vq, "webdataset", tmp_path / "{0,1}.tar", "tokenize.max_bad=0.5")
-    assert [s["text"] for s in shards] == [*(f"picture {n}" for n in range(kept)), "whole"]
+    assert [s["text"] for s in shards] == [*(f"image {n}" for n in range(kept)), "whole"]
     assert dropped(shards) == [(kept, "0.tar", DAMAGED)] and shards.index["inputs"] == [
         ["0.tar", kept + 1],
         ["1.tar", 1],
@@ -152,7 +152,7 @@ def test_what_is_no_tar(tmp_path, vq, junk):
 
 def test_a_damaged_header_in_a_tar(tmp_path, vq):
     members = [
-        (f"{n}.{e}", content(n) if e == "png" else f"picture {n}".encode()) for n in range(10) for e in ("png", "txt")
+        (f"{n}.{e}", content(n) if e == "png" else f"image {n}".encode()) for n in range(10) for e in ("png", "txt")
     ]
     tar(tmp_path / "0.tar", members)
     broken = bytearray((tmp_path / "0.tar").read_bytes())
@@ -160,7 +160,7 @@ def test_a_damaged_header_in_a_tar(tmp_path, vq):
     broken[start : start + 512] = b"\xaa" * 512
     (tmp_path / "0.tar").write_bytes(broken)
     shards = run(tmp_path, vq, "webdataset", tmp_path / "0.tar", "tokenize.max_bad=0.5")
-    assert [s["text"] for s in shards] == [f"picture {n}" for n in range(4)] and dropped(shards) == [
+    assert [s["text"] for s in shards] == [f"image {n}" for n in range(4)] and dropped(shards) == [
         (4, "0.tar", DAMAGED)
     ]
 
@@ -297,18 +297,18 @@ def write_parquet(path, columns, **options):
 @pytest.mark.parametrize("form", ["bytes", "hugging face"])
 def test_parquet(tmp_path, vq, text_first, form):
     contents = [content(n) for n in range(8)]
-    pictures = [{"bytes": c, "path": None} for c in contents] if form == "hugging face" else contents
-    pictures[3] = None
-    pictures[5] = {"bytes": None, "path": "x.png"} if form == "hugging face" else b"no picture"
-    captions = [f"picture {n}" if n != 4 else None for n in range(8)]
-    columns = {"text": captions, "other": list(range(8)), "image": pictures}
+    images = [{"bytes": c, "path": None} for c in contents] if form == "hugging face" else contents
+    images[3] = None
+    images[5] = {"bytes": None, "path": "x.png"} if form == "hugging face" else b"no image"
+    captions = [f"image {n}" if n != 4 else None for n in range(8)]
+    columns = {"text": captions, "other": list(range(8)), "image": images}
     write_parquet(tmp_path / "a.parquet", columns if text_first else dict(reversed(columns.items())), row_group_size=3)
     shards = run(tmp_path, vq, "parquet", tmp_path / "a.parquet", "tokenize.max_bad=0.5")
     samples = list(shards)
     assert [(int(s["key"]), s.get("text")) for s in samples] == [(n, captions[n]) for n in (0, 1, 2, 4, 6, 7)]
     assert dropped(shards) == [
-        (3, "a.parquet, row 3", "no picture"),
-        (5, "a.parquet, row 5", "no picture" if form == "hugging face" else "not an image"),
+        (3, "a.parquet, row 3", "no image"),
+        (5, "a.parquet, row 5", "no image" if form == "hugging face" else "not an image"),
     ]
     check_codes(vq, shards, (0, 1, 2, 4, 6, 7))
     check_every_start("parquet", tmp_path / "a.parquet")

@@ -1,4 +1,4 @@
-"""evals=paper: the numbers beside those of the paper, what was not given, and pages that need nothing else."""
+"""evals=paper: the numbers next to those of the paper, what was not given, and pages that need nothing else."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from liquid_train.cli import main
 from liquid_train.config.evaluation import SHEETS
 from liquid_train.config.schema import load
 from liquid_train.measurement.measurement import Measurement, Value, bare, share
-from liquid_train.measurement.provenance import Receipt
+from liquid_train.measurement.provenance import Provenance
 from tests import benchmark_sets
 from tests.tiny_model import save
 
@@ -109,7 +109,7 @@ def test_what_was_given_is_measured_and_the_rest_says_what_to_give(model, tmp_pa
 def test_a_metric_that_fails_leaves_the_others_on_the_sheet(model, tmp_path):
     files = benchmark_sets.pope(tmp_path / "pope")
     vqav2 = benchmark_sets.vqav2(tmp_path / "vqav2")
-    next(Path(vqav2["images"]).iterdir()).write_bytes(b"no picture")  # found out only when it is read
+    next(Path(vqav2["images"]).iterdir()).write_bytes(b"no image")  # found out only when it is read
     given = [
         f"benchmarks.{name}.{key}={path}"
         for name, own in (("pope", files), ("vqav2", vqav2))
@@ -131,20 +131,20 @@ def test_a_metric_that_fails_leaves_the_others_on_the_sheet(model, tmp_path):
 
 
 def test_numbers_are_shown_in_the_papers_units(tmp_path):
-    receipt = Receipt(n=8, sampler={"guidance": 3.0}, features="<b>a|b</b>", code="1")
+    provenance = Provenance(n=8, sampler={"guidance": 3.0}, features="<b>a|b</b>", code="1")
     found = {
         "reference_quality": Measurement(
             {"reference_quality/fid": Value(5.4712, 30000, 5.3, 5.6, "x")},
-            receipt,
-            warnings=["too few | <i>pictures</i>"],
+            provenance,
+            warnings=["too few | <i>images</i>"],
         ),
-        "mme": Measurement({"mme/perception": bare(1119.31, 2374, "points")}, receipt),
+        "mme": Measurement({"mme/perception": bare(1119.31, 2374, "points")}, provenance),
         "language": Measurement(
             {
                 "language_all/arc_easy/acc": share([True] * 3 + [False]),
                 "language_all/arc_easy/acc_norm": share([True, False]),
             },
-            receipt,
+            provenance,
         ),
     }
     write_sheet(tmp_path, "A | B", found, {})
@@ -167,7 +167,7 @@ def test_numbers_are_shown_in_the_papers_units(tmp_path):
         rows["BoolQ"][0] == "not measured: no language_all/boolq/acc_norm or language_all/boolq/acc among its numbers"
     )
     page = (tmp_path / "paper.html").read_text()
-    assert "<b>a|b" not in page and "<i>pictures" not in page and "&lt;b&gt;a|b" in page
+    assert "<b>a|b" not in page and "<i>images" not in page and "&lt;b&gt;a|b" in page
 
 
 def test_rows_belong_to_the_sheets_metrics_and_to_the_papers_models():

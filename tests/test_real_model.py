@@ -26,7 +26,7 @@ from tests.real_model import smollm2
 
 pytestmark = [pytest.mark.real_model, pytest.mark.slow]
 TEXT_ROWS, CODES, TABLE = 49152, 1024, "model.embed_tokens.weight"
-TEXT = "The capital of France is Paris. A red circle lies beside a blue triangle."
+TEXT = "The capital of France is Paris. A red circle lies next to a blue triangle."
 NO_CHANGE = "optimizer.lr=1e-60"  # positive, as it must be, and zero in fp32
 
 

@@ -1,4 +1,4 @@
-"""Shard sets behind URLs: the same samples as in a folder, by ranges of bytes; the cache of chunks; what goes wrong on
+"""Shard sets after URLs: the same samples as in a folder, by ranges of bytes; the cache of chunks; what goes wrong on
 the way."""
 
 from __future__ import annotations

@@ -56,11 +56,11 @@ EVALUATED = (
 SPELLED = ["colour", "shape", "full caption colour", "full caption shape"]
 FIGURES = {
     "Questions answered right": ["all", "colour", "yes/no"],
-    "Pictures drawn as asked, colour": [],
+    "Images generated as asked, colour": [],
     "Fréchet distance (not FID)": ["distance", "infinity", "floor"],
     "Kernel distance (not KID)": ["distance", "deviation"],
-    "Precision and recall, drawn pictures": ["precision", "recall"],
-    "Self-VQAScore, drawn pictures": [],
+    "Precision and recall, generated images": ["precision", "recall"],
+    "Self-VQAScore, generated images": [],
     "Right from wrong captions, AUC": SPELLED,
     "Self-VQAScore, right captions": SPELLED,
     "Self-VQAScore, wrong captions": SPELLED,
@@ -87,7 +87,7 @@ parallel: {precision: bf16}
 """
 
 
-def shape_picture(color: str, shape: str, rng: np.random.Generator) -> Image.Image:
+def shape_image(color: str, shape: str, rng: np.random.Generator) -> Image.Image:
     image = Image.new("RGB", (64, 64), tuple(int(v) for v in rng.integers(225, 256, 3)))
     x, y, w, h = (int(v) for v in (*rng.integers(4, 34, 2), *rng.integers(14, 28, 2)))
     draw = ImageDraw.Draw(image)
@@ -140,7 +140,7 @@ def write_evals(run: Path, rng: np.random.Generator) -> None:
     examples = []
     for i in range(12):
         color, shape = list(COLORS)[i % 8], SHAPES[i % 3]
-        shape_picture(color, shape, rng).save(run / "evals" / "examples" / f"{i:03d}.png")
+        shape_image(color, shape, rng).save(run / "evals" / "examples" / f"{i:03d}.png")
         question, truth = (
             ("what color is the shape?", color),
             ("what shape is present?", shape),
@@ -168,7 +168,7 @@ def write_evals(run: Path, rng: np.random.Generator) -> None:
         "shuffled_accuracy": 0.6651,
         "examples": examples,
     }
-    vqa["examples_note"] = "pictures as the VQ decodes them"
+    vqa["examples_note"] = "images as the VQ decodes them"
     vqa["shuffled_by_type"] = {
         "color": {"count": 1521, "accuracy": 0.148},
         "yes/no": {"count": 6669, "accuracy": 0.857},
@@ -202,14 +202,14 @@ def write_samples(run: Path, rng: np.random.Generator) -> None:
     rows = []
     for i, prompt in enumerate(prompts):
         _, color, shape = prompt.split()
-        shape_picture(color, shape, rng).save(final / f"{i:05d}.png")
+        shape_image(color, shape, rng).save(final / f"{i:05d}.png")
         rows.append(json.dumps({"file": f"{i:05d}.png", "prompt": prompt, "seed": 0}))
     (final / "index.jsonl").write_text("\n".join(rows) + "\n")
     for step in range(200, 1201, 200):
         grid = Image.new("RGB", (6 * 66, 2 * 66), "white")
         for i, prompt in enumerate(prompts[:12]):
             _, color, shape = prompt.split()
-            grid.paste(shape_picture(color, shape, rng), (i % 6 * 66, i // 6 * 66))
+            grid.paste(shape_image(color, shape, rng), (i % 6 * 66, i // 6 * 66))
         grid.save(run / "samples" / f"step-{step:08d}.png")
         (run / "samples" / f"step-{step:08d}.json").write_text(
             json.dumps({"step": step, "prompts": prompts[:12], "columns": 6, "guidance": 3.0})
@@ -405,8 +405,8 @@ def test_current_until_an_input_changes(tmp_path: Path) -> None:
     assert report.report_is_current(run)
     (run / "checkpoints" / "unrelated.bin").write_bytes(b"x")
     assert report.report_is_current(run)
-    pictures = ("evals/drawn.png", "evals/examples/003.png", "samples/final/00007.png", "samples/step-00000200.json")
-    for changed in ("metrics.jsonl", "config.yaml", "environment.json", "evals/vqa.json", *pictures):
+    images = ("evals/drawn.png", "evals/examples/003.png", "samples/final/00007.png", "samples/step-00000200.json")
+    for changed in ("metrics.jsonl", "config.yaml", "environment.json", "evals/vqa.json", *images):
         path = run / changed
         before = path.read_bytes()
         path.write_bytes(before + b"\n")
@@ -422,9 +422,9 @@ def test_a_run_without_evaluations_says_so(tmp_path: Path) -> None:
     text = " ".join(Page(report.write_report(run)).text.split())
     for sentence in (
         "Questions have not been asked yet",
-        "Drawn pictures have not been judged yet",
-        "No final pictures",
-        "no periodic pictures",
+        "Generated images have not been judged yet",
+        "No final images",
+        "no periodic images",
     ):
         assert sentence in text, sentence
     assert "No held-out loss" in text and "no periodic evaluations" in text
@@ -447,11 +447,11 @@ def test_damaged_files_are_told_and_left_out(tmp_path: Path) -> None:
     whole = (run / "metrics.jsonl").read_text()
     (run / "metrics.jsonl").write_text(whole[: whole.rindex("tokens_per_second")])  # a kill in the middle of a line
     (run / "evals" / "t2i.json").write_text('{"right_color": 0.9')
-    (run / "samples" / "final" / "00000.png").write_bytes(b"not a picture")
+    (run / "samples" / "final" / "00000.png").write_bytes(b"not an image")
     (run / "evals" / "examples" / "002.png").unlink()
     text = " ".join(Page(report.write_report(run)).text.split())
     assert "1 line of metrics.jsonl could not be read" in text and "t2i.json could not be read as JSON" in text
-    assert "1 more could not be read" in text and "picture not readable" in text
+    assert "1 more could not be read" in text and "image not readable" in text
     assert report.summary(run)["step"] == 49
 
 
@@ -494,10 +494,10 @@ def test_a_sample_index_cannot_pull_in_files_from_elsewhere(tmp_path: Path) -> N
     (run / "samples" / "final" / "index.jsonl").write_text(
         json.dumps({"file": "../../../secret.png", "prompt": "x"}) + "\n"
     )
-    assert "None of the 1 pictures" in Page(report.write_report(run)).text
+    assert "None of the 1 images" in Page(report.write_report(run)).text
 
 
-def test_large_pictures_are_made_small(tmp_path: Path) -> None:
+def test_large_images_are_made_small(tmp_path: Path) -> None:
     run = make_run(tmp_path / "r", steps=5, evals=False)
     noise = np.random.default_rng(0).integers(0, 256, (1600, 1600, 3), dtype=np.uint8)
     Image.fromarray(noise).save(run / "samples" / "final" / "00000.png")

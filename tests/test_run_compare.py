@@ -1,4 +1,4 @@
-"""Intervals, receipts, the file of a measurement, and two runs side by side."""
+"""Intervals, provenance, the file of a measurement, and two runs side by side."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from rich.console import Console
 from liquid_train import cli
 from liquid_train.measurement.intervals import bootstrap, mean_interval, wilson
 from liquid_train.measurement.measurement import Measurement, Value, average, bare, file_name, share, write_measurement
-from liquid_train.measurement.provenance import Receipt, arrays_digest, code_version, seeds_text, texts_digest
+from liquid_train.measurement.provenance import Provenance, arrays_digest, code_version, seeds_text, texts_digest
 from liquid_train.report.compare import compare, differences, read_evaluations
 
 
@@ -68,15 +68,17 @@ def test_digests_tell_order_shape_and_borders():
         != arrays_digest([np.zeros((3, 2), np.float32)])
     )
     assert seeds_text([4, 5, 6]) == "4 to 6" and seeds_text([1, 3]) == "1, 3"
-    assert code_version() == Receipt(n=1).code and code_version()[0].isdigit()
+    assert code_version() == Provenance(n=1).code and code_version()[0].isdigit()
 
 
-def written(folder: Path, step: int | None, value: float, **receipt) -> Path:
+def written(folder: Path, step: int | None, value: float, **provenance) -> Path:
     values = {
         "vqa_accuracy": Value(value, 100, value - 0.05, value + 0.05, "Wilson 95%"),
         "distinct": bare(9.5, 24, "a count"),
     }
-    return write_measurement(folder / "evals", "vqa", step, Measurement(values, Receipt(n=100, code="1", **receipt)))
+    return write_measurement(
+        folder / "evals", "vqa", step, Measurement(values, Provenance(n=100, code="1", **provenance))
+    )
 
 
 def test_the_file_of_a_measurement(tmp_path):
@@ -84,7 +86,7 @@ def test_the_file_of_a_measurement(tmp_path):
         tmp_path,
         "x",
         12,
-        Measurement({"bad": bare(math.nan, 3, "x")}, Receipt(n=3, seeds="0 to 2"), warnings=["Too few."]),
+        Measurement({"bad": bare(math.nan, 3, "x")}, Provenance(n=3, seeds="0 to 2"), warnings=["Too few."]),
     )
     assert path.name == "step-00000012-x.json" == file_name("x", 12) and file_name("x", None) == "model-x.json"
     content = json.loads(path.read_text())

@@ -10,7 +10,7 @@ import torch
 
 from liquid_train.data.sequences import build_sequence, encode_text, prompt_ids, question_ids
 from liquid_train.generate.decoder import STEM, Decoder
-from liquid_train.generate.image_sampler import Drawing, Sampling, draw, pick, uniform_numbers
+from liquid_train.generate.image_sampler import ImageSampler, Sampling, pick, sample_images, uniform_numbers
 from liquid_train.generate.text_sampler import answer, caption, complete
 from tests.tiny_model import ARCHITECTURES, tiny
 
@@ -53,11 +53,13 @@ def slow_draw(model, vocabulary, prompt, seed, guidance, sampling, seen=None):
 @pytest.mark.parametrize("guidance", [1.0, 3.0])
 def test_draw_equals_a_loop_without_cache(model_and_vocabulary, guidance):
     model, vocabulary = model_and_vocabulary
-    drawn = draw(model, vocabulary, PROMPTS, seeds=SEEDS, grid=GRID, guidance=guidance, top_k=40, batch_size=3)
+    generated = sample_images(
+        model, vocabulary, PROMPTS, seeds=SEEDS, grid=GRID, guidance=guidance, top_k=40, batch_size=3
+    )
     expected = [
         slow_draw(model, vocabulary, p, s, guidance, Sampling(top_k=40)) for p, s in zip(PROMPTS, SEEDS, strict=True)
     ]
-    np.testing.assert_array_equal(drawn, expected)
+    np.testing.assert_array_equal(generated, expected)
 
 
 def test_guided_logits_equal_a_loop_without_cache(model_and_vocabulary, monkeypatch):
@@ -67,17 +69,17 @@ def test_guided_logits_equal_a_loop_without_cache(model_and_vocabulary, monkeypa
         "liquid_train.generate.image_sampler.pick",
         lambda logits, *a: (found.append(logits.clone()), pick(logits, *a))[1],
     )
-    draw(model, vocabulary, PROMPTS[:1], seeds=[3], grid=GRID, guidance=7.0)
+    sample_images(model, vocabulary, PROMPTS[:1], seeds=[3], grid=GRID, guidance=7.0)
     expected: list[torch.Tensor] = []
     slow_draw(model, vocabulary, PROMPTS[0], 3, 7.0, Sampling(), expected)
     torch.testing.assert_close(torch.cat(found), torch.stack(expected), atol=1e-4, rtol=0)
 
 
-def test_a_picture_depends_on_its_prompt_and_seed_alone(qwen):
+def test_an_image_depends_on_its_prompt_and_seed_alone(qwen):
     model, vocabulary = qwen
-    together = draw(model, vocabulary, PROMPTS, seeds=SEEDS, grid=GRID, guidance=4.0)
+    together = sample_images(model, vocabulary, PROMPTS, seeds=SEEDS, grid=GRID, guidance=4.0)
     order = [4, 2, 0, 3, 1]
-    turned = draw(
+    turned = sample_images(
         model,
         vocabulary,
         [PROMPTS[i] for i in order],
@@ -107,13 +109,13 @@ def test_logits_have_the_same_bits_in_every_batch_and_on_every_rank(model_and_vo
         monkeypatch.setattr("liquid_train.generate.image_sampler.pick", pick_and_keep)
         return original(self, prompts, seeds, report)
 
-    original = Drawing.draw
-    monkeypatch.setattr(Drawing, "draw", watched)
+    original = ImageSampler.sample
+    monkeypatch.setattr(ImageSampler, "sample", watched)
 
-    def drawn(numbers, batch_size, threads=1):
+    def generated(numbers, batch_size, threads=1):
         torch.set_num_threads(threads)
         logits.clear()
-        codes = draw(
+        codes = sample_images(
             model,
             vocabulary,
             [prompts[n] for n in numbers],
@@ -126,7 +128,7 @@ def test_logits_have_the_same_bits_in_every_batch_and_on_every_rank(model_and_vo
 
     before = torch.get_num_threads()
     try:
-        codes, expected = drawn(range(24), 24)
+        codes, expected = generated(range(24), 24)
         ways = [
             (range(24), 1, 1),
             (range(24), 5, 1),
@@ -135,17 +137,17 @@ def test_logits_have_the_same_bits_in_every_batch_and_on_every_rank(model_and_vo
             (range(1, 24, 2), 24, 2),
         ]
         for numbers, batch_size, threads in ways:
-            got, bits = drawn(numbers, batch_size, threads)
+            got, bits = generated(numbers, batch_size, threads)
             np.testing.assert_array_equal(got, codes[list(numbers)])
             assert all(torch.equal(bits[n], expected[n]) for n in numbers), (batch_size, threads)
     finally:
         torch.set_num_threads(before)
 
 
-def test_guidance_changes_the_picture_and_one_means_none(qwen):
+def test_guidance_changes_the_image_and_one_means_none(qwen):
     model, vocabulary = qwen
     greedy = {
-        g: draw(model, vocabulary, PROMPTS[:2], seeds=[0, 0], grid=GRID, guidance=g, temperature=0)
+        g: sample_images(model, vocabulary, PROMPTS[:2], seeds=[0, 0], grid=GRID, guidance=g, temperature=0)
         for g in (0.999999, 1.0, 7.0)
     }
     np.testing.assert_array_equal(greedy[0.999999], greedy[1.0])
@@ -155,7 +157,7 @@ def test_guidance_changes_the_picture_and_one_means_none(qwen):
 def test_progress_reaches_the_end(qwen):
     model, vocabulary = qwen
     seen: list[tuple[int, int]] = []
-    draw(model, vocabulary, PROMPTS, seeds=SEEDS, grid=GRID, batch_size=2, progress=lambda *p: seen.append(p))
+    sample_images(model, vocabulary, PROMPTS, seeds=SEEDS, grid=GRID, batch_size=2, progress=lambda *p: seen.append(p))
     assert seen == sorted(seen) and seen[-1] == (60, 60) and len(seen) == 9  # three batches, three rows of codes
 
 
@@ -210,8 +212,8 @@ def test_guided_greedy_codes_equal_transformers_generate(model_and_vocabulary):
         negative_prompt_attention_mask=torch.ones(1, len(null), dtype=torch.long),
         suppress_tokens=[*range(vocabulary.image_start), *range(vocabulary.image_end, vocabulary.rows)],
     )[0, len(described) :]
-    drawn = draw(model, vocabulary, ["a red circle"], seeds=[0], grid=GRID, guidance=7.0, temperature=0)
-    assert drawn.ravel().tolist() == (found - vocabulary.image_start).tolist()
+    generated = sample_images(model, vocabulary, ["a red circle"], seeds=[0], grid=GRID, guidance=7.0, temperature=0)
+    assert generated.ravel().tolist() == (found - vocabulary.image_start).tolist()
 
 
 def test_answers_equal_transformers_generate_one_by_one(model_and_vocabulary):
@@ -286,7 +288,7 @@ def test_a_newline_ends_an_answer_and_an_image_id_never_wins(qwen, monkeypatch):
 def test_too_long_a_prompt_is_refused_with_the_limit(qwen):
     model, vocabulary = qwen
     with pytest.raises(ValueError, match="512.*max_position_embeddings"):
-        draw(model, vocabulary, ["red circle " * 300], seeds=[0], grid=GRID)
+        sample_images(model, vocabulary, ["red circle " * 300], seeds=[0], grid=GRID)
 
 
 def test_the_head_reads_only_the_rows_asked_for(qwen):

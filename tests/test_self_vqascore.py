@@ -12,7 +12,7 @@ from evals.easy_vqa.captions import caption_pairs
 from evals.metrics import self_vqascore
 from evals.metrics.answer_probability import answer_probabilities
 from evals.metrics.caption_parts import questions_about
-from evals.metrics.self_vqascore import CaptionPairs, DrawnTexts, area, score_drawn, tell_captions
+from evals.metrics.self_vqascore import CaptionPairs, GeneratedTexts, area, score_generated, tell_captions
 from liquid_train.config.evaluation import QuestionPart, VQAScoreConfig
 from liquid_train.config.schema import load
 from liquid_train.data.sequences import encode_text, prompt_ids, question_ids
@@ -58,10 +58,12 @@ def test_area_under_the_curve_by_hand():
     assert area(np.ones(5), np.ones(4)) == 0.5
 
 
-def test_the_picture_decides_about_the_score_and_the_question_is_config(handle):
+def test_the_image_decides_about_the_score_and_the_question_is_config(handle):
     config = VQAScoreConfig('Is "{text}" there?', "yes", 2)
-    data = DrawnTexts(CODES, ["a red circle"] * 3, [["basic"], ["basic", "color"], []], [4, 5, 6], {"guidance": 1.0})
-    measured = score_drawn(handle, data, config)
+    data = GeneratedTexts(
+        CODES, ["a red circle"] * 3, [["basic"], ["basic", "color"], []], [4, 5, 6], {"guidance": 1.0}
+    )
+    measured = score_generated(handle, data, config)
     single = answer_probabilities(
         handle.model, handle.vocabulary, [(c, 'Is "a red circle" there?', ["yes"]) for c in CODES]
     )
@@ -69,7 +71,7 @@ def test_the_picture_decides_about_the_score_and_the_question_is_config(handle):
     assert measured.values["self_vqascore"].value == pytest.approx(single.mean(), rel=1e-6)
     assert measured.values["self_vqascore/basic"].value == pytest.approx(single[:2].mean(), rel=1e-6)
     assert measured.values["self_vqascore/color"].n == 1 and len(set(single)) == 3
-    assert measured.receipt.seeds == "4 to 6" and 'Is "{text}" there?' in str(measured.receipt.features)
+    assert measured.provenance.seeds == "4 to 6" and 'Is "{text}" there?' in str(measured.provenance.features)
 
 
 def test_captions_are_told_apart_by_the_score(handle, monkeypatch):
@@ -119,13 +121,13 @@ def test_the_score_is_the_geometric_mean_over_the_parts(handle, monkeypatch):
         (CODES[1], "is there a box?", ["yes"]),
     ]
     color, shape, whole = (float(p[0]) for p in answer_probabilities(handle.model, handle.vocabulary, items))
-    data = DrawnTexts(CODES[:2], ["a red circle", "a box"], [["parts"], ["whole"]], [0, 1], {"guidance": 1.0})
-    measured = score_drawn(handle, data, PARTS)
+    data = GeneratedTexts(CODES[:2], ["a red circle", "a box"], [["parts"], ["whole"]], [0, 1], {"guidance": 1.0})
+    measured = score_generated(handle, data, PARTS)
     assert measured.values["self_vqascore/parts"].value == pytest.approx((color * shape) ** 0.5, rel=1e-4)
     assert measured.values["self_vqascore/whole"].value == pytest.approx(whole, rel=1e-4)
     assert len(measured.warnings) == 1 and "in 1 of 2 texts, such as 'a box'" in measured.warnings[0]
     for part in (PARTS.question, PARTS.answer, PARTS.pattern, "what is the {color} shape?", "{shape}"):
-        assert repr(part) in str(measured.receipt.features)
+        assert repr(part) in str(measured.provenance.features)
     rows = []
     monkeypatch.setattr(
         self_vqascore,
@@ -140,7 +142,7 @@ def test_the_score_is_the_geometric_mean_over_the_parts(handle, monkeypatch):
         },
     )
     assert tell_captions(handle, pairs, PARTS).values["caption_auc/shape"].value == 0.5
-    # each question once a picture, whatever number of captions it is about
+    # each question once an image, whatever number of captions it is about
     assert [(q, a) for codes, q, a in rows if codes is CODES[1]] == [
         ("what color is the shape?", ["red", "teal"]),
         ("what is the red shape?", ["circle", "triangle"]),

@@ -22,7 +22,7 @@ def vocabulary(tmp_path_factory: pytest.TempPathFactory) -> Vocabulary:
     )
 
 
-@pytest.mark.skipif(not REFERENCE.is_dir(), reason="no reference data beside this checkout")
+@pytest.mark.skipif(not REFERENCE.is_dir(), reason="no reference data next to this checkout")
 def test_equal_to_the_published_collator() -> None:
     """The records' ids all hold the default suffix, whatever their `prompt` field says: the suffix is read off the
     ids."""

@@ -42,8 +42,8 @@ LIMITS = [
 ]
 
 
-def picture(width: int = 64, height: int = 64, format: str = "png") -> str:
-    """A picture file in base64."""
+def image(width: int = 64, height: int = 64, format: str = "png") -> str:
+    """An image file in base64."""
     pixels = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, format=format)
@@ -94,18 +94,18 @@ def test_health_says_what_runs_and_how_much_it_takes(server: str) -> None:
     assert said["sizes"] == ["64x64"] and said["limits"]["pictures"] == 2
 
 
-def test_pictures_are_those_of_liquid_generate(server: str, folder: Path, tmp_path: Path) -> None:
+def test_images_are_those_of_liquid_generate(server: str, folder: Path, tmp_path: Path) -> None:
     found = post(server, "/generate", {"prompt": "a red circle", "seed": 5, "count": 2, "guidance": 1.0}).json()
     assert [image["seed"] for image in found["images"]] == [5, 6] and (found["width"], found["height"]) == (64, 64)
-    for image in found["images"]:
-        output = tmp_path / str(image["seed"])
+    for one in found["images"]:
+        output = tmp_path / str(one["seed"])
         assert (
             main(
                 [
                     "generate",
                     f"checkpoint={folder}",
                     "prompt=a red circle",
-                    f"seed={image['seed']}",
+                    f"seed={one['seed']}",
                     "guidance=1",
                     f"output={output}",
                     "device=cpu",
@@ -113,14 +113,14 @@ def test_pictures_are_those_of_liquid_generate(server: str, folder: Path, tmp_pa
             )
             == 0
         )
-        drawn = np.asarray(Image.open(io.BytesIO(base64.b64decode(image["png"]))))
-        assert (drawn == np.asarray(Image.open(output / "00000.png"))).all()
+        generated = np.asarray(Image.open(io.BytesIO(base64.b64decode(one["png"]))))
+        assert (generated == np.asarray(Image.open(output / "00000.png"))).all()
 
 
 def test_answers_are_those_of_liquid_generate(
     server: str, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    content = content(80, 64)
+    content = image(80, 64)
     file = tmp_path / "a.png"
     file.write_bytes(base64.b64decode(content))
     for question in ("what color is the shape?", None):
@@ -140,8 +140,8 @@ def test_answers_are_those_of_liquid_generate(
             == 0
         )
         expected = capsys.readouterr().out.strip("\n")
-        for image in (content, f"data:image/png;base64,{content}"):
-            reply = post(server, "/answer", {"image": image, "question": question, "max_new_tokens": 8})
+        for sent in (content, f"data:image/png;base64,{content}"):
+            reply = post(server, "/answer", {"image": sent, "question": question, "max_new_tokens": 8})
             assert reply.status_code == 200 and reply.json()["answer"] == expected
 
 
@@ -171,12 +171,12 @@ BAD = [
     ("/answer", {"question": "what?"}, 422, "image"),
     ("/answer", {"image": "", "question": "what?"}, 422, "image"),
     ("/answer", {"image": "not base64!"}, 400, "base64"),
-    ("/answer", {"image": base64.b64encode(b"no picture").decode()}, 400, "not a picture"),
-    # cut off behind the header
-    ("/answer", {"image": base64.b64encode(base64.b64decode(picture())[:500]).decode()}, 400, "not a picture"),
-    ("/answer", {"image": picture(200, 100)}, 400, "limits.pixels"),
-    ("/answer", {"image": picture(), "question": "x" * 201}, 400, "limits.characters"),
-    ("/answer", {"image": picture(), "max_new_tokens": 33}, 400, "limits.new_tokens"),
+    ("/answer", {"image": base64.b64encode(b"no image").decode()}, 400, "not an image"),
+    # cut off after the header
+    ("/answer", {"image": base64.b64encode(base64.b64decode(image())[:500]).decode()}, 400, "not an image"),
+    ("/answer", {"image": image(200, 100)}, 400, "limits.pixels"),
+    ("/answer", {"image": image(), "question": "x" * 201}, 400, "limits.characters"),
+    ("/answer", {"image": image(), "max_new_tokens": 33}, 400, "limits.new_tokens"),
     ("/answer", {"image": "A" * 2**20}, 413, "limits.body_mib"),
 ]
 
@@ -280,14 +280,14 @@ def test_a_full_line_answers_503_with_retry_after(folder: Path) -> None:
     from liquid_train.generate.session import open_model, open_vq
     from liquid_train.serve.api import build_api
     from liquid_train.serve.engine import Engine
-    from liquid_train.serve.image_batches import Drawings
+    from liquid_train.serve.image_batches import ImageBatches
     from liquid_train.serve.worker import Worker
 
     session = open_model(folder, "cpu")
     engine, worker = Engine(session, open_vq(session, VQSettings("auto", "auto")), ServeLimits()), Worker(waiting=0)
     go = threading.Event()
     held = worker.submit(lambda check: go.wait(60), threading.Event())
-    with TestClient(build_api(Drawings(engine, worker), "tiny")) as client:
+    with TestClient(build_api(ImageBatches(engine, worker), "tiny")) as client:
         reply = client.post("/generate", json=GENERATE)
         assert reply.status_code == 503 and int(reply.headers["Retry-After"]) > 0 and "waiting" in reply.json()["error"]
         go.set()
@@ -350,7 +350,7 @@ def test_a_conversation_is_read_as_the_model_was_taught(folder: Path, template: 
     model, vocabulary = session.model, session.vocabulary
     vocabulary.tokenizer.chat_template = TEMPLATE if template else None
     engine = Engine(session, open_vq(session, VQSettings("auto", "auto")), ServeLimits())
-    codes = engine.codes(base64.b64decode(picture()))
+    codes = engine.codes(base64.b64decode(image()))
     turns = [Turn("user", [codes, "is it red?"]), Turn("assistant", ["yes"]), Turn("user", ["a circle?"])]
     written: list[str] = []
     found = engine.reply(turns, GREEDY, 0, 12, lambda: None, written.append)
@@ -368,21 +368,21 @@ def test_a_conversation_is_read_as_the_model_was_taught(folder: Path, template: 
 
 
 @pytest.fixture
-def drawings(folder: Path) -> Iterator[Any]:
-    """Up to four pictures a batch, in this process."""
+def image_batches(folder: Path) -> Iterator[Any]:
+    """Up to four images a batch, in this process."""
     from liquid_train.config.schema import ServeLimits, VQSettings
     from liquid_train.generate.session import open_model, open_vq
     from liquid_train.serve.engine import Engine
-    from liquid_train.serve.image_batches import Drawings
+    from liquid_train.serve.image_batches import ImageBatches
     from liquid_train.serve.worker import Worker
 
     session = open_model(folder, "cpu")
     worker = Worker(waiting=20)
-    yield Drawings(Engine(session, open_vq(session, VQSettings("auto", "auto")), ServeLimits()), worker)
+    yield ImageBatches(Engine(session, open_vq(session, VQSettings("auto", "auto")), ServeLimits()), worker)
     worker.close()
 
 
-def test_drawing_stops_at_the_next_row(drawings: Any) -> None:
+def test_drawing_stops_at_the_next_row(image_batches: Any) -> None:
     from liquid_train.serve.requests import GenerateRequest
     from liquid_train.serve.worker import Stopped
 
@@ -394,14 +394,14 @@ def test_drawing_stops_at_the_next_row(drawings: Any) -> None:
             stop.set()
 
     with pytest.raises(Stopped):
-        drawings.submit(GenerateRequest(prompt="a red circle", guidance=1.0, count=3), stop, row_done).result(60)
-    assert rows == [(1, 8), (2, 8), (3, 8)] and not drawings.line
+        image_batches.submit(GenerateRequest(prompt="a red circle", guidance=1.0, count=3), stop, row_done).result(60)
+    assert rows == [(1, 8), (2, 8), (3, 8)] and not image_batches.line
 
 
-def test_drawings_that_wait_together_are_one_batch_and_the_same_pictures(
-    drawings: Any, monkeypatch: pytest.MonkeyPatch
+def test_drawings_that_wait_together_are_one_batch_and_the_same_images(
+    image_batches: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Taken along: what fits into four pictures and has the same settings. A stopped one leaves the others' pictures
+    """Taken along: what fits into four images and has the same settings. A stopped one leaves the others' images
     alone."""
     from liquid_train.serve import engine
     from liquid_train.serve.requests import GenerateRequest
@@ -416,22 +416,22 @@ def test_drawings_that_wait_together_are_one_batch_and_the_same_pictures(
         GenerateRequest(prompt="a red circle", guidance=1.0, seed=6),
         GenerateRequest(prompt="a red circle", guidance=1.0, seed=7),
     ]
-    alone = [drawings.submit(one, threading.Event()).result(60) for one in asked]
-    batches, draw = [], engine.draw
+    alone = [image_batches.submit(one, threading.Event()).result(60) for one in asked]
+    batches, draw = [], engine.sample_images
 
     def watched(*arguments: Any, **options: Any) -> Any:
         batches.append(options["seeds"])
         return draw(*arguments, **options)
 
-    monkeypatch.setattr(engine, "draw", watched)
+    monkeypatch.setattr(engine, "sample_images", watched)
     go, stops, rows = threading.Event(), [threading.Event() for _ in asked], []
-    drawings.worker.submit(lambda check: go.wait(60), threading.Event())
+    image_batches.worker.submit(lambda check: go.wait(60), threading.Event())
 
     def first_row(done: int, _: int) -> None:
         rows.append(done)
         stops[0].set()  # the one that took the others along is not wanted any more: they are drawn all the same
 
-    futures = [drawings.submit(one, stop, first_row) for one, stop in zip(asked, stops, strict=True)]
+    futures = [image_batches.submit(one, stop, first_row) for one, stop in zip(asked, stops, strict=True)]
     stops[4].set()
     go.set()
     for n, future in enumerate(futures):
@@ -440,23 +440,23 @@ def test_drawings_that_wait_together_are_one_batch_and_the_same_pictures(
                 future.result(60)
         else:
             np.testing.assert_array_equal(future.result(60), alone[n])
-    assert batches == [[1, 2, 2, 6], [3], [4, 5, 6, 7]] and not drawings.line
+    assert batches == [[1, 2, 2, 6], [3], [4, 5, 6, 7]] and not image_batches.line
 
 
-def test_an_answer_stops_at_the_next_token(drawings: Any) -> None:
+def test_an_answer_stops_at_the_next_token(image_batches: Any) -> None:
     from liquid_train.generate.text_sampler import GREEDY
     from liquid_train.serve.engine import Turn
     from liquid_train.serve.requests import AnswerRequest
     from liquid_train.serve.worker import Stopped
 
-    engine, looks = drawings.engine, []
+    engine, looks = image_batches.engine, []
 
     def check() -> None:
         looks.append(1)
         if len(looks) == 3:
             raise Stopped("stopped")
 
-    content = base64.b64decode(content())
+    content = base64.b64decode(image())
     for question in ("is it red?", None):
         looks.clear()
         with pytest.raises(Stopped):

@@ -36,7 +36,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         process.wait(timeout=60)
 
 
-def test_pictures_come_with_progress_by_row(page: str) -> None:
+def test_images_come_with_progress_by_row(page: str) -> None:
     job = client.Client(page, verbose=False).submit("a red circle", "64x64", 3.0, 2, 7, api_name="/draw")
     status, gallery = job.result(timeout=200)
     assert status == "2 drawn" and [item["caption"] for item in gallery] == ["seed 7", "seed 8"]
@@ -49,7 +49,7 @@ def test_what_cannot_be_drawn_is_not_drawn(page: str) -> None:
     assert status == "not drawn"
 
 
-def test_a_question_about_an_uploaded_picture_is_answered(page: str, tmp_path: Path) -> None:
+def test_a_question_about_an_uploaded_image_is_answered(page: str, tmp_path: Path) -> None:
     Image.fromarray(np.zeros((80, 90, 3), np.uint8)).save(tmp_path / "a.png")
     message = {"text": "what color is the shape?", "files": [client.handle_file(tmp_path / "a.png")]}
     talk = client.Client(page, verbose=False).predict(message, [], 8, 0.0, api_name="/chat")[0]

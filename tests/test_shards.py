@@ -30,7 +30,7 @@ def make_set(path, counts=COUNTS):
             writer.add(
                 f"train/img-{n:05d}",
                 {"width": 64, "height": 64, "n": n},
-                None if n % 10 == 9 else f"picture {n} ü",
+                None if n % 10 == 9 else f"image {n} ü",
                 codes_of(n),
             )
             n += 1
@@ -74,7 +74,7 @@ def test_every_sample_in_order(path):
     for n, sample in enumerate(samples):
         assert sample["key"] == f"train/img-{n:05d}" and sample["info"]["n"] == n
         assert sample["codes"].dtype == np.uint16 and np.array_equal(sample["codes"], codes_of(n))
-        assert sample.get("text") == (None if n % 10 == 9 else f"picture {n} ü")
+        assert sample.get("text") == (None if n % 10 == 9 else f"image {n} ü")
     assert not shards.bad
 
 
@@ -108,7 +108,7 @@ def test_stock_webdataset_reads_the_tars(path):
         np.array_equal(s["codes.npy"], codes_of(n)) and s["codes.npy"].dtype == np.uint16 for n, s in enumerate(samples)
     )
     assert (
-        samples[3]["txt"] == "picture 3 ü"
+        samples[3]["txt"] == "image 3 ü"
         and samples[3]["json"] == {"width": 64, "height": 64, "n": 3}
         and "txt" not in samples[9]
     )

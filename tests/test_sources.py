@@ -1,4 +1,4 @@
-"""Lists and folders of pictures from real small files to the finished set: content, order, damage; and what
+"""Lists and folders of images from real small files to the finished set: content, order, damage; and what
 tokenize.input may be."""
 
 import json
@@ -18,8 +18,8 @@ from tests.source_files import (
     content,
     draw,
     dropped,
+    image,
     jsonl,
-    picture,
     run,
     settings_of,
     tar,
@@ -38,12 +38,12 @@ def test_pairs(tmp_path, vq):
     keys = ("text_prompt", "text", "caption")
     jsonl(
         tmp_path / "list.jsonl",
-        [{"image_path": f"{n}.png", keys[n % 3]: f" picture {n} é\n"} for n in range(7)] + [b"  "],
+        [{"image_path": f"{n}.png", keys[n % 3]: f" image {n} é\n"} for n in range(7)] + [b"  "],
     )
     shards = run(tmp_path, vq, "pairs", tmp_path / "list.jsonl")
     samples = list(shards)
     assert [s["key"] for s in samples] == [f"{n:09d}" for n in range(7)] and [s["text"] for s in samples] == [
-        f"picture {n} é" for n in range(7)
+        f"image {n} é" for n in range(7)
     ]
     assert all(s["info"] == {"source": "pairs", "width": 64, "height": 64} for s in samples)
     assert [s["nsamples"] for s in shards.shards] == [3, 3, 1] and shards.index["inputs"] == [["list.jsonl", 7]]
@@ -55,7 +55,7 @@ def test_pairs_with_damaged_rows(tmp_path, vq):
     draw(tmp_path / "pictures", 3)
     (tmp_path / "pictures" / "page.jpg").write_text("<html>404</html>")
     (tmp_path / "pictures" / "cut.png").write_bytes(content(0)[:60])
-    good = [{"image_path": f"{n}.png", "text": f"picture {n}"} for n in range(3)]
+    good = [{"image_path": f"{n}.png", "text": f"image {n}"} for n in range(3)]
     bad = [
         b"{not json",
         b"[1, 2]",
@@ -77,10 +77,10 @@ def test_pairs_with_damaged_rows(tmp_path, vq):
         vq,
         "pairs",
         tmp_path / "list.jsonl",
-        f"tokenize.images={tmp_path / 'pictures'}",
+        f"tokenize.images={tmp_path / 'images'}",
         "tokenize.max_bad=0.9",
     )
-    assert [s["text"] for s in shards] == ["picture 0", "picture 1", "picture 2"] and [s["key"] for s in shards] == [
+    assert [s["text"] for s in shards] == ["image 0", "image 1", "image 2"] and [s["key"] for s in shards] == [
         "000000000",
         "000000007",
         "000000015",
@@ -194,7 +194,7 @@ def test_vqa(tmp_path, vq):
 
 TURNS = [
     {"from": "human", "value": "<image>\nWhat is it?"},
-    {"from": "gpt", "value": "A picture."},
+    {"from": "gpt", "value": "An image."},
     {"from": "human", "value": "Sure?"},
     {"from": "gpt", "value": "Yes é."},
 ]
@@ -202,7 +202,7 @@ TURNS = [
 
 MESSAGES = [
     {"role": "user", "content": "<image>\nWhat is it?"},
-    {"role": "assistant", "content": "A picture."},
+    {"role": "assistant", "content": "An image."},
     {"role": "user", "content": "Sure?"},
     {"role": "assistant", "content": "Yes é."},
 ]
@@ -250,8 +250,8 @@ def test_chat(tmp_path, vq, form):
     assert samples[1]["info"] == {"messages": MESSAGES[2:], "source": "chat"} and samples[0]["info"]["width"] == 64
     no = "no conversation that a user begins and an assistant answers"
     found = {
-        5: "a conversation about a picture that it does not name",
-        6: "more than one picture",
+        5: "a conversation about an image that it does not name",
+        6: "more than one image",
         7: no,
         8: no,
         9: no,
@@ -295,7 +295,7 @@ def test_a_broken_json_array(tmp_path, vq, damage, kept, reason):
     check_every_start("chat", tmp_path / "a")
 
 
-def test_chats_that_have_no_picture_at_all(tmp_path, vq):
+def test_chats_that_have_no_image_at_all(tmp_path, vq):
     (tmp_path / "a.json").write_text(json.dumps([{"messages": HELLO}] * 4))
     shards = run(tmp_path, vq, "chat", tmp_path / "a.json")
     assert [s["info"]["messages"] for s in shards] == [HELLO] * 4 and shards.index["codes"] == {
@@ -311,10 +311,10 @@ def test_folder(tmp_path, vq):
     (root / "c.v1.jpeg").write_bytes(content(3, "JPEG"))
     (root / "D.PNG").write_bytes(content(4))
     for name, text in (
-        ("b/0.txt", " picture b0 \n"),
+        ("b/0.txt", " image b0 \n"),
         ("a/deep/0.txt", ""),
         ("c.v1.txt", "c"),
-        ("lonely.txt", "no picture"),
+        ("lonely.txt", "no image"),
         ("notes.md", ""),
     ):
         (root / name).write_text(text)
@@ -326,7 +326,7 @@ def test_folder(tmp_path, vq):
     assert [(s["key"], s.get("text")) for s in shards] == [
         ("000000000", None),
         ("000000001", None),
-        ("000000002", "picture b0"),
+        ("000000002", "image b0"),
         ("000000003", None),
         ("000000004", "c"),
     ]
@@ -413,7 +413,7 @@ def test_a_name_with_braces_and_a_name_that_is_not_utf8(tmp_path):
         (
             "folder",
             ["tokenize.input={tmp}/a.jsonl"],
-            r"tokenize.input=.*a.jsonl: no such folder; tokenize.source=folder reads the pictures below one",
+            r"tokenize.input=.*a.jsonl: no such folder; tokenize.source=folder reads the images below one",
         ),
         ("folder", ["tokenize.input=null"], r"tokenize.input=None: no such folder"),
         ("folder", ["tokenize.input={tmp}/empty"], r"tokenize.input=.*empty: no rows in it"),
@@ -421,9 +421,9 @@ def test_a_name_with_braces_and_a_name_that_is_not_utf8(tmp_path):
         (
             "pairs",
             ["tokenize.images={tmp}/gone"],
-            r"tokenize.images=.*gone: no such folder; paths of pictures in the list are taken from there",
+            r"tokenize.images=.*gone: no such folder; paths of images in the list are taken from there",
         ),
-        ("pictures", [], r"tokenize.source=pictures: no such source; one of pairs, webdataset"),
+        ("images", [], r"tokenize.source=images: no such source; one of pairs, webdataset"),
     ],
 )
 def test_inputs_that_cannot_work_are_refused(tmp_path, vq, source, overrides, message):
@@ -482,7 +482,7 @@ def test_a_changed_input_is_another_recipe(tmp_path):
 
 def test_multiratio_and_center_say_what_they_did(tmp_path, vq):
     for number, (width, height) in enumerate([(90, 60), (64, 64), (50, 60), (200, 80), (33, 64)]):
-        picture(number, 512, 512).resize((width, height)).save(tmp_path / f"{number}.png")
+        image(number, 512, 512).resize((width, height)).save(tmp_path / f"{number}.png")
     shards = run(
         tmp_path / "m", vq, "folder", tmp_path, "tokenize.crop=multiratio", "tokenize.sizes=[80x48,64x64,48x80]"
     )

@@ -25,13 +25,13 @@ def of(loss: float) -> dict[str, tuple[float, float]]:
 
 
 def test_a_step_with_more_of_a_dear_task_is_none() -> None:
-    """Texts cost three times a picture, and every step has another share of them; a picture that costs twice as much is
+    """Texts cost three times an image, and every step has another share of them; an image that costs twice as much is
     one."""
     state, config, random = GuardState(), SpikeConfig(window=64), np.random.default_rng(1)
 
-    def step(text: float, picture: float) -> bool:
+    def step(text: float, image: float) -> bool:
         share = float(random.choice([0.02, 0.05, 0.1, 0.6]))
-        return is_spike({"text": (share, text), "t2i": (1 - share, picture)}, state, config)
+        return is_spike({"text": (share, text), "t2i": (1 - share, image)}, state, config)
 
     assert not any(step(float(random.normal(6, 0.1)), float(random.normal(2, 0.05))) for _ in range(500))
     assert step(6.0, 4.0)

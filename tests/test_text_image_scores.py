@@ -16,7 +16,7 @@ from torchmetrics.functional.multimodal import clip_score
 from transformers import AutoModelForImageTextToText, AutoProcessor, CLIPModel, CLIPProcessor
 
 from evals.metrics.clipscore import clipscore, open_clip
-from evals.metrics.vqascore import Pictures, open_judge, vqascore
+from evals.metrics.vqascore import Images, open_judge, vqascore
 from evals.run import run
 from liquid_train.config.evaluation import CLIPScoreConfig, JudgeConfig
 from liquid_train.config.schema import EvalJob, VQSettings, load
@@ -41,13 +41,13 @@ def folders(tmp_path_factory) -> dict[str, Path]:
     return {name: getattr(judge_models, name)(root / name) for name in ("llava", "blip2_t5", "clip")}
 
 
-def some(tags: list[list[str]] | None = None) -> Pictures:
+def some(tags: list[list[str]] | None = None) -> Images:
     pixels = np.random.default_rng(0).integers(0, 256, (4, 32, 48, 3), dtype=np.uint8)
-    return Pictures(pixels, TEXTS, tags or [[] for _ in TEXTS], [5, 6, 7, 8], {"guidance": 1.0})
+    return Images(pixels, TEXTS, tags or [[] for _ in TEXTS], [5, 6, 7, 8], {"guidance": 1.0})
 
 
 def by_hand(folder: Path, kind: str, answer: str) -> list[float]:
-    """One picture at a time, the answer token by token."""
+    """One image at a time, the answer token by token."""
     processor = AutoProcessor.from_pretrained(folder)
     model = AutoModelForImageTextToText.from_pretrained(folder).eval()
     target = processor.tokenizer(answer, add_special_tokens=False).input_ids
@@ -79,20 +79,24 @@ def test_vqascore_is_the_probability_that_the_model_itself_gives(handle, folders
     judge = open_judge(config, CPU)
     measured = vqascore(handle, judge, some([["basic"], ["advanced"], ["basic", "color"], []]), config)
     expected = by_hand(folders[kind], kind, answer)
-    assert len(set(expected)) == 4  # the picture decides too: two texts are the same
+    assert len(set(expected)) == 4  # the image decides too: two texts are the same
     assert measured.values["vqascore"].value == pytest.approx(np.mean(expected), rel=1e-4)
     assert measured.values["vqascore/basic"].value == pytest.approx((expected[0] + expected[2]) / 2, rel=1e-4)
-    assert measured.values["vqascore/color"].n == 1 and measured.receipt.n == 4 and measured.receipt.seeds == "5 to 8"
-    assert len(str(measured.receipt.feature_weights)) == 64 and QUESTION in str(measured.receipt.features)
+    assert (
+        measured.values["vqascore/color"].n == 1
+        and measured.provenance.n == 4
+        and measured.provenance.seeds == "5 to 8"
+    )
+    assert len(str(measured.provenance.feature_weights)) == 64 and QUESTION in str(measured.provenance.features)
 
 
-def test_ranks_share_the_pictures(handle, folders):
+def test_ranks_share_the_images(handle, folders):
     config = JudgeConfig(QUESTION, "Yes", 8, model=str(folders["llava"]))
     judge, data = open_judge(config, CPU), some()
     whole = vqascore(handle, judge, data, config).values["vqascore"].value
 
     class Part(ModelHandle):
-        def gathered(self, values):  # a rank sees its own pictures, and zeros
+        def gathered(self, values):  # a rank sees its own images, and zeros
             return values
 
     parts = [

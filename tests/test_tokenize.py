@@ -43,8 +43,8 @@ def draw(path, number):
 
 
 @pytest.fixture
-def pictures(tmp_path, monkeypatch):
-    """ROWS drawn pictures in place of easy-VQA's; every fifth has no caption."""
+def images(tmp_path, monkeypatch):
+    """ROWS generated images in place of easy-VQA's; every fifth has no caption."""
     pytest.importorskip("easy_vqa")
     folder = tmp_path / "pictures"
     folder.mkdir()
@@ -84,7 +84,7 @@ def content(folder):
     return {p.relative_to(folder).as_posix(): sha256_of(p) for p in sorted(folder.rglob("*")) if p.is_file()}
 
 
-def test_the_set_holds_what_the_encoder_says(tmp_path, vq, pictures, capsys):
+def test_the_set_holds_what_the_encoder_says(tmp_path, vq, images, capsys):
     run(tmp_path / "set", vq, "tokenize.batch_size=1")
     assert sorted(content(tmp_path / "set")) == ["index.json", "shard-00000.tar", "shard-00001.tar", "shard-00002.tar"]
     shards = ShardSet(tmp_path / "set")
@@ -94,15 +94,15 @@ def test_the_set_holds_what_the_encoder_says(tmp_path, vq, pictures, capsys):
     assert [s["key"] for s in samples] == [f"train-{n:05d}" for n in range(ROWS)] and [
         s["nsamples"] for s in shards.shards
     ] == [8, 8, 7]
-    for sample, picture in zip(samples, pictures, strict=True):
-        pixels = torch.from_numpy(np.array(Image.open(picture.path))).permute(2, 0, 1)[None].float() / 127.5 - 1
+    for sample, image in zip(samples, images, strict=True):
+        pixels = torch.from_numpy(np.array(Image.open(image.path))).permute(2, 0, 1)[None].float() / 127.5 - 1
         assert sample["codes"].dtype == np.uint16 and sample["codes"].shape == (8, 8)
         assert np.array_equal(sample["codes"], model.encode(pixels)[0].numpy())
         info = sample["info"]
         assert (info["width"], info["height"], info["source"]) == (64, 64, "easy_vqa")
-        assert [(q["question"], q["answers"]) for q in info["questions"]] == [(q, [a]) for q, a in picture.questions]
-        assert sample.get("text") == picture.caption
-        assert [(c["text"], c["weight"]) for c in info.get("captions", [])] == picture.captions
+        assert [(q["question"], q["answers"]) for q in info["questions"]] == [(q, [a]) for q, a in image.questions]
+        assert sample.get("text") == image.caption
+        assert [(c["text"], c["weight"]) for c in info.get("captions", [])] == image.captions
     index, codes = shards.index, np.concatenate([s["codes"].ravel() for s in samples])
     assert index["no_caption"] == 4 and index["dropped"] == {} and index["codes"]["used"] == len(np.unique(codes)) > 5
     share = np.bincount(codes)[np.unique(codes)] / len(codes)
@@ -119,15 +119,15 @@ def test_the_set_holds_what_the_encoder_says(tmp_path, vq, pictures, capsys):
     assert "23 samples in 3 shards" in capsys.readouterr().out
 
 
-def test_any_number_of_workers_gives_the_same_bytes(tmp_path, vq, pictures):
-    pictures[5].path.write_bytes(b"no picture")
+def test_any_number_of_workers_gives_the_same_bytes(tmp_path, vq, images):
+    images[5].path.write_bytes(b"no image")
     overrides = ("tokenize.copies=2", "tokenize.batch_size=3", "tokenize.max_bad=0.5")
     run(tmp_path / "none", vq, *overrides)
     run(tmp_path / "two", vq, *overrides, "tokenize.workers=2")
     assert content(tmp_path / "none") == content(tmp_path / "two")
 
 
-def test_varied_copies(tmp_path, vq, pictures):
+def test_varied_copies(tmp_path, vq, images):
     run(tmp_path / "set", vq, "tokenize.copies=3")
     samples = {s["key"]: s for s in ShardSet(tmp_path / "set")}
     assert len(samples) == 3 * ROWS
@@ -145,13 +145,13 @@ def test_varied_copies(tmp_path, vq, pictures):
     assert content(tmp_path / "again") == content(tmp_path / "set") != content(tmp_path / "other")
 
 
-def test_a_copy_is_the_picture_mirrored_and_shifted_with_its_shape_inside(pictures):
+def test_a_copy_is_the_image_mirrored_and_shifted_with_its_shape_inside(images):
     seen = Counter()
-    for picture in pictures:
-        original = read_rgb(picture.path)
+    for image in images:
+        original = read_rgb(image.path)
         for copy in range(1, 6):
-            varied = read_varied(picture.path, 0, f"train-{picture.number:05d}", copy)
-            assert np.array_equal(varied, read_varied(picture.path, 0, f"train-{picture.number:05d}", copy))
+            varied = read_varied(image.path, 0, f"train-{image.number:05d}", copy)
+            assert np.array_equal(varied, read_varied(image.path, 0, f"train-{image.number:05d}", copy))
             # the whole shape is there
             assert Counter(map(tuple, varied.reshape(-1, 3))) == Counter(map(tuple, original.reshape(-1, 3)))
             moved = np.argwhere((varied != 240).any(2)).min(0) - np.argwhere((original != 240).any(2)).min(0)
@@ -211,7 +211,7 @@ def test_a_second_call_does_nothing_and_needs_no_torch(tmp_path, vq):
     assert {p: p.stat().st_mtime_ns for p in (tmp_path / "set").iterdir()} == before
 
 
-def test_killed_job_goes_on_to_the_same_bytes(tmp_path, vq, pictures):
+def test_killed_job_goes_on_to_the_same_bytes(tmp_path, vq, images):
     run(tmp_path / "whole", vq)
     program = textwrap.dedent("""
         import os, signal, sys
@@ -247,7 +247,7 @@ def test_killed_job_goes_on_to_the_same_bytes(tmp_path, vq, pictures):
             *vq,
         ]
         killed = subprocess.run(
-            [sys.executable, "-c", program, str(pictures[0].path.parent), str(at), *overrides],
+            [sys.executable, "-c", program, str(images[0].path.parent), str(at), *overrides],
             cwd=Path(__file__).resolve().parents[1],
         )
         assert killed.returncode == -9 and not (output / "index.json").exists()
@@ -259,7 +259,7 @@ def test_killed_job_goes_on_to_the_same_bytes(tmp_path, vq, pictures):
         assert content(output) == content(tmp_path / "whole") and kept.stat().st_ino == inode
 
 
-def test_damaged_or_missing_tars_are_made_again(tmp_path, vq, pictures):
+def test_damaged_or_missing_tars_are_made_again(tmp_path, vq, images):
     run(tmp_path / "set", vq)
     before, inode = content(tmp_path / "set"), (tmp_path / "set" / "shard-00001.tar").stat().st_ino
     with open(tmp_path / "set" / "shard-00000.tar", "r+b") as f:
@@ -270,7 +270,7 @@ def test_damaged_or_missing_tars_are_made_again(tmp_path, vq, pictures):
     assert content(tmp_path / "set") == before and (tmp_path / "set" / "shard-00001.tar").stat().st_ino == inode
 
 
-def test_another_recipe_is_refused_unless_it_may_overwrite(tmp_path, vq, pictures):
+def test_another_recipe_is_refused_unless_it_may_overwrite(tmp_path, vq, images):
     run(tmp_path / "set", vq)
     before = content(tmp_path / "set")
     other_vq = make_vq(tmp_path / "other", seed=1)
@@ -296,7 +296,7 @@ def test_another_recipe_is_refused_unless_it_may_overwrite(tmp_path, vq, picture
         )
 
 
-def test_a_checkpoint_of_the_same_vq_is_the_same_recipe(tmp_path, vq, pictures, capsys):
+def test_a_checkpoint_of_the_same_vq_is_the_same_recipe(tmp_path, vq, images, capsys):
     run(tmp_path / "set", vq)
     before = content(tmp_path / "set")
     from safetensors.torch import load_file
@@ -306,7 +306,7 @@ def test_a_checkpoint_of_the_same_vq_is_the_same_recipe(tmp_path, vq, pictures, 
     assert "nothing to do" in capsys.readouterr().out and content(tmp_path / "set") == before
 
 
-def test_shards_of_unknown_origin_are_not_replaced(tmp_path, vq, pictures):
+def test_shards_of_unknown_origin_are_not_replaced(tmp_path, vq, images):
     (tmp_path / "set").mkdir()
     (tmp_path / "set" / "shard-00000.tar").write_bytes(b"somebody's")
     with pytest.raises(ValueError, match="its shards have no recipe"):
@@ -314,15 +314,13 @@ def test_shards_of_unknown_origin_are_not_replaced(tmp_path, vq, pictures):
     assert (tmp_path / "set" / "shard-00000.tar").read_bytes() == b"somebody's"
 
 
-def test_unusable_pictures_are_counted_with_their_keys(tmp_path, vq, pictures, caplog):
-    pictures[2].path.write_bytes(b"no picture")
-    pictures[3].path.write_bytes(pictures[4].path.read_bytes()[:100])
-    pictures[9].path.unlink()
-    Image.new("RGB", (60, 64)).save(pictures[10].path)
-    Image.new("L", (128, 64), 7).save(pictures[11].path)  # another size and mode: fine
-    pictures[12] = describe(
-        12, pictures[12].path, [("what color is the shape?", "red"), ("is there a red shape?", "no")]
-    )
+def test_unusable_images_are_counted_with_their_keys(tmp_path, vq, images, caplog):
+    images[2].path.write_bytes(b"no image")
+    images[3].path.write_bytes(images[4].path.read_bytes()[:100])
+    images[9].path.unlink()
+    Image.new("RGB", (60, 64)).save(images[10].path)
+    Image.new("L", (128, 64), 7).save(images[11].path)  # another size and mode: fine
+    images[12] = describe(12, images[12].path, [("what color is the shape?", "red"), ("is there a red shape?", "no")])
     run(tmp_path / "set", vq, "tokenize.max_bad=0.3", "tokenize.batch_size=4")
     shards = ShardSet(tmp_path / "set")
     reasons = {
@@ -336,8 +334,7 @@ def test_unusable_pictures_are_counted_with_their_keys(tmp_path, vq, pictures, c
     samples = {s["key"]: s for s in shards}
     model = ImageTokenizer.from_files(vq[0].partition("=")[2], vq[1].partition("=")[2])
     pixels = (
-        torch.from_numpy(np.stack([read_rgb(pictures[n].path) for n in (13, 14, 15)])).permute(0, 3, 1, 2).float()
-        / 127.5
+        torch.from_numpy(np.stack([read_rgb(images[n].path) for n in (13, 14, 15)])).permute(0, 3, 1, 2).float() / 127.5
         - 1
     )
     # the others of the batch
@@ -352,12 +349,10 @@ def test_unusable_pictures_are_counted_with_their_keys(tmp_path, vq, pictures, c
     }
 
 
-def test_too_many_unusable_pictures_end_the_job(tmp_path, vq, pictures):
-    for picture in pictures[9:13]:
-        picture.path.write_bytes(b"")
-    with pytest.raises(
-        ValueError, match=r"tokenize.max_bad=0.1: 4 of 23 rows cannot be used \(not an image: 4\); mend"
-    ):
+def test_too_many_unusable_images_end_the_job(tmp_path, vq, images):
+    for image in images[9:13]:
+        image.path.write_bytes(b"")
+    with pytest.raises(ValueError, match=r"tokenize.max_bad=0.1: 4 of 23 rows cannot be used \(not an image: 4\); fix"):
         run(tmp_path / "set", vq, "tokenize.max_bad=0.1")
     assert not (tmp_path / "set" / "index.json").exists() and [p.name for p in (tmp_path / "set").glob("*.tar")] == [
         "shard-00000.tar"
@@ -388,13 +383,13 @@ def test_too_many_unusable_pictures_end_the_job(tmp_path, vq, pictures):
         (["tokenize.shardsize=5"], "tokenize.shardsize"),
     ],
 )
-def test_what_cannot_work_is_refused_and_leaves_nothing(tmp_path, vq, pictures, overrides, message):
+def test_what_cannot_work_is_refused_and_leaves_nothing(tmp_path, vq, images, overrides, message):
     with pytest.raises(ValueError, match=message):
         run(tmp_path / "set", vq, *overrides)
     assert not (tmp_path / "set").exists()
 
 
-def test_a_vq_that_does_not_fit_and_an_output_that_is_a_file(tmp_path, vq, pictures):
+def test_a_vq_that_does_not_fit_and_an_output_that_is_a_file(tmp_path, vq, images):
     other = yaml.safe_load(Path(vq[0].partition("=")[2]).read_text())
     other["model"]["params"]["n_embed"] = 32
     (tmp_path / "small.yaml").write_text(yaml.safe_dump(other))
@@ -407,7 +402,7 @@ def test_a_vq_that_does_not_fit_and_an_output_that_is_a_file(tmp_path, vq, pictu
     assert (tmp_path / "file").read_text() == "mine"
 
 
-def test_two_jobs_do_not_make_the_same_shards(tmp_path, vq, pictures):
+def test_two_jobs_do_not_make_the_same_shards(tmp_path, vq, images):
     program = textwrap.dedent("""
         import sys
         from pathlib import Path
@@ -430,7 +425,7 @@ def test_two_jobs_do_not_make_the_same_shards(tmp_path, vq, pictures):
     assert len(ShardSet(tmp_path / "set")) == ROWS
 
 
-def test_test_pictures_are_not_in_the_train_set():
+def test_test_images_are_not_in_the_train_set():
     pytest.importorskip("easy_vqa")
     splits = {split: {read_rgb(p.path).tobytes() for p in easy_vqa.load_split(split)} for split in ("train", "test")}
     assert len(splits["train"]) == 4000 and len(splits["test"]) == 1000 and not splits["train"] & splits["test"]

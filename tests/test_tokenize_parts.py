@@ -37,7 +37,7 @@ def vq(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def pairs(tmp_path_factory):
-    """A list of ROWS pictures of several sizes; a cut PNG, a page, an empty file and a bomb are among them, and one
+    """A list of ROWS images of several sizes; a cut PNG, a page, an empty file and a bomb are among them, and one
     that is too long."""
     folder = tmp_path_factory.mktemp("pairs")
     rng = np.random.default_rng(0)
@@ -50,7 +50,7 @@ def pairs(tmp_path_factory):
     (folder / "page.jpg").write_text("<html>404</html>")
     (folder / "empty.jpg").write_bytes(b"")
     (folder / "bomb.png").write_bytes(png(50_000, 50_000))
-    rows = [{"image_path": f"{number % FILES}.png", "text": f"picture {number}"} for number in range(ROWS)]
+    rows = [{"image_path": f"{number % FILES}.png", "text": f"image {number}"} for number in range(ROWS)]
     for row, name in ((9, "cut.png"), (48, "page.jpg"), (49, "empty.jpg"), (77, "long.png"), (120, "bomb.png")):
         rows[row]["image_path"] = name
     (folder / "list.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -95,8 +95,8 @@ def test_the_set_of_one_process(whole):
         and len(shards.shards) == 10
     )
     assert {s["codes"].shape for s in shards} == {(4, 4), (3, 5), (5, 3)} and {s["text"] for s in shards} >= {
-        "picture 0",
-        "picture 149",
+        "image 0",
+        "image 149",
     }
     lines = [json.loads(line) for line in (whole / "dropped.jsonl").read_text().splitlines()]
     assert [(line["row"], line["shard"]) for line in lines] == [
@@ -279,10 +279,10 @@ def test_max_bad_holds_for_the_whole_set(tmp_path, pairs, vq, whole):
         ValueError,
         match=(
             r"tokenize.max_bad=0.02: 4 of 150 rows cannot be used \(broken image: 1, not an image: 2, too many "
-            r"pixels: 1\); mend"
+            r"pixels: 1\); fix"
         ),
     ):
-        run(tmp_path / "set", pairs, vq, "tokenize.part=0/2", limit)  # three, and one beside it
+        run(tmp_path / "set", pairs, vq, "tokenize.part=0/2", limit)  # three, and one next to it
     assert not (tmp_path / "set" / "index.json").exists()
     run(tmp_path / "set", pairs, vq, "tokenize.part=0/2", "tokenize.max_bad=0.03")
     assert content(tmp_path / "set") == content(whole)
@@ -303,7 +303,7 @@ def test_parts_that_do_not_exist_are_refused(tmp_path, pairs, vq, part):
 
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("batch_size", [1, 3, 100])
-def test_batches_of_a_device_give_the_codes_of_single_pictures(pairs, vq, workers, batch_size):
+def test_batches_of_a_device_give_the_codes_of_single_images(pairs, vq, workers, batch_size):
     """The way of a GPU, where a whole shard is collected into batches of equal size, on an encoder that says it is no
     CPU."""
     files = [vq[0].partition("=")[2], vq[1].partition("=")[2]]
@@ -327,12 +327,12 @@ def test_batches_of_a_device_give_the_codes_of_single_pictures(pairs, vq, worker
     shards = list(encode_tasks(tasks, device, crop, workers))  # type: ignore[arg-type]
     assert [len(shard) for shard in shards] == [32, 28] and max(n for _, n in sizes) <= batch_size
     for read, result in zip(reads, [result for shard in shards for result in shard], strict=True):
-        picture = prepare(read, crop)
-        if picture is None or isinstance(picture, str):
-            assert result == picture
+        image = prepare(read, crop)
+        if image is None or isinstance(image, str):
+            assert result == image
             continue
-        assert isinstance(result, Encoded) and result.info == picture.info and result.info["multiratio"]
-        x = torch.from_numpy(picture.pixels.copy()).permute(2, 0, 1)[None].float() / 127.5 - 1
+        assert isinstance(result, Encoded) and result.info == image.info and result.info["multiratio"]
+        x = torch.from_numpy(image.pixels.copy()).permute(2, 0, 1)[None].float() / 127.5 - 1
         assert np.array_equal(result.codes, encoder.model.encode(x)[0].numpy()) and result.codes.dtype == np.uint16
     if batch_size == 3:
         assert (
@@ -343,7 +343,7 @@ def test_batches_of_a_device_give_the_codes_of_single_pictures(pairs, vq, worker
 
 
 class Read:
-    """A picture to be read in whatever process it is asked for."""
+    """An image to be read in whatever process it is asked for."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -352,7 +352,7 @@ class Read:
         return read_rgb(self.path)
 
 
-def test_pictures_of_a_batch_do_not_change_each_other(pairs, vq):
+def test_images_of_a_batch_do_not_change_each_other(pairs, vq):
     """The CPU's way: a batch is of one task and one size, in order of the rows."""
     files = [vq[0].partition("=")[2], vq[1].partition("=")[2]]
     crop = Crop("center", 8, 32, (), None)

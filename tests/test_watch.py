@@ -1,4 +1,4 @@
-"""`liquid eval watch=RUN` beside checkpoints that come one by one, and what W&B is given."""
+"""`liquid eval watch=RUN` next to checkpoints that come one by one, and what W&B is given."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from liquid_train.checkpoint.folder import COMMIT
 from liquid_train.cli import main
 from liquid_train.config.schema import TrackerConfig, WandbConfig
 from liquid_train.measurement.measurement import Measurement, bare, write_measurement
-from liquid_train.measurement.provenance import Receipt
+from liquid_train.measurement.provenance import Provenance
 from liquid_train.report import html as report
 from liquid_train.report.compare import read_evaluations
 from liquid_train.report.run_reader import read_run, series
@@ -187,12 +187,12 @@ def test_a_folder_that_is_no_run(tmp_path, images, capsys):
 
 def evaluation(run: Path, step: int) -> None:
     values = {"vqa_accuracy": bare(0.5, 8, "of a test"), "right_color": bare(float("nan"), 4, "of a test")}
-    write_measurement(run / "evals", "vqa", step, Measurement(values, Receipt(n=8)))
+    write_measurement(run / "evals", "vqa", step, Measurement(values, Provenance(n=8)))
     (run / "samples").mkdir(parents=True, exist_ok=True)
     Image.fromarray(np.full((8, 8, 3), step, dtype=np.uint8)).save(run / "samples" / f"step-{step:08d}.png")
 
 
-def test_wandb_gets_the_table_and_the_pictures(tmp_path, monkeypatch):
+def test_wandb_gets_the_table_and_the_images(tmp_path, monkeypatch):
     monkeypatch.setenv("WANDB_DIR", str(tmp_path))
     tracker = Tracker(tmp_path, TrackerConfig(progress=False), name="a/b", settings={"x": 1}, first_step=0, steps=2)
     tracker.write({"step": 1, "loss": 2.0})

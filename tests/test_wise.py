@@ -1,4 +1,4 @@
-"""WISE: the published files, the pictures for its scorer, and a judge's marks."""
+"""WISE: the published files, the images for its scorer, and a judge's marks."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def test_wiscore_and_the_weights_of_the_categories_by_hand(tmp_path):
     assert {key.removeprefix("wise/"): value for key, value in v.items() if "/" in key} == pytest.approx(means)
     weights = {"cultural": 0.4, "time": 0.167, "space": 0.133, "biology": 0.1, "physics": 0.1, "chemistry": 0.1}
     assert v["wise"] == pytest.approx(sum(weights[name] * means[name] for name in weights))
-    assert measured.receipt.n == 8 and "8 of WISE's 1,000 prompts: not the published score" in measured.warnings
+    assert measured.provenance.n == 8 and "8 of WISE's 1,000 prompts: not the published score" in measured.warnings
 
 
 def test_what_has_no_marks_is_named_and_never_left_out_in_silence(tmp_path):
@@ -89,7 +89,7 @@ def test_what_has_no_marks_is_named_and_never_left_out_in_silence(tmp_path):
         with pytest.raises(ValueError, match=f"wise.scores: .*{message}"):
             score(prompts, [path], 0.0)
         measured = score(prompts, [path], 0.5)
-        assert measured.receipt.n in (7, 8) and any("left out: " in line for line in measured.warnings)
+        assert measured.provenance.n in (7, 8) and any("left out: " in line for line in measured.warnings)
     measured = score(prompts, [marks(tmp_path / "m.jsonl", ALL[:5])], 0.5)
     assert "wise" not in measured.values and any("is not given" in line for line in measured.warnings)
     (tmp_path / "m.jsonl").write_text('{"prompt_id": 1}\n{"prompt')

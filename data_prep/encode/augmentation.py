@@ -1,4 +1,4 @@
-"""Mirrored and shifted copies of a picture, made before it is tokenized.
+"""Mirrored and shifted copies of an image, made before it is tokenized.
 
 Pixels are uint8 [height, width, 3] throughout.
 """
@@ -16,7 +16,7 @@ MAX_SHIFT = 8  # pixels
 
 
 def read_varied(path: Path, seed: int, key: str, copy: int) -> np.ndarray:
-    """The picture, mirrored by a coin and shifted: a function of (seed, key, copy) and the file alone."""
+    """The image, mirrored by a coin and shifted: a function of (seed, key, copy) and the file alone."""
     generator = keyed_generator(seed, key, copy)
     pixels = read_rgb(path)
     if generator.random() < 0.5:
@@ -36,7 +36,7 @@ def shift(pixels: np.ndarray, down: int, right: int) -> np.ndarray:
 
 
 def shift_room(pixels: np.ndarray) -> list[tuple[int, int]]:
-    """[(up, down), (left, right)]: by how many pixels the content may move and stay inside the picture.
+    """[(up, down), (left, right)]: by how many pixels the content may move and stay inside the image.
 
     The background is the corners' colour. There is no room along an axis where the content touches a border (repeating
     that border would stretch it), and none at all where the corners differ, for then the background is not known.

@@ -1,7 +1,7 @@
-"""`tokenize.batch_size=auto`: the fastest batch for a VQ, a size of picture and a device.
+"""`tokenize.batch_size=auto`: the fastest batch for a VQ, a size of image and a device.
 
 On a GPU it is measured: the smallest batch within TOLERANCE of the best. On a CPU it follows from the size of one
-layer's activations, by what benchmarks/vq_pass.py measures (small pictures gain from a batch, large ones do not): so
+layer's activations, by what benchmarks/vq_pass.py measures (small images gain from a batch, large ones do not): so
 that two sets made with auto on two machines, or on one machine at two times, are the same bytes.
 """
 
@@ -22,11 +22,11 @@ ROUNDS = 3
 
 
 def fastest_batch(encoder: BatchEncoder, width: int, height: int) -> int:
-    """Pictures a batch, for pictures of width x height pixels."""
+    """Images a batch, for images of width x height pixels."""
     if encoder.device.type == "cpu":
         activations = width * height * int(encoder.model.config.ddconfig["ch"]) * 4
         return max(1, min(CPU_BATCH, CACHED_BYTES // activations))
-    seconds: dict[int, float] = {}  # batch -> for one picture
+    seconds: dict[int, float] = {}  # batch -> for one image
     with one_exact_thread():
         for batch in CUDA_BATCHES:
             pixels = np.random.default_rng(0).integers(0, 256, (batch, height, width, 3), np.uint8)
@@ -37,7 +37,7 @@ def fastest_batch(encoder: BatchEncoder, width: int, height: int) -> int:
                 break
     if not seconds:
         raise ValueError(
-            f"tokenize.device={encoder.settings.device}: its memory does not hold one picture of {width}x{height}; "
+            f"tokenize.device={encoder.settings.device}: its memory does not hold one image of {width}x{height}; "
             "use a smaller tokenize.size"
         )
     fastest = min(seconds.values())

@@ -1,4 +1,4 @@
-"""From a picture as it is to the size that the VQ gets (`tokenize.crop`).
+"""From an image as it is to the size that the VQ gets (`tokenize.crop`).
 
 none         as it is; both sides must be multiples of the downsampling
 center       the shorter side to `size` by Lanczos, then the centre square: what the published Chameleon tokenizer does
@@ -16,7 +16,7 @@ from liquid_train.image_tokenizer.preprocess import UnusableImage, cover, neares
 
 AREA_TOLERANCE = 0.2  # of size^2, by which a size of the list may differ
 STEPS = 8  # a default list's sides are multiples of about size / STEPS
-TOO_LONG = "aspect ratio above"  # begins the reason of a picture left out by tokenize.max_aspect
+TOO_LONG = "aspect ratio above"  # begins the reason of an image left out by tokenize.max_aspect
 
 Size = tuple[int, int]  # width, height
 

@@ -1,10 +1,10 @@
-"""Pictures to grids of codes, in this process or in several; the results do not depend on which.
+"""Images to grids of codes, in this process or in several; the results do not depend on which.
 
     CPU   tasks of rows -> processes that read, crop and encode, one thread each
     CUDA  tasks of rows -> processes that read and crop -> batches of one size, pinned -> the device
 
-A code flips about once in 50,000 when the batch changes. Which pictures share a batch is therefore a function of the
-shard and the batch size alone: a batch holds pictures of one task (CPU) or one shard (CUDA), in order of their rows, of
+A code flips about once in 50,000 when the batch changes. Which images share a batch is therefore a function of the
+shard and the batch size alone: a batch holds images of one task (CPU) or one shard (CUDA), in order of their rows, of
 one size.
 """
 
@@ -52,7 +52,7 @@ class EncoderSettings:
 
 @dataclass(frozen=True)
 class Cropped:
-    """A picture ready for the VQ: uint8 [h, w, 3], and what its crop adds to KEY.json."""
+    """An image ready for the VQ: uint8 [h, w, 3], and what its crop adds to KEY.json."""
 
     pixels: np.ndarray
     info: dict[str, Any]
@@ -105,24 +105,24 @@ class BatchEncoder:
 
 
 class Batches:
-    """Pictures one after the other -> batches of one size -> codes; only pictures of batches that are not full yet are
+    """Images one after the other -> batches of one size -> codes; only images of batches that are not full yet are
     held."""
 
     def __init__(self, encoder: BatchEncoder) -> None:
         self.encoder = encoder
         self._results: list[Any] = []
-        self._waiting: dict[tuple[int, ...], list[int]] = {}  # size -> places of its pictures
+        self._waiting: dict[tuple[int, ...], list[int]] = {}  # size -> places of its images
         self._running: list[tuple[list[int], Tensor]] = []
 
-    def add(self, pictures: Iterable[Cropped | str | None]) -> None:
-        for picture in pictures:
+    def add(self, images: Iterable[Cropped | str | None]) -> None:
+        for image in images:
             place = len(self._results)
-            self._results.append(picture)
-            if isinstance(picture, Cropped):
-                places = self._waiting.setdefault(picture.pixels.shape, [])
+            self._results.append(image)
+            if isinstance(image, Cropped):
+                places = self._waiting.setdefault(image.pixels.shape, [])
                 places.append(place)
                 if len(places) == self.encoder.settings.batch_size:
-                    self._encode(self._waiting.pop(picture.pixels.shape))
+                    self._encode(self._waiting.pop(image.pixels.shape))
 
     def _encode(self, places: list[int]) -> None:
         codes = self.encoder.encode(np.stack([self._results[place].pixels for place in places]))
@@ -142,7 +142,7 @@ class Batches:
 
 
 def prepare(read: ReadImage | None, crop: Crop) -> Cropped | str | None:
-    """Read and crop one picture; the reason in its place when it cannot be used."""
+    """Read and crop one image; the reason in its place when it cannot be used."""
     if read is None:
         return None
     try:
@@ -189,7 +189,7 @@ def one_exact_thread() -> Iterator[None]:
 def _in_processes(
     tasks: Iterable[Task], crop: Crop, settings: EncoderSettings | None, workers: int
 ) -> Iterator[tuple[Task, list[Any]]]:
-    """(task, its pictures) in order, cropped by a pool of processes; with `settings` encoded by them too."""
+    """(task, its images) in order, cropped by a pool of processes; with `settings` encoded by them too."""
     pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _start_worker, (crop, settings))
     waiting: deque[tuple[Task, Future[list[Any]]]] = deque()
     try:

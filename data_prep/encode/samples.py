@@ -1,4 +1,4 @@
-"""From a row of the source, and the codes of its picture, to the samples that a shard holds for it."""
+"""From a row of the source, and the codes of its image, to the samples that a shard holds for it."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def task_rows(batch_size: int | None) -> int:
 
 
 def samples_of(plan: Plan, row: int, item: Item, result: Encoded | None) -> list[NewSample]:
-    """One sample, or the pieces of a long text. result: the picture's codes, None for a row without one."""
+    """One sample, or the pieces of a long text. result: the image's codes, None for a row without one."""
     key, info = item.key or f"{row:09d}", {**item.info, "source": plan.recipe["source"]["name"]}
     if result is not None:
         assert plan.downsampling is not None

@@ -37,7 +37,7 @@ def check_bad(dropped: dict[str, int], rows: int, limit: float, flag: str = "tok
     if sum(bad.values()) > limit * rows:
         raise ValueError(
             f"{flag}={limit}: {sum(bad.values()):,} of {rows:,} rows cannot be used ({counted(bad)}); "
-            "mend the source, or allow a larger share"
+            "fix the source, or allow a larger share"
         )
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from liquid_train.config.schema import VQSettings, package_path
 from liquid_train.data.shards import INDEX_NAME
 
-if TYPE_CHECKING:  # torch is imported only where pictures are encoded or decoded
+if TYPE_CHECKING:  # torch is imported only where images are encoded or decoded
     from liquid_train.image_tokenizer.taming import ImageTokenizer
 
 FLAGS = "--vq-config and --vq-checkpoint"
@@ -64,7 +64,7 @@ def mismatch(index: dict[str, Any], model: ImageTokenizer, files: VQFiles) -> st
 def open_vq(path: Path, index: dict[str, Any], files: VQFiles, parts: tuple[str, ...]) -> ImageTokenizer:
     """The VQ for decoding a set. Raises ValueError where the set holds no codes or those of another VQ."""
     if "vq_fingerprint" not in index and "max_code" not in index:
-        raise ValueError(f"{path}: a set of texts, there are no pictures to decode")
+        raise ValueError(f"{path}: a set of texts, there are no images to decode")
     model = files.open(parts)
     if different := mismatch(index, model, files):
         raise ValueError(f"{path}: {different}; give the right one with {FLAGS}")

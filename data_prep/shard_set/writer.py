@@ -48,11 +48,11 @@ class ShardWriter:
     def __init__(self, output: Path, number: int) -> None:
         self.number = number
         self.final = output / shard_name(number)
-        self.aside = output / PARTIAL / shard_name(number)
+        self.staging_directory = output / PARTIAL / shard_name(number)
         self.totals: Counter[str] = Counter()
         self.dropped: Counter[str] = Counter()  # reason -> rows that were to be in this shard
         self._chunks: list[list[int]] = []
-        self._file = open(self.aside, "wb")  # noqa: SIM115 (closed by finish or abort)
+        self._file = open(self.staging_directory, "wb")  # noqa: SIM115 (closed by finish or abort)
         self._tar = tarfile.open(fileobj=self._file, mode="w", format=tarfile.PAX_FORMAT)  # noqa: SIM115
 
     def add(self, key: str, info: dict[str, Any], text: str | None, codes: np.ndarray | None) -> None:
@@ -89,15 +89,15 @@ class ShardWriter:
         entry = {
             "url": self.final.name,
             "nsamples": self.totals["samples"],
-            "bytes": self.aside.stat().st_size,
-            "sha256": sha256_of(self.aside),
+            "bytes": self.staging_directory.stat().st_size,
+            "sha256": sha256_of(self.staging_directory),
             "chunks": self._chunks,
             "totals": {k: v for k, v in sorted(self.totals.items()) if v or k != "messages"},
             "dropped": dict(sorted(self.dropped.items())),
         }
-        move_into_place(self.aside, self.final)
+        move_into_place(self.staging_directory, self.final)
         return entry
 
     def abort(self) -> None:
         self._file.close()
-        self.aside.unlink(missing_ok=True)
+        self.staging_directory.unlink(missing_ok=True)

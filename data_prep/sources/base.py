@@ -38,7 +38,7 @@ class Item:
     """One row before tokenizing.
 
     info: KEY.json; an image's width and height are added when it is encoded. image: reads the pixels, uint8 [height,
-    width, 3]; runs in an encoder process, so it must pickle; None for a text or a chat without a picture. text:
+    width, 3]; runs in an encoder process, so it must pickle; None for a text or a chat without an image. text:
     KEY.txt: the caption of an image, or the text itself. problem: why the source says this row is unusable. key: its
     name in the shards, without a dot; None: the row's number. origin: what a message calls it.
     """

@@ -1,4 +1,4 @@
-"""easy-VQA (PyPI `easy-vqa`, MIT): 64x64 pictures of one coloured shape, questions with one-word answers, captions
+"""easy-VQA (PyPI `easy-vqa`, MIT): 64x64 images of one coloured shape, questions with one-word answers, captions
 derived.
 
 The package states no captions. "a blue rectangle" is derived from an image's questions and answers: a direct answer
@@ -32,9 +32,9 @@ _NEGATED = re.compile(r"\b(not|no)\b")
 
 @dataclass(frozen=True)
 class EasyVQAImage:
-    """One picture with its questions; `color` and `shape` are None where the answers leave them open.
+    """One image with its questions; `color` and `shape` are None where the answers leave them open.
 
-    problem: why the picture cannot be used (its answers contradict each other), else None.
+    problem: why the image cannot be used (its answers contradict each other), else None.
     """
 
     number: int
@@ -83,7 +83,7 @@ def derive(questions: list[tuple[str, str]], candidates: tuple[str, ...]) -> str
 
 
 def describe(number: int, path: Path, questions: list[tuple[str, str]]) -> EasyVQAImage:
-    """One picture with what its answers tell; contradicting answers are a `problem` of this picture, not an error."""
+    """One image with what its answers tell; contradicting answers are a `problem` of this image, not an error."""
     try:
         return EasyVQAImage(number, path, questions, derive(questions, COLORS), derive(questions, SHAPES))
     except ValueError:

@@ -1,4 +1,4 @@
-"""The `folder` source: pictures below a folder, each with its caption in a .txt of the same name beside it."""
+"""The `folder` source: images below a folder, each with its caption in a .txt of the same name next to it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".ti
 
 
 class FolderSource(Rows):
-    """One input: the folder, its pictures in order of their paths. A picture without a .txt has no caption and is
+    """One input: the folder, its images in order of their paths. An image without a .txt has no caption and is
     kept."""
 
     has_images = True
@@ -28,13 +28,13 @@ class FolderSource(Rows):
         refuse_unused(settings, ())
         if settings.input is None or not Path(settings.input).expanduser().is_dir():
             raise ValueError(
-                f"tokenize.input={settings.input}: no such folder; tokenize.source=folder reads the pictures below one"
+                f"tokenize.input={settings.input}: no such folder; tokenize.source=folder reads the images below one"
             )
         self.root = Path(settings.input).expanduser()
 
     def recipe(self) -> dict[str, Any]:
         digest = hashlib.sha256()
-        for path in pictures(self.root):
+        for path in images(self.root):
             digest.update(
                 os.fsencode(
                     f"{path.relative_to(self.root).as_posix()}\0{size(path)}\0{size(path.with_suffix('.txt'))}\0"
@@ -49,10 +49,10 @@ class FolderSource(Rows):
         return ["."]
 
     def count(self, name: str) -> int:
-        return sum(1 for _ in pictures(self.root))
+        return sum(1 for _ in images(self.root))
 
     def rows_from(self, name: str, start: int) -> Iterator[Item]:
-        for path in islice(pictures(self.root), start, None):
+        for path in islice(images(self.root), start, None):
             origin = path.relative_to(self.root).as_posix()
             try:
                 text = path.with_suffix(".txt").read_text(encoding="utf-8").strip() or None
@@ -67,8 +67,8 @@ class FolderSource(Rows):
             yield Item({}, partial(read_rgb, path), text, origin=origin)
 
 
-def pictures(folder: Path) -> Iterator[Path]:
-    """Picture files below a folder; only the names of one folder at a time are in memory."""
+def images(folder: Path) -> Iterator[Path]:
+    """Image files below a folder; only the names of one folder at a time are in memory."""
     try:
         with os.scandir(folder) as entries:
             names = sorted((entry.name, entry.is_dir()) for entry in entries)
@@ -76,13 +76,13 @@ def pictures(folder: Path) -> Iterator[Path]:
         raise ValueError(f"tokenize.input={folder}: cannot be read: {error.strerror}") from error
     for name, is_folder in names:
         if is_folder:
-            yield from pictures(folder / name)
+            yield from images(folder / name)
         elif name.lower().endswith(IMAGE_SUFFIXES):
             yield folder / name
 
 
 def size(path: Path) -> int:
-    """Bytes of a file; -1 where there is none, also behind a link that leads nowhere."""
+    """Bytes of a file; -1 where there is none, also after a link that leads nowhere."""
     try:
         return path.stat().st_size
     except OSError:

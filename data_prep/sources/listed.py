@@ -1,4 +1,4 @@
-"""Sources that are lists with paths of pictures: JSON lines (`pairs`, `vqa`) and LLaVA's JSON (`chat`)."""
+"""Sources that are lists with paths of images: JSON lines (`pairs`, `vqa`) and LLaVA's JSON (`chat`)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from liquid_train.config.schema import TokenizeSettings
 from liquid_train.image_tokenizer.preprocess import read_rgb
 
 TEXT_KEYS = ("text_prompt", "text", "caption")
-IMAGE_TOKEN = "<image>"  # where LLaVA's messages have the picture
+IMAGE_TOKEN = "<image>"  # where LLaVA's messages have the image
 ROLES = {"human": "user", "gpt": "assistant", "user": "user", "assistant": "assistant", "system": "system"}
 
 BEGINNING = 4096  # bytes, in which an array shows its bracket
@@ -36,7 +36,7 @@ class ListSource(FileSource):
         super().__init__(settings)
         if settings.images is not None and not Path(settings.images).expanduser().is_dir():
             raise ValueError(
-                f"tokenize.images={settings.images}: no such folder; paths of pictures in the list are taken from there"
+                f"tokenize.images={settings.images}: no such folder; paths of images in the list are taken from there"
             )
 
     def rows_from(self, name: str, start: int) -> Iterator[Item]:
@@ -63,7 +63,7 @@ class ListSource(FileSource):
 
 
 class PairsSource(ListSource):
-    """Pictures with a caption: {"image_path", "text_prompt" (or "text", or "caption")} a line, the published pair
+    """Images with a caption: {"image_path", "text_prompt" (or "text", or "caption")} a line, the published pair
     format."""
 
     keys = ("images", "image_key", "text_key")
@@ -77,7 +77,7 @@ class PairsSource(ListSource):
 
 
 class VQASource(ListSource):
-    """Pictures with questions: {"image_path", "questions": [{"question", "answers": [...]}]} a line; `question`,
+    """Images with questions: {"image_path", "questions": [{"question", "answers": [...]}]} a line; `question`,
     `answer` alone too."""
 
     def described(self, row: dict[str, Any], image: partial, origin: str) -> Item:
@@ -109,8 +109,8 @@ class ChatSource(ListSource):
     """Conversations in LLaVA's format, one JSON array or JSON lines: {"image", "conversations": [{"from": "human",
     "value"}, ...]}.
 
-    Chats without a picture are kept as they are. KEY.json: `messages: [{"role", "content"}]`, `<image>` where the
-    picture belongs.
+    Chats without an image are kept as they are. KEY.json: `messages: [{"role", "content"}]`, `<image>` where the
+    image belongs.
     """
 
     suffixes = (".json", ".jsonl")
@@ -128,10 +128,10 @@ class ChatSource(ListSource):
             image = image[0] if image else None
         if image is None or image == "":
             if any(IMAGE_TOKEN in m["content"] for m in messages):
-                return Item({}, problem="a conversation about a picture that it does not name", origin=origin)
+                return Item({}, problem="a conversation about an image that it does not name", origin=origin)
             return Item({"messages": messages}, origin=origin)
         if not isinstance(image, str):
-            return Item({}, problem="more than one picture", origin=origin)
+            return Item({}, problem="more than one image", origin=origin)
         if not any(IMAGE_TOKEN in m["content"] for m in messages):
             first = next(m for m in messages if m["role"] == "user")
             first["content"] = f"{IMAGE_TOKEN}\n{first['content']}"

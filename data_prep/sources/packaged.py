@@ -1,4 +1,4 @@
-"""Sources that come with a Python package: the quickstart's pictures (`easy_vqa`) and texts (`python_docs`)."""
+"""Sources that come with a Python package: the quickstart's images (`easy_vqa`) and texts (`python_docs`)."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from liquid_train.image_tokenizer.preprocess import read_rgb
 
 
 class EasyVQASource:
-    """The pictures of easy-VQA, then their varied copies; every one carries all of the picture's questions.
+    """The images of easy-VQA, then their varied copies; every one carries all of the image's questions.
 
-    (The questions name no side, so they hold for a mirrored picture too.)
+    (The questions name no side, so they hold for a mirrored image too.)
     """
 
     has_images = True

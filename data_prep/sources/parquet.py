@@ -1,4 +1,4 @@
-"""The `parquet` source: a column of pictures (bytes, or Hugging Face's {"bytes", "path"}) and one of captions."""
+"""The `parquet` source: a column of images (bytes, or Hugging Face's {"bytes", "path"}) and one of captions."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class ParquetSource(FileSource):
                 yield Item({}, problem="damaged row group", origin=f"{name}, row {row}")
 
     def _columns(self, name: str, file: Any) -> tuple[str, str]:
-        """Names of the columns with the pictures and the captions."""
+        """Names of the columns with the images and the captions."""
         names = file.schema_arrow.names
         image = _column(names, self.settings.image_key, IMAGE_COLUMNS, "image_key", self.files[name])
         return image, _column(names, self.settings.text_key, TEXT_KEYS, "text_key", self.files[name])
@@ -86,12 +86,12 @@ def _column(names: list[str], asked: str | None, usual: tuple[str, ...], key: st
     return found
 
 
-def _item(picture: Any, words: Any, origin: str) -> Item:
-    """picture, words: pyarrow scalars."""
-    content = picture.as_py()
+def _item(image: Any, words: Any, origin: str) -> Item:
+    """image, words: pyarrow scalars."""
+    content = image.as_py()
     content = content.get("bytes") if isinstance(content, dict) else content
     if not isinstance(content, bytes):
-        return Item({}, problem="no picture", origin=origin)
+        return Item({}, problem="no image", origin=origin)
     try:
         text = caption({"text": words.as_py()}, ("text",))
     except UnicodeDecodeError:

@@ -34,7 +34,7 @@ def load_topics() -> dict[str, str]:
 
 
 def is_test_topic(name: str) -> bool:
-    """Decided by a hash of the name, so that it does not depend on the topics beside it."""
+    """Decided by a hash of the name, so that it does not depend on the topics next to it."""
     return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") % TEST_SHARE == 0
 
 

@@ -1,4 +1,4 @@
-"""The `webdataset` source: tars with one picture and its caption a sample, as img2dataset writes them."""
+"""The `webdataset` source: tars with one image and its caption a sample, as img2dataset writes them."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class WebdatasetSource(FileSource):
     def _item(self, files: Files, origin: str) -> Item:
         extension = next((e for e in IMAGE_SUFFIXES if e in files), None)
         if extension is None:
-            return Item({}, problem="no picture", origin=origin)
+            return Item({}, problem="no image", origin=origin)
         try:
             info = readable(json.loads(files.get("json", b"{}")))
             text = files["txt"].decode("utf-8-sig").strip() if "txt" in files else None
@@ -86,7 +86,7 @@ def weighted(captions: list[Any]) -> list[dict[str, Any]]:
 def samples(path: Path, start: int, content: bytes | None) -> Iterator[tuple[str, Files | None]]:
     """(key, files) of the samples from number `start` on. content=None: names only, nothing is read but the headers.
 
-    A tar that breaks off or is damaged yields a last ("", None): for the sample in which it breaks and for all behind
+    A tar that breaks off or is damaged yields a last ("", None): for the sample in which it breaks and for all after
     it.
     """
     number, current, files = 0, None, Files()
@@ -107,7 +107,7 @@ def samples(path: Path, start: int, content: bytes | None) -> Iterator[tuple[str
                 files[extension] = _content(tar, member) if wanted else b""
         damaged = False
     except TAR_ERRORS:
-        if usual is not None and usual != set(files):  # more of its files may lie behind the damage
+        if usual is not None and usual != set(files):  # more of its files may lie after the damage
             files = {}
     if files:
         if number >= start:

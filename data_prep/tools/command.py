@@ -49,7 +49,7 @@ def _add_merge(tool: argparse.ArgumentParser) -> None:
 
 def _add_verify(tool: argparse.ArgumentParser) -> None:
     tool.description = (
-        "Check every tar, sample and total of a set against its index; with the source at hand, tokenize rows drawn "
+        "Check every tar, sample and total of a set against its index; with the current source, tokenize rows drawn "
         "at random once more. "
         "Lists what is wrong and ends with 1, or says in one line that all is well and ends with 0."
     )
@@ -69,7 +69,7 @@ def _add_verify(tool: argparse.ArgumentParser) -> None:
         "--sheet",
         type=Path,
         metavar="FILE.png",
-        help="draw a contact sheet: pictures beside what their codes give, captions under them",
+        help="draw a contact sheet: images next to what their codes give, captions under them",
     )
 
 
@@ -85,7 +85,7 @@ def _add_inspect(tool: argparse.ArgumentParser) -> None:
     tool.description = (
         "Print one sample: what its json says, caption, questions, codes. With KEY=VALUE in place of SET: the first "
         "packed sequences "
-        "that `liquid train` would train on with these settings (--help behind them lists the flags)."
+        "that `liquid train` would train on with these settings (--help after them lists the flags)."
     )
     tool.add_argument("set", type=Path, metavar="SET", help="the folder of the set")
     tool.add_argument(
@@ -95,7 +95,7 @@ def _add_inspect(tool: argparse.ArgumentParser) -> None:
         metavar="KEY",
         help="a sample's key, or its number in the set from 0 (default: 0)",
     )
-    tool.add_argument("--decode", type=Path, metavar="FILE.png", help="write the picture that its codes give")
+    tool.add_argument("--decode", type=Path, metavar="FILE.png", help="write the image that its codes give")
     _add_vq(tool)
 
 
@@ -123,12 +123,14 @@ def _preview(arguments: list[str]) -> int:
         help="as `liquid train` takes them, for example experiment=quickstart",
     )
     tool.add_argument("--sequences", type=int, default=2, metavar="N", help="how many (default: 2)")
-    tool.add_argument("--pictures", type=Path, metavar="FILE.png", help="draw the pictures in them, in order")
+    tool.add_argument(
+        "--pictures", dest="images", type=Path, metavar="FILE.png", help="generate the images in them, in order"
+    )
     args = tool.parse_args(arguments)
     if args.sequences < 1:
         raise ValueError(f"--sequences {args.sequences}: must be 1 or more")
-    _check_picture("--pictures", args.pictures)
-    preview(load("train", [quote(o) for o in args.overrides]), args.sequences, args.pictures)
+    _check_image("--pictures", args.images)
+    preview(load("train", [quote(o) for o in args.overrides]), args.sequences, args.images)
     return 0
 
 
@@ -164,8 +166,8 @@ def main(arguments: list[str]) -> int:
             raise ValueError(f"--max-bad {args.max_bad}: a share from 0 to 1")
         merge(args.output, args.parts, args.max_bad)
         return 0
-    picture = {"verify": "sheet", "describe": "plot", "inspect": "decode"}[args.tool]
-    _check_picture(f"--{picture}", getattr(args, picture))
+    image = {"verify": "sheet", "describe": "plot", "inspect": "decode"}[args.tool]
+    _check_image(f"--{image}", getattr(args, image))
     try:
         return _look(args)
     except BrokenPipeError:  # the reader has enough, as in `liquid data inspect SET | head`
@@ -194,11 +196,11 @@ def _look(args: argparse.Namespace) -> int:
     if args.sample < 1:
         raise ValueError(f"--sample {args.sample}: must be 1 or more")
     if args.images is not None and args.input is None:
-        raise ValueError("--images goes with --input: give the list that names the pictures too")
+        raise ValueError("--images goes with --input: give the list that names the images too")
     return verify(args.set, Request(vq, args.input, args.images, args.sample, args.seed, args.sheet))
 
 
-def _check_picture(flag: str, path: Path | None) -> None:
+def _check_image(flag: str, path: Path | None) -> None:
     """Raise ValueError for a file that cannot become a PNG, before any work."""
     if path is None:
         return

@@ -1,4 +1,4 @@
-"""A contact sheet: pictures beside what the VQ makes of their codes, with the caption under them, as one picture."""
+"""A contact sheet: images next to what the VQ makes of their codes, with the caption under them, as one image."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import matplotlib
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-BOX = 192  # pixels: every picture is scaled to fit into a square of this side
+BOX = 192  # pixels: every image is scaled to fit into a square of this side
 GAP = 14
 FONT_SIZE = 13
 LINE = 17  # pixels from one line of text to the next
@@ -22,7 +22,7 @@ DEJAVU = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"
 
 @dataclass(frozen=True)
 class Tile:
-    """Pixels uint8 [h, w, 3]; original is None where the pictures are not at hand."""
+    """Pixels uint8 [h, w, 3]; original is None where the images are not at hand."""
 
     original: np.ndarray | None
     decoded: np.ndarray
@@ -53,7 +53,7 @@ def contact_sheet(tiles: list[Tile], title: str) -> np.ndarray:
 
 
 def _paste(sheet: Image.Image, pixels: np.ndarray, left: int, top: int) -> None:
-    """Fit a picture into its box: small ones by whole factors, so that their pixels stay sharp."""
+    """Fit an image into its box: small ones by whole factors, so that their pixels stay sharp."""
     image = Image.fromarray(pixels)
     scale = BOX / max(image.size)
     size = (int(scale) if scale >= 2 else scale) if scale > 1 else scale

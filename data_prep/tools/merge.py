@@ -194,16 +194,18 @@ def _complete(target: SetFolder, plan: Plan, parts: list[PartFolder], max_bad: f
 
 def _take(target: SetFolder, part: PartFolder, number: int) -> None:
     """Put one shard of a part into the target, first the tar, then its record."""
-    source, aside = part.folder.path / shard_name(number), target.partial / shard_name(number)
-    aside.unlink(missing_ok=True)
+    source, staging_directory = part.folder.path / shard_name(number), target.partial / shard_name(number)
+    staging_directory.unlink(missing_ok=True)
     try:
-        os.link(source, aside)
+        os.link(source, staging_directory)
     except OSError:  # another disk, or a file system without links
-        shutil.copyfile(source, aside)
-        sync(aside)
-        if sha256_of(aside) != part.records[number]["entry"]["sha256"]:
-            raise ValueError(f"{aside}: not what was copied from {source}; check the disk, then merge again") from None
-    move_into_place(aside, target.path / shard_name(number))
+        shutil.copyfile(source, staging_directory)
+        sync(staging_directory)
+        if sha256_of(staging_directory) != part.records[number]["entry"]["sha256"]:
+            raise ValueError(
+                f"{staging_directory}: not what was copied from {source}; check the disk, then merge again"
+            ) from None
+    move_into_place(staging_directory, target.path / shard_name(number))
     target.record(part.records[number])
 
 

@@ -1,6 +1,6 @@
 """Rows of a set's source, drawn at random, tokenized once more and compared with what the set holds for them.
 
-A code may flip when a batch has other pictures in it, or on another device. A set made on a CPU is therefore encoded
+A code may flip when a batch has other images in it, or on another device. A set made on a CPU is therefore encoded
 again in the very batches it was made of; otherwise a small share of other codes is allowed.
 """
 
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from data_prep.encode.encoder import BatchEncoder, Cropped
 
 ALLOWED = {"fp32": 0.001, "bf16": 0.05}  # share of codes that may differ
-ALLOWED_IN_ONE = 0.25  # of one picture's codes: another picture has more than that
+ALLOWED_IN_ONE = 0.25  # of one image's codes: another image has more than that
 # these reach a row without reading those before it; lists are read through once
 SEEKING = (WebdatasetSource, ParquetSource)
 
@@ -74,7 +74,7 @@ def open_again(plan: Plan, files: str | None, images: str | None) -> Source:
 
 @dataclass
 class Shown:
-    """A picture for the contact sheet: pixels uint8 [h, w, 3] as the VQ got them, and the set's codes for them."""
+    """An image for the contact sheet: pixels uint8 [h, w, 3] as the VQ got them, and the set's codes for them."""
 
     key: str
     pixels: np.ndarray | None
@@ -84,7 +84,7 @@ class Shown:
 
 @dataclass
 class Comparison:
-    """rows: compared. codes, different: of the pictures among them. shown: those that were asked for."""
+    """rows: compared. codes, different: of the images among them. shown: those that were asked for."""
 
     rows: int = 0
     codes: int = 0
@@ -116,8 +116,8 @@ class Reencoder:
 
         dropped = self._dropped(set(rows))
         with one_exact_thread():
-            for shard, drawn in groupby(rows, lambda row: row // self.plan.shard_size):
-                wanted = list(drawn)
+            for shard, generated in groupby(rows, lambda row: row // self.plan.shard_size):
+                wanted = list(generated)
                 items = dict(self._items(self._with_batches(wanted)))
                 results = self._encode(items, wanted)
                 made = {row: self._samples(row, items[row], results[row]) for row in wanted}
@@ -169,7 +169,7 @@ class Reencoder:
             start += count
 
     def _encode(self, items: dict[int, Item], wanted: list[int]) -> dict[int, Any]:
-        """Row -> Encoded, the reason for having no sample, or None for a row without a picture. Batches without a
+        """Row -> Encoded, the reason for having no sample, or None for a row without an image. Batches without a
         wanted row are left out."""
         if self.encoder is None:
             return {row: items[row].problem for row in wanted}
@@ -278,7 +278,7 @@ class Reencoder:
         self.comparison.different += different_codes
         if different_codes > max(1, ALLOWED_IN_ONE * codes.size):
             self.problems.add(
-                "codes", f"{where}: {different_codes:,} of {codes.size:,} codes are not those of its picture"
+                "codes", f"{where}: {different_codes:,} of {codes.size:,} codes are not those of its image"
             )
 
     def _judge(self) -> None:
@@ -316,7 +316,7 @@ def _open_encoder(plan: Plan, vq: VQFiles) -> tuple[BatchEncoder, bool]:
 
 
 def caption_of(sample: Sample) -> str:
-    """What a contact sheet says under a picture: its caption, else its first question, else its key."""
+    """What a contact sheet says under an image: its caption, else its first question, else its key."""
     if "text" in sample:
         return sample["text"]
     questions = sample["info"].get("questions")

@@ -13,7 +13,7 @@ from liquid_train.data.shards import Sample, ShardSet
 
 
 def inspect(path: Path, which: str, decode_to: Path | None, vq: VQFiles) -> None:
-    """Print a sample, given by its key or its number, and write its decoded picture. Raises ValueError where there is
+    """Print a sample, given by its key or its number, and write its decoded image. Raises ValueError where there is
     none."""
     open_index(path)  # what a ShardSet would make where it is missing
     shards = ShardSet(path)

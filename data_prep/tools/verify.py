@@ -1,4 +1,4 @@
-"""`liquid data verify`: read a whole set again, and compare some of it with the pictures and texts that it was made
+"""`liquid data verify`: read a whole set again, and compare some of it with the images and texts that it was made
 of."""
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from data_prep.tools.reencode import Comparison, Shown
     from liquid_train.image_tokenizer.taming import ImageTokenizer
 
-MAX_SHOWN = 64  # pictures of a contact sheet
+MAX_SHOWN = 64  # images of a contact sheet
 
 
 @dataclass(frozen=True)
@@ -121,7 +121,7 @@ class _Verification:
         if sheet is None:
             return
         if not self.has_codes:
-            raise ValueError(f"--sheet {sheet}: {self.path} is a set of texts, there are no pictures in it")
+            raise ValueError(f"--sheet {sheet}: {self.path} is a set of texts, there are no images in it")
         if not self.vq_fits and not self.problems:
             raise ValueError(
                 f"--sheet {sheet}: the VQ that ships with the package did not make these codes; give the one that "
@@ -178,9 +178,9 @@ class _Verification:
 
         shards = ShardSet(self.path)
         numbers = random.Random(self.request.seed).sample(range(samples), min(self.request.sample, MAX_SHOWN, samples))
-        drawn = [sample for number in sorted(numbers) if (sample := shards.sample(number)) is not None]
+        generated = [sample for number in sorted(numbers) if (sample := shards.sample(number)) is not None]
         return [
-            Shown(sample["key"], None, sample["codes"], caption_of(sample)) for sample in drawn if "codes" in sample
+            Shown(sample["key"], None, sample["codes"], caption_of(sample)) for sample in generated if "codes" in sample
         ]
 
     def _write_sheet(self, shown: list[Shown]) -> None:
@@ -189,25 +189,25 @@ class _Verification:
 
         assert self.request.sheet is not None
         if not shown:
-            self.said.append("no contact sheet: none of the drawn samples has a picture")
+            self.said.append("no contact sheet: none of the drawn samples has an image")
             return
         model: ImageTokenizer = self.request.vq.open(parts=("decoder",))
         tiles, error, pixels = [], 0.0, 0
         with progress("decoding", len(shown), sys.stdout.isatty()) as advance:
-            for picture in shown:
-                decoded = decode(model, picture.codes[None])[0]
-                tiles.append(Tile(picture.pixels, decoded, picture.caption))
-                if picture.pixels is not None and picture.pixels.shape == decoded.shape:
-                    error += float(((picture.pixels.astype(float) - decoded) ** 2).sum())
+            for image in shown:
+                decoded = decode(model, image.codes[None])[0]
+                tiles.append(Tile(image.pixels, decoded, image.caption))
+                if image.pixels is not None and image.pixels.shape == decoded.shape:
+                    error += float(((image.pixels.astype(float) - decoded) ** 2).sum())
                     pixels += decoded.size
                 advance(1)
         quality = f"PSNR {10 * math.log10(255**2 * pixels / max(error, 1e-9)):.1f} dB" if pixels else ""
         title = f"{self.path.name}: " + (
-            "left the picture, right what its codes give; " + quality if quality else "what the codes give"
+            "left the image, right what its codes give; " + quality if quality else "what the codes give"
         )
         self.request.sheet.parent.mkdir(parents=True, exist_ok=True)
         save_png(self.request.sheet, contact_sheet(tiles, title))
-        self.said.append(f"{self.request.sheet} shows {len(tiles)} pictures" + (f", {quality}" if quality else ""))
+        self.said.append(f"{self.request.sheet} shows {len(tiles)} images" + (f", {quality}" if quality else ""))
 
 
 def _compared(comparison: Comparison) -> str:

@@ -6,7 +6,7 @@ gqa             [{"questionId", "prediction"}]
 pope            JSON lines {"question", "answer"}, one for each question in their order; or {"question_id", "answer"} in
                 any order.
                 A folder of such files by split, *-SPLIT.jsonl or *_SPLIT.json, or the file of one split
-mme             a folder of SUBTASK.txt: lines "picture<tab>question<tab>label<tab>answer"
+mme             a folder of SUBTASK.txt: lines "image<tab>question<tab>label<tab>answer"
 
 A question without exactly one answer is left out with its name, an answer to no question is named: never is something
 scored on fewer questions without a word. Torch-free.
@@ -48,7 +48,7 @@ def match_answers(benchmark: Benchmark, path: Path, config: BenchmarksConfig) ->
     answers = {name: text for name, text in found if times[name] == 1}
     items = [item for item in benchmark.items if key(item) in answers]
     if benchmark.name == "mme":
-        items = whole_pictures(items, collector)
+        items = whole_images(items, collector)
     matched = Benchmark(benchmark.name, items, collector.left_out)
     check_left_out(matched, config.max_bad)
     return matched, [answers[key(item)] for item in items]
@@ -62,12 +62,12 @@ def mme_key(item: Item) -> str:
     return f"{item.group}/{item.image.name}/{item.question}"
 
 
-def whole_pictures(items: list[Item], collector: Collector) -> list[Item]:
-    """Of MME: half of a picture's points are for both answers right, so that one answer alone cannot be scored."""
+def whole_images(items: list[Item], collector: Collector) -> list[Item]:
+    """Of MME: half of an image's points are for both answers right, so that one answer alone cannot be scored."""
     count = Counter(item.image for item in items)
     for item in items:
         if count[item.image] == 1:
-            collector.drop("answers whose picture has no other one", mme_key(item))
+            collector.drop("answers whose image has no other one", mme_key(item))
     return [item for item in items if count[item.image] > 1]
 
 
@@ -135,7 +135,7 @@ def read_mme(path: Path, benchmark: Benchmark, collector: Collector) -> list[Ans
             if len(parts) == 4:
                 found.append((f"{subtask}/{parts[0]}/{parts[1]}", parts[3]))
             elif line.strip():
-                collector.drop("lines other than picture, question, label, answer", f"{subtask}.txt, line {number}")
+                collector.drop("lines other than image, question, label, answer", f"{subtask}.txt, line {number}")
     return found
 
 

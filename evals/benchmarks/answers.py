@@ -1,10 +1,10 @@
 """A model's answers to a published benchmark: scores with intervals, and the file that its evaluation server or program
 takes.
 
-    questions (benchmark_files.py) -> pictures through the VQ, greedy answers -> scores and prediction files
+    questions (benchmark_files.py) -> images through the VQ, greedy answers -> scores and prediction files
     (benchmark_scores.py)
 
-Pictures are read, scaled and cut as `liquid tokenize tokenize.crop=center` does.
+Images are read, scaled and cut as `liquid tokenize tokenize.crop=center` does.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import numpy as np
 from evals.benchmarks.question_files import Benchmark, check_left_out
 from evals.benchmarks.scores import answered, prediction_files
 from liquid_train.config.evaluation import BenchmarksConfig
-from liquid_train.generate.images import encode, load_picture
+from liquid_train.generate.images import encode, load_image
 from liquid_train.generate.text_sampler import answer
 from liquid_train.image_tokenizer.preprocess import READ_ERRORS, reason
 from liquid_train.measurement.measurement import Measurement, ModelHandle
@@ -28,7 +28,7 @@ def measure(handle: ModelHandle, benchmark: Benchmark, config: BenchmarksConfig,
     """Scores of one benchmark, none where its answers are not published. detail: {"files": {name: text}}. For one
     process.
 
-    Raises ValueError where more pictures cannot be read than benchmarks.max_bad allows.
+    Raises ValueError where more images cannot be read than benchmarks.max_bad allows.
     """
     if config.max_questions is not None:
         benchmark = replace(benchmark, items=benchmark.items[: config.max_questions])
@@ -55,11 +55,11 @@ def measure(handle: ModelHandle, benchmark: Benchmark, config: BenchmarksConfig,
 
 
 def with_codes(handle: ModelHandle, benchmark: Benchmark, max_bad: float) -> tuple[Benchmark, dict[Path, np.ndarray]]:
-    """The benchmark without the questions whose picture cannot be read, and every other picture's codes [rows,
+    """The benchmark without the questions whose image cannot be read, and every other image's codes [rows,
     columns]."""
     if len(handle.grid) != 2:
         raise ValueError(
-            "the model was trained on no pictures (liquid.json states no grid); train with a t2i, i2t or vqa source"
+            "the model was trained on no images (liquid.json states no grid); train with a t2i, i2t or vqa source"
         )
     sizes = [handle.usual_size, *((width, height) for width, height in handle.multiratio)]
     paths = list(dict.fromkeys(item.image for item in benchmark.items))
@@ -67,10 +67,10 @@ def with_codes(handle: ModelHandle, benchmark: Benchmark, max_bad: float) -> tup
     why: dict[Path, str] = {}
     for done, path in enumerate(paths, 1):
         try:
-            codes[path] = encode(handle.image_tokenizer, load_picture(path, sizes)[None])[0]
+            codes[path] = encode(handle.image_tokenizer, load_image(path, sizes)[None])[0]
         except READ_ERRORS as error:
             why[path] = reason(error)
-        handle.progress("pictures", done, len(paths))
+        handle.progress("images", done, len(paths))
     left_out = {key: list(names) for key, names in benchmark.left_out.items()}
     for item in benchmark.items:
         if item.image in why:

@@ -2,9 +2,9 @@
 
 vqav2    questions.json {"questions": [{"question_id", "image_id", "question"}]} and annotations.json {"annotations":
          [{"question_id",
-         "answer_type", "answers": [{"answer"}]}]}; pictures: COCO's, found by the number at the end of their name
-textvqa  {"data": [{"question_id", "image_id", "question", "answers"}]}; pictures: IMAGE_ID.jpg
-gqa      {ID: {"imageId", "question", "answer", "types": {"structural"}}}; pictures: IMAGE_ID.jpg
+         "answer_type", "answers": [{"answer"}]}]}; images: COCO's, found by the number at the end of their name
+textvqa  {"data": [{"question_id", "image_id", "question", "answers"}]}; images: IMAGE_ID.jpg
+gqa      {ID: {"imageId", "question", "answer", "types": {"structural"}}}; images: IMAGE_ID.jpg
 pope     a folder of one JSON-lines file a split, coco_pope_SPLIT.json, or one such file: {"question_id", "image",
          "text", "label"}
 mme      FOLDER/SUBTASK/ with NAME.jpg and NAME.txt, two lines "question<tab>Yes or No", or both in images/ and
@@ -26,7 +26,7 @@ from evals.benchmarks.json_files import named, read_lines, read_object, read_row
 from evals.benchmarks.published_rules import COGNITION, PERCEPTION
 from liquid_train.config.evaluation import BENCHMARKS, BenchmarksConfig, QuestionFiles
 
-PICTURES = (".jpg", ".jpeg", ".png")
+IMAGES = (".jpg", ".jpeg", ".png")
 
 
 @dataclass(frozen=True)
@@ -57,10 +57,10 @@ class Benchmark:
 
 @dataclass
 class Collector:
-    """Takes what can be asked and notes what cannot. pictures: file by the name that questions call it by; None: they
+    """Takes what can be asked and notes what cannot. images: file by the name that questions call it by; None: they
     are not looked for, since answers are given already."""
 
-    pictures: dict[str, Path] | None
+    images: dict[str, Path] | None
     items: list[Item] = field(default_factory=list)
     left_out: dict[str, list[str]] = field(default_factory=dict)
     seen: set[int | str] = field(default_factory=set)
@@ -73,10 +73,10 @@ class Collector:
             self.drop("entries without an id or a question", id)
         elif id in self.seen:
             self.drop("question ids that stand twice", id)
-        elif self.pictures is not None and str(image) not in self.pictures:
+        elif self.images is not None and str(image) not in self.images:
             self.drop("missing images", f"{image} of question {id}")
         else:
-            file = self.pictures[str(image)] if self.pictures is not None else Path(str(image))
+            file = self.images[str(image)] if self.images is not None else Path(str(image))
             self.items.append(Item(id, file, question, answers, group))
         if isinstance(id, (int, str)):
             self.seen.add(id)
@@ -104,31 +104,31 @@ def check_left_out(benchmark: Benchmark, max_bad: float) -> None:
         )
 
 
-def pictures_in(folder: str | Path, name: Callable[[Path], str] = lambda path: path.stem) -> dict[str, Path]:
-    """Picture files of a folder by name(file). Raises ValueError where there are none, or two have one name."""
+def images_in(folder: str | Path, name: Callable[[Path], str] = lambda path: path.stem) -> dict[str, Path]:
+    """Image files of a folder by name(file). Raises ValueError where there are none, or two have one name."""
     if not Path(folder).is_dir():
-        raise ValueError(f"{folder}: no such folder; give the one with the benchmark's pictures")
-    files = sorted(path for path in Path(folder).iterdir() if path.suffix.lower() in PICTURES)
+        raise ValueError(f"{folder}: no such folder; give the one with the benchmark's images")
+    files = sorted(path for path in Path(folder).iterdir() if path.suffix.lower() in IMAGES)
     if not files:
-        raise ValueError(f"{folder}: no pictures there ({', '.join(PICTURES)})")
+        raise ValueError(f"{folder}: no images there ({', '.join(IMAGES)})")
     twice = sorted(key for key, count in Counter(map(name, files)).items() if count > 1)
     if twice:
-        raise ValueError(f"{folder}: two pictures of one name: {named(twice)}")
+        raise ValueError(f"{folder}: two images of one name: {named(twice)}")
     return {name(path): path for path in files}
 
 
-def pictures_of(
+def images_of(
     name: str, files: QuestionFiles, key: Callable[[Path], str] = lambda path: path.stem
 ) -> dict[str, Path] | None:
-    """The pictures of benchmarks.NAME.images; None where it has no value and there is a file of answers."""
+    """The images of benchmarks.NAME.images; None where it has no value and there is a file of answers."""
     if files.images is None and files.predictions is not None:
         return None
     (images,) = given((f"{name}.images", files.images))
-    return pictures_in(images, key)
+    return images_in(images, key)
 
 
 def coco_number(path: Path) -> str:
-    """COCO_val2014_000000262148.jpg and 000000262148.jpg are both picture 262148; any other name stands for itself."""
+    """COCO_val2014_000000262148.jpg and 000000262148.jpg are both image 262148; any other name stands for itself."""
     number = path.stem.rsplit("_", 1)[-1]
     return str(int(number)) if number.isdecimal() else path.stem
 
@@ -160,7 +160,7 @@ def read_vqav2(config: BenchmarksConfig) -> Collector:
     """Without annotations (the test splits) no score is made, only the file for the server."""
     c = config.vqav2
     (questions,) = given(("vqav2.questions", c.questions))
-    collector = Collector(pictures_of("vqav2", c, coco_number))
+    collector = Collector(images_of("vqav2", c, coco_number))
     annotations = read_annotations(Path(c.annotations), collector) if c.annotations is not None else None
     rows = list(dicts(read_rows(questions, "questions"), collector))
     for row in rows:
@@ -194,7 +194,7 @@ def texts(answers: Any) -> tuple[str, ...]:
 
 def read_textvqa(config: BenchmarksConfig) -> Collector:
     (questions,) = given(("textvqa.questions", config.textvqa.questions))
-    collector = Collector(pictures_of("textvqa", config.textvqa))
+    collector = Collector(images_of("textvqa", config.textvqa))
     rows = list(dicts(read_rows(questions, "data"), collector))
     add_labelled(
         collector,
@@ -205,7 +205,7 @@ def read_textvqa(config: BenchmarksConfig) -> Collector:
 
 def read_gqa(config: BenchmarksConfig) -> Collector:
     (questions,) = given(("gqa.questions", config.gqa.questions))
-    collector = Collector(pictures_of("gqa", config.gqa))
+    collector = Collector(images_of("gqa", config.gqa))
     rows = []
     for id, row in read_object(questions).items():
         if not isinstance(row, dict):
@@ -237,7 +237,7 @@ def read_pope(config: BenchmarksConfig) -> Collector:
         raise ValueError(
             f"benchmarks.pope.questions={questions}: no .json files there; give POPE's coco_pope_SPLIT.json"
         )
-    collector = Collector(pictures_of("pope", config.pope))
+    collector = Collector(images_of("pope", config.pope))
     for path in files:
         split = path.stem.rsplit("_", 1)[-1]
         for row in dicts(read_lines(path), collector):
@@ -255,26 +255,26 @@ def read_mme(config: BenchmarksConfig) -> Collector:
     subtasks = [name for name in (*PERCEPTION, *COGNITION) if (folder / name).is_dir()]
     if not subtasks:
         raise ValueError(f"benchmarks.mme.folder={folder}: none of MME's folders there (existence, count, ...)")
-    pictures: dict[str, Path] = {}
-    collector = Collector(pictures)
+    images: dict[str, Path] = {}
+    collector = Collector(images)
     for subtask in subtasks:
-        add_subtask(collector, pictures, folder / subtask, subtask)
+        add_subtask(collector, images, folder / subtask, subtask)
     return collector
 
 
 def add_subtask(collector: Collector, known: dict[str, Path], folder: Path, subtask: str) -> None:
-    """known: the collector's pictures, to which the subtask's are added.
+    """known: the collector's images, to which the subtask's are added.
 
-    A picture counts with both its questions or not at all: half of the points are for both answers right.
+    An image counts with both its questions or not at all: half of the points are for both answers right.
     """
-    texts_in, pictures_at = (
+    texts_in, images_at = (
         folder / part if (folder / part).is_dir() else folder for part in ("questions_answers_YN", "images")
     )
-    pictures = pictures_in(pictures_at)
+    images = images_in(images_at)
     files = {path.stem: path for path in sorted(texts_in.glob("*.txt"))}
-    for name in sorted(pictures.keys() - files.keys()):
+    for name in sorted(images.keys() - files.keys()):
         collector.drop("images without questions", f"{subtask}/{name}")
-    known |= {f"{subtask}/{name}": path for name, path in pictures.items()}
+    known |= {f"{subtask}/{name}": path for name, path in images.items()}
     for name, path in files.items():
         lines = [line.split("\t") for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
         if len(lines) != 2 or any(

@@ -42,7 +42,7 @@ def score_answers(name: str, config: EvalJob) -> Measurement:
         matched,
         given,
         config.benchmarks,
-        data="pictures not looked at",
+        data="images not looked at",
         prompts=texts_digest([item.question for item in matched.items]),
         features="answers from a file",
         files={},

@@ -30,7 +30,7 @@ from evals.benchmarks.question_files import Benchmark, Item
 from liquid_train.config.evaluation import BenchmarksConfig
 from liquid_train.measurement.intervals import bootstrap, bootstrap_name
 from liquid_train.measurement.measurement import Measurement, Value, average, bare, share
-from liquid_train.measurement.provenance import Receipt, texts_digest
+from liquid_train.measurement.provenance import Provenance, texts_digest
 
 RESAMPLES, SEED = 1000, 0
 
@@ -42,10 +42,10 @@ def answered(
     *,
     data: str,
     files: dict[str, str],
-    **receipt: Any,
+    **provenance: Any,
 ) -> Measurement:
-    """The scores of one answer an item, none where right ones are not published. data: digest of the pictures, or what
-    the answers came from. receipt: its other parts. files: {name: text}, what the measurement leaves beside its
+    """The scores of one answer an item, none where right ones are not published. data: digest of the images, or what
+    the answers came from. provenance: its other parts. files: {name: text}, what the measurement leaves next to its
     numbers."""
     values = SCORES[benchmark.name](benchmark.items, given) if benchmark.labelled else {}
     truth = texts_digest(
@@ -58,7 +58,7 @@ def answered(
         }
     return Measurement(
         values,
-        Receipt(n=len(given), data=f"{data} {truth}", **receipt),
+        Provenance(n=len(given), data=f"{data} {truth}", **provenance),
         {"files": files},
         warnings_of(benchmark, config),
     )

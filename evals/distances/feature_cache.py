@@ -1,7 +1,7 @@
-"""Features of reference pictures, kept by content: the same pictures through the same network are computed once.
+"""Features of reference images, kept by content: the same images through the same network are computed once.
 
-FOLDER/<sha256 of the pictures, the network's name, its weights and the resizing>.npy    fp32 [n, d], NaN where a
-                                                                                         picture cannot be read
+FOLDER/<sha256 of the images, the network's name, its weights and the resizing>.npy    fp32 [n, d], NaN where a
+                                                                                         image cannot be read
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def file_features(
     folder: Path | None,
     progress: Callable[[int], None],
 ) -> tuple[np.ndarray, str]:
-    """(fp32 [N, d], digest of the files' content): as reference_features, of picture files of any number, one in memory
+    """(fp32 [N, d], digest of the files' content): as reference_features, of image files of any number, one in memory
     at a time.
 
     load: file -> uint8 [H, W, 3]; `loaded` says how, in words. A row is NaN where it raises one of READ_ERRORS.

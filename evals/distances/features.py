@@ -1,4 +1,4 @@
-"""Networks that turn pictures into features: what an image distance measures is decided here.
+"""Networks that turn images into features: what an image distance measures is decided here.
 
 vq         the image tokenizer's own encoder: always there, offline; not comparable with any published number
 inception  the original FID network as TorchScript (inception-2015-12-05.pt, as clean-fid and StyleGAN use it),
@@ -29,7 +29,7 @@ BATCH = 8
 
 @dataclass(frozen=True)
 class FeatureNetwork:
-    """name: what it is, in words. weights: sha256 of its weights. resize: how pictures get to its size, in words.
+    """name: what it is, in words. weights: sha256 of its weights. resize: how images get to its size, in words.
     compute: uint8 [n, H, W, 3] -> fp32 [n, d] for one batch."""
 
     name: str
@@ -74,7 +74,7 @@ def feature_name(tokenizer: ImageTokenizer) -> str:
 
 
 def vq_features(tokenizer: ImageTokenizer) -> FeatureNetwork:
-    """What the encoder's last convolution reads, averaged over positions. Pictures are taken at their own size."""
+    """What the encoder's last convolution reads, averaged over positions. Images are taken at their own size."""
 
     def compute(pixels: np.ndarray) -> Tensor:
         read: list[Tensor] = []

@@ -1,11 +1,11 @@
-"""Frechet distance of two sets of pictures through features of any network. With Inception's features it is FID.
+"""Frechet distance of two sets of images through features of any network. With Inception's features it is FID.
 
     features [n, d] -> FeatureSums (fp64, of any part of a set, on any rank; parts add up) -> Gaussian ->
     frechet_distance
 
 Each set is taken for a Gaussian of its features; the distance is |m1 - m2|^2 + tr(C1 + C2 - 2 (C1 C2)^(1/2)) (Dowson
 and Landau 1982). The trace of the root is computed from symmetric eigenvalues, so that it stays real where a covariance
-has no full rank (fewer pictures than features), which the root of the plain product does not.
+has no full rank (fewer images than features), which the root of the plain product does not.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 
 FLOOR_DRAWS = 4
-INFINITY_POINTS = 10  # numbers of pictures from which the distance at infinitely many is fitted
+INFINITY_POINTS = 10  # numbers of images from which the distance at infinitely many is fitted
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Gaussian:
         """features [n, d], n >= 2; the covariance divides by n - 1."""
         features = np.asarray(features, dtype=np.float64)
         if len(features) < 2:
-            raise ValueError(f"a Frechet distance needs at least 2 pictures in each set, not {len(features)}")
+            raise ValueError(f"a Frechet distance needs at least 2 images in each set, not {len(features)}")
         return cls(features.mean(0), np.atleast_2d(np.cov(features, rowvar=False)))
 
 
@@ -63,9 +63,9 @@ class FeatureSums:
         return cls(int(vector[0]), vector[1 : 1 + width], vector[1 + width :].reshape(width, width))
 
     def gaussian(self) -> Gaussian:
-        """Raises ValueError for fewer than 2 pictures."""
+        """Raises ValueError for fewer than 2 images."""
         if self.count < 2:
-            raise ValueError(f"a Frechet distance needs at least 2 pictures in each set, not {self.count}")
+            raise ValueError(f"a Frechet distance needs at least 2 images in each set, not {self.count}")
         mean = self.total / self.count
         return Gaussian(mean, (self.products - self.count * np.outer(mean, mean)) / (self.count - 1))
 
@@ -80,10 +80,10 @@ def frechet_distance(a: Gaussian, b: Gaussian) -> float:
 
 
 def frechet_infinity(features: np.ndarray, reference: Gaussian, seed: int, smallest: int) -> float:
-    """The distance at infinitely many pictures: the line through distances of random subsets over 1/n, at 0 (Chong and
+    """The distance at infinitely many images: the line through distances of random subsets over 1/n, at 0 (Chong and
     Forsyth 2020).
 
-    features [n, d]. smallest: pictures of the smallest subset, at least 2 and below n. May come out a little below 0.
+    features [n, d]. smallest: images of the smallest subset, at least 2 and below n. May come out a little below 0.
     """
     random = np.random.default_rng(seed)
     sizes = np.unique(np.linspace(smallest, len(features), INFINITY_POINTS).astype(int))
@@ -94,7 +94,7 @@ def frechet_infinity(features: np.ndarray, reference: Gaussian, seed: int, small
 
 
 def frechet_floor(reference: np.ndarray, count: int, seed: int) -> float | None:
-    """What `count` perfect pictures would get: the distance of that many real ones from the other real ones, mean of
+    """What `count` perfect images would get: the distance of that many real ones from the other real ones, mean of
     FLOOR_DRAWS.
 
     reference [n, d]. This is the bias of a small sample, measured. None where fewer real ones are left than are taken.

@@ -1,7 +1,7 @@
-"""Kernel distance of two sets of pictures through features of any network. With Inception's features it is KID.
+"""Kernel distance of two sets of images through features of any network. With Inception's features it is KID.
 
 Squared maximum mean discrepancy with the kernel (x.y / d + 1)^3, in its unbiased form (Binkowski et al. 2018): right on
-average from two pictures on, and sometimes below zero for sets that are alike.
+average from two images on, and sometimes below zero for sets that are alike.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ def squared_mmd(a: np.ndarray, b: np.ndarray) -> float:
 def kernel_distance(
     a: np.ndarray, b: np.ndarray, seed: int, subsets: int = SUBSETS, subset_size: int = SUBSET_SIZE
 ) -> tuple[float, float, int]:
-    """(mean, standard deviation, pictures of a subset) over random subsets of both sets, as KID is published.
+    """(mean, standard deviation, images of a subset) over random subsets of both sets, as KID is published.
 
-    Subsets hold subset_size pictures, or half of the smaller set where it has fewer than twice that: equal subsets
-    would have no deviation. Raises ValueError for a set below 4 pictures.
+    Subsets hold subset_size images, or half of the smaller set where it has fewer than twice that: equal subsets
+    would have no deviation. Raises ValueError for a set below 4 images.
     """
     smaller = min(len(a), len(b))
     if smaller < 4:
-        raise ValueError(f"a kernel distance needs at least 4 pictures in each set, not {smaller}")
+        raise ValueError(f"a kernel distance needs at least 4 images in each set, not {smaller}")
     size, random = min(subset_size, smaller // 2), np.random.default_rng(seed)
     values = [squared_mmd(*(x[random.choice(len(x), size, replace=False)] for x in (a, b))) for _ in range(subsets)]
     return float(np.mean(values)), float(np.std(values)), size

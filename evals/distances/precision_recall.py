@@ -1,7 +1,7 @@
-"""Precision and recall of pictures (Kynkaanniemi et al. 2019): how many drawn ones look real, how many real ones could
+"""Precision and recall of images (Kynkaanniemi et al. 2019): how many drawn ones look real, how many real ones could
 be drawn.
 
-A set covers what lies within its pictures' spheres, each as wide as the distance to the picture's k-th nearest
+A set covers what lies within its images' spheres, each as wide as the distance to the image's k-th nearest
 neighbour in its set.
 """
 
@@ -11,7 +11,7 @@ import numpy as np
 from scipy.spatial.distance import cdist
 
 NEIGHBOURS = 3
-CHUNK = 1024  # pictures whose distances to a whole set exist at the same time
+CHUNK = 1024  # images whose distances to a whole set exist at the same time
 
 
 def radii(features: np.ndarray, neighbours: int) -> np.ndarray:
@@ -20,7 +20,7 @@ def radii(features: np.ndarray, neighbours: int) -> np.ndarray:
         np.partition(cdist(features[i : i + CHUNK], features), neighbours, axis=1)[:, neighbours]
         for i in range(0, len(features), CHUNK)
     ]
-    return np.concatenate(parts)  # the nearest is the picture itself
+    return np.concatenate(parts)  # the nearest is the image itself
 
 
 def covered(points: np.ndarray, features: np.ndarray, neighbours: int = NEIGHBOURS) -> np.ndarray:
@@ -28,7 +28,7 @@ def covered(points: np.ndarray, features: np.ndarray, neighbours: int = NEIGHBOU
     neighbours."""
     if len(features) <= neighbours:
         raise ValueError(
-            f"precision and recall with {neighbours} neighbours need more than {neighbours} pictures in each set, "
+            f"precision and recall with {neighbours} neighbours need more than {neighbours} images in each set, "
             f"not {len(features)}"
         )
     features, points = features.astype(np.float64), points.astype(np.float64)
@@ -39,8 +39,8 @@ def covered(points: np.ndarray, features: np.ndarray, neighbours: int = NEIGHBOU
 
 
 def precision_recall(
-    drawn: np.ndarray, real: np.ndarray, neighbours: int = NEIGHBOURS
+    generated: np.ndarray, real: np.ndarray, neighbours: int = NEIGHBOURS
 ) -> tuple[np.ndarray, np.ndarray]:
     """(bool [drawn]: covered by the real ones, bool [real]: covered by the drawn ones); their means are precision and
     recall."""
-    return covered(drawn, real, neighbours), covered(real, drawn, neighbours)
+    return covered(generated, real, neighbours), covered(real, generated, neighbours)

@@ -1,4 +1,4 @@
-"""Pictures to the size of a feature network, as the published programs do it: the filter moves FID by whole points
+"""Images to the size of a feature network, as the published programs do it: the filter moves FID by whole points
 (Parmar et al. 2022).
 
 clean              clean-fid: Pillow's bicubic with antialiasing, each channel in floating point, clipped to 0..255
@@ -20,7 +20,7 @@ MODES = ("clean", "legacy_pytorch", "legacy_tensorflow")
 def resize(pixels: np.ndarray, side: int, mode: str) -> np.ndarray:
     """uint8 [N, H, W, 3] -> fp32 [N, side, side, 3] in 0..255, not rounded. Raises ValueError for an unknown mode."""
     if mode == "clean":
-        return np.stack([clean(picture, side) for picture in pixels])
+        return np.stack([clean(image, side) for image in pixels])
     if mode not in MODES:
         raise ValueError(f"features.resize={mode}: one of {', '.join(MODES)}")
     images = torch.from_numpy(np.array(pixels)).permute(0, 3, 1, 2).float()
@@ -31,10 +31,10 @@ def resize(pixels: np.ndarray, side: int, mode: str) -> np.ndarray:
     return images.permute(0, 2, 3, 1).contiguous().numpy()
 
 
-def clean(picture: np.ndarray, side: int) -> np.ndarray:
+def clean(image: np.ndarray, side: int) -> np.ndarray:
     """uint8 [H, W, 3] -> fp32 [side, side, 3]."""
     channels = [
-        Image.fromarray(picture[:, :, c].astype(np.float32)).resize((side, side), Image.Resampling.BICUBIC)
+        Image.fromarray(image[:, :, c].astype(np.float32)).resize((side, side), Image.Resampling.BICUBIC)
         for c in range(3)
     ]
     return np.stack([np.asarray(c).clip(0, 255) for c in channels], axis=2)

@@ -1,4 +1,4 @@
-"""Captions of real pictures that are wrong in one thing: what a judge of pictures and texts must be able to tell from
+"""Captions of real images that are wrong in one thing: what a judge of images and texts must be able to tell from
 right ones."""
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from liquid_train.data.shards import ShardSet
 
 
 def caption_pairs(shards: ShardSet, count: int, seed: int) -> CaptionPairs:
-    """The first `count` pictures whose caption names a colour and a shape, with captions that are wrong in one of them.
+    """The first `count` images whose caption names a colour and a shape, with captions that are wrong in one of them.
 
     color, shape: the caption names nothing else. full_caption_color, full_caption_shape: it names the other one too,
     rightly: what a model that looks for one of the two things only cannot tell. Raises ValueError when no caption names

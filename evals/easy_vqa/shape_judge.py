@@ -1,13 +1,13 @@
-"""A judge of drawn pictures by plain geometry: the colour and the kind of the one shape on a plain background.
+"""A judge of generated images by plain geometry: the colour and the kind of the one shape on a plain background.
 
-    picture -> background (median colour) -> how far each pixel is from it, as a share of the shape's own contrast:
+    image -> background (median colour) -> how far each pixel is from it, as a share of the shape's own contrast:
     coverage 0..1
             -> the largest connected part -> its colour: nearest palette entry
                                           -> its shape: which of three outlines, drawn into its bounding box, overlaps
                                           it most
 
-It knows the pictures of easy-VQA (upright triangles, circles, upright rectangles) and nothing of the model that drew. A
-picture without one clear shape gets None. How often it is right on real pictures is measured and stored beside its
+It knows the images of easy-VQA (upright triangles, circles, upright rectangles) and nothing of the model that drew. A
+image without one clear shape gets None. How often it is right on real images is measured and stored next to its
 verdicts.
 """
 
@@ -50,9 +50,9 @@ class Verdict:
 NOTHING = Verdict(None, None)
 
 
-def judge(picture: np.ndarray) -> Verdict:
-    """picture uint8 [H, W, 3] -> what is drawn on it."""
-    pixels = picture.astype(np.float64)
+def judge(image: np.ndarray) -> Verdict:
+    """image uint8 [H, W, 3] -> what is drawn on it."""
+    pixels = image.astype(np.float64)
     background = np.median(pixels.reshape(-1, 3), axis=0)
     distance = np.linalg.norm(pixels - background, axis=2)
     contrast = float(np.sort(distance, axis=None)[-MIN_PIXELS:].mean())

@@ -1,4 +1,4 @@
-"""Pictures drawn from the 24 captions of easy-VQA: right colour, right shape, how many are different."""
+"""Images generated from the 24 captions of easy-VQA: right colour, right shape, how many are different."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from PIL import Image
 
 from data_prep.sources.easy_vqa import COLORS, SHAPES, load_split
 from evals.easy_vqa.shape_judge import judge
-from evals.metrics.self_vqascore import DrawnTexts
-from liquid_train.generate.image_sampler import draw
+from evals.metrics.self_vqascore import GeneratedTexts
+from liquid_train.generate.image_sampler import sample_images
 from liquid_train.generate.images import decode
 from liquid_train.measurement.measurement import Measurement, ModelHandle, Value, bare, share
-from liquid_train.measurement.provenance import Receipt, arrays_digest, seeds_text, texts_digest
+from liquid_train.measurement.provenance import Provenance, arrays_digest, seeds_text, texts_digest
 
-# Mean absolute difference of two pictures (0 to 255) from which they count as different. Measured on the test pictures:
-# two of one caption differ by more than 4 in 99.9% of the pairs (2.0 at least); one picture encoded and decoded twice,
+# Mean absolute difference of two images (0 to 255) from which they count as different. Measured on the test images:
+# two of one caption differ by more than 4 in 99.9% of the pairs (2.0 at least); one image encoded and decoded twice,
 # so with a quarter of its codes changed, differs from itself by less than 2 in 95%.
 DIFFERENT = 2.0
 CAPTIONS = [f"a {color} {shape}" for shape in SHAPES for color in COLORS]
 
 
 @dataclass(frozen=True)
-class RealPictures:
+class RealImages:
     """pixels uint8 [N, H, W, 3]; color and shape are None where the answers leave them open."""
 
     pixels: np.ndarray
@@ -34,17 +34,17 @@ class RealPictures:
     shapes: list[str | None]
 
 
-def real_pictures() -> RealPictures:
-    """easy-VQA's test pictures as they are (not through the VQ). Raises ValueError when the package is missing."""
+def real_images() -> RealImages:
+    """easy-VQA's test images as they are (not through the VQ). Raises ValueError when the package is missing."""
     try:
         images = load_split("test")
     except ValueError as error:
         remedy = "pip install 'liquid-train[demo]', or leave t2i, image_quality and image_tokenizer out of metrics"
         raise ValueError(
-            f"metrics: pictures are compared with those of the easy-vqa package, which is missing: {remedy}"
+            f"metrics: images are compared with those of the easy-vqa package, which is missing: {remedy}"
         ) from error
     pixels = np.stack([np.asarray(Image.open(i.path).convert("RGB")) for i in images])
-    return RealPictures(pixels, [i.color for i in images], [i.shape for i in images])
+    return RealImages(pixels, [i.color for i in images], [i.shape for i in images])
 
 
 def named(prompt: str) -> tuple[str | None, str | None]:
@@ -54,17 +54,17 @@ def named(prompt: str) -> tuple[str | None, str | None]:
 
 
 def distinct(pixels: Sequence[np.ndarray]) -> int:
-    """How many pictures differ visibly from all that were counted before them."""
+    """How many images differ visibly from all that were counted before them."""
     counted: list[np.ndarray] = []
-    for picture in pixels:
-        now = picture.astype(np.float32)
+    for image in pixels:
+        now = image.astype(np.float32)
         if all(np.abs(now - other).mean() > DIFFERENT for other in counted):
             counted.append(now)
     return len(counted)
 
 
-def judge_accuracy(real: RealPictures) -> dict[str, float]:
-    """How often the judge is right on real pictures whose colour or shape is known."""
+def judge_accuracy(real: RealImages) -> dict[str, float]:
+    """How often the judge is right on real images whose colour or shape is known."""
     verdicts = [judge(p) for p in real.pixels]
     color = [v.color == truth for v, truth in zip(verdicts, real.colors, strict=True) if truth]
     shape = [v.shape == truth for v, truth in zip(verdicts, real.shapes, strict=True) if truth]
@@ -73,7 +73,7 @@ def judge_accuracy(real: RealPictures) -> dict[str, float]:
 
 def score(pixels: np.ndarray, per_prompt: int) -> dict[str, Any]:
     """pixels [24 * per_prompt, H, W, 3] in the order of CAPTIONS -> shares of right colours and shapes and distinct
-    pictures."""
+    images."""
     rows: list[dict[str, Any]] = []
     for n, prompt in enumerate(CAPTIONS):
         own = pixels[n * per_prompt : (n + 1) * per_prompt]
@@ -104,8 +104,8 @@ def score(pixels: np.ndarray, per_prompt: int) -> dict[str, Any]:
 
 
 @dataclass(frozen=True)
-class Drawn:
-    """What a model drew: codes [n, rows, columns], pixels uint8 [n, H, W, 3], and one prompt and seed a picture."""
+class GeneratedImages:
+    """What a model drew: codes [n, rows, columns], pixels uint8 [n, H, W, 3], and one prompt and seed an image."""
 
     codes: np.ndarray
     pixels: np.ndarray
@@ -114,7 +114,7 @@ class Drawn:
     sampler: dict[str, float | int | None]
 
 
-def draw_pictures(
+def generate_images(
     handle: ModelHandle,
     prompts: list[str],
     *,
@@ -123,14 +123,14 @@ def draw_pictures(
     temperature: float,
     top_k: int | None,
     batch_size: int,
-) -> Drawn:
-    """One picture a prompt; picture i is drawn with seed + i. ValueError for a model that has seen no pictures."""
+) -> GeneratedImages:
+    """One image a prompt; image i is drawn with seed + i. ValueError for a model that has seen no images."""
     if len(handle.grid) != 2:
         raise ValueError(
-            "the model was trained on no pictures (liquid.json states no grid); train with a t2i, i2t or vqa source"
+            "the model was trained on no images (liquid.json states no grid); train with a t2i, i2t or vqa source"
         )
     seeds = [seed + i for i in range(len(prompts))]
-    codes = draw(
+    codes = sample_images(
         handle.model,
         handle.vocabulary,
         prompts,
@@ -144,7 +144,7 @@ def draw_pictures(
         size=handle.stated_size,
         progress=lambda *p: handle.progress("codes", *p),
     )
-    return Drawn(
+    return GeneratedImages(
         codes,
         decode(handle.image_tokenizer, codes),
         prompts,
@@ -153,20 +153,26 @@ def draw_pictures(
     )
 
 
-def drawn_texts(drawn: Drawn, tags: list[list[str]] | None = None) -> DrawnTexts:
+def generated_texts(generated: GeneratedImages, tags: list[list[str]] | None = None) -> GeneratedTexts:
     """What the self-VQAScore reads: the codes as they were drawn, without the way through pixels."""
-    return DrawnTexts(list(drawn.codes), drawn.prompts, tags or [[] for _ in drawn.prompts], drawn.seeds, drawn.sampler)
+    return GeneratedTexts(
+        list(generated.codes),
+        generated.prompts,
+        tags or [[] for _ in generated.prompts],
+        generated.seeds,
+        generated.sampler,
+    )
 
 
-def measure(handle: ModelHandle, data: Drawn, real: RealPictures, *, per_prompt: int) -> Measurement:
-    """Right colours and shapes beside the judge's own accuracy on real pictures. detail: evals/t2i.json without its
+def measure(handle: ModelHandle, data: GeneratedImages, real: RealImages, *, per_prompt: int) -> Measurement:
+    """Right colours and shapes next to the judge's own accuracy on real images. detail: evals/t2i.json without its
     step."""
     result = {**score(data.pixels, per_prompt), **judge_accuracy(real), **data.sampler, "seed": data.seeds[0]}
     values = right_values(data.pixels, data.prompts)
     values["distinct_mean"] = bare(result["distinct_mean"], len(CAPTIONS), "a count")
     for key in ("judge_color_accuracy", "judge_shape_accuracy"):
         values[key] = bare(result[key], len(real.pixels), "of the judge, not of the model")
-    receipt = Receipt(
+    provenance = Provenance(
         n=len(data.pixels),
         data=arrays_digest(real.pixels),
         prompts=texts_digest([*data.prompts, handle.suffix]),
@@ -175,11 +181,11 @@ def measure(handle: ModelHandle, data: Drawn, real: RealPictures, *, per_prompt:
         features="drawn_shapes, a judge of colours and outlines",
         dtype=handle.dtype,
     )
-    return Measurement(values, receipt, result)
+    return Measurement(values, provenance, result)
 
 
 def right_values(pixels: np.ndarray, prompts: Sequence[str]) -> dict[str, Value]:
-    """Shares of right colours and right shapes among the pictures whose prompt names one."""
+    """Shares of right colours and right shapes among the images whose prompt names one."""
     verdicts = [(judge(p), *named(text)) for p, text in zip(pixels, prompts, strict=True)]
     color = [v.color == c for v, c, _ in verdicts if c]
     shape = [v.shape == s for v, _, s in verdicts if s]

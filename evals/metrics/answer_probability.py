@@ -1,4 +1,4 @@
-"""How probable a model finds given answers to questions about pictures: the whole answer with the end behind it left
+"""How probable a model finds given answers to questions about images: the whole answer with the end after it left
 open."""
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def answer_probabilities(
 def continuation_log_probabilities(
     model: PreTrainedModel, vocabulary: Vocabulary, rows: list[list[int]], places: int
 ) -> np.ndarray:
-    """Log probability of every text id behind the last `places` tokens of each row, fp64 [rows, places, text ids]."""
+    """Log probability of every text id after the last `places` tokens of each row, fp64 [rows, places, text ids]."""
     longest = max(len(row) for row in rows)
     decoder = Decoder(model, len(rows), longest, longest)
     hidden = decoder.feed(*left_padded(rows, vocabulary.pad, decoder.device))[:, -places:]

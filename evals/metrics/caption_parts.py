@@ -1,14 +1,14 @@
-"""What a model is asked to learn how well a picture fits a text: one question about the whole text, or one about each
+"""What a model is asked to learn how well an image fits a text: one question about the whole text, or one about each
 of its parts.
 
-    whole   P("Yes" | picture, "Does this figure show ...?")                  VQAScore (Lin et al. 2024, arXiv
+    whole   P("Yes" | image, "Does this figure show ...?")                  VQAScore (Lin et al. 2024, arXiv
             2404.01291)
-    parts   geometric mean of P("red" | picture, "what color is the shape?"), P("circle" | picture, "what shape is
+    parts   geometric mean of P("red" | image, "what color is the shape?"), P("circle" | image, "what shape is
             present?"), ...
 
 TIFA (Hu et al. 2023, arXiv 2303.11897) takes a text apart too: a language model writes the questions, and the score is
 the share of them that a VQA model answers rightly. Here a regular expression of the config takes it apart, no second
-model is needed, and the answers' probabilities count, as in VQAScore. The geometric mean, because a picture with one
+model is needed, and the answers' probabilities count, as in VQAScore. The geometric mean, because an image with one
 thing wrong does not half fit: the score is the probability that all is right, were the parts independent, made
 comparable between texts of more and of fewer parts.
 """
@@ -52,7 +52,7 @@ def joined(chances: Iterable[float]) -> float:
 
 
 def described(config: VQAScoreConfig) -> str:
-    """Questions, pattern and answers, as receipts state them."""
+    """Questions, pattern and answers, as provenance state them."""
     whole = f"P({config.answer!r}) of {config.question!r}"
     if config.pattern is None:
         return whole

@@ -1,7 +1,7 @@
-"""CLIPScore: how near a picture and its text are in CLIP's space: 2.5 max(cos, 0) (Hessel et al. 2021, arXiv
+"""CLIPScore: how near an image and its text are in CLIP's space: 2.5 max(cos, 0) (Hessel et al. 2021, arXiv
 2104.08718).
 
-Beside it `clip_cosine`, the mean of the cosines themselves: torchmetrics' CLIPScore is 100 max(that, 0) with the bare
+Next to it `clip_cosine`, the mean of the cosines themselves: torchmetrics' CLIPScore is 100 max(that, 0) with the bare
 texts, so that it compares with 100 times this one where `clipscore.prefix` is empty.
 """
 
@@ -17,10 +17,10 @@ from PIL import Image
 from safetensors import SafetensorError
 
 from evals.distances.features import folder_weights
-from evals.metrics.vqascore import Pictures
+from evals.metrics.vqascore import Images
 from liquid_train.config.evaluation import CLIPScoreConfig
 from liquid_train.measurement.measurement import Measurement, ModelHandle, average
-from liquid_train.measurement.provenance import Receipt, seeds_text, texts_digest
+from liquid_train.measurement.provenance import Provenance, seeds_text, texts_digest
 
 WEIGHT = 2.5
 
@@ -41,7 +41,7 @@ class CLIP:
     @torch.inference_mode()
     def cosines(self, pixels: np.ndarray, texts: list[str]) -> np.ndarray:
         """pixels uint8 [n, H, W, 3] -> fp64 [n]. Longer texts are cut."""
-        images = [Image.fromarray(picture) for picture in pixels]
+        images = [Image.fromarray(image) for image in pixels]
         inputs = self.processor(
             text=texts, images=images, return_tensors="pt", padding=True, truncation=True, max_length=self.longest
         )
@@ -69,15 +69,13 @@ def open_clip(config: CLIPScoreConfig, device: torch.device) -> CLIP:
         model,
         processor,
         model.config.text_config.max_position_embeddings,
-        f"CLIP {path.name}, texts behind {config.prefix!r}",
+        f"CLIP {path.name}, texts after {config.prefix!r}",
         weights,
     )
 
 
-def clipscore(
-    handle: ModelHandle, clip: CLIP, data: Pictures, config: CLIPScoreConfig, *, seed: int = 0
-) -> Measurement:
-    """clipscore (0 to 2.5) and clip_cosine (-1 to 1), means over all pictures; a collective."""
+def clipscore(handle: ModelHandle, clip: CLIP, data: Images, config: CLIPScoreConfig, *, seed: int = 0) -> Measurement:
+    """clipscore (0 to 2.5) and clip_cosine (-1 to 1), means over all images; a collective."""
     own, texts = handle.own(len(data.texts)), [config.prefix + text for text in data.texts]
     found = np.zeros(len(texts))
     for start in range(0, len(own), config.batch_size):
@@ -87,7 +85,7 @@ def clipscore(
     found = handle.gathered(found)
     values = {"clipscore": average(WEIGHT * found.clip(min=0), seed), "clip_cosine": average(found, seed)}
     long = sum(map(clip.is_long, texts))
-    receipt = Receipt(
+    provenance = Provenance(
         n=len(texts),
         prompts=texts_digest(texts),
         seeds=seeds_text(data.seeds),
@@ -99,7 +97,7 @@ def clipscore(
     )
     return Measurement(
         values,
-        receipt,
+        provenance,
         warnings=[f"{long} of {len(texts)} texts are longer than CLIP's {clip.longest} tokens and were cut"]
         if long
         else [],

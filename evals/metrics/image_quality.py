@@ -1,4 +1,4 @@
-"""How far drawn pictures are from real ones: Frechet and kernel distance, Frechet at infinitely many pictures,
+"""How far generated images are from real ones: Frechet and kernel distance, Frechet at infinitely many images,
 precision and recall.
 
 Only with Inception's features are these FID and KID, and only then they are called so.
@@ -27,24 +27,24 @@ from evals.distances.precision_recall import precision_recall
 from liquid_train.config.evaluation import FeaturesConfig
 from liquid_train.measurement.intervals import Z, bootstrap, bootstrap_name
 from liquid_train.measurement.measurement import Measurement, ModelHandle, Value, bare, share
-from liquid_train.measurement.provenance import Receipt, arrays_digest, seeds_text, texts_digest
+from liquid_train.measurement.provenance import Provenance, arrays_digest, seeds_text, texts_digest
 
 RESAMPLES = 200
 BOOTSTRAP_FEATURES = 256  # a wider network's covariance takes too long to be resampled
-MIN_PICTURES = 20  # below, the smallest subset of the fit to infinity would be a handful
+MIN_IMAGES = 20  # below, the smallest subset of the fit to infinity would be a handful
 
 
 @dataclass(frozen=True)
-class PictureSets:
-    """drawn, real: uint8 [n, H, W, 3]. prompts, seeds, drawn_categories: one a drawn picture; real_categories: one a
-    real one; None where a picture has none. sampler: how they were drawn. real_name: what the real ones are, in
+class ImageSets:
+    """drawn, real: uint8 [n, H, W, 3]. prompts, seeds, drawn_categories: one a generated image; real_categories: one a
+    real one; None where an image has none. sampler: how they were drawn. real_name: what the real ones are, in
     words."""
 
-    drawn: np.ndarray
+    generated: np.ndarray
     real: np.ndarray
     prompts: list[str]
     seeds: list[int]
-    drawn_categories: list[str | None]
+    generated_categories: list[str | None]
     real_categories: list[str | None]
     sampler: dict[str, float | int | None]
     real_name: str
@@ -62,24 +62,24 @@ def published_name(key: str) -> str:
     )
 
 
-def image_quality(handle: ModelHandle, data: PictureSets, config: FeaturesConfig, *, seed: int = 0) -> Measurement:
-    """A collective: every rank looks at its share of the drawn pictures. Raises ValueError for fewer than 4 pictures in
+def image_quality(handle: ModelHandle, data: ImageSets, config: FeaturesConfig, *, seed: int = 0) -> Measurement:
+    """A collective: every rank looks at its share of the generated images. Raises ValueError for fewer than 4 images in
     a set."""
     network = open_features(config, handle.image_tokenizer)
     real = reference_features(network, data.real, Path(config.cache) if config.cache is not None else None)
-    sums, drawn = shared_features(handle, network, data.drawn, real.shape[1])
+    sums, generated = shared_features(handle, network, data.generated, real.shape[1])
     reference = Gaussian.of(real)
-    values, warnings = distances(sums, drawn, real, reference, seed)
-    values |= category_distances(drawn, real, data.drawn_categories, data.real_categories, seed)
+    values, warnings = distances(sums, generated, real, reference, seed)
+    values |= category_distances(generated, real, data.generated_categories, data.real_categories, seed)
     if data.reconstructed is not None:
         passed = network(data.reconstructed)
         values["frechet_of_reconstructions"] = bare(
-            frechet_distance(Gaussian.of(passed), reference), len(passed), "the same pictures are in both sets"
+            frechet_distance(Gaussian.of(passed), reference), len(passed), "the same images are in both sets"
         )
     if config.kind == "inception":
         values = {published_name(key): value for key, value in values.items()}
-    receipt = Receipt(
-        n=len(data.drawn),
+    provenance = Provenance(
+        n=len(data.generated),
         data=arrays_digest(data.real),
         prompts=texts_digest(data.prompts),
         seeds=seeds_text(data.seeds),
@@ -89,13 +89,13 @@ def image_quality(handle: ModelHandle, data: PictureSets, config: FeaturesConfig
         feature_weights=network.weights,
         dtype=handle.dtype,
     )
-    return Measurement(values, receipt, {"reference": data.real_name}, warnings)
+    return Measurement(values, provenance, {"reference": data.real_name}, warnings)
 
 
 def shared_features(
     handle: ModelHandle, network: FeatureNetwork, pixels: np.ndarray, width: int
 ) -> tuple[FeatureSums, np.ndarray]:
-    """(sums over all pictures, fp32 features [n, width] of all), each rank having computed its own; a collective."""
+    """(sums over all images, fp32 features [n, width] of all), each rank having computed its own; a collective."""
     own = handle.own(len(pixels))
     features = np.zeros((len(pixels), width), dtype=np.float32)
     if own:
@@ -105,15 +105,15 @@ def shared_features(
 
 
 def distances(
-    sums: FeatureSums, drawn: np.ndarray, real: np.ndarray, reference: Gaussian, seed: int
+    sums: FeatureSums, generated: np.ndarray, real: np.ndarray, reference: Gaussian, seed: int
 ) -> tuple[dict[str, Value], list[str]]:
     """drawn [n, d], real [m, d] -> values by name, and warnings."""
-    n, width = drawn.shape
+    n, width = generated.shape
     distance = frechet_distance(sums.gaussian(), reference)
     if width <= BOOTSTRAP_FEATURES:
         low, high = bootstrap(
             n,
-            lambda picked: frechet_distance(Gaussian.of(drawn[picked]), reference),
+            lambda picked: frechet_distance(Gaussian.of(generated[picked]), reference),
             seed=seed,
             resamples=RESAMPLES,
             reflected=True,
@@ -127,31 +127,31 @@ def distances(
         values = {"frechet_distance": bare(distance, n, f"{width} features take too long to resample")}
     floor = frechet_floor(real, n, seed)
     if floor is not None:
-        values["frechet_floor"] = bare(floor, n, f"mean of {FLOOR_DRAWS} draws of real pictures")
-    if n >= MIN_PICTURES:
-        values["frechet_infinity"] = bare(frechet_infinity(drawn, reference, seed, max(n // 4, 2)), n, "a fit")
-    values["kernel_distance"], deviation = kernel_value(drawn, real, seed)
+        values["frechet_floor"] = bare(floor, n, f"mean of {FLOOR_DRAWS} draws of real images")
+    if n >= MIN_IMAGES:
+        values["frechet_infinity"] = bare(frechet_infinity(generated, reference, seed, max(n // 4, 2)), n, "a fit")
+    values["kernel_distance"], deviation = kernel_value(generated, real, seed)
     values["kernel_deviation"] = bare(deviation, n, "a deviation itself")
-    precision, recall = precision_recall(drawn, real)
+    precision, recall = precision_recall(generated, real)
     values |= {"precision": share(precision), "recall": share(recall)}
     return values, small_sample_warnings(n, len(real), width, floor)
 
 
-def kernel_value(drawn: np.ndarray, real: np.ndarray, seed: int) -> tuple[Value, float]:
+def kernel_value(generated: np.ndarray, real: np.ndarray, seed: int) -> tuple[Value, float]:
     """(the kernel distance, its standard deviation over subsets)."""
-    mean, deviation, size = kernel_distance(drawn, real, seed)
-    kind = f"mean +- {Z:.2f} standard deviations of {SUBSETS} subsets of {size} pictures"
-    return Value(mean, len(drawn), mean - Z * deviation, mean + Z * deviation, kind), deviation
+    mean, deviation, size = kernel_distance(generated, real, seed)
+    kind = f"mean +- {Z:.2f} standard deviations of {SUBSETS} subsets of {size} images"
+    return Value(mean, len(generated), mean - Z * deviation, mean + Z * deviation, kind), deviation
 
 
-def small_sample_warnings(drawn: int, real: int, width: int, floor: float | None) -> list[str]:
-    """A set with fewer pictures than features + 1 has a covariance without full rank, and its distance is too high."""
+def small_sample_warnings(generated: int, real: int, width: int, floor: float | None) -> list[str]:
+    """A set with fewer images than features + 1 has a covariance without full rank, and its distance is too high."""
     warnings = []
-    for name, n in (("drawn", drawn), ("real", real)):
+    for name, n in (("drawn", generated), ("real", real)):
         if n < width + 1:
-            known = f"; {drawn} real pictures themselves are {floor:.4g} from the others" if floor is not None else ""
+            known = f"; {generated} real images themselves are {floor:.4g} from the others" if floor is not None else ""
             warnings.append(
-                f"{n} {name} pictures for {width} features: the covariance has rank {min(n - 1, width)}, the Frechet "
+                f"{n} {name} images for {width} features: the covariance has rank {min(n - 1, width)}, the Frechet "
                 f"distance is too high{known}. "
                 f"Take {width + 1} or more, or read the kernel distance, which has no such bias."
             )
@@ -159,23 +159,23 @@ def small_sample_warnings(drawn: int, real: int, width: int, floor: float | None
 
 
 def category_distances(
-    drawn: np.ndarray,
+    generated: np.ndarray,
     real: np.ndarray,
-    drawn_categories: Sequence[str | None],
+    generated_categories: Sequence[str | None],
     real_categories: Sequence[str | None],
     seed: int,
 ) -> dict[str, Value]:
-    """Within each category: frechet_distance/CATEGORY where it has 2 pictures or more on both sides,
+    """Within each category: frechet_distance/CATEGORY where it has 2 images or more on both sides,
     kernel_distance/CATEGORY from 4 on."""
     values: dict[str, Value] = {}
-    for category in sorted({c for c in drawn_categories if c is not None}):
+    for category in sorted({c for c in generated_categories if c is not None}):
         a, b = (
             features[[c == category for c in own]]
-            for features, own in ((drawn, drawn_categories), (real, real_categories))
+            for features, own in ((generated, generated_categories), (real, real_categories))
         )
         if min(len(a), len(b)) >= 2:
             values[f"frechet_distance/{category}"] = bare(
-                frechet_distance(Gaussian.of(a), Gaussian.of(b)), len(a), "too few pictures a category to resample"
+                frechet_distance(Gaussian.of(a), Gaussian.of(b)), len(a), "too few images a category to resample"
             )
         if min(len(a), len(b)) >= 4:
             values[f"kernel_distance/{category}"] = kernel_value(a, b, seed)[0]

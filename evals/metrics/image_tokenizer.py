@@ -1,4 +1,4 @@
-"""What is lost between a picture and its codes: PSNR, SSIM, distance of the reconstructions, and how much of the
+"""What is lost between an image and its codes: PSNR, SSIM, distance of the reconstructions, and how much of the
 codebook is used.
 
 No model that reads or writes can be better than its image tokenizer: these are the bounds.
@@ -15,26 +15,26 @@ from evals.distances.frechet import FeatureSums, Gaussian, frechet_distance
 from liquid_train.config.evaluation import FeaturesConfig
 from liquid_train.generate.images import decode, encode
 from liquid_train.measurement.measurement import Measurement, ModelHandle, average, bare
-from liquid_train.measurement.provenance import Receipt, arrays_digest
+from liquid_train.measurement.provenance import Provenance, arrays_digest
 
 
 def tokenizer_quality(handle: ModelHandle, pixels: np.ndarray, config: FeaturesConfig, *, seed: int = 0) -> Measurement:
     """pixels uint8 [N, H, W, 3], sides multiples of the downsampling, N at least 2; a collective, every rank encodes
     its share.
 
-    psnr in dB and ssim: means over pictures, of 8-bit reconstructions. codebook_used: share of the entries that occur;
+    psnr in dB and ssim: means over images, of 8-bit reconstructions. codebook_used: share of the entries that occur;
     codebook_perplexity: exp of the entropy of the codes, the number of entries that, used alike, would carry as much.
     """
     tokenizer, own = handle.image_tokenizer, handle.own(len(pixels))
     network = open_features(config, tokenizer)
-    per_picture = np.zeros((2, len(pixels)))
+    per_image = np.zeros((2, len(pixels)))
     counts = np.zeros(tokenizer.codebook_size)
     parts = []
     for done, n in enumerate(own):
         codes = encode(tokenizer, pixels[n : n + 1])
         made = decode(tokenizer, codes)
         counts += np.bincount(codes.ravel(), minlength=len(counts))
-        per_picture[:, n] = psnr(pixels[n], made[0]), ssim(pixels[n], made[0])
+        per_image[:, n] = psnr(pixels[n], made[0]), ssim(pixels[n], made[0])
         parts.append((network(pixels[n : n + 1]), network(made)))
         handle.progress("reconstructions", done + 1, len(own))
     width = network(pixels[:1]).shape[1]
@@ -43,18 +43,18 @@ def tokenizer_quality(handle: ModelHandle, pixels: np.ndarray, config: FeaturesC
         FeatureSums.from_vector(handle.gathered(FeatureSums.of(f).as_vector())).gaussian()
         for f in (real, made_features)
     ]
-    per_picture, counts = handle.gathered(per_picture), handle.gathered(counts)
+    per_image, counts = handle.gathered(per_image), handle.gathered(counts)
     shares = counts[counts > 0] / counts.sum()
     n_codes = int(counts.sum())
     name = "rfid" if config.kind == "inception" else "reconstruction_frechet"
     values = {
-        "psnr": average(per_picture[0], seed),
-        "ssim": average(per_picture[1], seed),
+        "psnr": average(per_image[0], seed),
+        "ssim": average(per_image[1], seed),
         name: bare(distance(sums), len(pixels), "pairs are not independent sets"),
-        "codebook_used": bare(len(shares) / len(counts), n_codes, "grows with the number of pictures"),
+        "codebook_used": bare(len(shares) / len(counts), n_codes, "grows with the number of images"),
         "codebook_perplexity": bare(float(np.exp(-(shares * np.log(shares)).sum())), n_codes, "of all codes together"),
     }
-    receipt = Receipt(
+    provenance = Provenance(
         n=len(pixels),
         data=arrays_digest(pixels),
         resize=network.resize,
@@ -62,7 +62,7 @@ def tokenizer_quality(handle: ModelHandle, pixels: np.ndarray, config: FeaturesC
         feature_weights=network.weights,
         dtype=str(next(tokenizer.parameters()).dtype).removeprefix("torch."),
     )
-    return Measurement(values, receipt, {"vq_fingerprint": tokenizer.fingerprint})
+    return Measurement(values, provenance, {"vq_fingerprint": tokenizer.fingerprint})
 
 
 def distance(pair: list[Gaussian]) -> float:
@@ -70,14 +70,14 @@ def distance(pair: list[Gaussian]) -> float:
 
 
 def psnr(a: np.ndarray, b: np.ndarray) -> float:
-    """dB of two uint8 pictures [H, W, 3]; equal ones get 100, not infinity, so that a mean exists."""
+    """dB of two uint8 images [H, W, 3]; equal ones get 100, not infinity, so that a mean exists."""
     if np.array_equal(a, b):
         return 100.0
     return min(100.0, float(peak_signal_noise_ratio(as_batch(a), as_batch(b), data_range=255.0)))
 
 
 def ssim(a: np.ndarray, b: np.ndarray) -> float:
-    """Structural similarity (Wang et al. 2004) of two uint8 pictures [H, W, 3], 11 pixels Gaussian window."""
+    """Structural similarity (Wang et al. 2004) of two uint8 images [H, W, 3], 11 pixels Gaussian window."""
     found = structural_similarity_index_measure(as_batch(a), as_batch(b), data_range=255.0)
     assert isinstance(found, torch.Tensor)
     return float(found)

@@ -25,7 +25,7 @@ from liquid_train.config.evaluation import LanguageConfig
 from liquid_train.data.sequences import prompt_ids
 from liquid_train.measurement.intervals import Z
 from liquid_train.measurement.measurement import Measurement, ModelHandle, Value, bare
-from liquid_train.measurement.provenance import Receipt, texts_digest
+from liquid_train.measurement.provenance import Provenance, texts_digest
 
 NAMES = {True: "language", False: "language_all"}  # by whether image rows are masked
 
@@ -66,7 +66,7 @@ def language(handle: ModelHandle, config: LanguageConfig, manager: Any) -> Measu
     for masked, prefix in NAMES.items():
         found, prompts = evaluate(handle, config, manager, masked)
         values |= {f"{prefix}/{key}": value for key, value in found.items()}
-    receipt = Receipt(
+    provenance = Provenance(
         n=len(prompts),
         prompts=texts_digest(prompts),
         sampler={"shots": config.shots},
@@ -78,7 +78,7 @@ def language(handle: ModelHandle, config: LanguageConfig, manager: Any) -> Measu
         if config.limit is not None
         else []
     )
-    return Measurement(values, receipt, warnings=warnings)
+    return Measurement(values, provenance, warnings=warnings)
 
 
 def evaluate(

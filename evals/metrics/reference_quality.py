@@ -1,10 +1,10 @@
-"""Drawn pictures against a folder of real ones that come with their prompts, over all and within each category.
+"""Generated images against a folder of real ones that come with their prompts, over all and within each category.
 
 MJHQ-30K        FOLDER/meta_data.json {ID: {"category", "prompt"}}, FOLDER/mjhq30k_imgs/CATEGORY/ID.jpg (or
                 FOLDER/CATEGORY/ID.jpg)
-any other one   pictures below FOLDER with their prompt in a .txt of the same name; the first subfolder is the category
+any other one   images below FOLDER with their prompt in a .txt of the same name; the first subfolder is the category
 
-One picture is drawn of each prompt. Through Inception or a Hugging Face model real ones are seen as they are, through
+One image is drawn of each prompt. Through Inception or a Hugging Face model real ones are seen as they are, through
 the image tokenizer's encoder scaled and cut to the model's size. Only features are kept: the sets may be of any size.
 """
 
@@ -18,24 +18,24 @@ from pathlib import Path
 import numpy as np
 
 from evals.benchmarks.json_files import named, read_object
-from evals.benchmarks.question_files import PICTURES
+from evals.benchmarks.question_files import IMAGES
 from evals.distances.feature_cache import file_features
 from evals.distances.features import FeatureNetwork
 from evals.distances.frechet import FeatureSums, Gaussian
-from evals.easy_vqa.shapes_and_colors import Drawn
+from evals.easy_vqa.shapes_and_colors import GeneratedImages
 from evals.metrics.image_quality import category_distances, distances, published_name
 from liquid_train.config.evaluation import FeaturesConfig, ReferenceConfig
-from liquid_train.generate.images import load_picture
+from liquid_train.generate.images import load_image
 from liquid_train.image_tokenizer.preprocess import read_rgb
 from liquid_train.measurement.measurement import Measurement, ModelHandle, Progress
-from liquid_train.measurement.provenance import Receipt, seeds_text, texts_digest
+from liquid_train.measurement.provenance import Provenance, seeds_text, texts_digest
 
-DRAWN_TOGETHER = 256  # pictures that are in memory at a time
-LEAST = 4  # pictures, for a kernel distance
+DRAWN_TOGETHER = 256  # images that are in memory at a time
+LEAST = 4  # images, for a kernel distance
 
 
 @dataclass(frozen=True)
-class RealPicture:
+class RealImage:
     path: Path
     category: str | None
     prompt: str
@@ -43,10 +43,10 @@ class RealPicture:
 
 @dataclass(frozen=True)
 class ReferenceSet:
-    """pictures: in the order of the file or of their paths. left_out: {reason: names}."""
+    """images: in the order of the file or of their paths. left_out: {reason: names}."""
 
     folder: Path
-    pictures: list[RealPicture]
+    images: list[RealImage]
     left_out: dict[str, list[str]]
 
 
@@ -58,58 +58,58 @@ def read_reference(config: ReferenceConfig) -> ReferenceSet:
     check_left_out(folder, found, left_out, config.max_bad)
     counts: Counter[str | None] = Counter()
     chosen = []
-    for picture in found:
-        counts[picture.category] += 1
-        if config.per_category is None or counts[picture.category] <= config.per_category:
-            chosen.append(picture)
+    for image in found:
+        counts[image.category] += 1
+        if config.per_category is None or counts[image.category] <= config.per_category:
+            chosen.append(image)
     return ReferenceSet(folder, chosen, left_out)
 
 
-def check_left_out(folder: Path, found: list[RealPicture], left_out: dict[str, list[str]], max_bad: float) -> None:
+def check_left_out(folder: Path, found: list[RealImage], left_out: dict[str, list[str]], max_bad: float) -> None:
     bad = sum(map(len, left_out.values()))
     reasons = "; ".join(f"{reason}: {named(names)}" for reason, names in left_out.items())
     if bad > max_bad * (len(found) + bad):
         raise ValueError(
-            f"reference.folder={folder}: {bad} of {len(found) + bad} pictures cannot be used. {reasons}. "
+            f"reference.folder={folder}: {bad} of {len(found) + bad} images cannot be used. {reasons}. "
             f"Mend the folder, or allow a larger share with reference.max_bad={max_bad}"
         )
     if len(found) < LEAST:
         remedy = (
-            f"give MJHQ-30K's folder with meta_data.json, or one with {LEAST} pictures or more and a .txt beside each"
+            f"give MJHQ-30K's folder with meta_data.json, or one with {LEAST} images or more and a .txt next to each"
         )
-        raise ValueError(f"reference.folder={folder}: {len(found)} pictures with a prompt there; {remedy}")
+        raise ValueError(f"reference.folder={folder}: {len(found)} images with a prompt there; {remedy}")
 
 
-def read_mjhq(folder: Path) -> tuple[list[RealPicture], dict[str, list[str]]]:
-    pictures_in = folder / "mjhq30k_imgs" if (folder / "mjhq30k_imgs").is_dir() else folder
-    found: list[RealPicture] = []
+def read_mjhq(folder: Path) -> tuple[list[RealImage], dict[str, list[str]]]:
+    images_in = folder / "mjhq30k_imgs" if (folder / "mjhq30k_imgs").is_dir() else folder
+    found: list[RealImage] = []
     left_out: dict[str, list[str]] = {}
     for id, row in read_object(folder / "meta_data.json").items():
         category, prompt = (row.get(key) for key in ("category", "prompt")) if isinstance(row, dict) else (None, None)
         if not isinstance(category, str) or not isinstance(prompt, str) or not prompt.strip():
             left_out.setdefault("entries of meta_data.json without a category or a prompt", []).append(id)
             continue
-        path = pictures_in / category / f"{id}.jpg"
+        path = images_in / category / f"{id}.jpg"
         if path.is_file():
-            found.append(RealPicture(path, category, prompt))
+            found.append(RealImage(path, category, prompt))
         else:
             left_out.setdefault("missing images", []).append(f"{category}/{path.name}")
     return found, left_out
 
 
-def read_folder(folder: Path) -> tuple[list[RealPicture], dict[str, list[str]]]:
-    found: list[RealPicture] = []
+def read_folder(folder: Path) -> tuple[list[RealImage], dict[str, list[str]]]:
+    found: list[RealImage] = []
     left_out: dict[str, list[str]] = {}
-    for path in sorted(p for p in folder.rglob("*") if p.suffix.lower() in PICTURES):
+    for path in sorted(p for p in folder.rglob("*") if p.suffix.lower() in IMAGES):
         place, text = path.relative_to(folder), path.with_suffix(".txt")
         try:
             prompt = text.read_text(encoding="utf-8").strip() if text.is_file() else ""
         except (OSError, UnicodeDecodeError):
             prompt = ""
         if prompt:
-            found.append(RealPicture(path, place.parts[0] if len(place.parts) > 1 else None, prompt))
+            found.append(RealImage(path, place.parts[0] if len(place.parts) > 1 else None, prompt))
         else:
-            left_out.setdefault("pictures without a prompt in a .txt beside them", []).append(place.as_posix())
+            left_out.setdefault("images without a prompt in a .txt next to them", []).append(place.as_posix())
     return found, left_out
 
 
@@ -117,7 +117,7 @@ def reference_quality(
     handle: ModelHandle,
     data: ReferenceSet,
     network: FeatureNetwork,
-    draw: Callable[[ModelHandle, list[str], int], Drawn],
+    draw: Callable[[ModelHandle, list[str], int], GeneratedImages],
     features: FeaturesConfig,
     *,
     max_bad: float,
@@ -126,14 +126,14 @@ def reference_quality(
     """reference_quality/NAME, and /NAME/CATEGORY, with the names of image_quality. draw(handle, prompts, first seed).
     For one process.
 
-    Raises ValueError with counts and names where more real pictures cannot be read than max_bad allows, before anything
+    Raises ValueError with counts and names where more real images cannot be read than max_bad allows, before anything
     is drawn.
     """
     data, real, content = real_features(handle, data, network, features, max_bad)
-    drawn, last = drawn_features(handle, [p.prompt for p in data.pictures], network, draw, seed)
-    categories = [p.category for p in data.pictures]
-    values, warnings = distances(FeatureSums.of(drawn), drawn, real, Gaussian.of(real), seed)
-    values |= category_distances(drawn, real, categories, categories, seed)
+    generated, last = generated_features(handle, [p.prompt for p in data.images], network, draw, seed)
+    categories = [p.category for p in data.images]
+    values, warnings = distances(FeatureSums.of(generated), generated, real, Gaussian.of(real), seed)
+    values |= category_distances(generated, real, categories, categories, seed)
     if features.kind == "inception":
         values = {published_name(key): value for key, value in values.items()}
     small = [
@@ -141,13 +141,13 @@ def reference_quality(
     ]
     if small:
         warnings.append(
-            f"fewer than {real.shape[1] + 1} pictures in {named(small)}: their Frechet distances are too high; read "
+            f"fewer than {real.shape[1] + 1} images in {named(small)}: their Frechet distances are too high; read "
             "the kernel distances"
         )
     warnings += [f"left out: {reason}: {named(names)}" for reason, names in data.left_out.items()]
-    prompts = [p.prompt for p in data.pictures]
-    receipt = Receipt(
-        n=len(drawn),
+    prompts = [p.prompt for p in data.images]
+    provenance = Provenance(
+        n=len(generated),
         data=content,
         prompts=texts_digest([*prompts, handle.suffix]),
         seeds=seeds_text(range(seed, seed + len(prompts))),
@@ -157,54 +157,52 @@ def reference_quality(
         feature_weights=network.weights,
         dtype=handle.dtype,
     )
-    about = f"{len(real)} pictures of {data.folder.name}"
+    about = f"{len(real)} images of {data.folder.name}"
     return Measurement(
-        {f"reference_quality/{key}": value for key, value in values.items()}, receipt, {"reference": about}, warnings
+        {f"reference_quality/{key}": value for key, value in values.items()}, provenance, {"reference": about}, warnings
     )
 
 
 def real_features(
     handle: ModelHandle, data: ReferenceSet, network: FeatureNetwork, config: FeaturesConfig, max_bad: float
 ) -> tuple[ReferenceSet, np.ndarray, str]:
-    """(the pictures that can be read, their features fp32 [n, d], digest of all files)."""
+    """(the images that can be read, their features fp32 [n, d], digest of all files)."""
     height, width = (side * handle.image_tokenizer.downsampling for side in handle.grid)
     own_size = config.kind == "vq"
     features, content = file_features(
         network,
-        [p.path for p in data.pictures],
-        (lambda path: load_picture(path, [(width, height)])) if own_size else read_rgb,
+        [p.path for p in data.images],
+        (lambda path: load_image(path, [(width, height)])) if own_size else read_rgb,
         f"scaled and cut to {width}x{height}" if own_size else "as they are",
         Path(config.cache) if config.cache is not None else None,
-        lambda done: handle.progress("real pictures", done, len(data.pictures)),
+        lambda done: handle.progress("real images", done, len(data.images)),
     )
     good = ~np.isnan(features).all(axis=1)
     broken = [
-        p.path.relative_to(data.folder).as_posix()
-        for p, is_good in zip(data.pictures, good, strict=True)
-        if not is_good
+        p.path.relative_to(data.folder).as_posix() for p, is_good in zip(data.images, good, strict=True) if not is_good
     ]
     left_out = {**data.left_out, **({"images that cannot be read": broken} if broken else {})}
-    left = [p for p, is_good in zip(data.pictures, good, strict=True) if is_good]
+    left = [p for p, is_good in zip(data.images, good, strict=True) if is_good]
     check_left_out(data.folder, left, left_out, max_bad)
     return ReferenceSet(data.folder, left, left_out), features[good], content
 
 
-def drawn_features(
+def generated_features(
     handle: ModelHandle,
     prompts: list[str],
     network: FeatureNetwork,
-    draw: Callable[[ModelHandle, list[str], int], Drawn],
+    draw: Callable[[ModelHandle, list[str], int], GeneratedImages],
     seed: int,
-) -> tuple[np.ndarray, Drawn]:
-    """(fp32 [n, d] of one picture a prompt, the last of the drawn parts)."""
+) -> tuple[np.ndarray, GeneratedImages]:
+    """(fp32 [n, d] of one image a prompt, the last of the drawn parts)."""
     parts = []
     for start in range(0, len(prompts), DRAWN_TOGETHER):
         quiet = replace(handle, progress=later(handle, start, len(prompts)))
-        drawn = draw(quiet, prompts[start : start + DRAWN_TOGETHER], seed + start)
-        parts.append(network(drawn.pixels))
-    return np.concatenate(parts), drawn
+        generated = draw(quiet, prompts[start : start + DRAWN_TOGETHER], seed + start)
+        parts.append(network(generated.pixels))
+    return np.concatenate(parts), generated
 
 
 def later(handle: ModelHandle, start: int, total: int) -> Progress:
     """Progress of a part that begins at `start`, as that of the whole."""
-    return lambda what, done, _: handle.progress("pictures of the prompts", start + done, total)
+    return lambda what, done, _: handle.progress("images of the prompts", start + done, total)

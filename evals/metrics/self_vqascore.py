@@ -1,11 +1,11 @@
-"""Self-VQAScore: the very model that is measured says how well a picture fits a text. No second model is needed.
+"""Self-VQAScore: the very model that is measured says how well an image fits a text. No second model is needed.
 
-    P(answer | picture, question with the text in it)        VQAScore (Lin et al. 2024), with the drawing model as the
+    P(answer | image, question with the text in it)        VQAScore (Lin et al. 2024), with the drawing model as the
                                                              judge
 
 or, where the config takes texts apart, by the answers to questions about their parts (evals/metrics/caption_parts.py).
-A model may be wrong about its own pictures in the way it drew them wrong: beside the score stands how well it tells
-right captions of real pictures from wrong ones (area under the ROC curve), by which the score can be trusted or not.
+A model may be wrong about its own images in the way it drew them wrong: next to the score stands how well it tells
+right captions of real images from wrong ones (area under the ROC curve), by which the score can be trusted or not.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from evals.metrics.caption_parts import described, joined, questions_about, unma
 from liquid_train.config.evaluation import VQAScoreConfig
 from liquid_train.measurement.intervals import bootstrap, bootstrap_name
 from liquid_train.measurement.measurement import Measurement, ModelHandle, Value, average
-from liquid_train.measurement.provenance import Receipt, arrays_digest, seeds_text, texts_digest
+from liquid_train.measurement.provenance import Provenance, arrays_digest, seeds_text, texts_digest
 
 RESAMPLES = 500
 
 
 @dataclass(frozen=True)
-class DrawnTexts:
-    """codes: one grid a picture; texts: what each was drawn from; tags: what skills each text asks for (may be
+class GeneratedTexts:
+    """codes: one grid an image; texts: what each was drawn from; tags: what skills each text asks for (may be
     empty)."""
 
     codes: Sequence[np.ndarray]
@@ -39,7 +39,7 @@ class DrawnTexts:
 
 @dataclass(frozen=True)
 class CaptionPairs:
-    """codes: one grid a real picture; cases: by name, a right and a wrong caption of each picture."""
+    """codes: one grid a real image; cases: by name, a right and a wrong caption of each image."""
 
     codes: Sequence[np.ndarray]
     cases: dict[str, tuple[list[str], list[str]]]
@@ -48,10 +48,10 @@ class CaptionPairs:
 def scores(
     handle: ModelHandle, codes: Sequence[np.ndarray], texts: Sequence[Sequence[str]], config: VQAScoreConfig, what: str
 ) -> np.ndarray:
-    """How well each picture fits each of its texts, fp64 [pictures, texts of one]; a collective. texts: as many for
-    every picture.
+    """How well each image fits each of its texts, fp64 [images, texts of one]; a collective. texts: as many for
+    every image.
 
-    What several texts ask about one picture is asked once.
+    What several texts ask about one image is asked once.
     """
     asked = {(n, k): questions_about(text, config) for n in handle.own(len(codes)) for k, text in enumerate(texts[n])}
     answers: dict[tuple[int, str], list[str]] = {}
@@ -75,13 +75,13 @@ def scores(
     return handle.gathered(found)
 
 
-def score_drawn(handle: ModelHandle, data: DrawnTexts, config: VQAScoreConfig, *, seed: int = 0) -> Measurement:
-    """self_vqascore over all drawn pictures, and self_vqascore/TAG over those whose text has the tag."""
+def score_generated(handle: ModelHandle, data: GeneratedTexts, config: VQAScoreConfig, *, seed: int = 0) -> Measurement:
+    """self_vqascore over all generated images, and self_vqascore/TAG over those whose text has the tag."""
     found = scores(handle, data.codes, [[text] for text in data.texts], config, "self-VQAScore")[:, 0]
     values = {"self_vqascore": average(found, seed)}
     for tag in sorted({t for tags in data.tags for t in tags}):
         values[f"self_vqascore/{tag}"] = average(found[[tag in tags for tags in data.tags]], seed)
-    receipt = Receipt(
+    provenance = Provenance(
         n=len(data.texts),
         prompts=texts_digest(data.texts),
         seeds=seeds_text(data.seeds),
@@ -89,11 +89,11 @@ def score_drawn(handle: ModelHandle, data: DrawnTexts, config: VQAScoreConfig, *
         features=judge(config),
         dtype=handle.dtype,
     )
-    return Measurement(values, receipt, warnings=unmatched(data.texts, config))
+    return Measurement(values, provenance, warnings=unmatched(data.texts, config))
 
 
 def tell_captions(handle: ModelHandle, data: CaptionPairs, config: VQAScoreConfig, *, seed: int = 0) -> Measurement:
-    """Of each case: caption_auc/CASE, how often a right caption of a real picture scores above a wrong one (0.5 is
+    """Of each case: caption_auc/CASE, how often a right caption of a real image scores above a wrong one (0.5 is
     chance), and the mean scores of both."""
     values: dict[str, Value] = {}
     columns = [texts for captions in data.cases.values() for texts in captions]
@@ -106,7 +106,7 @@ def tell_captions(handle: ModelHandle, data: CaptionPairs, config: VQAScoreConfi
             average(wrong, seed),
         )
     texts = [text for column in columns for text in column]
-    receipt = Receipt(
+    provenance = Provenance(
         n=len(data.codes),
         data=arrays_digest(data.codes),
         prompts=texts_digest(texts),
@@ -114,16 +114,16 @@ def tell_captions(handle: ModelHandle, data: CaptionPairs, config: VQAScoreConfi
         features=judge(config),
         dtype=handle.dtype,
     )
-    return Measurement(values, receipt, warnings=unmatched(texts, config))
+    return Measurement(values, provenance, warnings=unmatched(texts, config))
 
 
 def judge(config: VQAScoreConfig) -> str:
-    """As receipts name it."""
+    """As provenance name it."""
     return f"the measured model itself: {described(config)}"
 
 
 def area_value(right: np.ndarray, wrong: np.ndarray, seed: int) -> Value:
-    """The area with its interval; a picture's right and wrong caption are resampled together."""
+    """The area with its interval; an image's right and wrong caption are resampled together."""
     low, high = bootstrap(len(right), lambda picked: area(right[picked], wrong[picked]), seed=seed, resamples=RESAMPLES)
     return Value(area(right, wrong), len(right), low, high, bootstrap_name(RESAMPLES, seed))
 

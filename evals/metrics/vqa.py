@@ -1,7 +1,7 @@
-"""Questions about pictures: exact match, by answer type, beside what the questions alone and shuffled pictures give.
+"""Questions about images: exact match, by answer type, next to what the questions alone and shuffled images give.
 
 The blind baseline answers every question with the answer that training gives to its wording most often. Shuffled
-pictures ask the model about the wrong picture: a model that looks at pictures falls to the blind baseline there.
+images ask the model about the wrong image: a model that looks at images falls to the blind baseline there.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from liquid_train.data.sequences import encode_text
 from liquid_train.data.shards import ShardSet
 from liquid_train.generate.text_sampler import answer
 from liquid_train.measurement.measurement import Measurement, ModelHandle, Value, bare, share
-from liquid_train.measurement.provenance import Receipt, arrays_digest, texts_digest
+from liquid_train.measurement.provenance import Provenance, arrays_digest, texts_digest
 from liquid_train.vocabulary import Vocabulary
 
 EXAMPLES = 12
@@ -30,7 +30,7 @@ EXAMPLES = 12
 
 @dataclass(frozen=True)
 class Question:
-    """image: number of its picture in the set. kind: color, shape or yes/no, told by the answer."""
+    """image: number of its image in the set. kind: color, shape or yes/no, told by the answer."""
 
     image: int
     text: str
@@ -40,7 +40,7 @@ class Question:
 
 @dataclass(frozen=True)
 class QuestionSet:
-    """codes: one grid a picture. left_out: damaged samples by reason."""
+    """codes: one grid an image. left_out: damaged samples by reason."""
 
     codes: list[np.ndarray]
     questions: list[Question]
@@ -82,22 +82,22 @@ def ask(
     vocabulary: Vocabulary,
     data: QuestionSet,
     *,
-    pictures: Sequence[int] | None = None,
+    images: Sequence[int] | None = None,
     batch_size: int = 64,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[str]:
-    """The model's answer to every question. pictures: which picture is shown in place of picture i (default:
+    """The model's answer to every question. images: which image is shown in place of image i (default:
     itself)."""
     # one token more than the longest right answer: a longer answer must not be cut to a right one
     longest = max(
         len(encode_text(vocabulary.tokenizer, " " + a)) for a in {a for q in data.questions for a in q.answers}
     )
-    items = [(data.codes[pictures[q.image] if pictures is not None else q.image], q.text) for q in data.questions]
+    items = [(data.codes[images[q.image] if images is not None else q.image], q.text) for q in data.questions]
     return answer(model, vocabulary, items, max_new_tokens=longest + 1, batch_size=batch_size, progress=progress)
 
 
 def derangement(count: int, seed: int) -> list[int] | None:
-    """A permutation that leaves nothing in its place (one random cycle, Sattolo 1986), or None for a single picture."""
+    """A permutation that leaves nothing in its place (one random cycle, Sattolo 1986), or None for a single image."""
     if count < 2:
         return None
     order, random = list(range(count)), np.random.default_rng(seed)
@@ -141,7 +141,7 @@ def score(questions: Sequence[Question], given: Sequence[str]) -> dict[str, Any]
 
 
 def choose_examples(questions: Sequence[Question], seed: int, count: int = EXAMPLES) -> list[int]:
-    """Numbers of `count` questions, as many of each type as there can be, about different pictures where possible."""
+    """Numbers of `count` questions, as many of each type as there can be, about different images where possible."""
     random = np.random.default_rng(seed)
     waiting: dict[str, list[int]] = defaultdict(list)
     for n in random.permutation(len(questions)).tolist():
@@ -170,9 +170,9 @@ def accuracies(questions: Sequence[Question], right: Sequence[bool] | np.ndarray
 
 
 def shared_accuracy(handle: ModelHandle, data: QuestionSet) -> dict[str, Value]:
-    """`accuracies` over all ranks; a collective, every rank asks about its own pictures."""
-    pictures = set(handle.own(len(data.codes)))
-    own = [n for n, q in enumerate(data.questions) if q.image in pictures]
+    """`accuracies` over all ranks; a collective, every rank asks about its own images."""
+    images = set(handle.own(len(data.codes)))
+    own = [n for n, q in enumerate(data.questions) if q.image in images]
     right = np.zeros(len(data.questions), dtype=np.int64)
     if own:
         part = QuestionSet(data.codes, [data.questions[n] for n in own], {})
@@ -181,9 +181,9 @@ def shared_accuracy(handle: ModelHandle, data: QuestionSet) -> dict[str, Value]:
     return accuracies(data.questions, handle.gathered(right))
 
 
-def question_receipt(handle: ModelHandle, data: QuestionSet) -> Receipt:
+def question_provenance(handle: ModelHandle, data: QuestionSet) -> Provenance:
     texts = [q.text for q in data.questions]
-    return Receipt(
+    return Provenance(
         n=len(texts),
         data=arrays_digest(data.codes),
         prompts=texts_digest(texts),
@@ -201,7 +201,7 @@ class VQAData:
 
 
 def measure(handle: ModelHandle, data: VQAData, *, seed: int, batch_size: int) -> Measurement:
-    """Accuracies beside the blind and the shuffled ones. detail: evals/vqa.json without its step. For one process."""
+    """Accuracies next to the blind and the shuffled ones. detail: evals/vqa.json without its step. For one process."""
     questions = data.questions.questions
     model, vocabulary = handle.model, handle.vocabulary
     given = ask(
@@ -217,13 +217,13 @@ def measure(handle: ModelHandle, data: VQAData, *, seed: int, batch_size: int) -
         blind = score(questions, blind_answers(data.train, questions))
         result |= {"blind_accuracy": blind["accuracy"], "blind_by_type": blind["by_type"]}
         values["vqa_blind_accuracy"] = bare(blind["accuracy"], len(questions), "a baseline")
-    pictures = derangement(len(data.questions.codes), seed)
-    if pictures is not None:
+    images = derangement(len(data.questions.codes), seed)
+    if images is not None:
         others = ask(
             model,
             vocabulary,
             data.questions,
-            pictures=pictures,
+            images=images,
             batch_size=batch_size,
             progress=lambda *p: handle.progress("shuffled", *p),
         )
@@ -236,11 +236,11 @@ def measure(handle: ModelHandle, data: VQAData, *, seed: int, batch_size: int) -
         for i, (n, q) in enumerate(rows)
     ]
     result["examples_note"] = (
-        "pictures as the VQ decodes them from their codes: what the model sees, not the original files"
+        "images as the VQ decodes them from their codes: what the model sees, not the original files"
     )
     left_out = data.questions.left_out
     warnings = [f"{sum(left_out.values())} damaged samples are not in these numbers: {left_out}"] if left_out else []
-    return Measurement(values, question_receipt(handle, data.questions), result, warnings)
+    return Measurement(values, question_provenance(handle, data.questions), result, warnings)
 
 
 def example_name(number: int) -> str:

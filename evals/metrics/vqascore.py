@@ -1,9 +1,9 @@
-"""VQAScore: how probable another model finds the answer "Yes" to the question whether a picture shows a text (Lin et
-al. 2024, arXiv 2404.01291). Any model of transformers that reads a picture and a question and writes text: decoders
+"""VQAScore: how probable another model finds the answer "Yes" to the question whether an image shows a text (Lin et
+al. 2024, arXiv 2404.01291). Any model of transformers that reads an image and a question and writes text: decoders
 (LLaVA, Qwen-VL, Idefics, ...) and encoder-decoders (BLIP-2 and InstructBLIP with T5, Florence), from a local folder.
 
 The probability is the product over the answer's tokens, as the tokenizer encodes the answer alone, with its end left
-open. The question goes through the model's chat template where it has one, else as it is. Pictures are prepared by the
+open. The question goes through the model's chat template where it has one, else as it is. Images are prepared by the
 model's own processor.
 """
 
@@ -24,7 +24,7 @@ from torch import Tensor
 from evals.distances.features import folder_weights
 from liquid_train.config.evaluation import JudgeConfig
 from liquid_train.measurement.measurement import Measurement, ModelHandle, average
-from liquid_train.measurement.provenance import Receipt, seeds_text, texts_digest
+from liquid_train.measurement.provenance import Provenance, seeds_text, texts_digest
 
 Inputs = dict[str, Tensor]
 
@@ -83,7 +83,7 @@ class Judge:
 
 
 def continued(key: str, prompt: Tensor, answer: Tensor) -> Tensor:
-    """A tensor over the prompt's tokens [n, L] -> [n, L + A - 1]: the answer behind it but for its last token, which is
+    """A tensor over the prompt's tokens [n, L] -> [n, L + A - 1]: the answer after it but for its last token, which is
     only predicted.
     Masks count it; token types are those of text, 0."""
     added = answer[:, :-1]
@@ -106,7 +106,7 @@ def open_judge(config: JudgeConfig, device: torch.device) -> Judge:
         )
     except (OSError, ValueError, ImportError, KeyError, SafetensorError) as error:
         raise ValueError(
-            f"vqascore.model={path}: cannot be opened as a model of pictures and text to text: {error}"
+            f"vqascore.model={path}: cannot be opened as a model of images and text to text: {error}"
         ) from error
     model, loading = loaded
     if loading["missing_keys"]:
@@ -129,13 +129,13 @@ def open_judge(config: JudgeConfig, device: torch.device) -> Judge:
         judge.probabilities([judge.prepare(grey, config.question.replace("{text}", "a shape"))])
     except (ValueError, TypeError, KeyError, AttributeError, IndexError, RuntimeError) as error:
         raise ValueError(
-            f"vqascore.model={path}: {type(model).__name__} cannot be asked about a picture: {error}"
+            f"vqascore.model={path}: {type(model).__name__} cannot be asked about an image: {error}"
         ) from error
     return judge
 
 
 @dataclass(frozen=True)
-class Pictures:
+class Images:
     """pixels uint8 [n, H, W, 3] and of each the text it was drawn from, the skills that it asks for (may be none), and
     its seed."""
 
@@ -147,9 +147,9 @@ class Pictures:
 
 
 def vqascore(
-    handle: ModelHandle, judge: Judge, data: Pictures, config: JudgeConfig, *, name: str = "vqascore", seed: int = 0
+    handle: ModelHandle, judge: Judge, data: Images, config: JudgeConfig, *, name: str = "vqascore", seed: int = 0
 ) -> Measurement:
-    """NAME over all pictures, and NAME/TAG over those whose text has the tag; a collective."""
+    """NAME over all images, and NAME/TAG over those whose text has the tag; a collective."""
     own = handle.own(len(data.texts))
     found = np.zeros(len(data.texts))
     for numbers, chances in asked(judge, data, config, own, lambda done: handle.progress(name, done, len(own))):
@@ -158,7 +158,7 @@ def vqascore(
     values = {name: average(found, seed)}
     for tag in sorted({t for tags in data.tags for t in tags}):
         values[f"{name}/{tag}"] = average(found[[tag in tags for tags in data.tags]], seed)
-    receipt = Receipt(
+    provenance = Provenance(
         n=len(data.texts),
         prompts=texts_digest(data.texts),
         seeds=seeds_text(data.seeds),
@@ -168,13 +168,13 @@ def vqascore(
         feature_weights=judge.weights,
         dtype=handle.dtype,
     )
-    return Measurement(values, receipt)
+    return Measurement(values, provenance)
 
 
 def asked(
-    judge: Judge, data: Pictures, config: JudgeConfig, own: list[int], progress: Callable[[int], None]
+    judge: Judge, data: Images, config: JudgeConfig, own: list[int], progress: Callable[[int], None]
 ) -> Iterator[tuple[list[int], np.ndarray]]:
-    """(numbers of pictures, P of each): rows of one shape are computed together as soon as a batch is full."""
+    """(numbers of images, P of each): rows of one shape are computed together as soon as a batch is full."""
     waiting: dict[Any, list[tuple[int, Inputs]]] = defaultdict(list)
     done = 0
     for n in own:

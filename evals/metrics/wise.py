@@ -1,13 +1,13 @@
-"""WISE: pictures whose prompts need knowledge of the world, marked by a judge (Niu et al. 2025, arXiv 2503.07265).
+"""WISE: images whose prompts need knowledge of the world, marked by a judge (Niu et al. 2025, arXiv 2503.07265).
 
 FOLDER/{cultural_common_sense, spatio-temporal_reasoning, natural_science}.json   or *_verified.json
     [{"prompt_id", "Prompt", "Explanation", "Category", "Subcategory"}]
-predictions/STEP-wise/PROMPT_ID.png    what the published scorer reads, and beside them judge.jsonl: what a judge must
+predictions/STEP-wise/PROMPT_ID.png    what the published scorer reads, and next to them judge.jsonl: what a judge must
                                        know of each
 a judge's marks: JSON lines {"prompt_id", "consistency", "realism", "aesthetic_quality"}, each 0 to 2, as the published
 scorer writes them
 
-A picture's WiScore is (0.7 consistency + 0.2 realism + 0.1 aesthetic quality) / 2; the whole is the mean of the six
+An image's WiScore is (0.7 consistency + 0.2 realism + 0.1 aesthetic quality) / 2; the whole is the mean of the six
 categories, each weighted by its share of the 1,000 prompts. What a category is goes by the prompt's number, as in the
 published program.
 """
@@ -26,10 +26,10 @@ import numpy as np
 from evals.benchmarks.json_files import named, read_json, read_lines
 from liquid_train.config.evaluation import WISEConfig
 from liquid_train.measurement.measurement import Measurement, ModelHandle, average, bare
-from liquid_train.measurement.provenance import Receipt, seeds_text, texts_digest
+from liquid_train.measurement.provenance import Provenance, seeds_text, texts_digest
 
 if TYPE_CHECKING:
-    from evals.easy_vqa.shapes_and_colors import Drawn
+    from evals.easy_vqa.shapes_and_colors import GeneratedImages
 
 FILES = ("cultural_common_sense", "spatio-temporal_reasoning", "natural_science")
 MARKS = {"consistency": 0.7, "realism": 0.2, "aesthetic_quality": 0.1}  # with their weights
@@ -127,29 +127,29 @@ def refuse_many(key: str, good: int, left_out: dict[str, list[str]], max_bad: fl
         )
 
 
-def pictures(handle: ModelHandle, data: WISEPrompts, drawn: Drawn) -> Measurement:
-    """No number: the pictures of the prompts, drawn in their order, and the file for a judge. detail: {"pictures",
+def images(handle: ModelHandle, data: WISEPrompts, generated: GeneratedImages) -> Measurement:
+    """No number: the images of the prompts, drawn in their order, and the file for a judge. detail: {"images",
     "files"} by name."""
     rows = [
         {"prompt_id": p.id, "Prompt": p.text, "Explanation": p.explanation, "image": f"{p.id}.png"}
         for p in data.prompts
     ]
-    receipt = Receipt(
+    provenance = Provenance(
         n=len(rows),
-        prompts=texts_digest([*drawn.prompts, handle.suffix]),
-        seeds=seeds_text(drawn.seeds),
-        sampler=dict(drawn.sampler),
+        prompts=texts_digest([*generated.prompts, handle.suffix]),
+        seeds=seeds_text(generated.seeds),
+        sampler=dict(generated.sampler),
         dtype=handle.dtype,
     )
     detail = {
-        "pictures": {f"wise/{p.id}.png": pixels for p, pixels in zip(data.prompts, drawn.pixels, strict=True)},
+        "images": {f"wise/{p.id}.png": pixels for p, pixels in zip(data.prompts, generated.pixels, strict=True)},
         "files": {"wise/judge.jsonl": "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)},
     }
     told = (
-        "no score: the pictures and judge.jsonl are in predictions/; wise.scores=[FILE,...] without a checkpoint "
+        "no score: the images and judge.jsonl are in predictions/; wise.scores=[FILE,...] without a checkpoint "
         "scores a judge's marks"
     )
-    return Measurement({}, receipt, detail, [*data.warnings(), told])
+    return Measurement({}, provenance, detail, [*data.warnings(), told])
 
 
 def wiscore(marks: Sequence[float]) -> float:
@@ -158,7 +158,7 @@ def wiscore(marks: Sequence[float]) -> float:
 
 
 def score(data: WISEPrompts, files: list[Path], max_bad: float) -> Measurement:
-    """wise/CATEGORY, and wise where every category has a marked picture. Raises ValueError with counts and names where
+    """wise/CATEGORY, and wise where every category has a marked image. Raises ValueError with counts and names where
     more prompts have no marks, or more marks no prompt, than max_bad allows."""
     left_out = {reason: list(names) for reason, names in data.left_out.items()}
     known = {p.id for p in data.prompts}
@@ -208,5 +208,8 @@ def scored(data: WISEPrompts, scores: dict[int, float]) -> Measurement:
         warnings.append("a category has no marks: the weighted mean over all six is not given")
     prompts = texts_digest([p.text for p in data.prompts])
     return Measurement(
-        values, Receipt(n=len(scores), prompts=prompts, features="a judge's marks from files"), {"files": {}}, warnings
+        values,
+        Provenance(n=len(scores), prompts=prompts, features="a judge's marks from files"),
+        {"files": {}},
+        warnings,
     )

@@ -1,4 +1,4 @@
-"""What the Liquid paper publishes (Wu et al., arXiv 2412.04332v4), beside the names of our numbers.
+"""What the Liquid paper publishes (Wu et al., arXiv 2412.04332v4), next to the names of our numbers.
 
 Read from the tables of version 4: 2a and 2b (GenAI-Bench, overall), 3 (MJHQ-30K), 5 (language, rows "multi-modal"), 6
 (understanding, rows "Ours" and "Ours" with a longer pre-training; the row with another image tokenizer is left out). A
@@ -41,7 +41,7 @@ def gemma(first: float, longer: float) -> tuple[float | None, ...]:
 
 
 GROUPS: dict[str, tuple[Row, ...]] = {
-    "Pictures from words": (
+    "Images from words": (
         Row(
             "MJHQ-30K, FID (lower is better)",
             "reference_quality",
@@ -69,7 +69,7 @@ GROUPS: dict[str, tuple[Row, ...]] = {
             note="depends on the judge, vqascore.model",
         ),
     ),
-    "Questions about pictures": (
+    "Questions about images": (
         Row(
             "VQAv2, accuracy %",
             "vqav2",

@@ -1,4 +1,4 @@
-"""`liquid eval checkpoint=... evals=paper`: one page of our numbers beside the paper's, as paper.md and paper.html.
+"""`liquid eval checkpoint=... evals=paper`: one page of our numbers next to the paper's, as paper.md and paper.html.
 
     conf/sheet/paper.yaml -> measurable (what lacks its files is left out) -> evals/run.py measures -> write_sheet
 
@@ -118,10 +118,10 @@ def numbers(value: Value, row: Row) -> dict[str, str]:
 
 
 def settings(found: dict[str, Measurement]) -> list[str]:
-    """What was measured how, one line a metric; a metric's file has its whole receipt."""
+    """What was measured how, one line a metric; a metric's file has its whole provenance."""
     lines = []
     for name, measured in found.items():
-        r = measured.receipt
+        r = measured.provenance
         sampler = ", ".join(f"{key} {value}" if value is not None else key for key, value in (r.sampler or {}).items())
         lines.append(
             f"{name}: " + "; ".join(part for part in (sampler, r.features, r.resize, r.dtype, f"code {r.code}") if part)
@@ -137,7 +137,7 @@ LEGEND = (
 
 def as_markdown(title: str, groups: dict[str, list[Line]], about: list[str], notes: list[str]) -> str:
     head = ["", "this model", "95% interval", "n", *MODELS, "source", "note"]
-    out = [f"# {title}", "", f"Beside the numbers of {PAPER}, by its model. {LEGEND}"]
+    out = [f"# {title}", "", f"Next to the numbers of {PAPER}, by its model. {LEGEND}"]
     for group, lines in groups.items():
         rows = [[x.label, *cells(x), *x.published, x.source, x.note] for x in lines]
         out += [

@@ -1,4 +1,4 @@
-"""Checkpoints written beside the training: one thread of each rank writes a copy of the state while the next steps are
+"""Checkpoints written next to the training: one thread of each rank writes a copy of the state while the next steps are
 made."""
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from liquid_train.config.schema import CheckpointConfig
 class Saver:
     """Writes the checkpoints of a run, one at a time. All ranks call the same methods at the same steps.
 
-    step: of the save at hand, or the last one. saved_step: of the newest checkpoint that is known to be complete; 0:
+    step: of the current save, or the last one. saved_step: of the newest checkpoint that is known to be complete; 0:
     none.
     """
 
@@ -48,7 +48,7 @@ class Saver:
         return self._writing is not None and self._writing.done()
 
     def settle(self) -> tuple[int, float] | None:
-        """Wait for the save at hand: (its step, seconds it took to write), or None where there is none. Raises
+        """Wait for the current save: (its step, seconds it took to write), or None where there is none. Raises
         SaveFailed on all ranks."""
         if self._writing is None:
             return None

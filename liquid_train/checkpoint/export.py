@@ -28,7 +28,7 @@ def export(source: Path, output: str | Path, *, dtype: str | None = None, shard_
     """Copy a folder in Hugging Face format to `output`, its weights cast to `dtype` (None: as stored) and cut into
     files anew.
 
-    Everything beside the weights (tokenizer, generation config, liquid.json) is copied; config.json names the new
+    Everything next to the weights (tokenizer, generation config, liquid.json) is copied; config.json names the new
     dtype. output: a folder, which appears under its name when it is complete, or a URL of fsspec's (s3://bucket/model),
     where config.json comes last.
     ValueError: output exists, source has no safetensors, a value is too large for fp16, or the output cannot be

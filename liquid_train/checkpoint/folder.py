@@ -103,7 +103,7 @@ def model_folder(path: str | Path) -> Path:
 
 
 def begin(run_dir: Path, step: int) -> Path:
-    """An empty folder to write checkpoint `step` into. What kills left behind is removed: unfinished ones, and halves
+    """An empty folder to write checkpoint `step` into. What kills left after is removed: unfinished ones, and halves
     of old ones."""
     folder = run_dir / "checkpoints"
     for left in [
@@ -164,7 +164,7 @@ def read_scores(run_dir: str | Path) -> dict[str, Any]:
 
 def note_score(run_dir: Path, step: int, metric: str, best_is: str, value: float) -> None:
     """Note what the model of `step` is worth. Forgotten: scores by another metric, and of later steps (the run went
-    back behind them)."""
+    back after them)."""
     known = read_scores(run_dir)
     same = (known.get("metric"), known.get("best_is")) == (metric, best_is)
     scores = {s: v for s, v in known["scores"].items() if int(s) < step} if same else {}
@@ -198,17 +198,17 @@ def retain(run_dir: Path, keep: int, keep_every: int | None = None) -> None:
 
 
 def set_aside(run_dir: Path, step: int) -> list[Path]:
-    """Move complete checkpoints of later steps than `step` to checkpoints/superseded/: the run has gone back behind
+    """Move complete checkpoints of later steps than `step` to checkpoints/superseded/: the run has gone back after
     them.
 
     They are not lost, but no resume finds them, and they take no place among the newest ones. Returns where they are
     now.
     """
-    aside = run_dir / "checkpoints" / SUPERSEDED
+    staging_directory = run_dir / "checkpoints" / SUPERSEDED
     moved = []
     for old in committed(run_dir):
         if step_of(old) > step:
-            aside.mkdir(exist_ok=True)
-            shutil.rmtree(aside / old.name, ignore_errors=True)
-            moved.append(old.rename(aside / old.name))
+            staging_directory.mkdir(exist_ok=True)
+            shutil.rmtree(staging_directory / old.name, ignore_errors=True)
+            moved.append(old.rename(staging_directory / old.name))
     return moved

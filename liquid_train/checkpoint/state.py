@@ -91,7 +91,7 @@ def agreed(group: dist.ProcessGroup) -> Iterator[None]:
 class Snapshot:
     """What a checkpoint will hold. optimizer: this rank's part; files: round by round the tensors of the safetensors
     file that this rank writes then, by the numbering of `plan` ({}: none); trainer: the text of trainer.json; rest:
-    writes what model/ has beside weights."""
+    writes what model/ has next to weights."""
 
     step: int
     optimizer: dict[str, Any]
@@ -228,7 +228,7 @@ def write_model(folder: Path, state: Snapshot, group: dist.ProcessGroup) -> None
 
 
 def write_rest_of_model(folder: Path, root: LossModule, card: ModelCard, vocabulary: Vocabulary) -> None:
-    """What an HF folder has beside its weights: config, generation config, tokenizer, liquid.json."""
+    """What an HF folder has next to its weights: config, generation config, tokenizer, liquid.json."""
     hf_config = root.lm.config.to_dict() | {"architectures": [type(root.lm).__name__], "dtype": "float32"}
     hf_config.pop("_attn_implementation", None)
     (folder / "config.json").write_text(json.dumps(hf_config, indent=2))

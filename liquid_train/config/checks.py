@@ -126,10 +126,10 @@ def check_periods(c: TrainJob) -> None:
     check_vqascore(c.evals.vqascore, "evals.vqascore")
     require(
         c.evals.language.batch_size > 0,
-        f"evals.metrics.language.batch_size={c.evals.language.batch_size}: must be 1 or more",
+        f"evals.language.batch_size={c.evals.language.batch_size}: must be 1 or more",
     )
     limit = c.evals.language.limit
-    require(limit is None or limit > 0, f"evals.metrics.language.limit={limit}: must be 1 or more, or null for all")
+    require(limit is None or limit > 0, f"evals.language.limit={limit}: must be 1 or more, or null for all")
     one_of(c, "checkpoint.best_is", ("highest", "lowest"))
     if best is not None:
         require(
@@ -230,7 +230,7 @@ def check_tokenize(c: TokenizeJob) -> None:
     )
     require(
         t.crop != "none" or t.size is None,
-        f"tokenize.size={t.size}: tokenize.crop=none takes pictures as they are; use center or multiratio",
+        f"tokenize.size={t.size}: tokenize.crop=none takes images as they are; use center or multiratio",
     )
     require(0 <= t.max_bad <= 1, f"tokenize.max_bad={t.max_bad}: a share between 0 and 1")
     require(t.workers is None or t.workers >= 0, f"tokenize.workers={t.workers}: must be 0 or more")
@@ -400,7 +400,7 @@ def check_judges(c: EvalJob) -> None:
             "a visual question answering model in Hugging Face format",
         ),
         (("clipscore",), "clipscore.model", "a CLIP model in Hugging Face format"),
-        (("reference_quality",), "reference.folder", "real pictures, as MJHQ-30K's"),
+        (("reference_quality",), "reference.folder", "real images, as MJHQ-30K's"),
         (("wise",), "wise.prompts", "WISE's three JSON files"),
     ):
         path, asked = get(c, key), [name for name in metrics if name in c.metrics]

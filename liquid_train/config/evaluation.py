@@ -14,7 +14,7 @@ class FeaturesConfig:
     kind: str = "vq"  # vq, inception or hf
     path: str | None = None  # inception: its TorchScript file; hf: a model's folder
     resize: str = "clean"  # clean, legacy_pytorch or legacy_tensorflow
-    cache: str | None = None  # a folder that keeps the features of reference pictures; None = computed each time
+    cache: str | None = None  # a folder that keeps the features of reference images; None = computed each time
 
 
 @dataclass
@@ -32,7 +32,7 @@ def template_fields(template: str) -> set[str]:
 
 @dataclass
 class VQAScoreConfig:
-    """How a model is asked whether a picture fits a text, as a whole or by parts; see
+    """How a model is asked whether an image fits a text, as a whole or by parts; see
     evals/metrics/caption_parts.py."""
 
     question: str = 'Does this figure show "{text}"? Please answer yes or no.'
@@ -60,11 +60,11 @@ class CLIPScoreConfig:
 
 @dataclass
 class ReferenceConfig:
-    """Real pictures with the prompts to draw for them; see evals/metrics/reference_quality.py."""
+    """Real images with the prompts to draw for them; see evals/metrics/reference_quality.py."""
 
     folder: str | None = None
-    per_category: int | None = None  # only the first N pictures of each category
-    max_bad: float = 0.0  # share of pictures that may be left out (and are then named)
+    per_category: int | None = None  # only the first N images of each category
+    max_bad: float = 0.0  # share of images that may be left out (and are then named)
 
 
 @dataclass
@@ -107,15 +107,15 @@ class EvalsConfig:
     # steps between measurements of those that cost more; the others: each time
     periods: dict[str, int] = field(default_factory=dict)
     vqa_samples: int = 100  # images of the periodic VQA accuracy
-    images: int = 12  # pictures of the periodic grid
+    images: int = 12  # images of the periodic grid
     prompts: list[str] = field(default_factory=list)
     guidance: float = 3.0
     top_k: int | None = None
     temperature: float = 0.8
-    # pictures whose distance from real ones is measured, the grid's among them; 0 = no distances
+    # images whose distance from real ones is measured, the grid's among them; 0 = no distances
     quality_images: int = 0
-    quality_reference: int = 256  # real pictures they are compared with
-    caption_images: int = 0  # real pictures whose right and wrong captions the model is asked about
+    quality_reference: int = 256  # real images they are compared with
+    caption_images: int = 0  # real images whose right and wrong captions the model is asked about
     features: FeaturesConfig = field(default_factory=FeaturesConfig)
     vqascore: VQAScoreConfig = field(default_factory=VQAScoreConfig)
     language: LanguageConfig = field(default_factory=LanguageConfig)
@@ -144,14 +144,14 @@ SAMPLERS_VERSION = 1
 # what each page of numbers shows: conf/sheet/
 SHEETS = {"paper": ("reference_quality", "genai_bench_vqascore", *BENCHMARKS, "language")}
 READING = ("vqa", "image_quality", "captions")  # those that read shards, and vqa train_shards
-# those that measure images_per_prompt pictures of each caption
+# those that measure images_per_prompt images of each caption
 DRAWING = ("t2i", "image_quality", "self_vqascore", "vqascore", "clipscore")
 
 
 @dataclass
 class QuestionFiles:
     questions: str | None = None
-    images: str | None = None  # the folder with the pictures
+    images: str | None = None  # the folder with the images
     predictions: str | None = None  # answers as the server or program takes them: scored without a model
 
 
@@ -170,7 +170,7 @@ class MMEFiles:
 class BenchmarksConfig:
     """Published benchmarks from local files; evals/benchmarks/question_files.py says what is in each."""
 
-    suffix: str = ""  # behind every question
+    suffix: str = ""  # after every question
     max_new_tokens: int = 16  # of an answer
     max_bad: float = 0.0  # share of questions that may be left out (and are then named)
     max_questions: int | None = None  # only the first N

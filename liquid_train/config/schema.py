@@ -77,7 +77,7 @@ class SourceConfig:
     task: str = "???"
     weight: float = 1.0  # share of documents (or of tokens: data.weight_unit), relative to the other sources
     max_epochs: float | None = None  # passes over it, then the other sources take over its share; None = endless
-    questions_per_document: int = 1  # vqa: turns chained behind one image
+    questions_per_document: int = 1  # vqa: turns chained after one image
     max_samples: int | None = None  # held-out sources: only the first N samples
 
 
@@ -113,7 +113,7 @@ class LossConfig:
 class SpikeConfig:
     """What is done about a step whose loss lies far above the last ones' (spike_guard.py)."""
 
-    # warn: count it; skip: no optimizer step; rewind: back to the newest checkpoint, on behind the spike's data
+    # warn: count it; skip: no optimizer step; rewind: back to the newest checkpoint, on after the spike's data
     action: str = "warn"
     threshold: float = 6.0  # robust standard deviations above the median
     window: int = 128  # steps that these are taken from; none is a spike before half of them are known
@@ -171,7 +171,7 @@ class ScheduleConfig:
 @dataclass
 class CheckpointConfig:
     every: int = 500
-    async_save: bool = True  # written beside the training, from a copy in the CPU's memory; false: training waits
+    async_save: bool = True  # written next to the training, from a copy in the CPU's memory; false: training waits
     keep: int = 2  # newest ones, and the best one besides
     keep_every: int | None = None  # those of every so many steps are kept for good
     best: str | None = None  # the number of metrics.jsonl that the best one is best by, such as eval/vqa_accuracy
@@ -225,8 +225,8 @@ class TokenizeSettings:
     source: str = "???"
     split: str = "train"  # of a source that has splits
     input: str | None = None  # files, a folder or a pattern, for sources that read files
-    images: str | None = None  # what paths of pictures in a list are relative to; None = the list's own folder
-    image_key: str | None = None  # where a row has its picture; None = the usual names
+    images: str | None = None  # what paths of images in a list are relative to; None = the list's own folder
+    image_key: str | None = None  # where a row has its image; None = the usual names
     text_key: str | None = None  # where a row has its text; None = the usual names
     output: str = "???"
     part: str | None = None  # I/N; None = the rank of torchrun, else all of it
@@ -292,7 +292,7 @@ class ServeLimits:
     characters: int = 4000  # of a prompt or question
     pictures: int = 4  # drawn by one request; on a GPU all are drawn in batches of this size
     new_tokens: int = 512  # of one answer
-    pixels: int = 2**24  # of one picture, sent or drawn
+    pixels: int = 2**24  # of one image, sent or drawn
     body_mib: float = 16.0  # of one request
 
 
@@ -303,7 +303,7 @@ class ServeJob:
     checkpoint: str = "???"  # a run, a checkpoint or an HF folder
     host: str = "127.0.0.1"
     port: int = 7860
-    ui: bool = True  # the page beside the API
+    ui: bool = True  # the page next to the API
     limits: ServeLimits = field(default_factory=ServeLimits)
     force: bool = False
     precision: str = "fp32"
@@ -334,8 +334,8 @@ class EvalJob:
     genai_bench: str | None = None  # the folder of GenAI-Bench's prompts and skill tags
     benchmarks: BenchmarksConfig = field(default_factory=BenchmarksConfig)
     language: LanguageConfig = field(default_factory=LanguageConfig)
-    caption_images: int = 500  # real pictures whose right and wrong captions are compared
-    tokenizer_images: int = 200  # real pictures that are encoded and decoded again
+    caption_images: int = 500  # real images whose right and wrong captions are compared
+    tokenizer_images: int = 200  # real images that are encoded and decoded again
     features: FeaturesConfig = field(default_factory=FeaturesConfig)
     vqascore: JudgeConfig = field(default_factory=JudgeConfig)
     clipscore: CLIPScoreConfig = field(default_factory=CLIPScoreConfig)
@@ -357,7 +357,7 @@ JOBS: dict[str, type] = {
 
 
 def conf_dir() -> Path:
-    """conf/ inside the installed package, else beside it in a checkout."""
+    """conf/ inside the installed package, else next to it in a checkout."""
     package = Path(__file__).resolve().parents[1]
     inside = package / "conf"
     return inside if inside.is_dir() else package.parent / "conf"

@@ -6,7 +6,7 @@
                               is complete
 
 All workers and ranks of a machine share the folder. The bytes in `usage` are reserved before they are written: a
-process that is killed leaves it too high, never too low, and the next look at the folder mends it. (No stock package
+process that is killed leaves it too high, never too low, and the next look at the folder fixes it. (No stock package
 fits: fsspec's caching file systems have no size limit, and diskcache unpickles what it finds.)
 """
 
@@ -79,23 +79,23 @@ class ChunkCache:
         path, size = self._path(key), len(chunk) + CHECK_BYTES
         if size > self.limit * KEPT or path.exists():
             return
-        aside = None
+        staging_directory = None
         try:
             path.parent.mkdir(exist_ok=True)
-            aside = self._reserve(path, size)
-            if aside is None:
+            staging_directory = self._reserve(path, size)
+            if staging_directory is None:
                 return
-            with open(aside, "r+b") as file:  # keeps its size: others may add up the folder now
+            with open(staging_directory, "r+b") as file:  # keeps its size: others may add up the folder now
                 file.write(chunk + _check(chunk))
             with self._usage():  # a file that is renamed while the folder is looked through would not count
-                os.replace(aside, path)
+                os.replace(staging_directory, path)
         except OSError as error:
             self._warn(error)
-            if aside is not None:
-                aside.unlink(missing_ok=True)
+            if staging_directory is not None:
+                staging_directory.unlink(missing_ok=True)
 
     def _reserve(self, path: Path, size: int) -> Path | None:
-        """A file of `size` bytes beside `path`; older chunks go where that is needed for the limit. None where what
+        """A file of `size` bytes next to `path`; older chunks go where that is needed for the limit. None where what
         others write fills it."""
         with self._usage() as usage:
             digits = os.pread(usage, 20, 0)
@@ -104,13 +104,13 @@ class ChunkCache:
                 used = self._shrink(int(self.limit * KEPT) - size)
                 if used + size > self.limit:
                     return None
-            descriptor, aside = tempfile.mkstemp(suffix=".aside", dir=path.parent)
+            descriptor, staging_directory = tempfile.mkstemp(suffix=".aside", dir=path.parent)
             try:
                 os.truncate(descriptor, size)
             finally:
                 os.close(descriptor)
             os.pwrite(usage, f"{used + size:020}".encode(), 0)
-        return Path(aside)
+        return Path(staging_directory)
 
     def _shrink(self, target: int) -> int:
         """Remove chunks, the longest unused first, until the folder has `target` bytes at most; returns what it has."""

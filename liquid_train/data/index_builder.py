@@ -2,7 +2,7 @@
 
     tars --headers and content--> samples: offset of the first file, key --256 each--> chunks --+ bytes, sha256--> index
 
-Such an index says nothing of the VQ behind the codes: instead of vq_fingerprint and codebook_size it has `max_code`.
+Such an index says nothing of the VQ after the codes: instead of vq_fingerprint and codebook_size it has `max_code`.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ PARTIAL = ".partial"  # there while `liquid tokenize` is not finished with a fol
 
 
 def build_index(path: str | Path) -> dict[str, Any]:
-    """Write index.json beside the tars at a path or URL that lack one, and return it.
+    """Write index.json next to the tars at a path or URL that lack one, and return it.
 
     Raises ValueError when there is an index already, when nothing there can be trained on, or when the place cannot be
     written to.
@@ -51,13 +51,13 @@ def build_index(path: str | Path) -> dict[str, Any]:
         except OSError as error:
             raise ValueError(
                 f"{path}: cannot be written to ({error.strerror}); index a copy that can be, and put its "
-                f"{INDEX_NAME} beside the tars"
+                f"{INDEX_NAME} next to the tars"
             ) from error
     return index
 
 
 def missing_index(folder: Folder) -> dict[str, Any]:
-    """The index of a folder without one, with a warning. It is kept beside the tars of a local folder that can be
+    """The index of a folder without one, with a warning. It is kept next to the tars of a local folder that can be
     written to.
 
     Processes of one machine build one after the other, and the later ones find the index. Raises ValueError as
@@ -161,7 +161,7 @@ class HashedFile:
         self.folder, self.name, self.size = folder, name, size
         self.sha256 = hashlib.sha256()
         self._position = 0  # of the next piece
-        self._rest = memoryview(b"")  # of the piece at hand
+        self._rest = memoryview(b"")  # of the current piece
 
     def read(self, count: int) -> bytes:
         if not self._rest and self._position < self.size:
@@ -234,7 +234,7 @@ def _has_index(folder: Folder) -> bool:
 
 @contextmanager
 def _alone(folder: Folder) -> Iterator[None]:
-    """Let one process of this machine at a time build: the lock is on the folder itself and leaves nothing behind."""
+    """Let one process of this machine at a time build: the lock is on the folder itself and leaves nothing after."""
     if not isinstance(folder, LocalFolder):
         yield
         return

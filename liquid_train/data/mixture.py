@@ -98,7 +98,7 @@ class SourceReader:
         self.items = len(shards.chunks) if self.by_chunk else shards.num_samples
         self.skip = {key for source, _, key in (s.partition("/") for s in data.skip) if source == name}
         self.dropped: Counter[str] = Counter()
-        # stream -> its item at hand: as much memory as there are streams here
+        # stream -> its current item: as much memory as there are streams here
         self._current: dict[int, tuple[int, list[Plan]]] = {}
         self._permutation = lru_cache(maxsize=2)(
             lambda epoch: keyed_generator(seed, name, epoch, "items").permutation(self.items)
@@ -127,7 +127,7 @@ class SourceReader:
         return (stream + ordinal * self.streams) // self.items
 
     def used_up(self, stream: int, ordinal: int) -> bool:
-        """Whether the stream's item `ordinal` lies behind the last pass."""
+        """Whether the stream's item `ordinal` lies after the last pass."""
         passes = self.config.max_epochs
         return passes is not None and stream + ordinal * self.streams >= round(passes * self.items)
 
@@ -237,7 +237,7 @@ class Mixture:
         }
 
     def next(self) -> Document | None:
-        """The next document of the source that is furthest behind its share; None when every source is used up."""
+        """The next document of the source that is furthest after its share; None when every source is used up."""
         while (source := self._choose()) is not None:
             name = self._advance(source)
             if name is None:
@@ -267,7 +267,7 @@ class Mixture:
         return max(left, key=lambda n: self.weights[n] / total * count - counts[n])
 
     def _advance(self, source: str) -> DocumentName | None:
-        """Name of the source's next document, None behind its last; moves over used-up and empty items."""
+        """Name of the source's next document, None after its last; moves over used-up and empty items."""
         reader, position = self.readers[source], self.positions[source]
         while not reader.used_up(self.stream, position[0]):
             if position[1] < len(reader.plans(self.stream, position[0])):

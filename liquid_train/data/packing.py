@@ -142,7 +142,7 @@ class PackedStream:
         self.window = state["window"] if state else 0
         self.emitted = state["emitted"] if state else 0
         self.carry: list[DocumentName] = list(state["carry"]) if state else []
-        self.buffered = 0  # documents that the window at hand was made from
+        self.buffered = 0  # documents that the current window was made from
         self._start: StreamState | None = None
         self._placed: list[list[Document]] = []  # of each sequence of the window
         self._left: list[Document] | None = None  # documents of `carry`; None after a resume, they are built again then

@@ -1,4 +1,4 @@
-"""A folder behind an fsspec URL, read by byte ranges from as many processes as like to.
+"""A folder after an fsspec URL, read by byte ranges from as many processes as like to.
 
 Credentials and endpoints come from where fsspec's packages take them: the environment (AWS_PROFILE,
 GOOGLE_APPLICATION_CREDENTIALS, FSSPEC_S3_ENDPOINT_URL, FSSPEC_S3_ANON=true) and ~/.config/fsspec.

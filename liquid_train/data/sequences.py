@@ -51,7 +51,7 @@ def build_sequence(
     """One document: (input_ids, labels), both int64 of one length, -100 where there is no loss; labels are not shifted.
 
     sample: `text`; for images `codes` (rows x columns, or 1-D), optionally `multiratio` with `width` and `height` in
-    pixels; for vqa `question` and `answer`, or `turns`: a list of such pairs chained behind one image; for chat
+    pixels; for vqa `question` and `answer`, or `turns`: a list of such pairs chained after one image; for chat
     `messages`: [{role, content}].
     prompt: t2i's suffix. unconditional: t2i with <unconditional> in place of caption and suffix.
     Raises ValueError for an unknown task or, for chat, a tokenizer without a chat template, BadMessages for messages
@@ -102,7 +102,7 @@ def prompt_ids(
 
 
 def question_ids(question: str, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """Ids of one question behind an image or behind an earlier answer."""
+    """Ids of one question after an image or after an earlier answer."""
     return encode_text(tokenizer, "\n" + question)
 
 
@@ -120,7 +120,7 @@ def chat_pieces(sample: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase) -
     message spells.
 
     The template is rendered with a mark in place of every content, so that the contents can be encoded apart. The first
-    token behind an assistant's content ends the turn and carries loss with it. Nothing is added that the template does
+    token after an assistant's content ends the turn and carries loss with it. Nothing is added that the template does
     not say.
     """
     check_chat_template(tokenizer)

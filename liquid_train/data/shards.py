@@ -1,4 +1,4 @@
-"""Reading a shard set: plain webdataset tars and the index.json that lies beside them (DESIGN section 4).
+"""Reading a shard set: plain webdataset tars and the index.json that lies next to them (DESIGN section 4).
 
 The index cuts every tar into chunks of 256 samples with their byte offsets. A chunk is read as one range of bytes, from
 a folder or a URL, so any sample is within reach without scanning, from as many processes as like to: a ShardSet keeps
@@ -134,7 +134,7 @@ class ShardSet:
 
     @property
     def multiratio_sizes(self) -> list[tuple[int, int]]:
-        """Width and height in pixels of the list that its pictures were fitted to (tokenize.crop=multiratio); empty for
+        """Width and height in pixels of the list that its images were fitted to (tokenize.crop=multiratio); empty for
         other sets."""
         crop = self.index.get("recipe", {}).get("crop", {})
         return [(int(width), int(height)) for width, height in crop.get("sizes", ())]
@@ -284,7 +284,7 @@ def _chunks(shards: list[dict[str, Any]]) -> list[Chunk]:
 
 
 def split_name(name: str) -> tuple[str, str]:
-    """A tar member's name -> (key, extension): as webdataset has it, the key ends at the first dot behind the last
+    """A tar member's name -> (key, extension): as webdataset has it, the key ends at the first dot after the last
     slash."""
     folder, slash, base = name.rpartition("/")
     stem, _, extension = base.partition(".")
@@ -295,7 +295,7 @@ def group_files(data: bytes) -> dict[str, dict[str, bytes]]:
     """Bytes of a tar, or of a part of one -> {key: {extension: content}} in order; what cannot be read is left out."""
     groups: dict[str, dict[str, bytes]] = {}
     try:
-        # ignore_zeros: goes on behind a damaged header
+        # ignore_zeros: goes on after a damaged header
         with tarfile.open(fileobj=io.BytesIO(data), mode="r:", ignore_zeros=True) as tar:
             for member in tar:
                 if not member.isreg() or member.issparse():  # a link may lead anywhere

@@ -92,13 +92,13 @@ class LocalFolder:
 
     def write(self, name: str, content: bytes) -> None:
         # a name of its own: another machine may write the same file now
-        aside = self.path / f".{name}.{uuid4().hex}.partial"
+        staging_directory = self.path / f".{name}.{uuid4().hex}.partial"
         try:
-            aside.write_bytes(content)
-            sync(aside)
-            move_into_place(aside, self.path / name)
+            staging_directory.write_bytes(content)
+            sync(staging_directory)
+            move_into_place(staging_directory, self.path / name)
         finally:
-            aside.unlink(missing_ok=True)
+            staging_directory.unlink(missing_ok=True)
 
 
 def open_folder(path: str | Path) -> Folder:

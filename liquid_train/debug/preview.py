@@ -15,16 +15,16 @@ from liquid_train.generate.images import contact_sheet, decode, save_png
 from liquid_train.image_tokenizer.taming import ImageTokenizer
 from liquid_train.training.run_vocabulary import make_tokenizer, open_vocabulary
 
-COLUMNS = 8  # of the strip of pictures
+COLUMNS = 8  # of the strip of images
 
 
-def preview(config: TrainJob, count: int, pictures: str | Path | None = None) -> None:
-    """Print the first `count` sequences of the data order; with `pictures`, write a PNG of the images in them, in
+def preview(config: TrainJob, count: int, images: str | Path | None = None) -> None:
+    """Print the first `count` sequences of the data order; with `images`, write a PNG of the images in them, in
     order.
 
     Raises ValueError where a source cannot be read.
     """
-    parts = ("decoder",) if pictures else ()
+    parts = ("decoder",) if images else ()
     vq = ImageTokenizer.from_files(package_path(config.vq.config), package_path(config.vq.checkpoint), parts=parts)
     sets = open_sources(config, vq.fingerprint, vq.codebook_size)
     with tempfile.TemporaryDirectory() as folder:
@@ -46,10 +46,10 @@ def preview(config: TrainJob, count: int, pictures: str | Path | None = None) ->
                 print(line(document))
                 codes = document.codes()
                 grids += [] if codes is None else [codes]
-    if pictures and grids:
+    if images and grids:
         same = [grid for grid in grids if grid.shape == grids[0].shape]
-        save_png(Path(pictures), contact_sheet(list(decode(vq, np.stack(same))), COLUMNS))
-        print(f"{pictures}: {len(same)} pictures")
+        save_png(Path(images), contact_sheet(list(decode(vq, np.stack(same))), COLUMNS))
+        print(f"{images}: {len(same)} images")
 
 
 def line(document: ReadableDocument) -> str:

@@ -33,7 +33,7 @@ from liquid_train.model.loss import LossModule
 from liquid_train.report.run_reader import json_lines
 from liquid_train.vocabulary import Vocabulary
 
-COLUMNS = 8  # of the sheet of pictures
+COLUMNS = 8  # of the sheet of images
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class ReplayedDocument:
 
 def replay(run_dir: str | Path, step: int, output: str | Path | None = None) -> list[ReplayedDocument]:
     """Print the documents of a step, those of the largest gradient first; with `output`, also documents.jsonl and
-    pictures.png there.
+    images.png there.
 
     Raises ValueError when the folder is no run, the step was not trained, or no checkpoint is left.
     """
@@ -75,7 +75,7 @@ def replay(run_dir: str | Path, step: int, output: str | Path | None = None) -> 
         + ("" if step_of(weights) == step - 1 else f", the nearest that is kept; step {step} had those of {step - 1}")
     )
     root = open_model(config, weights / "model", vocabulary)
-    found, pictures = [], []
+    found, images = [], []
     for number in track(sorted(batch.sequences), description="documents", disable=len(batch.sequences) < 2):
         for document, part in parts(batch.sequences[number], vocabulary):
             loss, norm = loss_and_gradient(root, part)
@@ -84,11 +84,11 @@ def replay(run_dir: str | Path, step: int, output: str | Path | None = None) -> 
                     number, document.name, document.task, document.tokens, document.targets, loss, norm, document.text()
                 )
             )
-            pictures.append(document.codes())
+            images.append(document.codes())
     found.sort(key=lambda d: -d.grad_norm)
     print_table(found)
     if output:
-        write_output(Path(output), found, [p for p in pictures if p is not None], config)
+        write_output(Path(output), found, [p for p in images if p is not None], config)
     return found
 
 
@@ -187,7 +187,7 @@ def print_table(found: list[ReplayedDocument]) -> None:
 
 
 def write_output(folder: Path, found: list[ReplayedDocument], grids: list[np.ndarray], config: TrainJob) -> None:
-    """documents.jsonl, and pictures.png with the pictures of one grid shape in the batch's order."""
+    """documents.jsonl, and images.png with the images of one grid shape in the batch's order."""
     folder.mkdir(parents=True, exist_ok=True)
     write_synced(folder / "documents.jsonl", "".join(json.dumps(asdict(d), ensure_ascii=False) + "\n" for d in found))
     if not grids:
@@ -196,5 +196,5 @@ def write_output(folder: Path, found: list[ReplayedDocument], grids: list[np.nda
         package_path(config.vq.config), package_path(config.vq.checkpoint), parts=("decoder",)
     )
     same = [grid for grid in grids if grid.shape == grids[0].shape]
-    save_png(folder / "pictures.png", contact_sheet(list(decode(vq, np.stack(same))), COLUMNS))
-    print(f"{folder}: documents.jsonl, pictures.png ({len(same)} pictures)")
+    save_png(folder / "images.png", contact_sheet(list(decode(vq, np.stack(same))), COLUMNS))
+    print(f"{folder}: documents.jsonl, images.png ({len(same)} images)")

@@ -1,4 +1,4 @@
-"""A packed sequence in words: its documents with task, tokens, what is learned of them, and their pictures."""
+"""A packed sequence in words: its documents with task, tokens, what is learned of them, and their images."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from liquid_train.vocabulary import Vocabulary
 
 @dataclass(frozen=True)
 class Span:
-    """Consecutive tokens of one kind: text (decoded) or the codes of a picture; learned: whether they are targets of
+    """Consecutive tokens of one kind: text (decoded) or the codes of an image; learned: whether they are targets of
     the loss."""
 
     text: str
@@ -36,7 +36,7 @@ class ReadableDocument:
     spans: list[Span]
 
     def codes(self, shape: tuple[int, int] | None = None) -> np.ndarray | None:
-        """The codes of its picture, [rows, columns] (a square grid unless `shape` is given); None where it has none."""
+        """The codes of its image, [rows, columns] (a square grid unless `shape` is given); None where it has none."""
         found = next((span.codes for span in self.spans if span.codes is not None), None)
         if found is None:
             return None
@@ -45,7 +45,7 @@ class ReadableDocument:
         return found.reshape(rows, columns) if rows * columns == len(found) else None
 
     def text(self) -> str:
-        """What is learned between » and «, pictures as the number of their codes."""
+        """What is learned between » and «, images as the number of their codes."""
         parts = [f"<{span.tokens} codes>" if span.codes is not None else span.text for span in self.spans]
         return "".join(f"»{part}«" if span.learned else part for span, part in zip(self.spans, parts, strict=True))
 

@@ -21,7 +21,7 @@ import torch
 import torch.distributed as dist
 
 from liquid_train.distributed.heartbeat import HOST, Heartbeat
-from liquid_train.distributed.step_timer import Phases
+from liquid_train.distributed.step_timer import StepTimer
 
 EXIT_STATUS = 3
 SLOW_PHASES = ("start", "checkpoint", "evaluation", "end")
@@ -70,8 +70,8 @@ def lost_peer(error: BaseException) -> str | None:
 class Watchdog:
     """Watches over one rank while the block lasts. timeout: seconds without a new phase; None: it does not watch."""
 
-    def __init__(self, phases: Phases, timeout: float | None, hangs: Path) -> None:
-        self.phases, self.timeout, self.hangs = phases, timeout, hangs
+    def __init__(self, timer: StepTimer, timeout: float | None, hangs: Path) -> None:
+        self.timer, self.timeout, self.hangs = timer, timeout, hangs
         self.rank = int(os.environ.get("RANK", 0))
         self._over = threading.Event()
         self._main = threading.get_ident()
@@ -79,7 +79,7 @@ class Watchdog:
     def __enter__(self) -> Watchdog:
         if self.timeout is not None:
             self._period = min(5.0, self.timeout / 10)
-            self._heartbeat = Heartbeat(self.phases, self._period)
+            self._heartbeat = Heartbeat(self.timer, self._period)
             threading.Thread(target=self._watch, name="watchdog", daemon=True).start()
         return self
 
@@ -90,15 +90,15 @@ class Watchdog:
 
     def _limit(self) -> float:
         assert self.timeout is not None
-        slow = self.phases.name in SLOW_PHASES or not self.phases.steps_done
+        slow = self.timer.name in SLOW_PHASES or not self.timer.steps_done
         return SLOW * self.timeout if slow else self.timeout
 
     def _watch(self) -> None:
         # counted in periods, not by the clock: a process that was stopped as a whole does not hang
         entered, quiet = -1, 0.0
         while not self._over.wait(self._period):
-            quiet = quiet + self._period if self.phases.entered == entered else 0.0
-            entered = self.phases.entered
+            quiet = quiet + self._period if self.timer.entered == entered else 0.0
+            entered = self.timer.entered
             if quiet >= self._limit():
                 self._end()
 
@@ -119,10 +119,10 @@ class Watchdog:
         os._exit(EXIT_STATUS)
 
     def _tell(self) -> None:
-        phases, file = self.phases, self.hangs / f"rank-{self.rank}.txt"
-        seconds = time.monotonic() - phases.since
+        timer, file = self.timer, self.hangs / f"rank-{self.rank}.txt"
+        seconds = time.monotonic() - timer.since
         head = (
-            f"liquid train: rank {self.rank} on {HOST} hangs in {phases}: nothing has moved for {seconds:.0f} s "
+            f"liquid train: rank {self.rank} on {HOST} hangs in {timer}: nothing has moved for {seconds:.0f} s "
             f"(train.hang_timeout={self.timeout:g}). The process ends; the same command goes on from the newest "
             "checkpoint."
         )
@@ -130,7 +130,7 @@ class Watchdog:
         stack = "".join(traceback.format_stack(frame)) if frame else ""
         self._print(f"{head}\n{stack}")
         others = "".join(f"  {sign}\n" for sign in self._heartbeat.others()[:SHOWN])
-        others = f"The other ranks, those furthest behind first:\n{others}" if others else ""
+        others = f"The other ranks, those furthest after first:\n{others}" if others else ""
         try:
             self.hangs.mkdir(parents=True, exist_ok=True)
             file.write_text(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {head}\n{others}{stack}")

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch.distributed as dist
 
-from liquid_train.distributed.step_timer import Phases
+from liquid_train.distributed.step_timer import StepTimer
 
 HOST = socket.gethostname()
 
@@ -33,8 +33,8 @@ class Sign:
 class Heartbeat:
     """A thread that tells the group's store every `period` seconds in which phase this rank is."""
 
-    def __init__(self, phases: Phases, period: float) -> None:
-        self.phases, self.period = phases, period
+    def __init__(self, timer: StepTimer, period: float) -> None:
+        self.timer, self.period = timer, period
         self._over = threading.Event()
         threading.Thread(target=self._beat, name="heartbeat", daemon=True).start()
 
@@ -45,7 +45,7 @@ class Heartbeat:
                 continue
             try:
                 store = store or _own_connection()
-                sign = {"host": HOST, "phase": str(self.phases), "entered": self.phases.entered, "time": time.time()}
+                sign = {"host": HOST, "phase": str(self.timer), "entered": self.timer.entered, "time": time.time()}
                 store.set(f"liquid/{dist.get_rank()}", json.dumps(sign))
             except (RuntimeError, ValueError):
                 return  # the store is gone with the rank that kept it: nobody is left to be told
@@ -54,7 +54,7 @@ class Heartbeat:
         self._over.set()
 
     def others(self) -> list[Sign]:
-        """The ranks' last signs, that of the one furthest behind first; [] where the store does not answer. It may
+        """The ranks' last signs, that of the one furthest after first; [] where the store does not answer. It may
         block."""
         try:
             store, size = _own_connection(), dist.get_world_size()

@@ -13,16 +13,16 @@ ON_DEVICE = ("forward", "backward", "optimizer")  # on CUDA their time is the de
 TIMED = ("data", *ON_DEVICE, "checkpoint", "evaluation")
 
 
-class Phases:
+class StepTimer:
     """One phase after another, from `start` on. Between those of TIMED a rank is in `logging`, at the end in `end`.
 
-    On the host a phase lasts until the next one is entered. CUDA works behind the host, so the phases ON_DEVICE are
+    On the host a phase lasts until the next one is entered. CUDA works after the host, so the phases ON_DEVICE are
     timed there by events, which are read once they have come to pass: nothing waits for them, and a step's optimizer
     may count with the step after.
     """
 
     def __init__(self) -> None:
-        self.name, self.step = "start", 0  # step: the number of the one at hand, as in metrics.jsonl
+        self.name, self.step = "start", 0  # step: the number of the current one, as in metrics.jsonl
         self.steps_done = 0  # by this process
         self.entered = 0  # how many phases: it stands still when the rank does
         self.since = time.monotonic()
@@ -37,7 +37,7 @@ class Phases:
         return f"{self.name} of step {self.step}" if self.step else self.name
 
     def enter(self, name: str) -> None:
-        """End the phase at hand and begin another."""
+        """End the current phase and begin another."""
         now, event = time.monotonic(), None
         if self.cuda and (self._begun is not None or name in ON_DEVICE):
             event = torch.cuda.Event(enable_timing=True)
@@ -65,7 +65,7 @@ class Phases:
             self._seconds[name] = 0.0
         return found
 
-    def in_words(self) -> str:
+    def describe(self) -> str:
         """How the whole time up to now divides: 'forward 40%, backward 50%, ...' of '12.3 s'."""
         self.take()
         whole = max(sum(self.total.values()), 1e-9)

@@ -1,6 +1,6 @@
-"""The lean step through torch.compile: on a GPU as CUDA graphs (mode reduce-overhead), on a CPU as fused C++.
+"""The fused step through torch.compile: on a GPU as CUDA graphs (mode reduce-overhead), on a CPU as fused C++.
 
-Shapes must not change from step to step: attention goes over the whole reserve of the cache, hidden behind the mask,
+Shapes must not change from step to step: attention goes over the whole reserve of the cache, hidden after the mask,
 and the column that is written is a tensor. Compiled code rounds at other places than torch's own operations, so its
 logits are not equal to the bit.
 """
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from liquid_train.generate.fused_decode import LeanStep, is_known
+from liquid_train.generate.fused_decode import FusedStep, is_known
 
 
 def require_compiler(model: PreTrainedModel) -> None:
@@ -40,22 +40,22 @@ def require_compiler(model: PreTrainedModel) -> None:
 @functools.cache
 def compiled_call() -> Callable[..., Tensor]:
     """LeanStep's call; compiled once a process for every kind of model and every shape."""
-    return torch.compile(LeanStep.__call__, mode="reduce-overhead", dynamic=False)
+    return torch.compile(FusedStep.__call__, mode="reduce-overhead", dynamic=False)
 
 
 class CompiledStep:
     """LeanStep at fixed shapes; cache: keys and values of each layer, filled with finite numbers."""
 
-    def __init__(self, lean: LeanStep, cache: list[tuple[Tensor, Tensor]]) -> None:
-        self.lean, self.cache = lean, cache
-        for tensor in (*tensors_in(lean), *tensors_in(cache)):
+    def __init__(self, fused: FusedStep, cache: list[tuple[Tensor, Tensor]]) -> None:
+        self.fused, self.cache = fused, cache
+        for tensor in (*tensors_in(fused), *tensors_in(cache)):
             torch._dynamo.mark_static_address(tensor)  # else a CUDA graph copies it at every step
 
     def __call__(self, ids: Tensor, position: Tensor, start: int, mask: Tensor, near: Tensor) -> Tensor:
         """As LeanStep, with masks of the whole reserve -> hidden states [rows, width]."""
         torch.compiler.cudagraph_mark_step_begin()
         column = torch.tensor([start], device=ids.device)
-        return compiled_call()(self.lean, ids, position, self.cache, column, mask, near)
+        return compiled_call()(self.fused, ids, position, self.cache, column, mask, near)
 
 
 def tensors_in(thing: Any) -> Iterator[Tensor]:
@@ -64,5 +64,5 @@ def tensors_in(thing: Any) -> Iterator[Tensor]:
     elif isinstance(thing, (list, tuple)):
         for item in thing:
             yield from tensors_in(item)
-    elif type(thing).__module__ == LeanStep.__module__:
+    elif type(thing).__module__ == FusedStep.__module__:
         yield from tensors_in(list(vars(thing).values()))

@@ -22,7 +22,7 @@ from transformers import PreTrainedModel
 from transformers.cache_utils import Cache, DynamicLayer
 
 from liquid_train.generate.compiled_decode import CompiledStep
-from liquid_train.generate.fused_decode import LeanStep, is_known
+from liquid_train.generate.fused_decode import FusedStep, is_known
 from liquid_train.generate.grouped_attention import GROUPED
 
 STEM, PADDING = 0, -1
@@ -79,7 +79,7 @@ class Decoder:
 
     The model must be in eval mode; whatever attention it was loaded with, it attends as grouped_attention.py says.
     Raises ValueError when a sequence would be longer than the model's max_position_embeddings; `longest` is the longest
-    row without its padding and with all that is still to come. compile: the steps, as compiled.py says.
+    row without its padding and with all that is still to come. compile: the steps, as compiled_decode.py says.
     """
 
     def __init__(self, model: PreTrainedModel, rows: int, capacity: int, longest: int, compile: bool = False) -> None:
@@ -113,12 +113,12 @@ class Decoder:
         head = model.get_output_embeddings()
         self.head_weight, self.head_bias = head.weight, head.bias
         self.softcap = getattr(model.config, "final_logit_softcapping", None)
-        self.lean = LeanStep(model, longest) if is_known(model) else None
+        self.fused = FusedStep(model, longest) if is_known(model) else None
         self.compile = compile
         self.compiled: CompiledStep | None = None
 
     def feed(self, ids: Tensor, branch: Tensor, position: Tensor) -> Tensor:
-        """Append ids [rows, n] -> hidden states behind the last norm [rows, n, width].
+        """Append ids [rows, n] -> hidden states after the last norm [rows, n, width].
 
         branch: [rows, n]. position: [rows, n], each token's place in its own sequence.
         """
@@ -136,16 +136,16 @@ class Decoder:
         self.hidden_columns[..., start] = 0
         width = self.branch.shape[1] if self.compile else self.length
         masks = self.hidden_columns[..., :width] if self.window is None else self._masks(start, width)
-        if self.lean is None:
+        if self.fused is None:
             return self._forward(ids, position, masks)[:, 0]
         wide, near = (
             (masks["full_attention"], masks["sliding_attention"]) if isinstance(masks, dict) else (masks, masks)
         )
         cache = [layer.reserve() for layer in self.layers]
         if not self.compile:
-            return self.lean(ids[:, 0], position[:, 0], cache, slice(start, self.length), wide, near)
-        if self.compiled is None:  # the first step behind the prompts: from here on the cache stays where it is
-            self.compiled = CompiledStep(self.lean, cache)
+            return self.fused(ids[:, 0], position[:, 0], cache, slice(start, self.length), wide, near)
+        if self.compiled is None:  # the first step after the prompts: from here on the cache stays where it is
+            self.compiled = CompiledStep(self.fused, cache)
         return self.compiled(ids[:, 0], position[:, 0], start, wide, near)
 
     def take(self, rows: Tensor) -> None:

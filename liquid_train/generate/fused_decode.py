@@ -44,7 +44,7 @@ def modules(layer: Any, part: str, names: Sequence[str]) -> list[Any]:
 
 @torch.no_grad()
 def join_weights(model: PreTrainedModel) -> None:
-    """Lay the weights that multiply the same input beside each other in memory, so that LeanStep takes one product for
+    """Lay the weights that multiply the same input next to each other in memory, so that LeanStep takes one product for
     them.
 
     The model stays what it was; one group of weights at a time exists twice. Moving the model or its dtype parts them
@@ -79,7 +79,7 @@ def joined(tensors: Sequence[Tensor]) -> Tensor | None:
 
 
 class Product:
-    """The products of one input with some linear modules, beside each other: [rows, inputs] -> [rows, sum of
+    """The products of one input with some linear modules, next to each other: [rows, inputs] -> [rows, sum of
     outputs]."""
 
     def __init__(self, linears: Sequence[nn.Linear | Int8Linear]) -> None:
@@ -113,7 +113,7 @@ class Layer:
             Product(modules(module, part, names)) for part, names in PROJECTIONS
         )
         self.before_attention, after = Norm(module.input_layernorm, gemma), Norm(module.post_attention_layernorm, gemma)
-        self.after_attention = after if sandwich else None  # Gemma-2 has norms behind attention and MLP as well
+        self.after_attention = after if sandwich else None  # Gemma-2 has norms after attention and MLP as well
         self.before_mlp = Norm(module.pre_feedforward_layernorm, gemma) if sandwich else after
         self.after_mlp = Norm(module.post_feedforward_layernorm, gemma) if sandwich else None
         self.activation = module.mlp.act_fn
@@ -131,7 +131,7 @@ class Layer:
         column: slice | Tensor,
         mask: Tensor,
     ) -> Tensor:
-        """hidden [rows, width] -> the same behind the layer; keys and values [rows, kv_heads, capacity, head_dim] get
+        """hidden [rows, width] -> the same after the layer; keys and values [rows, kv_heads, capacity, head_dim] get
         one `column`.
 
         cos, sin: [rows, 1, 2, head_dim / 2], sin of the first half negated. mask: additive [rows * kv_heads, 1, columns
@@ -159,7 +159,7 @@ class Layer:
         return hidden + (out if self.after_mlp is None else self.after_mlp(out))
 
 
-class LeanStep:
+class FusedStep:
     """The step of a model that is_known. positions: how many there will be."""
 
     def __init__(self, model: PreTrainedModel, positions: int) -> None:

@@ -1,7 +1,7 @@
 """Attention of a few new tokens to a long cache, for every family: query heads that share keys are rows of one product.
 
 transformers repeats keys and values for each query head before it attends, which copies the whole cache at every step.
-Here the query heads of one key head stand as further queries beside each other, so the cache is read as it lies.
+Here the query heads of one key head stand as further queries next to each other, so the cache is read as it lies.
 """
 
 from __future__ import annotations

@@ -1,15 +1,15 @@
-"""Drawing: prompts to grids of codes. Used by `liquid generate` and by the evaluations.
+"""ImageSampler: prompts to grids of codes. Used by `liquid generate` and by the evaluations.
 
     prompts -> [bos] caption + suffix <boi>  (and, for guidance, [bos] <unconditional> <boi>), left-padded
             -> one code a step, from the image rows of the head alone, until the grid is full
 
 Guidance is the published convention: logits = uncond + guidance * (cond - uncond), so that 7 means cond*7 - uncond*6
-and 1 means no guidance. Text ids cannot be drawn, and a picture always has exactly rows x columns codes; the <eoi>
-behind them is certain, so nobody computes it.
+and 1 means no guidance. Text ids cannot be drawn, and an image always has exactly rows x columns codes; the <eoi>
+after them is certain, so nobody computes it.
 
-A picture is a function of its prompt and its seed, to the bit, whatever is drawn beside it. Random numbers come from
+An image is a function of its prompt and its seed, to the bit, whatever is drawn next to it. Random numbers come from
 the seed.
-The logits must not change in their last bit either, or a draw near the border of two codes flips and the picture goes
+The logits must not change in their last bit either, or a draw near the border of two codes flips and the image goes
 another way. Two things would change them. A matrix product adds up in another order when it has few rows: so it never
 has few (MIN_ROWS).
 Attention adds up in another order when a row is padded to another length: so that length follows from the prompt
@@ -38,7 +38,7 @@ Progress = Callable[[int, int], None]  # (codes drawn, codes in all)
 # Measured with MKL and oneDNN for 1 to 8 threads: from 12 rows on, a row of a product has the same bits in any product.
 # On a GPU kernels are chosen by the number of rows at every size: there a batch is always filled up to batch_size.
 MIN_ROWS = 16
-WIDTH_STEP = 16  # prompts are padded to the next multiple, and drawn beside those of the same width
+WIDTH_STEP = 16  # prompts are padded to the next multiple, and drawn next to those of the same width
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class Sampling:
 
 
 @torch.inference_mode()
-def draw(
+def sample_images(
     model: PreTrainedModel,
     vocabulary: Vocabulary,
     prompts: Sequence[str],
@@ -71,11 +71,12 @@ def draw(
 ) -> np.ndarray:
     """Codes int64 [len(prompts), rows, columns], one grid a prompt.
 
-    seeds: one a prompt; a picture depends on its prompt and seed alone (on a GPU: and on batch_size).
-    grid: rows, columns. batch_size: pictures drawn together (twice as many rows with guidance). suffix: as in training.
-    size: width and height in pixels, which the prompt then states, as in training on pictures of many aspect ratios.
-    null_prompt: what guidance draws away from, <unconditional> or any text.
-    compile: see compiled.py; pictures then depend on batch_size, and differ from those drawn without.
+    seeds: one a prompt; an image depends on its prompt and seed alone (on a GPU: and on batch_size).
+    grid: rows, columns. batch_size: images generated together (twice as many rows with guidance). suffix: as in
+    training.
+    size: width and height in pixels, which the prompt then states, as in training on images of many aspect ratios.
+    null_prompt: what guidance leads away from, <unconditional> or any text.
+    compile: see compiled_decode.py; images then depend on batch_size, and differ from those generated without.
     Raises ValueError when a prompt and its codes are longer than the model's positions, or compile is not possible.
     """
     if compile:
@@ -88,18 +89,20 @@ def draw(
     else:
         unconditional = prompt_ids({"text": null_prompt, **stated}, "t2i", vocabulary.tokenizer, prompt="")
     null = None if guidance == 1 else unconditional
-    drawing = Drawing(model, vocabulary, null, grid, guidance, Sampling(temperature, top_k, top_p), batch_size, compile)
+    sampler = ImageSampler(
+        model, vocabulary, null, grid, guidance, Sampling(temperature, top_k, top_p), batch_size, compile
+    )
     codes = np.zeros((len(prompts), *grid), dtype=np.int64)
     done = 0
-    for numbers in drawing.batches(described):
+    for numbers in sampler.batches(described):
 
-        def report(drawn: int, before: int = done, count: int = len(numbers)) -> None:
-            if progress is not None and drawn % grid[1] == 0:
-                progress(before + count * drawn, codes.size)
+        def report(generated: int, before: int = done, count: int = len(numbers)) -> None:
+            if progress is not None and generated % grid[1] == 0:
+                progress(before + count * generated, codes.size)
 
-        drawn = drawing.draw([described[n] for n in numbers], [seeds[n] for n in numbers], report)
-        codes[numbers] = drawn.view(-1, *grid).cpu().numpy()
-        done += drawn.numel()
+        generated = sampler.sample([described[n] for n in numbers], [seeds[n] for n in numbers], report)
+        codes[numbers] = generated.view(-1, *grid).cpu().numpy()
+        done += generated.numel()
     return codes
 
 
@@ -109,7 +112,7 @@ def stated_size(size: tuple[int, int] | None) -> dict[str, Any]:
 
 
 def described_ids(vocabulary: Vocabulary, text: str, suffix: str, size: tuple[int, int] | None) -> list[int]:
-    """The prompt of a picture, up to <boi>."""
+    """The prompt of an image, up to <boi>."""
     return prompt_ids({"text": text, **stated_size(size)}, "t2i", vocabulary.tokenizer, prompt=suffix)
 
 
@@ -119,8 +122,8 @@ def columns_of(length: int) -> int:
 
 
 @dataclass(frozen=True)
-class Drawing:
-    """What all pictures of a call share. null: the unconditional prompt, or None without guidance."""
+class ImageSampler:
+    """What all images of a call share. null: the unconditional prompt, or None without guidance."""
 
     model: PreTrainedModel
     vocabulary: Vocabulary
@@ -145,14 +148,14 @@ class Drawing:
             same[i : i + size] for _, same in sorted(by_width.items(), reverse=True) for i in range(0, len(same), size)
         ]
 
-    def draw(self, prompts: Sequence[list[int]], seeds: Sequence[int], report: Callable[[int], None]) -> Tensor:
+    def sample(self, prompts: Sequence[list[int]], seeds: Sequence[int], report: Callable[[int], None]) -> Tensor:
         """Prompts of one width -> codes int64 [prompts, rows * columns]."""
         count, n_codes = len(prompts), self.grid[0] * self.grid[1]
         decoder, hidden, position = self.read(prompts, n_codes)
         vocabulary = self.vocabulary
         uniforms = uniform_numbers(seeds, n_codes).to(decoder.device)
         codes = torch.empty((count, n_codes), dtype=torch.int64, device=decoder.device)
-        source = torch.arange(len(position), device=decoder.device) % count  # the picture that each row belongs to
+        source = torch.arange(len(position), device=decoder.device) % count  # the image that each row belongs to
         for i in range(n_codes):
             if i:
                 position = position + 1

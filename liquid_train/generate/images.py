@@ -1,4 +1,4 @@
-"""Pictures as files, as pixels and as codes.
+"""Images as files, as pixels and as codes.
 
 file -> RGB, resized and cropped to the nearest trained size -> pixels uint8 [N, H, W, 3] <-> VQ <-> codes [N, rows,
 columns]
@@ -19,8 +19,8 @@ from liquid_train.image_tokenizer.taming import ImageTokenizer, scale_pixels
 CPU_BATCH = 2  # a CPU encodes fastest in small batches
 
 
-def load_picture(file: Path | bytes, sizes: Sequence[tuple[int, int]]) -> np.ndarray:
-    """A picture file, or its content -> RGB uint8 [height, width, 3], of that of `sizes` (width, height) whose aspect
+def load_image(file: Path | bytes, sizes: Sequence[tuple[int, int]]) -> np.ndarray:
+    """An image file, or its content -> RGB uint8 [height, width, 3], of that of `sizes` (width, height) whose aspect
     ratio is nearest.
 
     Read, scaled and cropped as `liquid tokenize` does. Raises one of images.READ_ERRORS when the file is missing or
@@ -51,7 +51,7 @@ def images_of(tokenizer: ImageTokenizer, pixels: np.ndarray) -> torch.Tensor:
 def decode(tokenizer: ImageTokenizer, codes: np.ndarray) -> np.ndarray:
     """codes [N, rows, columns] -> pixels uint8 [N, H, W, 3], clamped.
 
-    One picture at a time: in a larger batch the last bit of a pixel depends on the other pictures.
+    One image at a time: in a larger batch the last bit of a pixel depends on the other images.
     """
     device, parts = next(tokenizer.parameters()).device, []
     for grid in codes:
@@ -68,11 +68,11 @@ def save_png(path: Path, pixels: np.ndarray) -> None:
 
 
 def contact_sheet(pixels: Sequence[np.ndarray], columns: int, gap: int = 2) -> np.ndarray:
-    """Pictures of one size [H, W, 3] in reading order on white, `columns` a row."""
+    """Images of one size [H, W, 3] in reading order on white, `columns` a row."""
     height, width = pixels[0].shape[:2]
     rows = -(-len(pixels) // columns)
     sheet = np.full((rows * (height + gap) - gap, columns * (width + gap) - gap, 3), 255, dtype=np.uint8)
-    for n, picture in enumerate(pixels):
+    for n, image in enumerate(pixels):
         top, left = (n // columns) * (height + gap), (n % columns) * (width + gap)
-        sheet[top : top + height, left : left + width] = picture
+        sheet[top : top + height, left : left + width] = image
     return sheet

@@ -1,4 +1,4 @@
-"""Prompts with pictures between the words: "what differs between <image:a.png> and <image:b.png>?"."""
+"""Prompts with images between the words: "what differs between <image:a.png> and <image:b.png>?"."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from liquid_train.data.sequences import check_chat_template, encode_text, image_
 from liquid_train.generate.request import PLACE
 from liquid_train.vocabulary import BOI, EOI, special_id
 
-Part = str | np.ndarray  # words, or a picture's codes [rows, columns]
+Part = str | np.ndarray  # words, or an image's codes [rows, columns]
 
 
 def parts_of(text: str, codes: Mapping[Path, np.ndarray]) -> list[Part]:
-    """The words of a prompt, and the codes of a picture where <image:FILE> stands. codes: grids [rows, columns] by
+    """The words of a prompt, and the codes of an image where <image:FILE> stands. codes: grids [rows, columns] by
     file."""
     # split gives text, file, text, file, ..., text
     return [codes[Path(part)] if n % 2 else part for n, part in enumerate(PLACE.split(text))]
 
 
 def parts_ids(parts: Sequence[Part], tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """Ids of text, with <boi> codes <eoi> for each picture between."""
+    """Ids of text, with <boi> codes <eoi> for each image between."""
     ids: list[int] = []
     for part in parts:
         if isinstance(part, str):
@@ -68,7 +68,7 @@ def conversation_ids(turns: Sequence[tuple[str, Sequence[Part]]], tokenizer: Pre
 
 
 def end_of_turn(tokenizer: PreTrainedTokenizerBase) -> int | None:
-    """The token that the template puts behind an assistant's message, which training teaches to end it; None where it
+    """The token that the template puts after an assistant's message, which training teaches to end it; None where it
     puts none."""
     check_chat_template(tokenizer)
     user, assistant = _marks(2)

@@ -1,13 +1,13 @@
-"""`liquid generate`: pictures from prompts (t2i), answers and captions from pictures (i2t), text from text (t2t).
+"""`liquid generate`: images from prompts (t2i), answers and captions from images (i2t), text from text (t2t).
 
-    t2i  OUTPUT/00000.png ... and index.jsonl {"file", "prompt", "seed"}; the seed of picture i is seed + i
+    t2i  OUTPUT/00000.png ... and index.jsonl {"file", "prompt", "seed"}; the seed of image i is seed + i
     i2t  questions=FILE: OUTPUT/answers.jsonl, every line with "answer" added
          image=FILE: the answer, or without a prompt a caption, is printed, and with output=DIR written to answers.jsonl
          too
     vqa  as i2t, with a question
     t2t  the continuation is printed as it comes, or with output=DIR written to completions.jsonl {"prompt", "text",
          "seed"}
-    chat the same for a user's turn through the chat template; in both a prompt may name pictures, <image:FILE>
+    chat the same for a user's turn through the chat template; in both a prompt may name images, <image:FILE>
 
 The same call again with the results in place does nothing and imports no torch.
 """
@@ -26,8 +26,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from liquid_train.config.schema import GenerateJob
-from liquid_train.generate.manifest import aside, is_current, publish
-from liquid_train.generate.request import Request, pictures_in, read_request
+from liquid_train.generate.manifest import is_current, publish, staging_directory
+from liquid_train.generate.request import Request, images_in, read_request
 
 if TYPE_CHECKING:
     from liquid_train.generate.session import Session
@@ -46,29 +46,29 @@ def run(config: GenerateJob) -> None:
 
     session = open_model(request.model, config.device, config.precision, vq=config.vq, force=config.force)
     if config.task == "t2i":
-        draw_pictures(config, request, session)
+        generate_images(config, request, session)
     elif config.task in ("t2t", "chat"):
         complete_texts(config, request, session)
     elif request.questions:
         answer_questions(config, request, session)
     else:
-        describe_picture(config, request, session)
+        describe_image(config, request, session)
 
 
-def draw_pictures(config: GenerateJob, request: Request, session: Session) -> None:
+def generate_images(config: GenerateJob, request: Request, session: Session) -> None:
     """Draw every prompt and write PNGs and index.jsonl, all at once at the end."""
-    from liquid_train.generate.image_sampler import draw
+    from liquid_train.generate.image_sampler import sample_images
     from liquid_train.generate.images import decode, save_png
     from liquid_train.generate.session import open_vq
 
     assert request.output is not None
     tokenizer = open_vq(session, config.vq, parts=("decoder",))
-    grid, stated = session.drawing_size(config.size, tokenizer.downsampling)
+    grid, stated = session.image_size(config.size, tokenizer.downsampling)
     null_prompt = session.null_prompt(config.null_prompt, config.guidance)
     start, seeds = time.perf_counter(), [config.seed + i for i in range(len(request.prompts))]
     with progress_bar() as bar:
         task = bar.add_task("codes", total=None)
-        codes = draw(
+        codes = sample_images(
             session.model,
             session.vocabulary,
             request.prompts,
@@ -90,21 +90,21 @@ def draw_pictures(config: GenerateJob, request: Request, session: Session) -> No
         {"file": f"{i:05d}.png", "prompt": prompt, "seed": seed}
         for i, (prompt, seed) in enumerate(zip(request.prompts, seeds, strict=True))
     ]
-    with aside(request.output) as partial:
-        for row, picture in zip(rows, pixels, strict=True):
-            save_png(partial / str(row["file"]), picture)
+    with staging_directory(request.output) as partial:
+        for row, image in zip(rows, pixels, strict=True):
+            save_png(partial / str(row["file"]), image)
         write_lines(partial / "index.jsonl", rows)
         publish(partial, request.output, request.inputs)
-    print(f"{len(rows)} pictures and index.jsonl in {request.output} ({time.perf_counter() - start:.1f} s)")
+    print(f"{len(rows)} images and index.jsonl in {request.output} ({time.perf_counter() - start:.1f} s)")
 
 
 def answer_questions(config: GenerateJob, request: Request, session: Session) -> None:
-    """Answer a file of questions; a picture that cannot be read gets no answer but an "error", and is counted and
+    """Answer a file of questions; an image that cannot be read gets no answer but an "error", and is counted and
     logged.
 
     Raises ValueError when none can be read.
     """
-    from liquid_train.generate.images import encode, load_picture
+    from liquid_train.generate.images import encode, load_image
     from liquid_train.generate.session import open_vq
     from liquid_train.generate.text_sampler import answer
     from liquid_train.image_tokenizer.preprocess import READ_ERRORS
@@ -116,14 +116,14 @@ def answer_questions(config: GenerateJob, request: Request, session: Session) ->
     sizes = session.sizes(tokenizer.downsampling)
     for path in dict.fromkeys(q.image for q in request.questions):
         try:
-            pixels = load_picture(path, sizes)
+            pixels = load_image(path, sizes)
         except READ_ERRORS as error:
             errors[path] = type(error).__name__
-            log.warning("%s: not a picture that can be read: %s", path, error)
+            log.warning("%s: not an image that can be read: %s", path, error)
         else:
             codes[path] = encode(tokenizer, pixels[None])[0]
     if not codes:
-        raise ValueError(f"questions={config.questions}: none of its {len(errors)} pictures can be read")
+        raise ValueError(f"questions={config.questions}: none of its {len(errors)} images can be read")
     asked = [q for q in request.questions if q.image in codes]
     with progress_bar() as bar:
         task = bar.add_task("answers", total=len(asked))
@@ -141,21 +141,19 @@ def answer_questions(config: GenerateJob, request: Request, session: Session) ->
         {**q.line, **({"answer": next(answers)} if q.image in codes else {"answer": None, "error": errors[q.image]})}
         for q in request.questions
     ]
-    with aside(request.output) as partial:
+    with staging_directory(request.output) as partial:
         write_lines(partial / "answers.jsonl", rows)
         publish(partial, request.output, request.inputs)
     bad = Counter(errors.values())
     left_out = (
-        f"; pictures that could not be read: {', '.join(f'{n} {name}' for name, n in sorted(bad.items()))}"
-        if bad
-        else ""
+        f"; images that could not be read: {', '.join(f'{n} {name}' for name, n in sorted(bad.items()))}" if bad else ""
     )
     print(f"{len(asked)} answers in {request.output / 'answers.jsonl'}{left_out}")
 
 
-def describe_picture(config: GenerateJob, request: Request, session: Session) -> None:
-    """Print the answer to one question about one picture, or its caption without a question."""
-    from liquid_train.generate.images import encode, load_picture
+def describe_image(config: GenerateJob, request: Request, session: Session) -> None:
+    """Print the answer to one question about one image, or its caption without a question."""
+    from liquid_train.generate.images import encode, load_image
     from liquid_train.generate.session import open_vq
     from liquid_train.generate.text_sampler import answer, caption
     from liquid_train.image_tokenizer.preprocess import READ_ERRORS
@@ -164,9 +162,9 @@ def describe_picture(config: GenerateJob, request: Request, session: Session) ->
     tokenizer = open_vq(session, config.vq, parts=("encoder",))
     sizes = session.sizes(tokenizer.downsampling)
     try:
-        pixels = load_picture(request.image, sizes)
+        pixels = load_image(request.image, sizes)
     except READ_ERRORS as error:
-        raise ValueError(f"image={request.image}: not a picture that can be read: {error}") from error
+        raise ValueError(f"image={request.image}: not an image that can be read: {error}") from error
     codes = encode(tokenizer, pixels[None])[0]
     model, vocabulary = session.model, session.vocabulary
     row = {"image": str(request.image)}
@@ -178,7 +176,7 @@ def describe_picture(config: GenerateJob, request: Request, session: Session) ->
     else:
         row |= {"answer": caption(model, vocabulary, [codes], max_new_tokens=config.max_new_tokens)[0]}
     if request.output is not None:
-        with aside(request.output) as partial:
+        with staging_directory(request.output) as partial:
             write_lines(partial / "answers.jsonl", [row])
             publish(partial, request.output, request.inputs)
     print(row["answer"])
@@ -191,7 +189,7 @@ def complete_texts(config: GenerateJob, request: Request, session: Session) -> N
     from liquid_train.generate.text_sampler import Streamed, complete_ids
 
     vocabulary, chat = session.vocabulary, config.task == "chat"
-    codes = named_pictures(config, request, session)
+    codes = named_images(config, request, session)
     prompts = [(turn_ids if chat else document_ids)(text, codes, vocabulary.tokenizer) for text in request.prompts]
     end = end_of_turn(vocabulary.tokenizer) if chat else None
     seeds = [config.seed + i for i in range(len(prompts))]
@@ -209,7 +207,7 @@ def complete_texts(config: GenerateJob, request: Request, session: Session) -> N
             print(text[len(streamed.shown) :])
         return
     texts = complete_ids(session.model, vocabulary, prompts, seeds=seeds, **options)
-    with aside(request.output) as partial:
+    with staging_directory(request.output) as partial:
         write_lines(
             partial / "completions.jsonl",
             [{"prompt": p, "text": t, "seed": s} for p, t, s in zip(request.prompts, texts, seeds, strict=True)],
@@ -218,22 +216,22 @@ def complete_texts(config: GenerateJob, request: Request, session: Session) -> N
     print(f"{len(texts)} texts in {request.output / 'completions.jsonl'}")
 
 
-def named_pictures(config: GenerateJob, request: Request, session: Session) -> dict[Path, Any]:
-    """Codes [rows, columns] of the pictures that the prompts name. ValueError for one that cannot be read."""
-    from liquid_train.generate.images import encode, load_picture
+def named_images(config: GenerateJob, request: Request, session: Session) -> dict[Path, Any]:
+    """Codes [rows, columns] of the images that the prompts name. ValueError for one that cannot be read."""
+    from liquid_train.generate.images import encode, load_image
     from liquid_train.generate.session import open_vq
     from liquid_train.image_tokenizer.preprocess import READ_ERRORS
 
-    paths = dict.fromkeys(path for prompt in request.prompts for path in pictures_in(prompt))
+    paths = dict.fromkeys(path for prompt in request.prompts for path in images_in(prompt))
     if not paths:
         return {}
     tokenizer = open_vq(session, config.vq, parts=("encoder",))
     codes = {}
     for path in paths:
         try:
-            pixels = load_picture(path, session.sizes(tokenizer.downsampling))
+            pixels = load_image(path, session.sizes(tokenizer.downsampling))
         except READ_ERRORS as error:
-            raise ValueError(f"<image:{path}> in a prompt: not a picture that can be read: {error}") from error
+            raise ValueError(f"<image:{path}> in a prompt: not an image that can be read: {error}") from error
         codes[path] = encode(tokenizer, pixels[None])[0]
     return codes
 

@@ -64,8 +64,8 @@ def read(folder: Path) -> dict[str, Any]:
 
 
 @contextmanager
-def aside(folder: Path) -> Iterator[Path]:
-    """An empty folder beside `folder` to write into; it is gone afterwards, whatever happened."""
+def staging_directory(folder: Path) -> Iterator[Path]:
+    """An empty folder next to `folder` to write into; it is gone afterwards, whatever happened."""
     partial = folder.parent / f".{folder.name}.partial"
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
@@ -76,7 +76,7 @@ def aside(folder: Path) -> Iterator[Path]:
 
 
 def publish(partial: Path, folder: Path, inputs: dict[str, Any]) -> None:
-    """Move every file of `partial` into `folder`, pictures before the lists that name them, and write the manifest.
+    """Move every file of `partial` into `folder`, images before the lists that name them, and write the manifest.
 
     A kill in between leaves whole files without a manifest: the next call does the work again. Files that nobody's
     manifest lists are left alone.

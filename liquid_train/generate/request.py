@@ -12,12 +12,12 @@ from liquid_train.checkpoint.folder import model_folder
 from liquid_train.config.schema import GenerateJob
 from liquid_train.generate.manifest import file_identity, model_identity, text_digest
 
-PLACE = re.compile(r"<image:([^<>]+)>")  # in a prompt: where a picture stands
+PLACE = re.compile(r"<image:([^<>]+)>")  # in a prompt: where an image stands
 
 
 @dataclass(frozen=True)
 class Question:
-    """One line of a questions file; `line` is all it says, `image` where its picture is."""
+    """One line of a questions file; `line` is all it says, `image` where its image is."""
 
     image: Path
     question: str
@@ -26,7 +26,7 @@ class Question:
 
 @dataclass(frozen=True)
 class Request:
-    """prompts: of t2i and t2t. questions: of i2t with a file. image, prompt: of i2t with one picture (no prompt: a
+    """prompts: of t2i and t2t. questions: of i2t with a file. image, prompt: of i2t with one image (no prompt: a
     caption).
 
     inputs: everything that determines what is written to `output`.
@@ -49,7 +49,7 @@ def read_request(c: GenerateJob) -> Request:
     folder = model_folder(c.checkpoint)
     prompts: list[str] = []
     questions: list[Question] = []
-    inside: list[Path] = []  # pictures that prompts name
+    inside: list[Path] = []  # images that prompts name
     if c.task in ("i2t", "vqa"):
         _refuse(c, "prompts")
         if (c.image is None) == (c.questions is None):
@@ -62,21 +62,21 @@ def read_request(c: GenerateJob) -> Request:
             _need_output(c, "answers.jsonl")
             questions = read_questions(Path(c.questions))
         elif not Path(str(c.image)).is_file():
-            raise ValueError(f"image={c.image}: no such file; give a picture")
+            raise ValueError(f"image={c.image}: no such file; give an image")
         elif c.task == "vqa" and not c.prompt:
-            raise ValueError('task=vqa: give the question, prompt="..."; task=i2t captions a picture')
+            raise ValueError('task=vqa: give the question, prompt="..."; task=i2t captions an image')
     else:
         _refuse(c, "image", "questions")
         if (c.prompt is None) == (c.prompts is None):
             raise ValueError(f'task={c.task}: give either prompt="..." or prompts=FILE.txt')
         prompts = [c.prompt] if c.prompt is not None else read_prompts(Path(str(c.prompts)))
         if c.task == "t2i":
-            _need_output(c, "the pictures")
+            _need_output(c, "the images")
         else:
-            inside = [path for prompt in prompts for path in pictures_in(prompt)]
+            inside = [path for prompt in prompts for path in images_in(prompt)]
             for path in inside:
                 if not path.is_file():
-                    raise ValueError(f"<image:{path}> in a prompt: no such file; give a picture")
+                    raise ValueError(f"<image:{path}> in a prompt: no such file; give an image")
     image = Path(c.image) if c.image is not None else None
     output = Path(c.output) if c.output is not None else None
     if output is not None and output.exists() and not output.is_dir():
@@ -86,7 +86,7 @@ def read_request(c: GenerateJob) -> Request:
     return Request(folder, output, prompts, questions, image, c.prompt, _inputs(c, folder, asked, images))
 
 
-def pictures_in(prompt: str) -> list[Path]:
+def images_in(prompt: str) -> list[Path]:
     """Files that a prompt names as <image:FILE>, in their order."""
     return [Path(name) for name in PLACE.findall(prompt)]
 

@@ -36,15 +36,15 @@ class Session:
 
     @property
     def grid(self) -> tuple[int, int]:
-        """Rows and columns of codes of the pictures it was trained on. ValueError when it saw none."""
+        """Rows and columns of codes of the images it was trained on. ValueError when it saw none."""
         if len(self.card.grid) != 2:
             raise ValueError(
-                "the model was trained on no pictures (liquid.json states no grid); train with a t2i, i2t or vqa source"
+                "the model was trained on no images (liquid.json states no grid); train with a t2i, i2t or vqa source"
             )
         return self.card.grid[0], self.card.grid[1]
 
     def sizes(self, downsampling: int) -> list[tuple[int, int]]:
-        """Width and height in pixels of the pictures it was trained on, the usual one first. ValueError when it saw
+        """Width and height in pixels of the images it was trained on, the usual one first. ValueError when it saw
         none."""
         rows, columns = self.grid
         return list(
@@ -67,10 +67,10 @@ class Session:
             )
         return UNCONDITIONAL if given == AUTO else given
 
-    def drawing_size(self, size: str | None, downsampling: int) -> tuple[tuple[int, int], tuple[int, int] | None]:
+    def image_size(self, size: str | None, downsampling: int) -> tuple[tuple[int, int], tuple[int, int] | None]:
         """size WIDTHxHEIGHT or None -> (rows and columns of codes, the size in pixels that the prompt states or None).
 
-        ValueError when the model was not trained on such pictures, unless forced.
+        ValueError when the model was not trained on such images, unless forced.
         """
         usual = self.sizes(downsampling)[0]
         width, height = usual if size is None else (int(side) for side in size.split("x"))
@@ -129,7 +129,7 @@ def published(folder: Path, vq: VQSettings | None) -> tuple[Vocabulary, ModelCar
     """Vocabulary and card of a checkpoint as Liquid_V1_7B is published, without a liquid.json.
 
     Image ids start at len(tokenizer), <boi> <eoi> <unconditional> are entries of the tokenizer, the VQ is the one
-    given, pictures are as large as its yaml says, and the prompt's suffix is the published one. ValueError where that
+    given, images are as large as its yaml says, and the prompt's suffix is the published one. ValueError where that
     does not fit together.
     """
     if vq is None or AUTO in (vq.config, vq.checkpoint):
@@ -147,7 +147,7 @@ def published(folder: Path, vq: VQSettings | None) -> tuple[Vocabulary, ModelCar
     vocabulary = Vocabulary(tokenizer, image_tokenizer.codebook_size, rows)
     if vocabulary.image_end > rows:
         raise ValueError(
-            f"vq.config={vq.config}: {vocabulary.codebook_size} codes behind {len(tokenizer)} text ids, but the "
+            f"vq.config={vq.config}: {vocabulary.codebook_size} codes after {len(tokenizer)} text ids, but the "
             f"model has {rows} rows"
         )
     side = int(image_tokenizer.config.ddconfig["resolution"]) // image_tokenizer.downsampling

@@ -1,4 +1,4 @@
-"""Text behind images or text: answers to questions, captions, completions.
+"""Text after images or text: answers to questions, captions, completions.
 
 Answers are found for all questions about an image at once: the image is read once, each question is a branch of its
 row.
@@ -22,7 +22,7 @@ from liquid_train.generate.image_sampler import Sampling, pick, uniform_numbers
 from liquid_train.vocabulary import Vocabulary
 
 GREEDY = Sampling(temperature=0)
-MAX_BRANCHES = 16  # questions behind one reading of an image: attention grows with their number squared
+MAX_BRANCHES = 16  # questions after one reading of an image: attention grows with their number squared
 
 
 @dataclass
@@ -270,7 +270,7 @@ def _continue(
 def _layout(
     rows: list[Row], width: int, columns: int, pad: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Rows, padded behind -> ids, branch and position [rows, width], and each branch's last column [rows, columns] (-1:
+    """Rows, padded after -> ids, branch and position [rows, width], and each branch's last column [rows, columns] (-1:
     no branch)."""
     ids = np.full((len(rows), width), pad, dtype=np.int64)
     branch, position = np.full_like(ids, PADDING), np.zeros_like(ids)

@@ -1,7 +1,7 @@
 """Reading a picture of any kind into RGB as a viewer shows it: uint8 [height, width, 3].
 
 EXIF orientation is applied, transparency lies on white, 16-bit values are scaled down to 8, an animation gives its
-first frame, and a picture that would fill the memory is refused by its header.
+first frame, and an image that would fill the memory is refused by its header.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ READ_ERRORS = (
     Image.DecompressionBombError,
     Image.DecompressionBombWarning,
 )
-# Not those that start another program (EPS: Ghostscript), or that hold no raster picture.
+# Not those that start another program (EPS: Ghostscript), or that hold no raster image.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "AVIF", "JPEG2000", "PPM", "TGA", "ICO", "QOI")
 SIXTEEN_BIT = ("I;16", "I;16L", "I;16B", "I;16N", "I")
-ORIENTATION = 0x0112  # of EXIF: how the stored picture is to be turned
+ORIENTATION = 0x0112  # of EXIF: how the stored image is to be turned
 TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -49,7 +49,7 @@ STRIP = 2**20  # pixels laid on white at once: in float64 they take 30 times the
 
 
 class UnusableImage(ValueError):
-    """A picture that can be read and still not be used; the message is the reason under which it is counted."""
+    """An image that can be read and still not be used; the message is the reason under which it is counted."""
 
 
 @cache
@@ -60,10 +60,10 @@ def formats() -> tuple[str, ...]:
 
 
 def read_rgb(file: Path | bytes) -> np.ndarray:
-    """A picture file, or its content, as RGB; one of READ_ERRORS when it is missing, broken or too large to decode
+    """An image file, or its content, as RGB; one of READ_ERRORS when it is missing, broken or too large to decode
     safely."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # about oddities that do no harm, a line for every such picture
+        warnings.simplefilter("ignore")  # about oddities that do no harm, a line for every such image
         warnings.simplefilter("error", Image.DecompressionBombWarning)  # Pillow only warns from 89 million pixels on
         with Image.open(io.BytesIO(file) if isinstance(file, bytes) else file, formats=formats()) as image:
             image.load()  # first, because errors in what orientation() reads are of no account
@@ -72,7 +72,7 @@ def read_rgb(file: Path | bytes) -> np.ndarray:
 
 
 def orientation(image: Image.Image) -> int:
-    """1 to 8 as EXIF counts them; 1, as it is, where the picture says nothing or its EXIF is damaged: what viewers show
+    """1 to 8 as EXIF counts them; 1, as it is, where the image says nothing or its EXIF is damaged: what viewers show
     then."""
     try:
         value = image.getexif().get(ORIENTATION, 1)
@@ -90,7 +90,7 @@ def to_rgb(image: Image.Image) -> np.ndarray:
         grey = ((values + 128) // 257).astype(np.uint8)
         return np.repeat(grey[:, :, None], 3, axis=2)
     if image.mode == "F":
-        raise UnusableImage("floating-point picture")
+        raise UnusableImage("floating-point image")
     if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
         return on_white(np.asarray(image.convert("RGBA")))
     return np.asarray(image.convert("RGB"))
@@ -116,7 +116,7 @@ def nearest_size(sizes: Iterable[tuple[int, int]], width: int, height: int) -> t
 def cover(pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """Scale by Lanczos until `size` (width, height) is just covered, then cut out the centre.
 
-    Raises UnusableImage for a picture so long that it would fill the memory once its short side is scaled up.
+    Raises UnusableImage for an image so long that it would fill the memory once its short side is scaled up.
     """
     image = Image.fromarray(pixels)
     scale = max(size[0] / image.width, size[1] / image.height)
@@ -129,7 +129,7 @@ def cover(pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 
 def reason(error: Exception) -> str:
-    """Under which name an unreadable picture is counted."""
+    """Under which name an unreadable image is counted."""
     if isinstance(error, UnusableImage):
         return str(error)
     if isinstance(error, (Image.DecompressionBombError, Image.DecompressionBombWarning, MemoryError)):

@@ -258,7 +258,7 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
 def _load_pickle(path: Path) -> Any:
     """What torch.save wrote, with an Inert in place of all that is no tensor, number, text, list or dict.
 
-    Training programs store their callbacks and settings beside the weights, as classes that are not installed here and
+    Training programs store their callbacks and settings next to the weights, as classes that are not installed here and
     that a file from elsewhere could name to run code. Files of torch before 1.6 are read only where they name no such
     class.
     """

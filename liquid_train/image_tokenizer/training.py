@@ -6,7 +6,7 @@ written out as an ordinary codebook in taming's format.
 
 Two losses: squared pixel error, and a caption loss that asks the mean of a small per-code network to name the caption's
 words (bag of words, as Joulin et al. 2016, arXiv 1511.02251, do for whole images). The second one makes the codes carry
-what the picture shows, not only how each patch looks, which is what a small language model needs from them; tokenizers
+what the image shows, not only how each patch looks, which is what a small language model needs from them; tokenizers
 aligned with text in this spirit are VILA-U (arXiv 2409.04429) and UniTok (arXiv 2502.20321). A third loss, for a second
 pass, keeps neighbouring latents alike (total variation), so that the codes of a plain background repeat.
 """

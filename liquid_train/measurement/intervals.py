@@ -1,6 +1,6 @@
 """95% confidence intervals of what is measured on n items that are drawn independently.
 
-Questions about one picture are not independent: their interval is narrower than it should be (docs/evaluation.md).
+Questions about one image are not independent: their interval is narrower than it should be (docs/evaluation.md).
 """
 
 from __future__ import annotations

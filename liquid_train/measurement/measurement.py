@@ -1,6 +1,7 @@
 """The one shape of every metric: (handle, data, config) -> Measurement, and its file evals/step-NNNNNNNN-NAME.json.
 
-    {"name", "step", "values": {metric: {"value", "n", "low", "high", "interval"}}, "receipt": {...}, "warnings": [...]}
+    {"name", "step", "values": {metric: {"value", "n", "low", "high", "interval"}}, "provenance": {...}, "warnings":
+    [...]}
 
 low and high are the 95% interval, null where none is known; `interval` says which kind, or why there is none.
 """
@@ -18,7 +19,7 @@ import numpy as np
 
 from liquid_train.files import write_synced
 from liquid_train.measurement.intervals import WILSON, bootstrap_name, mean_interval, wilson
-from liquid_train.measurement.provenance import Receipt, as_json
+from liquid_train.measurement.provenance import Provenance, as_json
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -36,9 +37,9 @@ def silent(what: str, done: int, total: int) -> None:
 
 @dataclass(frozen=True)
 class ModelHandle:
-    """A model to be measured, whole on every rank. grid: rows and columns of codes, empty where it saw no pictures;
+    """A model to be measured, whole on every rank. grid: rows and columns of codes, empty where it saw no images;
     suffix: of a text-to-image prompt. rank r of world_size takes every world_size-th item, and sums are made over all
-    ranks. multiratio: width and height in pixels of the pictures whose size the prompt states (liquid.json: sizes)."""
+    ranks. multiratio: width and height in pixels of the images whose size the prompt states (liquid.json: sizes)."""
 
     model: PreTrainedModel
     vocabulary: Vocabulary
@@ -65,13 +66,13 @@ class ModelHandle:
 
     @property
     def usual_size(self) -> tuple[int, int]:
-        """Width and height in pixels of a picture of `grid`."""
+        """Width and height in pixels of an image of `grid`."""
         rows, columns = self.grid
         return columns * self.image_tokenizer.downsampling, rows * self.image_tokenizer.downsampling
 
     @property
     def stated_size(self) -> tuple[int, int] | None:
-        """The usual size where a prompt states it, as in training on pictures of several sizes."""
+        """The usual size where a prompt states it, as in training on images of several sizes."""
         return self.usual_size if list(self.usual_size) in map(list, self.multiratio) else None
 
     @property
@@ -138,7 +139,7 @@ class Measurement:
     sentences."""
 
     values: dict[str, Value]
-    receipt: Receipt
+    provenance: Provenance
     detail: dict[str, Any] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
 
@@ -155,7 +156,7 @@ def write_measurement(folder: Path, name: str, step: int | None, measured: Measu
         "name": name,
         "step": step,
         "values": values,
-        "receipt": as_json(measured.receipt),
+        "receipt": as_json(measured.provenance),
         "warnings": measured.warnings,
     }
     folder.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""What decides a number besides the model: two numbers may be compared only where their receipts agree."""
+"""What decides a number besides the model: two numbers may be compared only where their provenance agree."""
 
 from __future__ import annotations
 
@@ -40,11 +40,11 @@ def git(folder: Path, *arguments: str) -> str:
 
 
 @dataclass(frozen=True)
-class Receipt:
+class Provenance:
     """None: the metric knows no such thing. Digests are sha256 in hex.
 
-    n: items measured. data: digest of the questions or the real pictures. prompts: digest of the texts given to the
-    model, in order. sampler: guidance, temperature, top_k, or greedy. resize: the filter between a picture and the
+    n: items measured. data: digest of the questions or the real images. prompts: digest of the texts given to the
+    model, in order. sampler: guidance, temperature, top_k, or greedy. resize: the filter between an image and the
     feature network.
     features: what network, which layer; feature_weights: its digest. dtype: of the model's weights and activations.
     """
@@ -61,8 +61,8 @@ class Receipt:
     code: str = field(default_factory=code_version)
 
 
-def as_json(receipt: Receipt) -> dict[str, Any]:
-    return asdict(receipt)
+def as_json(provenance: Provenance) -> dict[str, Any]:
+    return asdict(provenance)
 
 
 def texts_digest(texts: Sequence[str]) -> str:
@@ -71,7 +71,7 @@ def texts_digest(texts: Sequence[str]) -> str:
 
 
 def arrays_digest(arrays: Sequence[np.ndarray] | np.ndarray) -> str:
-    """Of pictures or code grids in their order: shape, type and content of each."""
+    """Of images or code grids in their order: shape, type and content of each."""
     digest = hashlib.sha256()
     for array in arrays:
         digest.update(f"{array.shape}{array.dtype.str}".encode())

@@ -2,7 +2,7 @@
 
 Where no kernel for packed rows runs (ragged_attention.py has those), the documents of a micro-batch are gathered out of
 the flat row of tokens into a few rectangles of about equal length (`DocumentPlan`), attended causally there, and put
-back. A document's padding stands behind it, where no causal query looks, so no mask is needed and the work is that of
+back. A document's padding stands after it, where no causal query looks, so no mask is needed and the work is that of
 the documents, not of the square of the sequence. Each way is registered with transformers' AttentionInterface under a
 name of its own; the plan reaches it as a keyword of the model's forward, never inferred from positions.
 """
@@ -31,7 +31,7 @@ class DocumentPlan:
     """Where the documents of a flat row of N tokens lie.
 
     gather[b]: token numbers [documents, length] of rectangle b (padding repeats a document's last token).
-    restore: [N], each token's place in the rectangles laid out flat, one behind the other.
+    restore: [N], each token's place in the rectangles laid out flat, one after the other.
     starts: int32 [documents + 1], the first token of each document, and N. longest: tokens of the longest one.
     masks: what a kernel made of the plan, by sliding window, for the other layers.
     """
@@ -44,7 +44,7 @@ class DocumentPlan:
 
     @classmethod
     def from_lengths(cls, lengths: list[int]) -> DocumentPlan:
-        """Plan for documents that lie one behind the other with these lengths."""
+        """Plan for documents that lie one after the other with these lengths."""
         groups: dict[int, list[tuple[int, int]]] = defaultdict(list)
         start = 0
         for length in lengths:
@@ -155,7 +155,7 @@ def choose_kernel(wish: str, device: torch.device, dtype: torch.dtype, softcap: 
     return wish
 
 
-def in_words(kernel: str, softcap: float | None) -> str:
+def describe(kernel: str, softcap: float | None) -> str:
     """How attention is computed, for the log."""
     if kernel != "rectangles":
         return f"attention within documents: {ragged_attention.NAMES[kernel]}"

@@ -103,7 +103,7 @@ def flex(
 
 
 def _flat(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """[n, heads, seq_len, head_dim] each -> [n * seq_len, heads, head_dim]: rows one behind the other, as the plan
+    """[n, heads, seq_len, head_dim] each -> [n * seq_len, heads, head_dim]: rows one after the other, as the plan
     counts them."""
     flat = [t.transpose(1, 2).reshape(-1, t.shape[1], t.shape[3]) for t in (q, k, v)]
     return flat[0], flat[1], flat[2]

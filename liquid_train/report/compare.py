@@ -1,6 +1,6 @@
 """Two runs side by side: every number of their evaluations, and in what they were not measured alike.
 
-RUN/evals/step-NNNNNNNN-NAME.json (newest step of each NAME) -> numbers by metric, receipts by NAME
+RUN/evals/step-NNNNNNNN-NAME.json (newest step of each NAME) -> numbers by metric, provenance by NAME
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from liquid_train.report.tables import NONE, new_table, plain
 
 @dataclass
 class Evaluations:
-    """Of one run. values: by metric, as the files have them, with `step`. receipts: by name of the measurement."""
+    """Of one run. values: by metric, as the files have them, with `step`. provenance: by name of the measurement."""
 
     folder: Path
     values: dict[str, dict[str, Any]] = field(default_factory=dict)
-    receipts: dict[str, dict[str, Any]] = field(default_factory=dict)
+    provenances: dict[str, dict[str, Any]] = field(default_factory=dict)
     unreadable: list[str] = field(default_factory=list)
 
 
@@ -38,7 +38,7 @@ def read_evaluations(run_dir: Path) -> Evaluations:
             continue
         for key in [k for k, v in found.values.items() if v["name"] == content["name"]]:
             del found.values[key]  # of an earlier step
-        found.receipts[content["name"]] = content["receipt"]
+        found.provenances[content["name"]] = content["receipt"]
         found.values |= {
             key: {**value, "step": content["step"], "name": content["name"]} for key, value in content["values"].items()
         }
@@ -63,11 +63,11 @@ def read(path: Path) -> dict[str, Any] | None:
 
 
 def differences(a: Evaluations, b: Evaluations) -> list[str]:
-    """One line for every part of a receipt in which a measurement of both runs differs."""
+    """One line for every part of a provenance in which a measurement of both runs differs."""
     lines = []
-    for name in a.receipts:
-        if name in b.receipts:
-            one, other = a.receipts[name], b.receipts[name]
+    for name in a.provenances:
+        if name in b.provenances:
+            one, other = a.provenances[name], b.provenances[name]
             lines += [
                 f"{name}: {key}: {short(one.get(key))} | {short(other.get(key))}"
                 for key in dict.fromkeys([*one, *other])
@@ -84,7 +84,7 @@ def short(value: Any) -> str:
 
 
 def compare(a_dir: Path, b_dir: Path, *, strict: bool = False, console: Console | None = None) -> int:
-    """Print the table and what the receipts do not share. 0, or 2 when `strict` and something was not measured alike.
+    """Print the table and what the provenance do not share. 0, or 2 when `strict` and something was not measured alike.
 
     Raises ValueError for a folder without evaluations.
     """

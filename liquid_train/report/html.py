@@ -1,6 +1,6 @@
-"""A run as one HTML page: pictures, answers, curves, speed, config; nothing outside the file is needed to read it.
+"""A run as one HTML page: images, answers, curves, speed, config; nothing outside the file is needed to read it.
 
-    run folder -> run_folder.read_run -> report_plots (curves as SVG), report_pictures (data URIs)
+    run folder -> run_reader.read_run -> plots (curves as SVG), images (data URIs)
                -> template.html -> RUN/report.html
 
 The page carries a digest of everything it was made from, so that `report_is_current` can tell without drawing anything.
@@ -76,9 +76,9 @@ def write_report(run_dir: str | Path) -> Path:
     )
     page = environment.from_string(template).render(page_context(run))
     path = run.folder / "report.html"
-    aside = path.with_name("report.html.partial")
-    aside.write_text(page, encoding="utf-8")
-    os.replace(aside, path)
+    staging_directory = path.with_name("report.html.partial")
+    staging_directory.write_text(page, encoding="utf-8")
+    os.replace(staging_directory, path)
     return path
 
 
@@ -86,13 +86,13 @@ def page_context(run: Run) -> dict[str, Any]:
     """Everything that the template names."""
     from markupsafe import Markup
 
-    from liquid_train.report import images as report_pictures
+    from liquid_train.report import images as report_images
     from liquid_train.report import plots as report_plots
 
-    # before reading pictures: a file that changes meanwhile makes the page stale, not wrong
+    # before reading images: a file that changes meanwhile makes the page stale, not wrong
     digest = inputs_digest(run.folder)
     head = summarize(run)
-    grids, grids_total = report_pictures.periodic_grids(run.folder)
+    grids, grids_total = report_images.periodic_grids(run.folder)
     groups = report_plots.curve_groups(run)
     return {
         "digest": digest,
@@ -103,11 +103,11 @@ def page_context(run: Run) -> dict[str, Any]:
         "tiles": tiles(head),
         "facts": facts(run),
         "tasks": task_rows(run, head),
-        "final": report_pictures.final_pictures(run.folder),
+        "final": report_images.final_images(run.folder),
         "t2i": run.t2i,
-        "judged": report_pictures.judged_sheet(run.folder),
+        "judged": report_images.judged_sheet(run.folder),
         "vqa_rows": head["vqa"].get("rows", []),
-        "answered": report_pictures.answered(run.folder, run.vqa.get("examples") or []),
+        "answered": report_images.answered(run.folder, run.vqa.get("examples") or []),
         "groups": [(group, [(title, Markup(svg)) for title, svg in group.figures]) for group in groups],
         "grids": grids,
         "grids_total": grids_total,
@@ -149,9 +149,9 @@ def tiles(head: dict[str, Any]) -> list[dict[str, str]]:
         )
     t2i = head["t2i"]
     for key, label, text, note in (
-        ("right_color", "Pictures in the right colour", percent, f"{plain(t2i.get('count'))} pictures"),
-        ("right_shape", "Pictures of the right shape", percent, f"{plain(t2i.get('count'))} pictures"),
-        ("distinct_of_10", "Distinct pictures of 10", plain, "the least varied prompt"),
+        ("right_color", "Images in the right colour", percent, f"{plain(t2i.get('count'))} images"),
+        ("right_shape", "Images of the right shape", percent, f"{plain(t2i.get('count'))} images"),
+        ("distinct_of_10", "Distinct images of 10", plain, "the least varied prompt"),
         ("frechet_distance", "Fréchet distance", plain, "not Inception features"),
     ):
         if number(t2i.get(key)) is not None:
@@ -210,7 +210,7 @@ def _batch(config: dict[str, Any]) -> str | None:
 
 
 def task_rows(run: Run, head: dict[str, Any]) -> list[dict[str, Any]]:
-    """Per task: the last training loss and accuracy (mean of the last 50 logged steps) beside the held-out ones."""
+    """Per task: the last training loss and accuracy (mean of the last 50 logged steps) next to the held-out ones."""
     recent = run.train[-50:]
     rows = []
     for task in run.tasks:

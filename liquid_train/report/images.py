@@ -1,4 +1,4 @@
-"""Pictures of a run folder as data URIs: small enough for one page, left out (and counted) when unreadable."""
+"""Images of a run folder as data URIs: small enough for one page, left out (and counted) when unreadable."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from liquid_train.report.run_reader import json_lines, number, read_json
 
 MAX_FINAL = 60
 MAX_GRIDS = 12
-PIXEL_ART = 128  # pictures up to this side are enlarged without smoothing
+PIXEL_ART = 128  # images up to this side are enlarged without smoothing
 
 
 @dataclass(frozen=True)
-class Picture:
+class ReportImage:
     """`uri` is None for a file that could not be read."""
 
     uri: str | None
@@ -31,13 +31,13 @@ class Picture:
         return max(self.width, self.height) <= PIXEL_ART
 
 
-def load_picture(path: Path, max_side: int) -> Picture:
-    """A picture file as a data URI: PNG up to max_side pixels a side, a smaller JPEG of it beyond."""
+def load_image(path: Path, max_side: int) -> ReportImage:
+    """An image file as a data URI: PNG up to max_side pixels a side, a smaller JPEG of it beyond."""
     try:
         with Image.open(path) as file:
             image = file.convert("RGB")
     except (OSError, ValueError, Image.DecompressionBombError):
-        return Picture(None)
+        return ReportImage(None)
     kind = "png"
     options: dict[str, Any] = {"optimize": True}
     if max(image.size) > max_side:
@@ -45,7 +45,7 @@ def load_picture(path: Path, max_side: int) -> Picture:
         kind, options = "jpeg", {"quality": 88}
     buffer = io.BytesIO()
     image.save(buffer, kind, **options)
-    return Picture(f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}", *image.size)
+    return ReportImage(f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}", *image.size)
 
 
 def inside(folder: Path, name: Any) -> Path | None:
@@ -59,25 +59,25 @@ def inside(folder: Path, name: Any) -> Path | None:
 
 @dataclass(frozen=True)
 class Gallery:
-    """The pictures that `liquid generate` wrote at the end: [(picture, prompt)], and how many there are in all."""
+    """The images that `liquid generate` wrote at the end: [(image, prompt)], and how many there are in all."""
 
-    pictures: list[tuple[Picture, str]]
+    images: list[tuple[ReportImage, str]]
     total: int
     unreadable: int
 
 
-def final_pictures(run_dir: Path) -> Gallery:
+def final_images(run_dir: Path) -> Gallery:
     folder = run_dir / "samples" / "final"
     index = folder / "index.jsonl"
     rows = [row for row in json_lines(index) if row] if index.is_file() else []
     found = [(load(folder, row.get("file"), 384), str(row.get("prompt", ""))) for row in rows[:MAX_FINAL]]
-    good = [(picture, prompt) for picture, prompt in found if picture.uri]
+    good = [(image, prompt) for image, prompt in found if image.uri]
     return Gallery(good, len(rows), len(found) - len(good))
 
 
-def load(folder: Path, name: Any, max_side: int) -> Picture:
+def load(folder: Path, name: Any, max_side: int) -> ReportImage:
     path = inside(folder, name)
-    return load_picture(path, max_side) if path else Picture(None)
+    return load_image(path, max_side) if path else ReportImage(None)
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ class Grid:
     """One periodic grid of samples: prompts in reading order, `columns` a row."""
 
     step: int
-    picture: Picture
+    image: ReportImage
     prompts: list[str]
     columns: int | None
     guidance: float | None
@@ -99,15 +99,15 @@ def periodic_grids(run_dir: Path) -> tuple[list[Grid], int]:
         files = [files[round(i * (total - 1) / (MAX_GRIDS - 1))] for i in range(MAX_GRIDS)]
     grids = []
     for path in files:
-        picture = load_picture(path, 1024)
+        image = load_image(path, 1024)
         about = read_json(path.with_suffix(".json"), [])
         columns = number(about.get("columns"))
         prompts = [str(prompt) for prompt in about.get("prompts") or []]
-        if picture.uri:
+        if image.uri:
             grids.append(
                 Grid(
                     int(path.stem.removeprefix("step-")),
-                    picture,
+                    image,
                     prompts,
                     int(columns) if columns else None,
                     number(about.get("guidance")),
@@ -116,19 +116,19 @@ def periodic_grids(run_dir: Path) -> tuple[list[Grid], int]:
     return grids, total
 
 
-def judged_sheet(run_dir: Path) -> Picture | None:
-    """Every picture that evals/t2i.json judges, one row a prompt; None where the evaluation kept no such sheet."""
+def judged_sheet(run_dir: Path) -> ReportImage | None:
+    """Every image that evals/t2i.json judges, one row a prompt; None where the evaluation kept no such sheet."""
     path = run_dir / "evals" / "drawn.png"
-    picture = load_picture(path, 2000) if path.is_file() else None
-    return picture if picture and picture.uri else None
+    image = load_image(path, 2000) if path.is_file() else None
+    return image if image and image.uri else None
 
 
 @dataclass(frozen=True)
 class Answered:
-    """One question that the model answered. `picture.uri` may be None. An answer is right as evals/metrics/vqa.py
+    """One question that the model answered. `image.uri` may be None. An answer is right as evals/metrics/vqa.py
     counts it."""
 
-    picture: Picture
+    image: ReportImage
     question: str
     answer: str
     truth: str
@@ -139,7 +139,7 @@ class Answered:
 
 
 def answered(run_dir: Path, examples: Iterable[dict[str, Any]]) -> list[Answered]:
-    """The questions that evals/vqa.json shows, with their pictures."""
+    """The questions that evals/vqa.json shows, with their images."""
     folder = run_dir / "evals"
     return [
         Answered(

@@ -35,13 +35,13 @@ class Place:
 
 FAMILIES = (
     Family("Questions answered right", r"vqa_accuracy(_(?P<line>\w+))?", "%"),
-    Family("Pictures drawn as asked", r"right_(?P<line>color|shape)", "%"),
+    Family("Images generated as asked", r"right_(?P<line>color|shape)", "%"),
     Family("FID", r"fid(_(?P<line>\w+))?"),
     Family("Fréchet distance (not FID)", r"frechet_(?P<line>\w+)"),
     Family("KID", r"kid(_(?P<line>\w+))?"),
     Family("Kernel distance (not KID)", r"kernel_(?P<line>\w+)"),
-    Family("Precision and recall, drawn pictures", r"(?P<line>precision|recall)", "%"),
-    Family("Self-VQAScore, drawn pictures", r"self_vqascore", "%"),
+    Family("Precision and recall, generated images", r"(?P<line>precision|recall)", "%"),
+    Family("Self-VQAScore, generated images", r"self_vqascore", "%"),
     Family("Right from wrong captions, AUC", r"caption_auc/(?P<line>.+)", chance=0.5),
     Family("Self-VQAScore, right captions", r"self_vqascore_right/(?P<line>.+)", "%"),
     Family("Self-VQAScore, wrong captions", r"self_vqascore_wrong/(?P<line>.+)", "%"),

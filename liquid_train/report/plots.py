@@ -1,7 +1,7 @@
 """The report's curves: matplotlib figures as inline SVG that takes its colours and its font from the page.
 
 matplotlib writes fixed colours. Every figure is therefore drawn in a few sentinel colours, and those are replaced by
-CSS variables afterwards, so that one picture serves light mode, dark mode and paper. Figures are small (about a phone's
+CSS variables afterwards, so that one image serves light mode, dark mode and paper. Figures are small (about a phone's
 width) and the page lays them out in a grid: text stays readable on every screen.
 """
 
@@ -83,7 +83,7 @@ class Curve:
 
 
 def smooth(values: list[float], width: int) -> np.ndarray:
-    """Centred moving mean, [n] -> [n], narrower towards both ends: unlike an exponential one it does not lag behind a
+    """Centred moving mean, [n] -> [n], narrower towards both ends: unlike an exponential one it does not lag after a
     steep fall."""
     total = np.concatenate([[0.0], np.cumsum(values)])
     i = np.arange(len(values))
@@ -220,7 +220,7 @@ def curve_groups(run: Run) -> list[Group]:
         (
             "evaluations",
             "Evaluations while training",
-            "Measured on a fixed subset; captions are those of real held-out pictures." + blind,
+            "Measured on a fixed subset; captions are those of real held-out images." + blind,
             "This run has no periodic evaluations.",
         ),
         ("optimizer", "Optimizer", "", "No learning rate or gradient norm has been logged."),
@@ -283,12 +283,12 @@ def _throughput(run: Run) -> list[Curve]:
         Curve("packing", "Packing efficiency", series(run.train, "packing_efficiency"), unit="%"),
     ]
     keys = dict.fromkeys(key for line in run.train for key in line if key.startswith("time/"))
-    phases = {key.removeprefix("time/"): binned(*series(run.train, key)) for key in keys}
+    timer = {key.removeprefix("time/"): binned(*series(run.train, key)) for key in keys}
     curves.append(
         Curve(
             "time",
             "Seconds a logged step",
-            lines={name: points for name, points in phases.items() if any(points[1])},
+            lines={name: points for name, points in timer.items() if any(points[1])},
             unit="s",
         )
     )

@@ -104,7 +104,7 @@ def is_run(folder: Path) -> bool:
 
 
 def read_run(run_dir: str | Path) -> Run:
-    """Read everything but pictures and weights. Raises ValueError for a folder that is no run."""
+    """Read everything but images and weights. Raises ValueError for a folder that is no run."""
     folder = Path(run_dir)
     if not folder.is_dir():
         raise ValueError(f"{folder}: no such folder; give the folder of a run")

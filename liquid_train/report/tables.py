@@ -79,7 +79,7 @@ def print_summary(run_dir: str | Path, console: Console | None = None) -> None:
     if head["t2i"]:
         console.print(t2i_table(head["t2i"]))
     console.print(training_table(head))
-    for name, command in (("vqa", "questions"), ("t2i", "drawn pictures")):
+    for name, command in (("vqa", "questions"), ("t2i", "generated images")):
         if not head[name]:
             console.print(f"No evaluation of {command} yet: liquid eval checkpoint={escape(head['folder'])}")
     console.print(
@@ -106,9 +106,7 @@ def new_table(title: str, *columns: str) -> Table:
 
 
 def vqa_table(head: dict[str, Any]) -> Table:
-    table = new_table(
-        "Questions about unseen pictures", "Answer type", "Questions", "Right", "Blind", "Shuffled pictures"
-    )
+    table = new_table("Questions about unseen images", "Answer type", "Questions", "Right", "Blind", "Shuffled images")
     for row in head["vqa"]["rows"]:
         table.add_row(
             escape(answer_type(row["name"])),
@@ -121,8 +119,8 @@ def vqa_table(head: dict[str, Any]) -> Table:
 
 
 def t2i_table(t2i: dict[str, Any]) -> Table:
-    table = new_table("Pictures drawn from words")
-    table.add_row("pictures", plain(t2i.get("count")))
+    table = new_table("Images generated from words")
+    table.add_row("images", plain(t2i.get("count")))
     table.add_row("right colour", percent(t2i.get("right_color")))
     table.add_row("right shape", percent(t2i.get("right_shape")))
     table.add_row("distinct of 10, least varied prompt", plain(t2i.get("distinct_of_10")))

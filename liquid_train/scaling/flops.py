@@ -25,11 +25,11 @@ def block_parameters(blocks: nn.Module) -> int:
 
 
 def step_flops(
-    blocks: int, head: int, attention_width: int, layers: int, tokens: int, targets: int, squares: int
+    blocks: int, head: int, attention_width: int, layers: int, tokens: int, targets: int, sum_squared_lengths: int
 ) -> float:
     """FLOPs of forward and backward. blocks: matrix parameters; head: rows*width; attention_width: heads*head_dim;
     squares: sum of length^2."""
-    return 6.0 * blocks * tokens + 6.0 * head * targets + 6.0 * layers * attention_width * squares
+    return 6.0 * blocks * tokens + 6.0 * head * targets + 6.0 * layers * attention_width * sum_squared_lengths
 
 
 def peak_flops(device: torch.device) -> float:

@@ -25,8 +25,8 @@ from starlette.exceptions import HTTPException as StarletteHTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from liquid_train.serve.engine import Check
-from liquid_train.serve.image_batches import Drawings
-from liquid_train.serve.requests import AnswerRequest, GenerateRequest, field_message, picture_content
+from liquid_train.serve.image_batches import ImageBatches
+from liquid_train.serve.requests import AnswerRequest, GenerateRequest, field_message, image_content
 from liquid_train.serve.worker import Busy, Stopped, Worker
 
 log = logging.getLogger(__name__)
@@ -36,10 +36,10 @@ RETRY_AFTER = 5  # seconds
 WATCH_EVERY = 0.5  # seconds: how often it is looked whether the client is still there
 
 
-def build_api(drawings: Drawings, checkpoint: str) -> FastAPI:
+def build_api(image_batches: ImageBatches, checkpoint: str) -> FastAPI:
     """The application; the page is mounted on it where it is wanted."""
-    engine, worker = drawings.engine, drawings.worker
-    app = FastAPI(title="liquid serve", description="Pictures from words, and answers about pictures.")
+    engine, worker = image_batches.engine, image_batches.worker
+    app = FastAPI(title="liquid serve", description="Images from words, and answers about images.")
     app.add_middleware(BodyLimit, size=int(engine.limits.body_mib * 2**20))
     add_error_answers(app)
 
@@ -58,10 +58,10 @@ def build_api(drawings: Drawings, checkpoint: str) -> FastAPI:
 
     @app.post("/generate")
     async def generate(body: GenerateRequest, request: Request) -> dict[str, Any]:
-        """Draw `count` pictures: PNGs in base64, each with its seed."""
+        """Draw `count` images: PNGs in base64, each with its seed."""
         engine.check_generate(body)
         start, stop = time.perf_counter(), threading.Event()
-        pixels = await while_wanted(drawings.submit(body, stop), stop, request)
+        pixels = await while_wanted(image_batches.submit(body, stop), stop, request)
         files = await asyncio.to_thread(lambda: [base64.b64encode(png(one)).decode() for one in pixels])
         images = [{"seed": body.seed + i, "png": file} for i, file in enumerate(files)]
         return {
@@ -74,7 +74,7 @@ def build_api(drawings: Drawings, checkpoint: str) -> FastAPI:
     @app.post("/answer")
     async def answer(body: AnswerRequest, request: Request) -> dict[str, Any]:
         """Answer `question` about `image`, or caption it."""
-        content = picture_content(body.image)
+        content = image_content(body.image)
         engine.check_answer(body, content)
         start = time.perf_counter()
         text = await in_turn(worker, request, lambda check: engine.answer(body, content, check))

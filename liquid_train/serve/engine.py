@@ -1,4 +1,4 @@
-"""What the API and the page ask of a model: pictures, answers, turns of a conversation. The sampler is that of `liquid
+"""What the API and the page ask of a model: images, answers, turns of a conversation. The sampler is that of `liquid
 generate`.
 
 Everything called `check_...` is cheap and may run in any thread; the rest uses the model and runs in the worker's
@@ -14,8 +14,8 @@ import numpy as np
 
 from liquid_train.config.schema import GenerateJob, ServeLimits
 from liquid_train.data.sequences import prompt_ids
-from liquid_train.generate.image_sampler import Sampling, columns_of, described_ids, draw
-from liquid_train.generate.images import decode, encode, load_picture
+from liquid_train.generate.image_sampler import Sampling, columns_of, described_ids, sample_images
+from liquid_train.generate.images import decode, encode, load_image
 from liquid_train.generate.interleaved_prompt import Part, conversation_ids, end_of_turn, parts_ids
 from liquid_train.generate.session import AUTO, Session
 from liquid_train.generate.text_sampler import Streamed, answer, caption, complete_ids
@@ -28,7 +28,7 @@ Check = Callable[[], None]  # raises when the work is to stop
 
 @dataclass(frozen=True)
 class Turn:
-    """One message of a conversation. role: user or assistant. parts: text and pictures (codes [rows, columns]) in their
+    """One message of a conversation. role: user or assistant. parts: text and images (codes [rows, columns]) in their
     order."""
 
     role: str
@@ -36,8 +36,8 @@ class Turn:
 
 
 class Engine:
-    """A model and its image tokenizer behind the limits of a server. ValueError for a model that was trained on no
-    pictures."""
+    """A model and its image tokenizer after the limits of a server. ValueError for a model that was trained on no
+    images."""
 
     def __init__(self, session: Session, tokenizer: ImageTokenizer, limits: ServeLimits) -> None:
         self.session, self.tokenizer, self.limits, self.limited = session, tokenizer, limits, Limited(limits)
@@ -60,7 +60,7 @@ class Engine:
         return grid, r.guidance, r.temperature, r.top_k, r.top_p, columns_of(len(ids))
 
     def generate(self, asked: Sequence[GenerateRequest], row_done: Callable[[int, int], object]) -> list[np.ndarray]:
-        """The pictures of requests of one kind: uint8 [count, height, width, 3] each. row_done: called with (rows of
+        """The images of requests of one kind: uint8 [count, height, width, 3] each. row_done: called with (rows of
         codes drawn, rows in all)."""
         r, card = asked[0], self.session.card
         (rows, columns), stated = self._size(r)
@@ -69,7 +69,7 @@ class Engine:
             row_done(done * rows // total, rows)
 
         seeds = [one.seed + i for one in asked for i in range(one.count)]
-        codes = draw(
+        codes = sample_images(
             self.session.model,
             self.session.vocabulary,
             [one.prompt for one in asked for _ in range(one.count)],
@@ -89,27 +89,27 @@ class Engine:
         return np.split(decode(self.tokenizer, codes), ends)
 
     def _size(self, r: GenerateRequest) -> tuple[tuple[int, int], tuple[int, int] | None]:
-        return self.session.drawing_size(r.size, self.tokenizer.downsampling)
+        return self.session.image_size(r.size, self.tokenizer.downsampling)
 
-    def check_answer(self, r: AnswerRequest, picture: bytes) -> None:
-        """ValueError when the limits do not allow it, or `picture` is none."""
+    def check_answer(self, r: AnswerRequest, image: bytes) -> None:
+        """ValueError when the limits do not allow it, or `image` is none."""
         self.limited.text("question", r.question or "")
         self.limited.new_tokens(r.max_new_tokens)
-        self.limited.picture("image", picture)
+        self.limited.image("image", image)
 
-    def answer(self, r: AnswerRequest, picture: bytes, check: Check) -> str:
-        """The greedy answer, or without a question a caption. ValueError for a picture that turns out to be broken."""
+    def answer(self, r: AnswerRequest, image: bytes, check: Check) -> str:
+        """The greedy answer, or without a question a caption. ValueError for an image that turns out to be broken."""
         return self._answer(
-            self.codes(picture), r.question, r.max_new_tokens or self.limited.usual_tokens, lambda *_: check()
+            self.codes(image), r.question, r.max_new_tokens or self.limited.usual_tokens, lambda *_: check()
         )
 
-    def codes(self, picture: bytes) -> np.ndarray:
-        """A picture file -> codes [rows, columns], scaled and cropped to the nearest trained size. ValueError when it
+    def codes(self, image: bytes) -> np.ndarray:
+        """An image file -> codes [rows, columns], scaled and cropped to the nearest trained size. ValueError when it
         is broken."""
         try:
-            pixels = load_picture(picture, self.session.sizes(self.tokenizer.downsampling))
+            pixels = load_image(image, self.session.sizes(self.tokenizer.downsampling))
         except READ_ERRORS as error:
-            raise ValueError(f"image: not a picture that can be read: {error}") from error
+            raise ValueError(f"image: not an image that can be read: {error}") from error
         return encode(self.tokenizer, pixels[None])[0]
 
     def reply(
@@ -124,7 +124,7 @@ class Engine:
         """What the assistant says next; `write` gets the text as it comes.
 
         A model whose tokenizer has a chat template reads the whole conversation. Another one answers the last message:
-        about the newest picture where there is one, else by going on from its text.
+        about the newest image where there is one, else by going on from its text.
         """
         check()
         vocabulary = self.session.vocabulary
@@ -138,10 +138,10 @@ class Engine:
             ids = conversation_ids([(turn.role, turn.parts) for turn in turns], vocabulary.tokenizer)
             end = end_of_turn(vocabulary.tokenizer)
         else:
-            pictures = [part for turn in turns for part in turn.parts if isinstance(part, np.ndarray)]
+            images = [part for turn in turns for part in turn.parts if isinstance(part, np.ndarray)]
             text = " ".join(part for part in turns[-1].parts if isinstance(part, str)).strip()
-            if pictures:
-                return self._answer(pictures[-1], text, max_new_tokens, on_token)
+            if images:
+                return self._answer(images[-1], text, max_new_tokens, on_token)
             ids, end = prompt_ids({}, "text", vocabulary.tokenizer) + parts_ids([text], vocabulary.tokenizer), None
         return complete_ids(
             self.session.model,

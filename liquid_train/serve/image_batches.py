@@ -1,7 +1,7 @@
 """Drawings that wait at the same time are drawn as one batch where they agree in everything but prompt and seed.
 
-A drawing whose turn comes takes along those behind it that fit, up to limits.pictures in all. Theirs are then ready
-when their own turn comes, so nobody is overtaken. No picture changes: it depends on its prompt and seed alone (see
+A drawing whose turn comes takes along those after it that fit, up to limits.pictures in all. Theirs are then ready
+when their own turn comes, so nobody is overtaken. No image changes: it depends on its prompt and seed alone (see
 generate/sampler.py).
 """
 
@@ -21,7 +21,7 @@ from liquid_train.serve.worker import Stopped, Worker
 
 @dataclass(eq=False)
 class Waiting:
-    """A drawing that was asked for. pixels: its pictures, once they were drawn beside another's."""
+    """A drawing that was asked for. pixels: its images, once they were drawn next to another's."""
 
     asked: GenerateRequest
     check: Check
@@ -37,7 +37,7 @@ class Waiting:
         return True
 
 
-class Drawings:
+class ImageBatches:
     """What is to be drawn, for the API and the page alike, in front of the one worker."""
 
     def __init__(self, engine: Engine, worker: Worker) -> None:
@@ -51,10 +51,10 @@ class Drawings:
         stop: threading.Event,
         row_done: Callable[[int, int], object] = lambda done, rows: None,
     ) -> Future[np.ndarray]:
-        """Pictures uint8 [count, height, width, 3] of a request that was checked. row_done: called with (rows of codes
+        """Images uint8 [count, height, width, 3] of a request that was checked. row_done: called with (rows of codes
         drawn, rows in all).
 
-        Raises what Worker.submit does. A batch is given up once nobody wants any picture of it.
+        Raises what Worker.submit does. A batch is given up once nobody wants any image of it.
         """
         waiting = Waiting(asked, self.worker.checker(stop), row_done)
         with self.lock:

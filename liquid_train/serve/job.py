@@ -37,18 +37,18 @@ def serve(config: ServeJob, folder: Path, listening: socket.socket) -> None:
     from liquid_train.generate.session import open_model, open_vq
     from liquid_train.serve.api import build_api
     from liquid_train.serve.engine import Engine
-    from liquid_train.serve.image_batches import Drawings
+    from liquid_train.serve.image_batches import ImageBatches
     from liquid_train.serve.worker import Worker
 
     session = open_model(folder, config.device, config.precision, vq=config.vq, force=config.force)
     engine = Engine(session, open_vq(session, config.vq), config.limits)
     worker = Worker(config.limits.waiting)
-    drawings = Drawings(engine, worker)
-    app = build_api(drawings, str(folder))
+    image_batches = ImageBatches(engine, worker)
+    app = build_api(image_batches, str(folder))
     if config.ui:
         from liquid_train.serve.page import mount
 
-        app = mount(app, drawings, PAGE)
+        app = mount(app, image_batches, PAGE)
     address = url(config.host, listening.getsockname()[1])
     print(
         f"{address}{PAGE if config.ui else '/docs'}   API: POST {address}/generate, POST {address}/answer, GET "

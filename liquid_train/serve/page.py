@@ -1,4 +1,4 @@
-"""The page: drawing with a gallery, and a conversation about pictures. It asks the same engine as the API, through the
+"""The page: drawing with a gallery, and a conversation about images. It asks the same engine as the API, through the
 same line.
 
 A handler is a generator that shows how far the worker is; `stop` sets the event that the work looks at after every row
@@ -26,26 +26,26 @@ from pydantic import ValidationError
 from liquid_train.config.schema import GenerateJob
 from liquid_train.generate.image_sampler import Sampling
 from liquid_train.serve.engine import DEFAULT_SAMPLING, Check, Engine, Turn
-from liquid_train.serve.image_batches import Drawings
+from liquid_train.serve.image_batches import ImageBatches
 from liquid_train.serve.requests import MAX_SEED, GenerateRequest, field_message
 from liquid_train.serve.worker import Busy, Stopped, Worker
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 LOOK_EVERY = 0.1  # seconds between two looks at how far the work is
-# The gallery is as high as its pictures; gradio's Share works on its own hosting alone.
+# The gallery is as high as its images; gradio's Share works on its own hosting alone.
 CSS = '.grid-wrap {max-height: none !important} button[title="Share"] {display: none}'
 
 
-def mount(app: FastAPI, drawings: Drawings, path: str) -> FastAPI:
+def mount(app: FastAPI, image_batches: ImageBatches, path: str) -> FastAPI:
     """Put the page at `path` of the application, and lead / there."""
 
     @app.get("/", include_in_schema=False)
     async def root() -> RedirectResponse:
         return RedirectResponse(path)
 
-    limits = drawings.engine.limits
-    blocks = build(drawings).queue(max_size=None, default_concurrency_limit=limits.waiting + 1, api_open=False)
+    limits = image_batches.engine.limits
+    blocks = build(image_batches).queue(max_size=None, default_concurrency_limit=limits.waiting + 1, api_open=False)
     return gr.mount_gradio_app(
         app,
         blocks,
@@ -58,15 +58,15 @@ def mount(app: FastAPI, drawings: Drawings, path: str) -> FastAPI:
     )
 
 
-def build(drawings: Drawings) -> gr.Blocks:
+def build(image_batches: ImageBatches) -> gr.Blocks:
     """The page's two tabs."""
     stops = Stops()
     with gr.Blocks(title="liquid", analytics_enabled=False, delete_cache=(3600, 3600)) as blocks:
-        gr.Markdown("# liquid\nOne model that draws pictures and reads them.")
+        gr.Markdown("# liquid\nOne model that generates images and reads them.")
         with gr.Tab("Draw"):
-            draw_tab(drawings, stops)
+            image_tab(image_batches, stops)
         with gr.Tab("Chat"):
-            chat_tab(drawings.engine, drawings.worker, stops)
+            chat_tab(image_batches.engine, image_batches.worker, stops)
         blocks.unload(stops.leave)
     return blocks
 
@@ -94,8 +94,8 @@ class Stops:
             self.stop(request.session_hash, tab)
 
 
-def draw_tab(drawings: Drawings, stops: Stops) -> None:
-    engine, limits, sizes = drawings.engine, drawings.engine.limits, drawings.engine.sizes
+def image_tab(image_batches: ImageBatches, stops: Stops) -> None:
+    engine, limits, sizes = image_batches.engine, image_batches.engine.limits, image_batches.engine.sizes
     with gr.Row():
         with gr.Column(scale=1):
             prompt = gr.Textbox(label="Prompt", lines=2, max_length=limits.characters)
@@ -108,16 +108,16 @@ def draw_tab(drawings: Drawings, stops: Stops) -> None:
                 label="Guidance",
                 info="1 is none; higher keeps closer to the prompt",
             )
-            count = gr.Slider(1, limits.pictures, value=min(4, limits.pictures), step=1, label="Pictures")
+            count = gr.Slider(1, limits.pictures, value=min(4, limits.pictures), step=1, label="Images")
             seed = gr.Number(
-                value=0, precision=0, minimum=0, maximum=MAX_SEED, label="Seed", info="picture i is drawn with seed + i"
+                value=0, precision=0, minimum=0, maximum=MAX_SEED, label="Seed", info="image i is drawn with seed + i"
             )
             with gr.Row():
                 start = gr.Button("Draw", variant="primary", min_width=100)
                 stop = gr.Button("Stop", variant="stop", min_width=100)
         with gr.Column(scale=2):
             status = gr.Markdown("")
-            gallery = gr.Gallery(label="Pictures", columns=2, height="auto", format="png", object_fit="contain")
+            gallery = gr.Gallery(label="Images", columns=2, height="auto", format="png", object_fit="contain")
 
     def draw(
         prompt: str, size: str, guidance: float, count: int, seed: int | None, request: gr.Request
@@ -129,15 +129,15 @@ def draw_tab(drawings: Drawings, stops: Stops) -> None:
             engine.check_generate(asked)
             progress: queue.SimpleQueue[tuple[int, int]] = queue.SimpleQueue()
             event = stops.start(request.session_hash, "draw")
-            future = drawings.submit(asked, event, lambda *row: progress.put(row))
+            future = image_batches.submit(asked, event, lambda *row: progress.put(row))
             yield "waiting for its turn", []
             for done, rows in follow(future, event, progress):
                 yield bar(done, rows), gr.skip()
             if event.is_set():
                 yield "stopped", gr.skip()
                 return
-            pictures = [(picture, f"seed {asked.seed + i}") for i, picture in enumerate(future.result())]
-            yield f"{len(pictures)} drawn", pictures
+            images = [(image, f"seed {asked.seed + i}") for i, image in enumerate(future.result())]
+            yield f"{len(images)} drawn", images
             return
         yield "not drawn", gr.skip()
 
@@ -153,16 +153,16 @@ def chat_tab(engine: Engine, worker: Worker, stops: Stops) -> None:
     how = (
         "the whole conversation"
         if engine.chats
-        else "the newest picture and your last message (its tokenizer has no chat template)"
+        else "the newest image and your last message (its tokenizer has no chat template)"
     )
-    gr.Markdown(f"The model reads {how}. A picture without words gets a caption.")
+    gr.Markdown(f"The model reads {how}. An image without words gets a caption.")
     talk = gr.Chatbot(height=480, label="Conversation", render_markdown=False, buttons=["copy"])
     turns = gr.State([])  # on the server, so that a page cannot name files that it did not send
     box = gr.MultimodalTextbox(
         file_types=["image"],
         file_count="multiple",
         show_label=False,
-        placeholder="A message, with pictures if you like",
+        placeholder="A message, with images if you like",
     )
     with gr.Row():
         most = engine.limits.new_tokens
@@ -177,13 +177,13 @@ def chat_tab(engine: Engine, worker: Worker, stops: Stops) -> None:
         with shown():
             text, files = (message.get("text") or "").strip(), [Path(file) for file in message.get("files") or []]
             if not text and not files:
-                raise ValueError("nothing to answer; write something or add a picture")
+                raise ValueError("nothing to answer; write something or add an image")
             engine.limited.text("message", text)
             engine.limited.new_tokens(int(tokens))
             engine.limited.count(len(files))
             contents = [file.read_bytes() for file in files]
             for file, content in zip(files, contents, strict=True):
-                engine.limited.picture(file.name, content)
+                engine.limited.image(file.name, content)
             said = [*said, *({"role": "user", "content": {"path": str(file)}} for file in files)]
             said += [{"role": "user", "content": text}] if text else []
             sampling = Sampling(float(warmth), DEFAULT_SAMPLING.top_k, DEFAULT_SAMPLING.top_p)

@@ -40,7 +40,7 @@ Size = Annotated[str, AfterValidator(is_size)]
 
 
 class GenerateRequest(BaseModel):
-    """Pictures of one prompt; picture i is drawn with seed + i."""
+    """Images of one prompt; image i is drawn with seed + i."""
 
     model_config = STRICT
     prompt: Text
@@ -56,10 +56,10 @@ class GenerateRequest(BaseModel):
 
 
 class AnswerRequest(BaseModel):
-    """The answer to a question about a picture, or without a question its caption."""
+    """The answer to a question about an image, or without a question its caption."""
 
     model_config = STRICT
-    image: Text = Field(description="a picture file, base64; a data: URL is taken too")
+    image: Text = Field(description="an image file, base64; a data: URL is taken too")
     question: Text | None = None
     max_new_tokens: int | None = Field(
         default=None,
@@ -81,7 +81,7 @@ class Limited:
 
     def count(self, count: int) -> None:
         if count > self.limits.pictures:
-            raise ValueError(f"count={count}: at most {self.limits.pictures} pictures a request (limits.pictures)")
+            raise ValueError(f"count={count}: at most {self.limits.pictures} images a request (limits.pictures)")
 
     @property
     def usual_tokens(self) -> int:
@@ -98,31 +98,31 @@ class Limited:
                 f"{key}: {width}x{height} pixels, at most {self.limits.pixels:,} in all are allowed (limits.pixels)"
             )
 
-    def picture(self, key: str, content: bytes) -> None:
-        """By its header alone: what follows is read when the request's turn comes, so that only one picture is in
+    def image(self, key: str, content: bytes) -> None:
+        """By its header alone: what follows is read when the request's turn comes, so that only one image is in
         memory."""
         try:
             with Image.open(io.BytesIO(content), formats=formats()) as image:
                 width, height = image.size
         except READ_ERRORS as error:
             raise ValueError(
-                f"{key}: not a picture that can be read; give a JPEG, PNG, WebP, GIF, BMP or TIFF file"
+                f"{key}: not an image that can be read; give a JPEG, PNG, WebP, GIF, BMP or TIFF file"
             ) from error
         self.pixels(key, width, height)
 
 
-def picture_content(text: str) -> bytes:
-    """The file behind base64 or a data: URL. ValueError for anything else."""
+def image_content(text: str) -> bytes:
+    """The file after base64 or a data: URL. ValueError for anything else."""
     if text.startswith("data:"):
         text = text.partition(",")[2]
     try:
         return base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError) as error:
-        raise ValueError("image: not base64; give the content of a picture file in base64") from error
+        raise ValueError("image: not base64; give the content of an image file in base64") from error
 
 
 def field_message(error: Mapping[str, Any]) -> str:
-    """One of pydantic's errors in a line; the value itself is left out, it may be a picture."""
+    """One of pydantic's errors in a line; the value itself is left out, it may be an image."""
     if error["type"] == "json_invalid":
         return f"the body is not JSON: {error.get('ctx', {}).get('error', '')}"
     names = [str(part) for part in error["loc"] if part != "body"]

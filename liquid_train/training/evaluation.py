@@ -49,7 +49,7 @@ def heldout_images(config: TrainJob) -> str | None:
 
 
 def log_evaluation(run: Run, tracker: Tracker | None, last: bool) -> None:
-    run.phases.enter("evaluation")
+    run.timer.enter("evaluation")
     started, step = time.perf_counter(), run.progress.step
     found = evaluate_now(run, last)
     if tracker:

@@ -25,7 +25,7 @@ from liquid_train.distributed.parallelize import World, compute_dtype, reshard
 from liquid_train.files import dispensable
 from liquid_train.measurement.intervals import bootstrap, bootstrap_name
 from liquid_train.measurement.measurement import Measurement, ModelHandle, Value, write_measurement
-from liquid_train.measurement.provenance import Receipt, texts_digest
+from liquid_train.measurement.provenance import Provenance, texts_digest
 from liquid_train.model.attention import choose_kernel, implementation
 from liquid_train.model.loss import LossModule
 from liquid_train.vocabulary import Vocabulary
@@ -120,12 +120,12 @@ def measure(root: LossModule, data: HeldoutSet, world: World, dtype: torch.dtype
         if data.rows
         else np.zeros(0)
     )
-    receipt = Receipt(
+    provenance = Provenance(
         n=int(firsts[-1]),
         data=texts_digest([row.digest().hex() for row in data.rows]),
         dtype=str(dtype).removeprefix("torch."),
     )
-    return Measurement(by_task(sums.cpu().numpy(), tasks, data.config.seed), receipt, warnings=warnings(data, tasks))
+    return Measurement(by_task(sums.cpu().numpy(), tasks, data.config.seed), provenance, warnings=warnings(data, tasks))
 
 
 def by_task(sums: np.ndarray, tasks: np.ndarray, seed: int) -> dict[str, Value]:

@@ -48,7 +48,7 @@ class BatchTotals:
 
     documents: int
     efficiency: float
-    squares: int
+    sum_squared_lengths: int
     damaged: int
     epochs: dict[str, float]
     source_documents: dict[str, int]
@@ -58,7 +58,7 @@ class BatchTotals:
 
 def batch_totals(batch: RankBatch, data: DataConfig, world: World) -> BatchTotals:
     """Sum the ranks' parts of a global batch; a collective."""
-    squares = sum(n * n for s in batch.sequences.values() for n in s.lengths)
+    sum_squared_lengths = sum(n * n for s in batch.sequences.values() for n in s.lengths)
     names = list(data.sources)
     shares = [s.sources() for s in batch.sequences.values()]
     by_source = [
@@ -66,19 +66,19 @@ def batch_totals(batch: RankBatch, data: DataConfig, world: World) -> BatchTotal
         *(sum(s.get(n, (0, 0))[i] for s in shares) for i in (0, 1) for n in names),
     ]
     counts = torch.tensor(
-        [batch.documents, batch.padding, squares, batch.damaged, len(batch.dropped), *by_source],
+        [batch.documents, batch.padding, sum_squared_lengths, batch.damaged, len(batch.dropped), *by_source],
         dtype=torch.float64,
         device=world.device,
     )
     world.sum(counts)
-    documents, padding, squares, damaged, reasons = (int(n) for n in counts[:5].tolist())
+    documents, padding, sum_squared_lengths, damaged, reasons = (int(n) for n in counts[:5].tolist())
     epochs, source_documents, source_tokens = (
         dict(zip(names, row, strict=True)) for row in counts[5:].view(3, -1).tolist()
     )
     return BatchTotals(
         documents,
         1 - padding / (data.global_batch * data.seq_len),
-        squares,
+        sum_squared_lengths,
         damaged,
         {k: round(n, 6) for k, n in epochs.items()},  # the same whatever ranks it was summed over
         {k: int(n) for k, n in source_documents.items()},
@@ -128,11 +128,20 @@ def task_metrics(per_task: torch.Tensor) -> dict[str, float]:
 
 
 def speed_metrics(
-    compute: Compute, world: World, *, tokens: int, targets: int, squares: int, seconds: float, waited: float
+    compute: Compute,
+    world: World,
+    *,
+    tokens: int,
+    targets: int,
+    sum_squared_lengths: int,
+    seconds: float,
+    waited: float,
 ) -> dict[str, float]:
     """Throughput over all ranks, MFU (see scaling/flops.py), share of the time spent waiting for data, this rank's peak
     memory."""
-    flops = step_flops(compute.blocks, compute.head, compute.attention_width, compute.layers, tokens, targets, squares)
+    flops = step_flops(
+        compute.blocks, compute.head, compute.attention_width, compute.layers, tokens, targets, sum_squared_lengths
+    )
     if world.device.type == "cuda":
         memory = torch.cuda.max_memory_allocated(world.device) / 2**30
     else:

@@ -28,7 +28,7 @@ def open_vocabulary(config: TrainJob, folder: Path, codebook_size: int) -> Vocab
     code.
 
     A published backbone has more rows than its tokenizer has entries (Qwen2.5: padding), all the more than a small BPE.
-    Image ids still start at the tokenizer's length; the rows behind the last image id are never asked for and never
+    Image ids still start at the tokenizer's length; the rows after the last image id are never asked for and never
     win.
     Raises ValueError when the tokenizer has more entries than the backbone has rows.
     """

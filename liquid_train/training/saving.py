@@ -22,7 +22,7 @@ def start_save(run: Run) -> None:
 def save_and_wait(run: Run, tracker: Tracker | None) -> None:
     """Save a checkpoint, unless that of this step is there already; SaveFailed on all ranks when it cannot be
     written."""
-    run.phases.enter("checkpoint")
+    run.timer.enter("checkpoint")
     settle_save(run, tracker)
     if run.saver.saved_step != run.progress.step:
         start_save(run)
@@ -30,8 +30,8 @@ def save_and_wait(run: Run, tracker: Tracker | None) -> None:
 
 
 def save_and_go_on(run: Run, tracker: Tracker | None) -> None:
-    """Save a checkpoint beside the next steps, once the one before is written."""
-    run.phases.enter("checkpoint")
+    """Save a checkpoint next to the next steps, once the one before is written."""
+    run.timer.enter("checkpoint")
     started = time.perf_counter()
     settle_save(run, tracker)
     start_save(run)
@@ -39,7 +39,7 @@ def save_and_go_on(run: Run, tracker: Tracker | None) -> None:
 
 
 def settle_save(run: Run, tracker: Tracker | None) -> None:
-    """Wait for the save at hand, if there is one, and say how it ended; where it failed, there may be room again at the
+    """Wait for the current save, if there is one, and say how it ended; where it failed, there may be room again at the
     next one."""
     try:
         written = run.saver.settle()

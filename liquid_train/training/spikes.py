@@ -1,7 +1,7 @@
 """Steps whose loss jumps: found by the last steps' median, then counted, left out, or undone by going back to a
 checkpoint.
 
-A step's loss depends on what it is made of: a text costs more than a picture, and steps have more or less of either. So
+A step's loss depends on what it is made of: a text costs more than an image, and steps have more or less of either. So
 it is compared with what its tasks usually cost: the median of each task's last losses, in the shares that the tasks
 have of this step. A step is a spike where its excess over that lies more than train.spike.threshold robust standard
 deviations above the median of the last train.spike.window excesses. Deviations are the median absolute deviation (MAD)
@@ -108,7 +108,7 @@ def is_spike(parts: dict[str, tuple[float, float]], state: GuardState, config: S
 
 
 def go_back(progress: Progress, data_step: int, start: Path | None, run_dir: Path) -> Rewind:
-    """How to go on behind the spike at 0-based `data_step`; progress.streams must be behind it already. A collective.
+    """How to go on after the spike at 0-based `data_step`; progress.streams must be after it already. A collective.
 
     start: the checkpoint that training began from, which may be another run's.
     """

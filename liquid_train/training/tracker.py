@@ -102,13 +102,13 @@ class Tracker:
         self._wandb.log({k: v for k, v in clean.items() if k != "step"}, metrics["step"])
 
     def write_evaluation(self, metrics: dict[str, Any]) -> None:
-        """`write`, and to W&B also the step's table of evals/ and its pictures of samples/."""
+        """`write`, and to W&B also the step's table of evals/ and its images of samples/."""
         self.write(metrics)
         step = metrics["step"]
         self._wandb.log_evaluation(self._run_dir / "evals", step, self._run_dir / "samples" / f"step-{step:08d}.png")
 
     def _write_pending(self) -> None:
-        while self._pending:  # a disk that fills up takes a part of a line; the rest follows right behind it later
+        while self._pending:  # a disk that fills up takes a part of a line; the rest follows right after it later
             self._pending = self._pending[self._file.write(self._pending) :]
 
     def show(self, metrics: dict[str, Any]) -> None:

@@ -16,7 +16,7 @@ from liquid_train.checkpoint.resume import as_lines, changes_since, continued, f
 from liquid_train.config.schema import TrainJob, package_path
 from liquid_train.data.loader import BatchLoader, open_sources
 from liquid_train.distributed.parallelize import World, compute_dtype, parallelize
-from liquid_train.distributed.step_timer import Phases
+from liquid_train.distributed.step_timer import StepTimer
 from liquid_train.image_tokenizer.preprocess import nearest_size
 from liquid_train.image_tokenizer.taming import ImageTokenizer
 from liquid_train.model import backbone
@@ -37,10 +37,10 @@ class Run:
     it back to."""
 
     def __init__(
-        self, config: TrainJob, world: World, phases: Phases | None = None, rewind: Rewind | None = None
+        self, config: TrainJob, world: World, timer: StepTimer | None = None, rewind: Rewind | None = None
     ) -> None:
         self.config, self.world, self.dir = config, world, Path(config.run.dir)
-        self.phases = phases or Phases()
+        self.timer = timer or StepTimer()
         self.steps = planned_steps(config)
         self.resumed_from = rewind.checkpoint if rewind else find_checkpoint(config)
         vq_config, vq_weights = package_path(config.vq.config), package_path(config.vq.checkpoint)

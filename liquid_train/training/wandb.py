@@ -1,4 +1,4 @@
-"""A run in W&B: the numbers of metrics.jsonl under the same names, each evaluation's table, and the pictures drawn.
+"""A run in W&B: the numbers of metrics.jsonl under the same names, each evaluation's table, and the images generated.
 
 Whatever fails here is told once; what is logged goes on without W&B, and metrics.jsonl has the numbers.
 """
@@ -58,14 +58,14 @@ class WandbRun:
             self._run.define_metric("*", step_metric="step")
 
     def log(self, values: dict[str, Any], step: int) -> None:
-        """What has a number, or a table or picture, of one step."""
+        """What has a number, or a table or image, of one step."""
         if self._run is not None:
             self._guarded(
                 lambda: self._run.log({**values, "step": step}) if self._any_order else self._run.log(values, step=step)
             )
 
     def log_evaluation(self, evals: Path, step: int, grid: Path) -> None:
-        """The table of everything in evals/step-NNNNNNNN-*.json, as eval/table, and the picture `grid`, where there is
+        """The table of everything in evals/step-NNNNNNNN-*.json, as eval/table, and the image `grid`, where there is
         one, as samples."""
         if self._run is not None:
             self._guarded(lambda: self.log(media(evals, step, grid), step))

@@ -52,9 +52,10 @@ def plain(config: TrainJob, world: World) -> list[list[float]]:
         {"params": decayed, "weight_decay": options.weight_decay},
         {"params": others, "weight_decay": 0.0},
     ]
+    first, second = options.betas
     optimizer = torch.optim.AdamW(
-        groups, lr=options.lr, betas=tuple(options.betas), eps=options.eps, foreach=False, fused=False
-    )  # type: ignore[arg-type]
+        groups, lr=options.lr, betas=(first, second), eps=options.eps, foreach=False, fused=False
+    )
     found = []
     for batch in run.loader:
         total, count = torch.zeros(()), 0

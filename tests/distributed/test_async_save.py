@@ -1,4 +1,4 @@
-"""A checkpoint that is written beside the training holds the state of its own step, not that of a later one."""
+"""A checkpoint that is written next to the training holds the state of its own step, not that of a later one."""
 
 from __future__ import annotations
 

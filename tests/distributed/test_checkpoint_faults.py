@@ -11,6 +11,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -96,7 +97,7 @@ class Disk:
             pytest.skip(f"a small file system cannot be mounted here: {done.stderr.strip()}")
 
     def leave(self, room: int) -> None:
-        """Fill the disk until `room` bytes are left for what is beside the checkpoint being written at this moment."""
+        """Fill the disk until `room` bytes are left for what is next to the checkpoint being written at this moment."""
         state = os.statvfs(self.folder)
         while True:
             size = state.f_blocks * state.f_frsize - self._used() - room
@@ -151,14 +152,14 @@ def test_a_disk_that_fills_up_and_gets_room_again(root: Path, disk: Disk, tmp_pa
             disk.leave(int(share * size))
             failed = log.read_text().count("was not written")
             wait_until(
-                lambda failed=failed: log.read_text().count("was not written") >= failed + 3,
+                partial(lambda failed: log.read_text().count("was not written") >= failed + 3, failed),
                 process,
                 f"room for {share} of a checkpoint: a failure",
             )
             newest(run)
         last = newest_step(run)
         disk.empty()
-        wait_until(lambda last=last: newest_step(run) > last + 1, process, "a checkpoint after there is room")
+        wait_until(partial(lambda last: newest_step(run) > last + 1, last), process, "a checkpoint after there is room")
         assert stopped(process) == 0, log.read_text()
     finally:
         kill_all(process)
@@ -201,11 +202,15 @@ def test_one_rank_that_cannot_write_stops_nobody(root: Path, tmp_path: Path) -> 
         for rank, pid in sorted(ranks(process).items()):
             resource.prlimit(pid, resource.RLIMIT_FSIZE, (100_000, resource.RLIM_INFINITY))
             wait_until(
-                lambda rank=rank: f"rank {rank}: " in log.read_text(), process, f"what rank {rank} could not write"
+                partial(lambda rank: f"rank {rank}: " in log.read_text(), rank),
+                process,
+                f"what rank {rank} could not write",
             )
             resource.prlimit(pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
             last = newest_step(run)
-            wait_until(lambda last=last: newest_step(run) > last + 1, process, "a checkpoint of ranks that can write")
+            wait_until(
+                partial(lambda last: newest_step(run) > last + 1, last), process, "a checkpoint of ranks that can write"
+            )
         assert stopped(process) == 0, log.read_text()
     finally:
         kill_all(process)

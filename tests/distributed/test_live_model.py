@@ -1,4 +1,4 @@
-"""A sharded model while it trains: pictures and every periodic number are those of one process with the same
+"""A sharded model while it trains: images and every periodic number are those of one process with the same
 weights."""
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ import torch
 import torch.distributed as dist
 from torch.distributed.tensor import DTensor
 
-from evals.periodic import draw_prompts, evaluate
+from evals.periodic import evaluate, generate_prompts
 from liquid_train.config.evaluation import EvalsConfig
 from liquid_train.config.schema import LossConfig, ParallelConfig, TrainJob, load
 from liquid_train.data.sequences import DEFAULT_PROMPT
 from liquid_train.distributed.parallelize import World, parallelize
-from liquid_train.generate.image_sampler import draw
+from liquid_train.generate.image_sampler import sample_images
 from liquid_train.generate.live_model import live_model
 from liquid_train.measurement.measurement import ModelHandle
 from liquid_train.model.attention import PACKED
@@ -53,7 +53,7 @@ def draw_sharded(world: World, folder: Path, architecture: str) -> None:
     settings = EvalsConfig(guidance=7.0, temperature=1.0, prompts=PROMPTS, images=len(PROMPTS), quality_images=0)
     for _ in range(2):  # the second time shows that the first left everything in its place
         with live_model(root, lm, world.device) as model:
-            codes = draw_prompts(
+            codes = generate_prompts(
                 ModelHandle(model, vocabulary, vq(), GRID, DEFAULT_PROMPT, world.rank, world.size),
                 settings,
                 len(PROMPTS),
@@ -63,7 +63,7 @@ def draw_sharded(world: World, folder: Path, architecture: str) -> None:
 
 
 def measure_everything(world: World, folder: Path, config: TrainJob) -> None:
-    """As liquid_train.train does; into FOLDER/run-SIZE, and every rank's numbers beside it."""
+    """As liquid_train.train does; into FOLDER/run-SIZE, and every rank's numbers next to it."""
     out_dir = folder / f"run-{world.size}"
     lm, vocabulary = tiny(folder / f"measured-{world.size}-{world.rank}")
     lm.config._attn_implementation = PACKED
@@ -114,7 +114,7 @@ def settings(folder: Path) -> TrainJob:
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_two_ranks_draw_what_one_process_draws(folder: Path, tmp_path: Path, architecture: str) -> None:
     model, vocabulary = tiny(tmp_path / "alone", architecture)
-    expected = draw(
+    expected = sample_images(
         model, vocabulary, PROMPTS, seeds=range(24), grid=GRID, guidance=7.0, temperature=1.0, batch_size=24
     )
     for rank in range(2):
@@ -122,7 +122,7 @@ def test_two_ranks_draw_what_one_process_draws(folder: Path, tmp_path: Path, arc
 
 
 def test_one_two_and_four_ranks_measure_the_same(folder: Path) -> None:
-    """Every number with its interval, on every rank; and the receipts, so that they compare."""
+    """Every number with its interval, on every rank; and the provenance, so that they compare."""
     measure_everything(World(0, 1, torch.device("cpu")), folder, settings(folder))
     torch.multiprocessing.spawn(rank_main, (4, folder, settings(folder)), nprocs=4)
     single = json.loads((folder / "found-1-0.json").read_text())

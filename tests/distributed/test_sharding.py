@@ -76,7 +76,7 @@ def test_tensor_parallel_ranks_hold_a_part_of_every_matrix(tmp_path: Path) -> No
 
 
 def test_a_rank_whose_part_of_the_vocabulary_is_all_padding(tmp_path: Path) -> None:
-    """Few ids and many rows behind them: the second rank has no logits, takes part in every sum, and the loss is that
+    """Few ids and many rows after them: the second rank has no logits, takes part in every sum, and the loss is that
     of one rank."""
     found = []
     for name, ranks in (("one", 1), ("two", 2)):

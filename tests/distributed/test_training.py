@@ -64,7 +64,7 @@ def test_replay_rebuilds_a_step_document_by_document(
         of_task = [d for d in found if d["task"] == task]
         mean = sum(d["loss"] * d["targets"] for d in of_task) / sum(d["targets"] for d in of_task)
         assert mean == pytest.approx(one_rank[10][f"loss/{task}"], abs=1e-3)
-    assert (tmp_path / "pictures.png").is_file()
+    assert (tmp_path / "images.png").is_file()
     assert main(["run", "replay", str(root / "one"), "--step", "99"]) == 2
     assert "--step 99: the run has the steps 1 to 20" in capsys.readouterr().err
 
@@ -127,7 +127,7 @@ def test_kill_minus_nine_loses_only_the_work_since_the_checkpoint(root: Path) ->
     assert again.returncode == 0 and "nothing to do" in again.stdout
 
 
-# a job scheduler signals torchrun and the ranks beside the command
+# a job scheduler signals torchrun and the ranks next to the command
 @pytest.mark.parametrize("whole_group", [False, True])
 def test_sigterm_saves_and_leaves(root: Path, whole_group: bool) -> None:
     name = f"stopped-{whole_group}"
@@ -199,13 +199,13 @@ def test_every_rank_exits_cleanly_twenty_times(root: Path) -> None:
 
 
 def test_damaged_samples_are_counted_and_survived(root: Path, tmp_path: Path) -> None:
-    pictures = image_set(tmp_path / "images", samples=30)
-    tar = pictures / "shard-00000.tar"
+    images = image_set(tmp_path / "images", samples=30)
+    tar = images / "shard-00000.tar"
     content = bytearray(tar.read_bytes())
     where = content.find(b"\x93NUMPY", len(content) // 2)
     content[where : where + 6] = b"broken"
     tar.write_bytes(content)
-    paths = [f"data.sources.{task}.path={pictures}" for task in ("t2i", "i2t", "vqa")]
+    paths = [f"data.sources.{task}.path={images}" for task in ("t2i", "i2t", "vqa")]
     lines = train(root, "damaged", "train.steps=8", "launch.nproc=2", *paths)
     assert any(lines[-1].get(f"dropped/{task}: codes do not parse") for task in ("t2i", "i2t", "vqa"))
     done = attempt(root, "too-damaged", "train.steps=8", "launch.nproc=2", "data.max_bad=0.001", *paths)
