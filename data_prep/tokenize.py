@@ -24,6 +24,7 @@ from data_prep.shard_set.plan import Plan, flatten, parse_part
 from data_prep.shard_set.writer import CHUNK_SAMPLES
 from data_prep.sources import Source, open_source
 from liquid_train.config.schema import TokenizeJob, TokenizeSettings, VQSettings, package_path
+from liquid_train.errors import UserError
 from liquid_train.files import sha256_of
 
 if TYPE_CHECKING:  # torch is imported only where something is left to encode
@@ -58,14 +59,14 @@ def run(config: TokenizeJob) -> None:
     """Make the shard set that `config` describes, or this process's part of the rest; returns at once where it is
     complete.
 
-    Raises ValueError for settings that cannot work, for an output folder that holds another set, and past
+    Raises UserError for settings that cannot work, for an output folder that holds another set, and past
     tokenize.max_bad.
     """
     t = config.tokenize
     part = parse_part(t.part)
     source = open_source(t, config.seed)
     if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", t.device):
-        raise ValueError(f"tokenize.device={t.device}: one of auto, cpu, cuda, cuda:N")
+        raise UserError(f"tokenize.device={t.device}: one of auto, cpu, cuda, cuda:N")
     crop = open_crop(t, config.vq) if source.has_images else None
     recipe = make_recipe(config, source, crop)
     folder = SetFolder(Path(t.output))
@@ -94,18 +95,18 @@ def run(config: TokenizeJob) -> None:
                 folder.begin(plan)
             SetMaker(t, source, folder, plan, part, encoding).make()
     except OSError as error:  # a full disk, above all
-        raise ValueError(
+        raise UserError(
             f"tokenize.output={t.output}: {error}; finished shards are kept, the same command goes on from there"
         ) from error
 
 
 def open_crop(t: TokenizeSettings, vq: VQSettings) -> Crop:
-    """The crop for this VQ, told without torch. Raises ValueError where a file of the VQ is missing or a size does not
+    """The crop for this VQ, told without torch. Raises UserError where a file of the VQ is missing or a size does not
     fit it."""
     config = package_path(vq.config)
     for key, path in (("config", config), ("checkpoint", package_path(vq.checkpoint))):
         if not path.is_file():
-            raise ValueError(
+            raise UserError(
                 f"vq.{key}={getattr(vq, key)}: no such file; give the VQGAN's "
                 f"{'yaml' if key == 'config' else '.ckpt or .safetensors'}"
             )
@@ -113,7 +114,7 @@ def open_crop(t: TokenizeSettings, vq: VQSettings) -> Crop:
         ddconfig = yaml.safe_load(config.read_text())["model"]["params"]["ddconfig"]
         downsampling, resolution = 2 ** (len(ddconfig["ch_mult"]) - 1), int(ddconfig["resolution"])
     except (KeyError, TypeError, ValueError, yaml.YAMLError) as error:
-        raise ValueError(
+        raise UserError(
             f"vq.config={vq.config}: not a VQGAN yaml (needs model.params.ddconfig with ch_mult and resolution): "
             f"{error}"
         ) from error
@@ -152,7 +153,7 @@ def differences(old: dict[str, Any] | None, new: dict[str, Any]) -> list[str]:
 
 def _refuse(t: TokenizeSettings, different: list[str]) -> None:
     if different and not t.overwrite:
-        raise ValueError(
+        raise UserError(
             f"tokenize.output={t.output} holds another set: {'; '.join(different)}; "
             "give another tokenize.output, or tokenize.overwrite=true to replace it"
         )
@@ -168,7 +169,7 @@ def settle_plan(
 ) -> tuple[Encoding | None, Plan]:
     """The plan that lies in the folder, or a new one; and the encoding with the plan's batch size.
 
-    Raises ValueError where another machine's choices cannot be followed, and for a source without rows.
+    Raises UserError where another machine's choices cannot be followed, and for a source without rows.
     """
     if folder.plan and folder.plan.recipe == recipe:
         plan = replace(folder.plan, max_bad=t.max_bad)
@@ -184,7 +185,7 @@ def settle_plan(
                 for key, value in encoding.identity.items()
                 if plan.encoder.get(key) != value
             ]
-            raise ValueError(
+            raise UserError(
                 f"tokenize.output={t.output} was begun in another way ({'; '.join(lines)}), and codes could differ: "
                 "go on in that way, or begin again with tokenize.overwrite=true"
             )
@@ -204,7 +205,7 @@ def settle_plan(
         }
         plan = replace(plan, encoder=encoding.identity, **of_vq)
     if not plan.rows:
-        raise ValueError(
+        raise UserError(
             f"tokenize.input={t.input}: no rows in it; tokenize.source={t.source} found nothing to tokenize"
         )
     return encoding, plan
@@ -216,7 +217,7 @@ def _with_batch(encoding: Encoding, batch_size: int) -> Encoding:
 
 
 def open_encoding(config: TokenizeJob, crop: Crop) -> Encoding:
-    """Load the VQ and settle where it runs. Raises ValueError when its files do not fit or the device is not there."""
+    """Load the VQ and settle where it runs. Raises UserError when its files do not fit or the device is not there."""
     import torch
 
     from data_prep.encode.encoder import BatchEncoder, EncoderSettings
@@ -228,11 +229,11 @@ def open_encoding(config: TokenizeJob, crop: Crop) -> Encoding:
     if device == "cuda":
         device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"  # torchrun: one rank a GPU
     if device != "cpu" and int(device.partition(":")[2]) >= torch.cuda.device_count():
-        raise ValueError(
+        raise UserError(
             f"tokenize.device={t.device}: this machine has {torch.cuda.device_count()} CUDA devices; give auto or cpu"
         )
     if t.compile and device == "cpu":
-        raise ValueError("tokenize.compile=true: compiling gains nothing on a CPU; leave it out")
+        raise UserError("tokenize.compile=true: compiling gains nothing on a CPU; leave it out")
     batch_size = 1 if t.batch_size == "auto" else int(t.batch_size)
     settings = EncoderSettings(
         package_path(config.vq.config), package_path(config.vq.checkpoint), device, t.precision, t.compile, batch_size

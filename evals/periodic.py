@@ -33,6 +33,7 @@ from evals.metrics.language import check_language, language
 from evals.metrics.self_vqascore import score_generated, tell_captions
 from liquid_train.config.evaluation import PERIODIC, EvalsConfig
 from liquid_train.data.shards import ShardSet
+from liquid_train.errors import UserError
 from liquid_train.files import dispensable
 from liquid_train.generate.image_sampler import sample_images
 from liquid_train.generate.images import contact_sheet, decode, save_png
@@ -121,7 +122,7 @@ def guarded(name: str, measure: Callable[[], Measurement]) -> Iterator[tuple[str
     (ValueError)."""
     try:
         yield name, measure()
-    except ValueError as error:
+    except UserError as error:
         print(f"evals: {name} could not be measured: {error}", file=sys.stderr)
 
 
@@ -166,7 +167,7 @@ def held_out_images(tokenizer: ImageTokenizer, path: str, count: int) -> np.ndar
         if sample is not None and "codes" in sample and (not codes or sample["codes"].shape == codes[0].shape):
             codes.append(sample["codes"])
     if not codes:
-        raise ValueError(f"{path}: no images there to compare with")
+        raise UserError(f"{path}: no images there to compare with")
     return decode(tokenizer, np.stack(codes))
 
 

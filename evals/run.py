@@ -33,6 +33,7 @@ from liquid_train.checkpoint.folder import model_folder, step_of
 from liquid_train.config.evaluation import BENCHMARKS, DRAWING, METRIC_VERSIONS, METRICS, READING, SAMPLERS_VERSION
 from liquid_train.config.schema import EvalJob, TrainJob, read_config
 from liquid_train.data.shards import ShardSet
+from liquid_train.errors import UserError
 from liquid_train.files import write_synced
 from liquid_train.generate.job import progress_bar
 from liquid_train.generate.manifest import (
@@ -65,7 +66,7 @@ SETTINGS = (
 
 
 def run(config: EvalJob) -> None:
-    """Evaluate a checkpoint, or without one score what is in files. Raises ValueError for a user's mistake, before the
+    """Evaluate a checkpoint, or without one score what is in files. Raises UserError for a user's mistake, before the
     model is loaded where that can be told."""
     if config.watch is not None:
         from evals.watch import watch
@@ -79,7 +80,7 @@ def run(config: EvalJob) -> None:
     output = output_folder(config, folder)
     config, unmeasured = measurable(config) if config.sheet is not None else (config, {})
     if config.max_images is not None and config.max_images < 1:
-        raise ValueError(f"max_images={config.max_images}: must be 1 or more, or null for all")
+        raise UserError(f"max_images={config.max_images}: must be 1 or more, or null for all")
     for path in shard_paths(config):
         ShardSet(path).check_files()
     inputs = inputs_of(config, folder)
@@ -115,10 +116,10 @@ def run(config: EvalJob) -> None:
 
 
 def chosen_names(config: EvalJob) -> list[str]:
-    """What is to be measured. Raises ValueError for nothing, unless a sheet is to say so."""
+    """What is to be measured. Raises UserError for nothing, unless a sheet is to say so."""
     names = [name for name in METRICS if name in config.metrics and (config.images_per_prompt or name not in DRAWING)]
     if not names and config.sheet is None:
-        raise ValueError(
+        raise UserError(
             f"images_per_prompt=0 leaves none of metrics={config.metrics} to measure; give 1 or more, or other metrics"
         )
     return names
@@ -144,19 +145,17 @@ def in_run(folder: Path) -> bool:
 
 
 def trained_with(config: EvalJob) -> TrainJob:
-    """The config whose data.heldout is measured. Raises ValueError where no run has one."""
+    """The config whose data.heldout is measured. Raises UserError where no run has one."""
     if config.heldout.run is not None:
         found, key = read_config(Path(config.heldout.run)), f"heldout.run={config.heldout.run}"
     else:
         key = f"checkpoint={config.checkpoint}"
         folder = model_folder(str(config.checkpoint))
         if not in_run(folder):
-            raise ValueError(
-                f"metrics: heldout needs a run's config, and {key} belongs to no run; give heldout.run=RUN"
-            )
+            raise UserError(f"metrics: heldout needs a run's config, and {key} belongs to no run; give heldout.run=RUN")
         found = read_config(folder.parents[2])
     if not found.data.heldout:
-        raise ValueError(
+        raise UserError(
             f"metrics: heldout: {key}: its data.heldout names no sources; give heldout.run=RUN with another one"
         )
     return found
@@ -179,7 +178,7 @@ def output_folder(config: EvalJob, folder: Path) -> Path:
     if config.output is not None:
         return Path(config.output)
     if not in_run(folder):
-        raise ValueError(f"output has no value, and checkpoint={config.checkpoint} belongs to no run; give output=DIR")
+        raise UserError(f"output has no value, and checkpoint={config.checkpoint} belongs to no run; give output=DIR")
     return folder.parents[2] / "evals"
 
 
@@ -282,7 +281,7 @@ def evaluate(
 ) -> tuple[dict[str, Measurement], dict[str, str]]:
     """(what was measured, why the others were not); what the report reads of it is written into `folder`.
 
-    Raises ValueError for a metric that the data does not allow, unless it is one of a sheet.
+    Raises UserError for a metric that the data does not allow, unless it is one of a sheet.
     """
     from evals.suite import Inputs, Suite
     from liquid_train.generate.session import open_model
@@ -297,7 +296,7 @@ def evaluate(
         for name, measure in suite.measures().items():
             try:
                 found[name] = measure()
-            except ValueError as error:
+            except UserError as error:
                 if config.sheet is None:
                     raise
                 failed[name] = str(error)

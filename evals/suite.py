@@ -54,7 +54,7 @@ class Inputs:
     """Everything that metrics measure on, each made when it is first asked for."""
 
     def __init__(self, config: EvalJob, session: Session, benchmarks: dict[str, Benchmark]) -> None:
-        """Opens the data and the image tokenizer; ValueError when they do not fit the model."""
+        """Opens the data and the image tokenizer; UserError when they do not fit the model."""
         self.config, self.card, self.benchmarks = config, session.card, benchmarks
         self.tasks = check_language(config.language) if "language" in config.metrics else None
         self.tagged = read_genai_bench(Path(config.genai_bench)) if config.genai_bench is not None else []

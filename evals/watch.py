@@ -24,6 +24,7 @@ from evals.run import chosen_names, run
 from liquid_train.checkpoint.folder import COMMIT, committed, problems, step_of
 from liquid_train.checkpoint.resume import planned_steps
 from liquid_train.config.schema import EvalJob, TrainJob, read_config
+from liquid_train.errors import UserError
 from liquid_train.files import sha256_of, write_synced
 from liquid_train.measurement.measurement import file_name
 from liquid_train.report.run_reader import json_lines
@@ -36,7 +37,7 @@ class Stopped(BaseException):
 
 
 def watch(config: EvalJob) -> None:
-    """Until the last planned step is evaluated, or a signal comes. Raises ValueError for a folder that is no run, and
+    """Until the last planned step is evaluated, or a signal comes. Raises UserError for a folder that is no run, and
     where another process watches it."""
     assert config.watch is not None
     run_dir = Path(config.watch)
@@ -149,7 +150,7 @@ def watching(run_dir: Path) -> Iterator[None]:
         try:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            raise ValueError(f"watch={run_dir}: another process watches it already") from error
+            raise UserError(f"watch={run_dir}: another process watches it already") from error
         yield
 
 

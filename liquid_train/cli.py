@@ -13,6 +13,7 @@ from typing import Any
 
 from liquid_train.config.evaluation import BENCHMARKS
 from liquid_train.config.schema import JOBS, all_keys, load
+from liquid_train.errors import UserError
 
 JOB_MODULES = {
     "tokenize": "data_prep.tokenize",
@@ -113,8 +114,8 @@ def main(argv: list[str] | None = None) -> int:
             return run_job(name, rest)
         if name in TOOLS:
             return TOOLS[name](rest)
-        raise ValueError(f"unknown command; one of {', '.join([*JOBS, *TOOLS])} (liquid --help)")
-    except ValueError as error:
+        raise UserError(f"unknown command; one of {', '.join([*JOBS, *TOOLS])} (liquid --help)")
+    except UserError as error:
         print(f"liquid {name}: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
@@ -153,20 +154,20 @@ def run_tool(rest: list[str]) -> int:
         report.list_runs(Path(args.path or "runs"))
         return 0
     if args.path is None:
-        raise ValueError(f"{args.action} needs the folder of a run")
+        raise UserError(f"{args.action} needs the folder of a run")
     folder = Path(args.path)
     if args.action == "compare":
         if args.other is None:
-            raise ValueError("compare needs the folders of two runs")
+            raise UserError("compare needs the folders of two runs")
         return int(import_module("liquid_train.report.compare").compare(folder, Path(args.other), strict=args.strict))
     if args.other is not None:
-        raise ValueError(f"{args.action} takes one folder; {args.other} is a second one")
+        raise UserError(f"{args.action} takes one folder; {args.other} is a second one")
     if args.action == "status":
         report.status(folder)
         return 0
     if args.action == "replay":
         if args.step is None:
-            raise ValueError(f"replay needs --step N; liquid run status {folder} tells how many there are")
+            raise UserError(f"replay needs --step N; liquid run status {folder} tells how many there are")
         import_module("liquid_train.debug.replay").replay(folder, args.step, args.output)
         return 0
     if not report.report_is_current(folder):
@@ -195,10 +196,10 @@ def checkpoint_tool(rest: list[str]) -> int:
     args = parser.parse_args(rest)
     folder = Path(args.path)
     if not folder.is_dir():
-        raise ValueError(f"{folder}: no such folder")
+        raise UserError(f"{folder}: no such folder")
     if args.action == "export":
         if args.output is None:
-            raise ValueError("export needs a folder to write to: liquid checkpoint export CHECKPOINT_OR_RUN OUTPUT")
+            raise UserError("export needs a folder to write to: liquid checkpoint export CHECKPOINT_OR_RUN OUTPUT")
         source = checkpoint.model_folder(folder)
         plan = import_module("liquid_train.checkpoint.export").export(
             source, args.output, dtype=args.dtype, shard_gib=args.shard_gib

@@ -13,6 +13,7 @@ from typing import IO, Any
 
 from liquid_train.config.checks import degrees
 from liquid_train.config.schema import TrainJob
+from liquid_train.errors import UserError
 
 STOP_FILE = "LIQUID_STOP_FILE"  # environment variable: the ranks save and leave once this file is there
 
@@ -38,7 +39,7 @@ def launch(config: TrainJob, overrides: list[str]) -> int:
     streams = config.data.streams or config.data.global_batch
     replicate, shard, _ = degrees(config.parallel, ranks)
     if replicate * shard > streams:
-        raise ValueError(
+        raise UserError(
             f"launch.nproc={ranks}: more data-parallel ranks than data.streams={streams}; start fewer, or raise "
             "data.streams or data.global_batch"
         )

@@ -25,6 +25,7 @@ from liquid_train.data.padding import padding_warning
 from liquid_train.distributed.hang_detection import Watchdog, collective_timeout, lost_peer, prepare_flight_recorder
 from liquid_train.distributed.parallelize import World, assert_dtypes, process_group, set_sync
 from liquid_train.distributed.step_timer import StepTimer
+from liquid_train.errors import UserError
 from liquid_train.files import is_full, write_synced
 from liquid_train.launcher import STOP_FILE
 from liquid_train.model.attention import describe
@@ -144,7 +145,7 @@ def account(
     samples = sum({s.path: s.num_samples for s in run.sets.values()}.values())
     if totals.damaged > data.max_bad * samples:  # the same on all ranks
         found = f"{totals.damaged} of {samples} samples are damaged ({totals.dropped})"
-        raise ValueError(f"data.max_bad={data.max_bad}: {found}; fix the shards, or allow a larger share")
+        raise UserError(f"data.max_bad={data.max_bad}: {found}; fix the shards, or allow a larger share")
     tokens = data.global_batch * data.seq_len
     progress.step += 1
     progress.tokens += tokens
@@ -300,7 +301,7 @@ def say_if(tracker: Tracker | None, line: str | None) -> None:
 
 
 def report_spike(run: Run, tracker: Tracker | None, loss: float) -> None:
-    """Say that the loss of the current step is a spike and what is done about it. ValueError where training went back
+    """Say that the loss of the current step is a spike and what is done about it. UserError where training went back
     often enough."""
     spike, guard, step = run.config.train.spike, run.progress.guard, run.progress.step
     if spike.action == "rewind":
@@ -313,7 +314,7 @@ def report_spike(run: Run, tracker: Tracker | None, loss: float) -> None:
     }
     found = f"step {step + 1}: the loss jumps to {loss:.3f} (spike {guard.spikes})"
     if spike.action == "rewind" and step != saved and guard.rewinds >= spike.rewinds:
-        raise ValueError(
+        raise UserError(
             f"{found}, and train.spike.rewinds={spike.rewinds}: as many times training went back already; lower "
             f"optimizer.lr={run.config.optimizer.lr}, or look at the data of such a step: liquid run replay "
             f"{run.dir} --step N"
@@ -332,9 +333,9 @@ def leave_out(run: Run, batch: RankBatch) -> Rewind | None:
 
 
 def check_skipped(config: TrainJob, in_a_row: int) -> None:
-    """ValueError when too many steps in a row were left out."""
+    """UserError when too many steps in a row were left out."""
     if in_a_row >= config.train.max_skipped:
-        raise ValueError(
+        raise UserError(
             f"train.max_skipped={config.train.max_skipped}: as many steps in a row had a loss or gradient that was "
             "not finite, or were spikes "
             f"that train.spike.action={config.train.spike.action} leaves out; lower optimizer.lr={config.optimizer.lr}"
@@ -395,7 +396,7 @@ def main(overrides: list[str]) -> int:
     except LoaderError as error:  # one rank's own: the others do not know of it
         print(f"liquid train: rank {os.environ.get('RANK', 0)}: {error}", file=sys.stderr)
         return 2
-    except ValueError as error:
+    except UserError as error:
         if int(os.environ.get("RANK", 0)) == 0:
             print(f"liquid train: {error}", file=sys.stderr)
         return 2

@@ -18,6 +18,8 @@ import numpy as np
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast, Qwen2Tokenizer
 
+from liquid_train.errors import UserError
+
 BOI, EOI, UNCONDITIONAL = "<boi>", "<eoi>", "<unconditional>"
 ENDOFTEXT = "<|endoftext|>"
 IMAGE_TOKENS = (BOI, EOI, UNCONDITIONAL)
@@ -78,10 +80,10 @@ class Vocabulary:
 
 
 def special_id(tokenizer: PreTrainedTokenizerBase, token: str) -> int:
-    """Id of a special token by name; ValueError when the tokenizer lacks it."""
+    """Id of a special token by name; UserError when the tokenizer lacks it."""
     found = tokenizer.get_added_vocab().get(token)
     if found is None:
-        raise ValueError(
+        raise UserError(
             f"the tokenizer has no {token}; set backbone.special_tokens=[a,b,c] to three of its unused entries"
         )
     return found
@@ -114,18 +116,18 @@ def train_bpe(texts: Iterable[str], size: int, folder: Path) -> PreTrainedTokeni
 
 
 def load_tokenizer(folder: str | Path) -> PreTrainedTokenizerBase:
-    """Load a tokenizer folder as its tokenizer.json says, no token added; ValueError when there is none."""
+    """Load a tokenizer folder as its tokenizer.json says, no token added; UserError when there is none."""
     try:
         return PreTrainedTokenizerFast.from_pretrained(folder, local_files_only=True)
     except (OSError, ValueError) as error:
-        raise ValueError(f"{folder}: no tokenizer that transformers can load: {str(error).splitlines()[0]}") from error
+        raise UserError(f"{folder}: no tokenizer that transformers can load: {str(error).splitlines()[0]}") from error
 
 
 def add_image_tokens(source: str | Path, folder: Path, names: list[str] | None = None) -> PreTrainedTokenizerBase:
     """Copy the tokenizer of `source` into `folder`, three unused entries renamed to <boi> <eoi> <unconditional>.
 
     The renaming goes through tokenizer.json, tokenizer_config.json and the chat template alike, so len(tokenizer) and
-    with it every image id stays what it was. Raises ValueError when the entries do not exist or the length would
+    with it every image id stays what it was. Raises UserError when the entries do not exist or the length would
     change.
     """
     original = load_tokenizer(source)
@@ -135,7 +137,7 @@ def add_image_tokens(source: str | Path, folder: Path, names: list[str] | None =
         return original
     triple = tuple(names) if names else next((t for t in TAKEN_OVER if all(n in vocab for n in t)), None)
     if triple is None or len(triple) != 3 or any(n not in vocab for n in triple):
-        raise ValueError(f"backbone.special_tokens={names}: name three unused entries of the tokenizer in {source}")
+        raise UserError(f"backbone.special_tokens={names}: name three unused entries of the tokenizer in {source}")
     original.save_pretrained(folder)
     renamed = dict(zip(triple, IMAGE_TOKENS, strict=True))
     for file in (
@@ -150,7 +152,7 @@ def add_image_tokens(source: str | Path, folder: Path, names: list[str] | None =
             _rename_in(path, renamed)
     tokenizer = load_tokenizer(folder)
     if len(tokenizer) != len(original):
-        raise ValueError(
+        raise UserError(
             f"renaming {triple} changed the tokenizer's length from {len(original)} to {len(tokenizer)}; choose "
             "other backbone.special_tokens"
         )
@@ -182,9 +184,9 @@ def _rename_in(path: Path, renamed: dict[str, str]) -> None:
 
 
 def check_codes(codes: np.ndarray, codebook_size: int, where: str) -> None:
-    """ValueError when a code lies outside the codebook."""
+    """UserError when a code lies outside the codebook."""
     if codes.size and int(codes.max()) >= codebook_size:
-        raise ValueError(
+        raise UserError(
             f"{where}: code {int(codes.max())} is outside the codebook of {codebook_size}; the shards come from "
             "another VQ"
         )

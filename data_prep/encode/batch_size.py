@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from data_prep.encode.encoder import BatchEncoder, one_exact_thread
+from liquid_train.errors import UserError
 
 CACHED_BYTES = 4 * 2**20  # of a layer's fp32 activations, for a CPU's cache
 CPU_BATCH = 16  # at most
@@ -36,7 +37,7 @@ def fastest_batch(encoder: BatchEncoder, width: int, height: int) -> int:
             except torch.OutOfMemoryError:
                 break
     if not seconds:
-        raise ValueError(
+        raise UserError(
             f"tokenize.device={encoder.settings.device}: its memory does not hold one image of {width}x{height}; "
             "use a smaller tokenize.size"
         )

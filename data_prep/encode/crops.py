@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from liquid_train.errors import UserError
 from liquid_train.image_tokenizer.preprocess import UnusableImage, cover, nearest_size
 
 AREA_TOLERANCE = 0.2  # of size^2, by which a size of the list may differ
@@ -68,10 +69,10 @@ def default_sizes(size: int, downsampling: int, max_aspect: float | None) -> tup
 
 
 def parse_size(text: str) -> Size:
-    """ "704x384" -> (704, 384). Raises ValueError."""
+    """ "704x384" -> (704, 384). Raises UserError."""
     width, _, height = text.partition("x")
     if not (width.isdigit() and height.isdigit() and int(width) and int(height)):
-        raise ValueError(f"tokenize.sizes: {text}: a size is WIDTHxHEIGHT in pixels, for example 704x384")
+        raise UserError(f"tokenize.sizes: {text}: a size is WIDTHxHEIGHT in pixels, for example 704x384")
     return int(width), int(height)
 
 
@@ -86,22 +87,22 @@ def make_crop(
 ) -> Crop:
     """The crop that tokenize.crop and its companions ask for; `resolution` is the VQ's own, the default size.
 
-    Raises ValueError for sizes that the VQ cannot take or that are far from size^2 in area.
+    Raises UserError for sizes that the VQ cannot take or that are far from size^2 in area.
     """
     side = size or resolution
     if kind != "none" and side % downsampling:
-        raise ValueError(f"tokenize.size={side}: must be a multiple of {downsampling}, the VQ's downsampling")
+        raise UserError(f"tokenize.size={side}: must be a multiple of {downsampling}, the VQ's downsampling")
     if kind != "multiratio":
         return Crop(kind, downsampling, side, (), max_aspect)
     chosen = tuple(map(parse_size, sizes)) if sizes else default_sizes(side, downsampling, max_aspect)
     for width, height in chosen:
         if width % downsampling or height % downsampling:
-            raise ValueError(
+            raise UserError(
                 f"tokenize.sizes: {width}x{height}: both sides must be multiples of {downsampling}, the VQ's "
                 "downsampling"
             )
         if abs(width * height / side**2 - 1) > AREA_TOLERANCE:
-            raise ValueError(
+            raise UserError(
                 f"tokenize.sizes: {width}x{height} has {width * height:,} pixels, tokenize.size={side} asks for "
                 f"about {side**2:,}: "
                 f"keep within {AREA_TOLERANCE:.0%}, or change tokenize.size"

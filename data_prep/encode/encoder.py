@@ -75,7 +75,7 @@ class Task:
 
 
 class BatchEncoder:
-    """The VQ's encoder on one device. Raises ValueError when the VQ's files cannot be used."""
+    """The VQ's encoder on one device. Raises UserError when the VQ's files cannot be used."""
 
     def __init__(self, settings: EncoderSettings) -> None:
         self.settings = settings

@@ -16,7 +16,7 @@ from data_prep.shard_set.folder import DROPPED_NAME
 from data_prep.shard_set.index import code_counts, perplexity
 from data_prep.shard_set.stream import Files, chunk_files, chunk_spans, shard_files
 from data_prep.shard_set.writer import shard_name
-from liquid_train.data.shards import INDEX_NAME, Sample, decode_sample
+from liquid_train.data.shards import INDEX_NAME, DamagedSample, Sample, decode_sample
 from liquid_train.files import sha256_of
 
 SHOWN = 20  # problems of one kind that are listed; the others are counted
@@ -163,7 +163,7 @@ class SetCheck:
     def _sample(self, url: str, key: str, files: Files, totals: Counter[str]) -> None:
         try:
             sample = decode_sample(key, files, self.codebook_size)
-        except ValueError as error:
+        except DamagedSample as error:
             self.problems.add(f"samples: {error}", f"{url}, {key}: {error}")
             return
         text, info = sample.get("text"), sample["info"]
@@ -263,7 +263,7 @@ class SetCheck:
 
 
 def dropped_rows(path: Path) -> Iterator[dict[str, Any]]:
-    """The rows of dropped.jsonl: {"shard", "row", "origin", "reason"}. Raises ValueError and OSError."""
+    """The rows of dropped.jsonl: {"shard", "row", "origin", "reason"}. Raises UserError and OSError."""
     with open(path / DROPPED_NAME, encoding="utf-8") as file:
         for line in file:
             yield json.loads(line)

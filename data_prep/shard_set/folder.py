@@ -29,6 +29,7 @@ from typing import IO, Any
 from data_prep.shard_set.plan import Plan
 from data_prep.shard_set.writer import PARTIAL, shard_name, shard_number, to_json
 from liquid_train.data.shards import INDEX_NAME
+from liquid_train.errors import UserError
 from liquid_train.files import sha256_of, write_synced
 
 PLAN_NAME = "plan.json"
@@ -70,7 +71,7 @@ class SetFolder:
 
     @contextmanager
     def opened(self) -> Iterator[None]:
-        """Create the folder and hold its lock file open: claims end with this. Raises ValueError where it cannot be
+        """Create the folder and hold its lock file open: claims end with this. Raises UserError where it cannot be
         written to."""
         self._lock = self._open_lock()
         try:
@@ -103,18 +104,18 @@ class SetFolder:
             except FileNotFoundError:  # removed between the two lines
                 time.sleep(0.01)
             except OSError as error:
-                raise ValueError(
+                raise UserError(
                     f"tokenize.output={self.path}: cannot be written to: {error.strerror}; choose another folder"
                 ) from error
 
     def claim(self, shards: range) -> None:
-        """Keep others from making these shards. Raises ValueError when somebody does already."""
+        """Keep others from making these shards. Raises UserError when somebody does already."""
         if not shards:
             return
         try:
             fcntl.lockf(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB, len(shards), shards.start)
         except OSError:
-            raise ValueError(
+            raise UserError(
                 f"tokenize.output={self.path}: another process writes to it; wait for it, or choose another folder"
             ) from None
 
@@ -201,13 +202,13 @@ def _is_at(file: IO[bytes], path: Path) -> bool:
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
-    """The JSON object in a file; None where there is no file. Raises ValueError when it is something else."""
+    """The JSON object in a file; None where there is no file. Raises UserError when it is something else."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
         return None
     except ValueError as error:
-        raise ValueError(f"{path}: not JSON ({error}); remove it, or choose another tokenize.output") from error
+        raise UserError(f"{path}: not JSON ({error}); remove it, or choose another tokenize.output") from error
     if not isinstance(value, dict):
-        raise ValueError(f"{path}: not a JSON object; remove it, or choose another tokenize.output")
+        raise UserError(f"{path}: not a JSON object; remove it, or choose another tokenize.output")
     return value

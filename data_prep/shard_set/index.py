@@ -11,6 +11,7 @@ from data_prep.encode.crops import TOO_LONG
 from data_prep.shard_set.folder import SetFolder
 from data_prep.shard_set.plan import Plan
 from liquid_train.data.shards import INDEX_KIND, decode_codes, group_files
+from liquid_train.errors import UserError
 
 Record = dict[str, Any]  # {"entry", "left_out", "codes"} of one shard
 
@@ -31,11 +32,11 @@ def counted(counts: dict[str, int]) -> str:
 
 
 def check_bad(dropped: dict[str, int], rows: int, limit: float, flag: str = "tokenize.max_bad") -> None:
-    """Raise ValueError when a larger share of rows than `limit` is damaged; those left out for their aspect ratio do
+    """Raise UserError when a larger share of rows than `limit` is damaged; those left out for their aspect ratio do
     not count."""
     bad = {reason: n for reason, n in dropped.items() if not reason.startswith(TOO_LONG)}
     if sum(bad.values()) > limit * rows:
-        raise ValueError(
+        raise UserError(
             f"{flag}={limit}: {sum(bad.values()):,} of {rows:,} rows cannot be used ({counted(bad)}); "
             "fix the source, or allow a larger share"
         )
@@ -47,13 +48,13 @@ def complete_set(
     """Inside `folder.planning()`, with the records of all shards: write what makes the set complete, and return its
     index.
 
-    Raises ValueError when more rows than max_bad are damaged (`flag` is what the message calls it) and when no sample
+    Raises UserError when more rows than max_bad are damaged (`flag` is what the message calls it) and when no sample
     is left.
     """
     index, left_out = build_index(folder, plan, records)
     check_bad(index["dropped"], plan.rows, max_bad, flag)
     if not index["totals"]["samples"]:
-        raise ValueError(
+        raise UserError(
             f"tokenize.source={plan.recipe['source']['name']}: no sample is left of {plan.rows} "
             f"({counted(index['dropped'])})"
         )

@@ -58,7 +58,7 @@ class SetMaker:
         self._left_out: list[dict[str, Any]] = []
 
     def make(self) -> None:
-        """Make what is missing. Raises ValueError past tokenize.max_bad, and for a complete set in which no sample is
+        """Make what is missing. Raises UserError past tokenize.max_bad, and for a complete set in which no sample is
         left."""
         self.folder.claim(self.shards)
         done = self.folder.finished(self.shards)

@@ -14,6 +14,7 @@ from itertools import islice
 from typing import Any
 
 from data_prep.sources.base import Item, Source
+from liquid_train.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -76,13 +77,13 @@ class Plan:
         return min(self.shard_size, self.rows - shard * self.shard_size)
 
     def read(self, source: Source, shard: int) -> Iterator[Item]:
-        """The items of one shard. Raises ValueError when the source has fewer rows than were counted."""
+        """The items of one shard. Raises UserError when the source has fewer rows than were counted."""
         wanted = self.rows_of(shard)
         for item in islice(self._from(source, shard * self.shard_size), wanted):
             wanted -= 1
             yield item
         if wanted:
-            raise ValueError(
+            raise UserError(
                 f"the source has fewer rows than when its plan was made ({wanted} missing in shard {shard}): "
                 "do not change the inputs while they are tokenized, or begin again with tokenize.overwrite=true"
             )
@@ -123,12 +124,12 @@ class Part:
 
 
 def parse_part(text: str | None) -> Part:
-    """tokenize.part "I/N" with I from 0; without it the rank of torchrun, else the whole. Raises ValueError."""
+    """tokenize.part "I/N" with I from 0; without it the rank of torchrun, else the whole. Raises UserError."""
     if text is None:
         return Part(int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1")))
     number, slash, count = text.partition("/")
     if not (slash and number.isdigit() and count.isdigit() and int(number) < int(count)):
-        raise ValueError(
+        raise UserError(
             f"tokenize.part={text}: must be I/N with I from 0 to N-1, for example 0/4 (Slurm array: "
             "$SLURM_ARRAY_TASK_ID/4)"
         )

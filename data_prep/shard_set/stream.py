@@ -8,15 +8,16 @@ from typing import Any
 
 from liquid_train.data.shards import INDEX_NAME, group_files, read_index
 from liquid_train.data.storage import open_folder
+from liquid_train.errors import UserError
 
 Files = dict[str, bytes]  # extension -> content of one sample
 
 
 def open_index(path: Path) -> dict[str, Any]:
-    """The index.json of a finished set. Raises ValueError where there is none; none is made, for the parts of a set
+    """The index.json of a finished set. Raises UserError where there is none; none is made, for the parts of a set
     lack it too."""
     if path.is_dir() and not (path / INDEX_NAME).is_file():
-        raise ValueError(
+        raise UserError(
             f"{path}: no {INDEX_NAME} there: not a shard set, or not finished: `liquid tokenize` finishes one, "
             "`liquid data merge` joins its parts"
         )

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from liquid_train.config.schema import VQSettings, package_path
 from liquid_train.data.shards import INDEX_NAME
+from liquid_train.errors import UserError
 
 if TYPE_CHECKING:  # torch is imported only where images are encoded or decoded
     from liquid_train.image_tokenizer.taming import ImageTokenizer
@@ -25,16 +26,16 @@ class VQFiles:
     given: bool
 
     def open(self, parts: tuple[str, ...]) -> ImageTokenizer:
-        """Raises ValueError naming the file that is missing or does not fit."""
+        """Raises UserError naming the file that is missing or does not fit."""
         from liquid_train.image_tokenizer.taming import ImageTokenizer
 
         return ImageTokenizer.from_files(self.config, self.checkpoint, parts)
 
 
 def vq_files(config: str | None, checkpoint: str | None) -> VQFiles:
-    """Raises ValueError when only one of the two is named."""
+    """Raises UserError when only one of the two is named."""
     if (config is None) != (checkpoint is None):
-        raise ValueError(f"{FLAGS} go together: give the VQGAN's yaml and its .ckpt or .safetensors")
+        raise UserError(f"{FLAGS} go together: give the VQGAN's yaml and its .ckpt or .safetensors")
     shipped = VQSettings()
     return VQFiles(
         package_path(config or shipped.config), package_path(checkpoint or shipped.checkpoint), config is not None
@@ -62,10 +63,10 @@ def mismatch(index: dict[str, Any], model: ImageTokenizer, files: VQFiles) -> st
 
 
 def open_vq(path: Path, index: dict[str, Any], files: VQFiles, parts: tuple[str, ...]) -> ImageTokenizer:
-    """The VQ for decoding a set. Raises ValueError where the set holds no codes or those of another VQ."""
+    """The VQ for decoding a set. Raises UserError where the set holds no codes or those of another VQ."""
     if "vq_fingerprint" not in index and "max_code" not in index:
-        raise ValueError(f"{path}: a set of texts, there are no images to decode")
+        raise UserError(f"{path}: a set of texts, there are no images to decode")
     model = files.open(parts)
     if different := mismatch(index, model, files):
-        raise ValueError(f"{path}: {different}; give the right one with {FLAGS}")
+        raise UserError(f"{path}: {different}; give the right one with {FLAGS}")
     return model

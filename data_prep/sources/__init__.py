@@ -12,6 +12,7 @@ from data_prep.sources.parquet import ParquetSource
 from data_prep.sources.text import TextSource
 from data_prep.sources.webdataset import WebdatasetSource
 from liquid_train.config.schema import TokenizeSettings
+from liquid_train.errors import UserError
 
 FILE_SOURCES: dict[str, Callable[[TokenizeSettings], Source]] = {
     "pairs": PairsSource,
@@ -29,11 +30,11 @@ PACKAGED_SOURCES: dict[str, Callable[[TokenizeSettings, int], Source]] = {
 
 
 def open_source(settings: TokenizeSettings, seed: int) -> Source:
-    """The source that tokenize.source names. Raises ValueError for an unknown one and for settings it cannot follow."""
+    """The source that tokenize.source names. Raises UserError for an unknown one and for settings it cannot follow."""
     if settings.source in PACKAGED_SOURCES:
         return PACKAGED_SOURCES[settings.source](settings, seed)
     if settings.source in FILE_SOURCES:
         return FILE_SOURCES[settings.source](settings)
-    raise ValueError(
+    raise UserError(
         f"tokenize.source={settings.source}: no such source; one of {', '.join([*FILE_SOURCES, *PACKAGED_SOURCES])}"
     )

@@ -23,6 +23,7 @@ import numpy as np
 from braceexpand import braceexpand
 
 from liquid_train.config.schema import TokenizeSettings
+from liquid_train.errors import UserError
 
 # Inputs are known by their sizes and their first bytes: this many of all of them together, but so many of each at
 # least.
@@ -109,7 +110,7 @@ class FileSource(Rows):
         self.settings = settings
         refuse_unused(settings, self.keys)
         if settings.input is None:
-            raise ValueError(
+            raise UserError(
                 f"tokenize.input has no value: tokenize.source={settings.source} reads files "
                 f"({', '.join(self.suffixes)}); give a "
                 "file, "
@@ -135,7 +136,7 @@ class FileSource(Rows):
 def find_files(pattern: str, suffixes: tuple[str, ...]) -> dict[str, Path]:
     """Files that tokenize.input names, sorted by name: {path relative to what all of them share: path}.
 
-    A folder stands for all files with one of the suffixes below it. Raises ValueError where something is missing or
+    A folder stands for all files with one of the suffixes below it. Raises UserError where something is missing or
     nothing is found.
     """
     files: set[Path] = set()
@@ -149,11 +150,11 @@ def find_files(pattern: str, suffixes: tuple[str, ...]) -> dict[str, Path]:
             )
         if not found:
             what = f"no {', '.join(suffixes)} file in that folder" if path.is_dir() else "no such file or folder"
-            raise ValueError(f"tokenize.input={part}: {what}")
+            raise UserError(f"tokenize.input={part}: {what}")
         files |= {Path(os.path.abspath(p)) for p in found}
     for file in sorted(files):
         if not file.name.endswith(suffixes):
-            raise ValueError(
+            raise UserError(
                 f"tokenize.input={file}: this source reads {', '.join(suffixes)} files; choose another tokenize.source"
             )
     root = os.path.commonpath([p.parent for p in files])
@@ -167,7 +168,7 @@ def expand(pattern: str) -> list[str]:
     try:
         return list(braceexpand(pattern))
     except ValueError as error:
-        raise ValueError(
+        raise UserError(
             f"tokenize.input={pattern}: a brace without its counterpart, and no file of that name; write "
             f"{{00000..00099}}"
         ) from error
@@ -179,15 +180,15 @@ def identity(path: Path, hashed: int) -> dict[str, Any]:
         with open(path, "rb") as file:
             return {"bytes": path.stat().st_size, "sha256": hashlib.sha256(file.read(hashed)).hexdigest()}
     except OSError as error:
-        raise ValueError(f"tokenize.input={path}: cannot be read: {error.strerror}") from error
+        raise UserError(f"tokenize.input={path}: cannot be read: {error.strerror}") from error
 
 
 def refuse_unused(settings: TokenizeSettings, used: tuple[str, ...]) -> None:
-    """Raise ValueError for a setting that the source would ignore."""
+    """Raise UserError for a setting that the source would ignore."""
     for key, unset in (("images", None), ("image_key", None), ("text_key", None), ("copies", 1)):
         value = getattr(settings, key)
         if key not in used and value != unset:
-            raise ValueError(f"tokenize.{key}={value}: tokenize.source={settings.source} does not use it; leave it out")
+            raise UserError(f"tokenize.{key}={value}: tokenize.source={settings.source} does not use it; leave it out")
 
 
 def readable(value: Any) -> Any:

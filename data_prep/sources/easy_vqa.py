@@ -13,6 +13,8 @@ from collections import defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from liquid_train.errors import UserError
+
 COLORS = ("black", "blue", "brown", "gray", "green", "red", "teal", "yellow")
 SHAPES = ("circle", "rectangle", "triangle")
 SPLITS = ("train", "test")
@@ -64,7 +66,7 @@ def answer_type(answer: str) -> str:
 def derive(questions: list[tuple[str, str]], candidates: tuple[str, ...]) -> str | None:
     """The one of `candidates` that the (question, answer) pairs leave, or None when several are left.
 
-    Raises ValueError when the answers contradict each other (none is left).
+    Raises UserError when the answers contradict each other (none is left).
     """
     left = set(candidates)
     for question, answer in questions:
@@ -78,7 +80,7 @@ def derive(questions: list[tuple[str, str]], candidates: tuple[str, ...]) -> str
         elif words & set(candidates):  # "what color is the circle?" tells the shape
             left &= words
     if not left:
-        raise ValueError(f"contradicting answers: {questions}")
+        raise UserError(f"contradicting answers: {questions}")
     return left.pop() if len(left) == 1 else None
 
 
@@ -91,13 +93,13 @@ def describe(number: int, path: Path, questions: list[tuple[str, str]]) -> EasyV
 
 
 def load_split(split: str) -> list[EasyVQAImage]:
-    """All images of 'train' (4,000) or 'test' (1,000), by number. Raises ValueError when the package is missing."""
+    """All images of 'train' (4,000) or 'test' (1,000), by number. Raises UserError when the package is missing."""
     if split not in SPLITS:
-        raise ValueError(f"tokenize.split={split}: easy_vqa has {' and '.join(SPLITS)}")
+        raise UserError(f"tokenize.split={split}: easy_vqa has {' and '.join(SPLITS)}")
     try:
         import easy_vqa
     except ImportError as error:
-        raise ValueError(
+        raise UserError(
             "tokenize.source=easy_vqa needs the easy-vqa package: pip install 'liquid-train[demo]'"
         ) from error
     paths = easy_vqa.get_train_image_paths() if split == "train" else easy_vqa.get_test_image_paths()

@@ -13,6 +13,7 @@ from typing import Any
 
 from data_prep.sources.base import Item, Rows, refuse_unused
 from liquid_train.config.schema import TokenizeSettings
+from liquid_train.errors import UserError
 from liquid_train.image_tokenizer.preprocess import read_rgb
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff")
@@ -27,7 +28,7 @@ class FolderSource(Rows):
     def __init__(self, settings: TokenizeSettings) -> None:
         refuse_unused(settings, ())
         if settings.input is None or not Path(settings.input).expanduser().is_dir():
-            raise ValueError(
+            raise UserError(
                 f"tokenize.input={settings.input}: no such folder; tokenize.source=folder reads the images below one"
             )
         self.root = Path(settings.input).expanduser()
@@ -73,7 +74,7 @@ def images(folder: Path) -> Iterator[Path]:
         with os.scandir(folder) as entries:
             names = sorted((entry.name, entry.is_dir()) for entry in entries)
     except OSError as error:
-        raise ValueError(f"tokenize.input={folder}: cannot be read: {error.strerror}") from error
+        raise UserError(f"tokenize.input={folder}: cannot be read: {error.strerror}") from error
     for name, is_folder in names:
         if is_folder:
             yield from images(folder / name)

@@ -13,6 +13,7 @@ import ijson
 
 from data_prep.sources.base import DAMAGED, FileSource, Item, caption, readable
 from liquid_train.config.schema import TokenizeSettings
+from liquid_train.errors import UserError
 from liquid_train.image_tokenizer.preprocess import read_rgb
 
 TEXT_KEYS = ("text_prompt", "text", "caption")
@@ -35,7 +36,7 @@ class ListSource(FileSource):
     def __init__(self, settings: TokenizeSettings) -> None:
         super().__init__(settings)
         if settings.images is not None and not Path(settings.images).expanduser().is_dir():
-            raise ValueError(
+            raise UserError(
                 f"tokenize.images={settings.images}: no such folder; paths of images in the list are taken from there"
             )
 

@@ -13,6 +13,7 @@ from data_prep.encode.augmentation import read_varied
 from data_prep.sources import easy_vqa, python_docs
 from data_prep.sources.base import Item, refuse_unused
 from liquid_train.config.schema import TokenizeSettings
+from liquid_train.errors import UserError
 from liquid_train.image_tokenizer.preprocess import read_rgb
 
 
@@ -32,7 +33,7 @@ class EasyVQASource:
         try:
             self.version = version("easy-vqa")
         except PackageNotFoundError as error:
-            raise ValueError(
+            raise UserError(
                 "tokenize.source=easy_vqa needs the easy-vqa package: pip install 'liquid-train[demo]'"
             ) from error
         self._images: list[easy_vqa.EasyVQAImage] | None = None
@@ -113,12 +114,12 @@ class PythonDocsSource:
 
 def _check_split(settings: TokenizeSettings, splits: tuple[str, ...]) -> None:
     if settings.split not in splits:
-        raise ValueError(f"tokenize.split={settings.split}: {settings.source} has {' and '.join(splits)}")
+        raise UserError(f"tokenize.split={settings.split}: {settings.source} has {' and '.join(splits)}")
 
 
 def _refuse_input(settings: TokenizeSettings) -> None:
     if settings.input is not None:
-        raise ValueError(
+        raise UserError(
             f"tokenize.input={settings.input}: {settings.source} comes with a package and reads no files; leave "
             "tokenize.input out"
         )

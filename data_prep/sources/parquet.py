@@ -11,6 +11,7 @@ from typing import Any
 from data_prep.sources.base import FileSource, Item, caption
 from data_prep.sources.listed import TEXT_KEYS
 from liquid_train.config.schema import TokenizeSettings
+from liquid_train.errors import UserError
 from liquid_train.image_tokenizer.preprocess import read_rgb
 
 IMAGE_COLUMNS = ("image", "img", "jpg", "png", "image_bytes")
@@ -28,7 +29,7 @@ class ParquetSource(FileSource):
         try:
             import pyarrow.parquet as parquet
         except ImportError as error:
-            raise ValueError("tokenize.source=parquet needs pyarrow: pip install 'liquid-train[parquet]'") from error
+            raise UserError("tokenize.source=parquet needs pyarrow: pip install 'liquid-train[parquet]'") from error
         super().__init__(settings)
         self._parquet = parquet
 
@@ -71,7 +72,7 @@ class ParquetSource(FileSource):
         try:
             return self._parquet.ParquetFile(self.files[name])
         except (OSError, ValueError) as error:  # pyarrow's ArrowInvalid is a ValueError
-            raise ValueError(
+            raise UserError(
                 f"tokenize.input={self.files[name]}: not a parquet file that can be read ({error}); remove it or "
                 "fetch it again"
             ) from error
@@ -80,7 +81,7 @@ class ParquetSource(FileSource):
 def _column(names: list[str], asked: str | None, usual: tuple[str, ...], key: str, path: Path) -> str:
     found = next((n for n in ((asked,) if asked else usual) if n in names), None)
     if found is None:
-        raise ValueError(
+        raise UserError(
             f"tokenize.{key}={asked}: {path} has the columns {', '.join(names)}; name the right one with tokenize.{key}"
         )
     return found

@@ -7,6 +7,8 @@ import os
 import sys
 from pathlib import Path
 
+from liquid_train.errors import UserError
+
 
 def parser() -> argparse.ArgumentParser:
     root = argparse.ArgumentParser(
@@ -128,7 +130,7 @@ def _preview(arguments: list[str]) -> int:
     )
     args = tool.parse_args(arguments)
     if args.sequences < 1:
-        raise ValueError(f"--sequences {args.sequences}: must be 1 or more")
+        raise UserError(f"--sequences {args.sequences}: must be 1 or more")
     _check_image("--pictures", args.images)
     preview(load("train", [quote(o) for o in args.overrides]), args.sequences, args.images)
     return 0
@@ -144,7 +146,7 @@ def _add_vq(tool: argparse.ArgumentParser) -> None:
 
 
 def main(arguments: list[str]) -> int:
-    """Exit status: 0, or 1 where a set is not as it should be. Raises ValueError for a user's mistake."""
+    """Exit status: 0, or 1 where a set is not as it should be. Raises UserError for a user's mistake."""
     if arguments[:1] == ["inspect"] and any(
         "=" in argument and not argument.startswith("-") for argument in arguments[1:]
     ):
@@ -163,7 +165,7 @@ def main(arguments: list[str]) -> int:
         from data_prep.tools.merge import merge
 
         if args.max_bad is not None and not 0 <= args.max_bad <= 1:
-            raise ValueError(f"--max-bad {args.max_bad}: a share from 0 to 1")
+            raise UserError(f"--max-bad {args.max_bad}: a share from 0 to 1")
         merge(args.output, args.parts, args.max_bad)
         return 0
     image = {"verify": "sheet", "describe": "plot", "inspect": "decode"}[args.tool]
@@ -174,7 +176,7 @@ def main(arguments: list[str]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except OSError as error:
-        raise ValueError(f"{args.set}: {error}") from error
+        raise UserError(f"{args.set}: {error}") from error
 
 
 def _look(args: argparse.Namespace) -> int:
@@ -194,17 +196,17 @@ def _look(args: argparse.Namespace) -> int:
     from data_prep.tools.verify import Request, verify
 
     if args.sample < 1:
-        raise ValueError(f"--sample {args.sample}: must be 1 or more")
+        raise UserError(f"--sample {args.sample}: must be 1 or more")
     if args.images is not None and args.input is None:
-        raise ValueError("--images goes with --input: give the list that names the images too")
+        raise UserError("--images goes with --input: give the list that names the images too")
     return verify(args.set, Request(vq, args.input, args.images, args.sample, args.seed, args.sheet))
 
 
 def _check_image(flag: str, path: Path | None) -> None:
-    """Raise ValueError for a file that cannot become a PNG, before any work."""
+    """Raise UserError for a file that cannot become a PNG, before any work."""
     if path is None:
         return
     if path.suffix.lower() != ".png":
-        raise ValueError(f"{flag} {path}: a PNG is written; give a name that ends in .png")
+        raise UserError(f"{flag} {path}: a PNG is written; give a name that ends in .png")
     if path.is_dir():
-        raise ValueError(f"{flag} {path}: a folder; give the name of a file")
+        raise UserError(f"{flag} {path}: a folder; give the name of a file")

@@ -14,7 +14,8 @@ from data_prep.shard_set.check import Problems, index_faults
 from data_prep.shard_set.index import code_counts, counted, perplexity
 from data_prep.shard_set.maker import progress
 from data_prep.shard_set.stream import open_index, shard_files
-from liquid_train.data.shards import decode_sample
+from liquid_train.data.shards import DamagedSample, decode_sample
+from liquid_train.errors import UserError
 from liquid_train.files import write_synced
 
 MOST_USED = 8  # codes that are named
@@ -53,7 +54,7 @@ class Card:
     def __init__(self, path: Path) -> None:
         self.path, self.index = path, open_index(path)
         if faults := index_faults(self.index):
-            raise ValueError(f"{path}: {faults[0]}; `liquid data verify {path}` says more")
+            raise UserError(f"{path}: {faults[0]}; `liquid data verify {path}` says more")
         self.totals: Counter[str] = Counter()
         self.grids: Counter[tuple[int, int]] = Counter()
         self.characters, self.words = Lengths(), Lengths()
@@ -77,7 +78,7 @@ class Card:
     def _add(self, key: str, files: dict[str, bytes]) -> None:
         try:
             sample = decode_sample(key, files, self.index.get("codebook_size"))
-        except ValueError as error:
+        except DamagedSample as error:
             self.damaged.add("sample", str(error))
             return
         info, text = sample["info"], sample.get("text")
@@ -200,7 +201,7 @@ class Card:
 
 
 def describe(path: Path, plot: Path | None) -> None:
-    """Print the card of a set, and draw it. Raises ValueError where there is no set."""
+    """Print the card of a set, and draw it. Raises UserError where there is no set."""
     card = Card(path)
     card.read()
     rows = card.rows()
@@ -230,7 +231,7 @@ def draw(card: Card, path: Path) -> None:
         if there
     ]
     if not panels:
-        raise ValueError(f"{card.path}: neither codes nor texts in it, there is nothing to plot")
+        raise UserError(f"{card.path}: neither codes nor texts in it, there is nothing to plot")
     figure, axes = pyplot.subplots(
         1, len(panels), figsize=(5.2 * len(panels), 4.2), squeeze=False, layout="constrained"
     )

@@ -21,6 +21,7 @@ from data_prep.shard_set.maker import print_summary, progress
 from data_prep.shard_set.plan import Plan
 from data_prep.shard_set.writer import shard_name, shard_number
 from liquid_train.config.schema import TokenizeSettings
+from liquid_train.errors import UserError
 from liquid_train.files import move_into_place, sha256_of, sync
 
 MAX_BAD = "--max-bad"
@@ -39,21 +40,21 @@ def merge(output: Path, folders: list[Path], max_bad: float | None = None) -> No
     """Complete the set in `output` from the parts there and in `folders`, which stay as they are.
 
     max_bad: the allowed share of unusable rows; None: the largest one that a part was made with.
-    Raises ValueError for parts of different sets, for shards that no part or two parts have, and for damaged ones.
+    Raises UserError for parts of different sets, for shards that no part or two parts have, and for damaged ones.
     """
     if output.exists() and not output.is_dir():
-        raise ValueError(f"{output}: a file; give the folder of the set")
+        raise UserError(f"{output}: a file; give the folder of the set")
     target = SetFolder(output)
     parts = [open_part(path) for path in folders]
     if any(path.resolve() == output.resolve() for path in folders):
-        raise ValueError(f"{output}: given as the output and as a part; parts that lie in the output need no naming")
+        raise UserError(f"{output}: given as the output and as a part; parts that lie in the output need no naming")
     if not parts and target.plan is None:
-        raise ValueError(
+        raise UserError(
             f"{output}: no part of a set there; name the folders of the parts, or make them: liquid tokenize "
             "tokenize.part=I/N"
         )
     if target.recipe is not None and target.plan is None:
-        raise ValueError(
+        raise UserError(
             f"{output}: its shards have no plan, so nobody knows of which set they are; give another output"
         )
     plan = agreed_plan(target, parts)
@@ -75,7 +76,7 @@ def merge(output: Path, folders: list[Path], max_bad: float | None = None) -> No
     try:
         _complete(target, plan, parts, allowed)
     except OSError as error:  # a full disk, above all
-        raise ValueError(
+        raise UserError(
             f"{output}: {error}; the parts are as they were, the same command goes on from there"
         ) from error
 
@@ -86,13 +87,13 @@ def _largest_max_bad(parts: list[PartFolder]) -> float:
 
 
 def open_part(path: Path) -> PartFolder:
-    """The finished shards of a folder, be it a part or, where a set has one shard only, the whole. Raises ValueError
+    """The finished shards of a folder, be it a part or, where a set has one shard only, the whole. Raises UserError
     where it is none."""
     if not path.is_dir():
-        raise ValueError(f"{path}: no such folder; name the folders that `liquid tokenize tokenize.part=I/N` wrote to")
+        raise UserError(f"{path}: no such folder; name the folders that `liquid tokenize tokenize.part=I/N` wrote to")
     folder = SetFolder(path)
     if folder.plan is None:
-        raise ValueError(
+        raise UserError(
             f"{path}: no part of a set there (no .partial/plan.json and no index.json); name the tokenize.output of "
             "a part"
         )
@@ -101,7 +102,7 @@ def open_part(path: Path) -> PartFolder:
         if wrong := [
             number for number, record in records.items() if not {"entry", "left_out", "codes"} <= record.keys()
         ]:
-            raise ValueError(
+            raise UserError(
                 f"{path}/.partial: records that do not say what they should: shards {ranges(wrong)}; remove them and "
                 "run that part again"
             )
@@ -114,14 +115,14 @@ def open_part(path: Path) -> PartFolder:
 
 
 def agreed_plan(target: SetFolder, parts: list[PartFolder]) -> Plan:
-    """The plan of all of them. Raises ValueError naming what differs where there are several."""
+    """The plan of all of them. Raises UserError naming what differs where there are several."""
     plans = [(target.path, target.plan)] if target.plan else []
     plans += [(part.folder.path, part.plan) for part in parts]
     first, plan = plans[0]
     for path, other in plans[1:]:
         if different := plan.differences(other):
             more = f" and {len(different) - 4} more" if len(different) > 4 else ""
-            raise ValueError(
+            raise UserError(
                 f"{first} and {path} hold different sets: {', '.join(different[:4])}{more}; merge parts of one "
                 "`liquid tokenize` command only"
             )
@@ -129,7 +130,7 @@ def agreed_plan(target: SetFolder, parts: list[PartFolder]) -> Plan:
 
 
 def check_coverage(plan: Plan, begun: list[PartFolder], parts: list[PartFolder]) -> None:
-    """Raise ValueError for shards in two places or in none. What an earlier merge put into the output may be in a part
+    """Raise UserError for shards in two places or in none. What an earlier merge put into the output may be in a part
     too."""
     where: dict[int, PartFolder] = {}
     twice: dict[tuple[str, str], list[int]] = {}
@@ -141,19 +142,19 @@ def check_coverage(plan: Plan, begun: list[PartFolder], parts: list[PartFolder])
                 twice.setdefault((str(other.folder.path), str(part.folder.path)), []).append(number)
     if twice:
         found = "; ".join(f"{ranges(numbers)} in {a} and in {b}" for (a, b), numbers in twice.items())
-        raise ValueError(
+        raise UserError(
             f"shards in two folders: {found}; name each part once, and merge parts of one tokenize.part=I/N division "
             "only"
         )
     if missing := sorted(set(range(plan.shards)) - where.keys()):
-        raise ValueError(
+        raise UserError(
             f"{len(missing)} of {plan.shards} shards are in no part: {ranges(missing)}; "
             "name the folders of all parts, or let `liquid tokenize` make what is missing (the same command again)"
         )
 
 
 def check_content(parts: list[PartFolder]) -> None:
-    """Raise ValueError naming the shards whose tar is not as their record says."""
+    """Raise UserError naming the shards whose tar is not as their record says."""
     damaged = []
     with progress("checking", sum(len(part.records) for part in parts), sys.stdout.isatty()) as advance:
         for part in parts:
@@ -167,7 +168,7 @@ def check_content(parts: list[PartFolder]) -> None:
 def _refuse_tars(damaged: list[str]) -> None:
     if damaged:
         more = f" and {len(damaged) - 5} more" if len(damaged) > 5 else ""
-        raise ValueError(
+        raise UserError(
             f"{', '.join(damaged[:5])}{more}: missing or not as recorded (size, sha256); run that part's `liquid "
             "tokenize` again, which repairs it"
         )
@@ -176,7 +177,7 @@ def _refuse_tars(damaged: list[str]) -> None:
 def _complete(target: SetFolder, plan: Plan, parts: list[PartFolder], max_bad: float) -> None:
     with target.opened(), target.planning():
         if target.index is not None:
-            raise ValueError(f"{target.path}: another process completed it in the meantime")
+            raise UserError(f"{target.path}: another process completed it in the meantime")
         if target.plan is None:
             target.begin(plan)
         target.claim(range(plan.shards))
@@ -202,7 +203,7 @@ def _take(target: SetFolder, part: PartFolder, number: int) -> None:
         shutil.copyfile(source, staging_directory)
         sync(staging_directory)
         if sha256_of(staging_directory) != part.records[number]["entry"]["sha256"]:
-            raise ValueError(
+            raise UserError(
                 f"{staging_directory}: not what was copied from {source}; check the disk, then merge again"
             ) from None
     move_into_place(staging_directory, target.path / shard_name(number))

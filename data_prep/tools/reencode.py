@@ -30,6 +30,7 @@ from data_prep.sources.parquet import ParquetSource
 from data_prep.sources.webdataset import WebdatasetSource
 from liquid_train.config.schema import TokenizeSettings
 from liquid_train.data.shards import Sample, decode_sample
+from liquid_train.errors import UserError
 
 if TYPE_CHECKING:
     from data_prep.encode.encoder import BatchEncoder, Cropped
@@ -45,7 +46,7 @@ def needs_input(plan: Plan) -> bool:
 
 
 def open_again(plan: Plan, files: str | None, images: str | None) -> Source:
-    """The source that a set was made of. Raises ValueError where it is not there, or not the same any more."""
+    """The source that a set was made of. Raises UserError where it is not there, or not the same any more."""
     recipe = plan.recipe["source"]
     options = {key: recipe[key] for key in ("split", "copies", "image_key", "text_key", "images") if key in recipe}
     if images is not None:
@@ -54,8 +55,8 @@ def open_again(plan: Plan, files: str | None, images: str | None) -> Source:
         source = open_source(
             TokenizeSettings(source=recipe["name"], input=files, **options), int(recipe.get("seed", 0))
         )
-    except ValueError as error:
-        raise ValueError(
+    except UserError as error:
+        raise UserError(
             str(error).replace("tokenize.input", "--input").replace("tokenize.images", "--images")
         ) from error
     there, here = (
@@ -64,7 +65,7 @@ def open_again(plan: Plan, files: str | None, images: str | None) -> Source:
     )
     different = sorted(key for key in there.keys() | here.keys() if there.get(key) != here.get(key))
     if different:
-        raise ValueError(
+        raise UserError(
             f"{'--input: ' if files else ''}the source is not what the set was made of: other "
             f"{', '.join(different[:4])}; "
             "give the same files under the same names"
@@ -163,7 +164,7 @@ class Reencoder:
                     stream, at = self.source.read(name, row - start), row
                 item = next(islice(stream, row - at, None), None)
                 if item is None:
-                    raise ValueError(f"--input: {name} has fewer rows than when the set was made")
+                    raise UserError(f"--input: {name} has fewer rows than when the set was made")
                 yield row, item
                 at = row + 1
             start += count

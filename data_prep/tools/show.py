@@ -10,23 +10,24 @@ import numpy as np
 from data_prep.shard_set.stream import open_index, shard_files
 from data_prep.shard_set.vq import VQFiles, open_vq
 from liquid_train.data.shards import Sample, ShardSet
+from liquid_train.errors import UserError
 
 
 def inspect(path: Path, which: str, decode_to: Path | None, vq: VQFiles) -> None:
-    """Print a sample, given by its key or its number, and write its decoded image. Raises ValueError where there is
+    """Print a sample, given by its key or its number, and write its decoded image. Raises UserError where there is
     none."""
     open_index(path)  # what a ShardSet would make where it is missing
     shards = ShardSet(path)
     number = find(shards, path, which)
     sample = shards.sample(number)
     if sample is None:
-        raise ValueError(
+        raise UserError(
             f"{path}: sample {number} is damaged ({', '.join(shards.bad)}); `liquid data verify {path}` lists all "
             "that are"
         )
     shard = shards.shards[next(chunk.shard for chunk in reversed(shards.chunks) if chunk.first <= number)]
     if decode_to is not None and "codes" not in sample:
-        raise ValueError(f"--decode: sample {sample['key']} has no codes, it is a text")
+        raise UserError(f"--decode: sample {sample['key']} has no codes, it is a text")
     print(f"{sample['key']}  (sample {number:,} of {len(shards):,}, in {shard['url']})")
     print("\n".join(lines(sample)))
     if decode_to is not None:
@@ -51,12 +52,12 @@ def find(shards: ShardSet, path: Path, which: str) -> int:
                 if key == which:
                     return start + offset
         except OSError as error:
-            raise ValueError(
+            raise UserError(
                 f"{path / entry['url']}: cannot be read: {error.strerror}; `liquid data verify` says what is wrong"
             ) from error
         start += entry["nsamples"]
     known = f"numbers go from 0 to {len(shards) - 1:,}" if len(shards) else "the set is empty"
-    raise ValueError(f"{path}: no sample {which}: {known}" + ("" if numeric else ", and no key is called so"))
+    raise UserError(f"{path}: no sample {which}: {known}" + ("" if numeric else ", and no key is called so"))
 
 
 def lines(sample: Sample) -> list[str]:

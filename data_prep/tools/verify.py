@@ -16,6 +16,7 @@ from data_prep.shard_set.plan import Plan
 from data_prep.shard_set.stream import open_index
 from data_prep.shard_set.vq import FLAGS, VQFiles, mismatch
 from liquid_train.data.shards import INDEX_NAME, ShardSet
+from liquid_train.errors import UserError
 
 if TYPE_CHECKING:
     from data_prep.tools.reencode import Comparison, Shown
@@ -37,11 +38,11 @@ class Request:
 
 
 def verify(path: Path, request: Request) -> int:
-    """Print what is wrong, a line each, or one line that all is well; 1 or 0. Raises ValueError for requests that
+    """Print what is wrong, a line each, or one line that all is well; 1 or 0. Raises UserError for requests that
     cannot be followed."""
     try:
         index = open_index(path)
-    except ValueError as error:
+    except UserError as error:
         if not (path / INDEX_NAME).is_file():
             raise
         print(error)  # the right folder, but its index is damaged
@@ -91,7 +92,7 @@ class _Verification:
         vq = self.request.vq
         if not self.has_codes:
             if vq.given:
-                raise ValueError(f"{FLAGS}: {self.path} is a set of texts, no VQ made it")
+                raise UserError(f"{FLAGS}: {self.path} is a set of texts, no VQ made it")
             return
         recorded = (
             self.plan.recipe["vq"].get("fingerprint")
@@ -121,9 +122,9 @@ class _Verification:
         if sheet is None:
             return
         if not self.has_codes:
-            raise ValueError(f"--sheet {sheet}: {self.path} is a set of texts, there are no images in it")
+            raise UserError(f"--sheet {sheet}: {self.path} is a set of texts, there are no images in it")
         if not self.vq_fits and not self.problems:
-            raise ValueError(
+            raise UserError(
                 f"--sheet {sheet}: the VQ that ships with the package did not make these codes; give the one that "
                 f"did with {FLAGS}"
             )
@@ -133,14 +134,14 @@ class _Verification:
         asked = self.request.input is not None
         if self.has_codes and not self.vq_fits:
             if asked and not self.problems:
-                raise ValueError(
+                raise UserError(
                     f"--input {self.request.input}: the VQ that ships with the package did not make these codes; "
                     f"give the one that did with {FLAGS}"
                 )
             return None
         if self.plan is None:
             if asked:
-                raise ValueError(
+                raise UserError(
                     f"--input {self.request.input}: {INDEX_NAME} does not say how the set was made; leave --input out"
                 )
             self.said.append(f"not compared with its source: {INDEX_NAME} does not say how the set was made")
@@ -152,7 +153,7 @@ class _Verification:
             return None
         try:
             return open_again(self.plan, self.request.input, self.request.images)
-        except ValueError as error:
+        except UserError as error:
             if asked:
                 raise
             # a package that is missing or of another version

@@ -22,15 +22,16 @@ from typing import Any
 from evals.benchmarks.json_files import read_json, read_lines
 from evals.benchmarks.question_files import Benchmark, Collector, Item, check_left_out, dicts
 from liquid_train.config.evaluation import BenchmarksConfig
+from liquid_train.errors import UserError
 
 Answer = tuple[str, str]  # the key of its question, and what was answered
 
 
 def match_answers(benchmark: Benchmark, path: Path, config: BenchmarksConfig) -> tuple[Benchmark, list[str]]:
-    """(the questions that have one answer, the answers in their order). Raises ValueError for files that are missing or
+    """(the questions that have one answer, the answers in their order). Raises UserError for files that are missing or
     of another format, and where more must be left out than benchmarks.max_bad allows."""
     if config.max_questions is not None:
-        raise ValueError(
+        raise UserError(
             f"benchmarks.max_questions={config.max_questions}: a file of answers is scored whole; leave it out"
         )
     collector = Collector(None, left_out={reason: list(names) for reason, names in benchmark.left_out.items()})
@@ -76,7 +77,7 @@ def read_list(path: Path, benchmark: Benchmark, collector: Collector) -> list[An
     id_key, answer_key = ("questionId", "prediction") if benchmark.name == "gqa" else ("question_id", "answer")
     rows = read_json(path)
     if not isinstance(rows, list):
-        raise ValueError(f"{path}: not a list of {{{id_key!r}, {answer_key!r}}}; give the file that the server takes")
+        raise UserError(f"{path}: not a list of {{{id_key!r}, {answer_key!r}}}; give the file that the server takes")
     return pairs(rows, id_key, answer_key, collector)
 
 
@@ -129,7 +130,7 @@ def read_mme(path: Path, benchmark: Benchmark, collector: Collector) -> list[Ans
         try:
             lines = file.read_text(encoding="utf-8").splitlines() if file.is_file() else []
         except (OSError, UnicodeDecodeError) as error:
-            raise ValueError(f"{file}: cannot be read ({error}); give the table of the subtask") from error
+            raise UserError(f"{file}: cannot be read ({error}); give the table of the subtask") from error
         for number, line in enumerate(lines, 1):
             parts = line.split("\t")
             if len(parts) == 4:

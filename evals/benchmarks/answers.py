@@ -17,6 +17,7 @@ import numpy as np
 from evals.benchmarks.question_files import Benchmark, check_left_out
 from evals.benchmarks.scores import answered, prediction_files
 from liquid_train.config.evaluation import BenchmarksConfig
+from liquid_train.errors import UserError
 from liquid_train.generate.images import encode, load_image
 from liquid_train.generate.text_sampler import answer
 from liquid_train.image_tokenizer.preprocess import READ_ERRORS, reason
@@ -28,7 +29,7 @@ def measure(handle: ModelHandle, benchmark: Benchmark, config: BenchmarksConfig,
     """Scores of one benchmark, none where its answers are not published. detail: {"files": {name: text}}. For one
     process.
 
-    Raises ValueError where more images cannot be read than benchmarks.max_bad allows.
+    Raises UserError where more images cannot be read than benchmarks.max_bad allows.
     """
     if config.max_questions is not None:
         benchmark = replace(benchmark, items=benchmark.items[: config.max_questions])
@@ -58,7 +59,7 @@ def with_codes(handle: ModelHandle, benchmark: Benchmark, max_bad: float) -> tup
     """The benchmark without the questions whose image cannot be read, and every other image's codes [rows,
     columns]."""
     if len(handle.grid) != 2:
-        raise ValueError(
+        raise UserError(
             "the model was trained on no images (liquid.json states no grid); train with a t2i, i2t or vqa source"
         )
     sizes = [handle.usual_size, *((width, height) for width, height in handle.multiratio)]

@@ -6,21 +6,23 @@ import json
 from pathlib import Path
 from typing import Any
 
+from liquid_train.errors import UserError
+
 SHOWN = 5  # names in a message
 
 
 def read_json(path: Path) -> Any:
-    """The content of a file. Raises ValueError for a file that is missing, no JSON, or has an object with a key that
+    """The content of a file. Raises UserError for a file that is missing, no JSON, or has an object with a key that
     stands twice."""
     try:
         return json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=lambda pairs: unique(pairs, path))
     except OSError as error:
-        raise ValueError(
+        raise UserError(
             f"{path}: {'no such file' if isinstance(error, FileNotFoundError) else error.strerror}; give the "
             "published file"
         ) from error
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: not JSON ({error}); download it again") from error
+        raise UserError(f"{path}: not JSON ({error}); download it again") from error
 
 
 def unique(pairs: list[tuple[str, Any]], path: Path) -> dict[str, Any]:
@@ -36,31 +38,31 @@ def read_object(path: Path) -> dict[str, Any]:
     """As read_json, of a file that holds one object."""
     content = read_json(path)
     if not isinstance(content, dict):
-        raise ValueError(f"{path}: not an object; download it again")
+        raise UserError(f"{path}: not an object; download it again")
     return content
 
 
 def read_rows(path: Path, key: str) -> list[Any]:
-    """The list under `key` of the one object in a file. Raises ValueError where there is none."""
+    """The list under `key` of the one object in a file. Raises UserError where there is none."""
     rows = read_object(path).get(key)
     if not isinstance(rows, list):
-        raise ValueError(f"{path}: no list {key!r} there; give the published file")
+        raise UserError(f"{path}: no list {key!r} there; give the published file")
     return rows
 
 
 def read_lines(path: Path) -> list[Any]:
-    """JSON lines; empty ones are passed over. Raises ValueError with the number of a line that is no JSON."""
+    """JSON lines; empty ones are passed over. Raises UserError with the number of a line that is no JSON."""
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: cannot be read ({error}); give the published file") from error
+        raise UserError(f"{path}: cannot be read ({error}); give the published file") from error
     rows = []
     for number, line in enumerate(lines, 1):
         if line.strip():
             try:
                 rows.append(json.loads(line))
             except json.JSONDecodeError as error:
-                raise ValueError(f"{path}: line {number} is not JSON ({error}); download it again") from error
+                raise UserError(f"{path}: line {number} is not JSON ({error}); download it again") from error
     return rows
 
 
@@ -70,6 +72,6 @@ def named(names: list[str]) -> str:
 
 
 def refuse(names: list[str], what: str) -> None:
-    """Raise ValueError with how many and the first names, unless there are none."""
+    """Raise UserError with how many and the first names, unless there are none."""
     if names:
-        raise ValueError(f"{what}: {named(names)}")
+        raise UserError(f"{what}: {named(names)}")

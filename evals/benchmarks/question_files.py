@@ -25,6 +25,7 @@ from typing import Any
 from evals.benchmarks.json_files import named, read_lines, read_object, read_rows
 from evals.benchmarks.published_rules import COGNITION, PERCEPTION
 from liquid_train.config.evaluation import BENCHMARKS, BenchmarksConfig, QuestionFiles
+from liquid_train.errors import UserError
 
 IMAGES = (".jpg", ".jpeg", ".png")
 
@@ -83,7 +84,7 @@ class Collector:
 
 
 def read_benchmark(name: str, config: BenchmarksConfig) -> Benchmark:
-    """Raises ValueError for files that are missing or of another format, and where more must be left out than
+    """Raises UserError for files that are missing or of another format, and where more must be left out than
     benchmarks.max_bad allows."""
     collector = READERS[name](config)
     benchmark = Benchmark(name, collector.items, collector.left_out)
@@ -92,28 +93,28 @@ def read_benchmark(name: str, config: BenchmarksConfig) -> Benchmark:
 
 
 def check_left_out(benchmark: Benchmark, max_bad: float) -> None:
-    """Raises ValueError with counts and names where more than max_bad (a share) is left out, or nothing is left."""
+    """Raises UserError with counts and names where more than max_bad (a share) is left out, or nothing is left."""
     bad = sum(len(names) for names in benchmark.left_out.values())
     reasons = "; ".join(f"{reason}: {named(names)}" for reason, names in benchmark.left_out.items())
     if not benchmark.items:
-        raise ValueError(f"benchmarks.{benchmark.name}: no question is left. {reasons}")
+        raise UserError(f"benchmarks.{benchmark.name}: no question is left. {reasons}")
     if bad > max_bad * (len(benchmark.items) + bad):
-        raise ValueError(
+        raise UserError(
             f"benchmarks.{benchmark.name}: {bad} of {len(benchmark.items) + bad} entries cannot be used. {reasons}. "
             f"Mend the files, or allow a larger share with benchmarks.max_bad={max_bad}"
         )
 
 
 def images_in(folder: str | Path, name: Callable[[Path], str] = lambda path: path.stem) -> dict[str, Path]:
-    """Image files of a folder by name(file). Raises ValueError where there are none, or two have one name."""
+    """Image files of a folder by name(file). Raises UserError where there are none, or two have one name."""
     if not Path(folder).is_dir():
-        raise ValueError(f"{folder}: no such folder; give the one with the benchmark's images")
+        raise UserError(f"{folder}: no such folder; give the one with the benchmark's images")
     files = sorted(path for path in Path(folder).iterdir() if path.suffix.lower() in IMAGES)
     if not files:
-        raise ValueError(f"{folder}: no images there ({', '.join(IMAGES)})")
+        raise UserError(f"{folder}: no images there ({', '.join(IMAGES)})")
     twice = sorted(key for key, count in Counter(map(name, files)).items() if count > 1)
     if twice:
-        raise ValueError(f"{folder}: two images of one name: {named(twice)}")
+        raise UserError(f"{folder}: two images of one name: {named(twice)}")
     return {name(path): path for path in files}
 
 
@@ -149,10 +150,10 @@ def id_of(row: dict[str, Any]) -> int | str | None:
 
 
 def given(*keys: tuple[str, str | None]) -> list[Path]:
-    """The files of benchmarks.KEY. Raises ValueError for one that has no value."""
+    """The files of benchmarks.KEY. Raises UserError for one that has no value."""
     for key, value in keys:
         if value is None:
-            raise ValueError(f"benchmarks.{key} has no value; give benchmarks.{key}=PATH")
+            raise UserError(f"benchmarks.{key} has no value; give benchmarks.{key}=PATH")
     return [Path(str(value)) for _, value in keys]
 
 
@@ -234,7 +235,7 @@ def read_pope(config: BenchmarksConfig) -> Collector:
         sorted(p for p in questions.iterdir() if p.suffix in (".json", ".jsonl")) if questions.is_dir() else [questions]
     )
     if not files:
-        raise ValueError(
+        raise UserError(
             f"benchmarks.pope.questions={questions}: no .json files there; give POPE's coco_pope_SPLIT.json"
         )
     collector = Collector(images_of("pope", config.pope))
@@ -254,7 +255,7 @@ def read_mme(config: BenchmarksConfig) -> Collector:
     (folder,) = given(("mme.folder", config.mme.folder))
     subtasks = [name for name in (*PERCEPTION, *COGNITION) if (folder / name).is_dir()]
     if not subtasks:
-        raise ValueError(f"benchmarks.mme.folder={folder}: none of MME's folders there (existence, count, ...)")
+        raise UserError(f"benchmarks.mme.folder={folder}: none of MME's folders there (existence, count, ...)")
     images: dict[str, Path] = {}
     collector = Collector(images)
     for subtask in subtasks:

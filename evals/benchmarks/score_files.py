@@ -11,12 +11,13 @@ from evals.benchmarks.scores import answered
 from evals.metrics.wise import read_prompts, score
 from liquid_train.config.evaluation import METRICS
 from liquid_train.config.schema import EvalJob
+from liquid_train.errors import UserError
 from liquid_train.measurement.measurement import Measurement
 from liquid_train.measurement.provenance import texts_digest
 
 
 def score_files(config: EvalJob) -> dict[str, Measurement]:
-    """The chosen metrics, each from its file (config_checks.check_eval sees to it that each has one). Raises ValueError
+    """The chosen metrics, each from its file (config_checks.check_eval sees to it that each has one). Raises UserError
     with counts and names for what is missing, stands twice, or is unknown."""
     return {
         name: score_wise(config) if name == "wise" else score_answers(name, config)
@@ -28,13 +29,13 @@ def score_files(config: EvalJob) -> dict[str, Measurement]:
 def score_answers(name: str, config: EvalJob) -> Measurement:
     path = Path(getattr(config.benchmarks, name).predictions)
     if not path.exists():
-        raise ValueError(
+        raise UserError(
             f"benchmarks.{name}.predictions={path}: no such file or folder; give the answers as the server or "
             "program takes them"
         )
     benchmark = read_benchmark(name, config.benchmarks)
     if not benchmark.labelled:
-        raise ValueError(
+        raise UserError(
             f"benchmarks.{name}: its files hold no answers to score with; such a split is scored by the server alone"
         )
     matched, given = match_answers(benchmark, path, config.benchmarks)

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from evals.distances.resizing import MODES, resize
 from liquid_train.config.evaluation import FeaturesConfig
+from liquid_train.errors import UserError
 from liquid_train.files import sha256_of
 from liquid_train.generate.images import images_of
 from liquid_train.image_tokenizer.taming import ImageTokenizer
@@ -45,18 +46,18 @@ class FeatureNetwork:
 
 
 def open_features(config: FeaturesConfig, tokenizer: ImageTokenizer) -> FeatureNetwork:
-    """Raises ValueError with the key and the remedy for a path that is not what `kind` needs."""
+    """Raises UserError with the key and the remedy for a path that is not what `kind` needs."""
     if config.resize not in MODES:
-        raise ValueError(f"features.resize={config.resize}: one of {', '.join(MODES)}")
+        raise UserError(f"features.resize={config.resize}: one of {', '.join(MODES)}")
     if config.kind == "vq":
         if not hasattr(tokenizer, "encoder"):
-            raise ValueError("features.kind=vq: the image tokenizer was opened without its encoder")
+            raise UserError("features.kind=vq: the image tokenizer was opened without its encoder")
         return vq_features(tokenizer)
     makers = {"inception": inception_features, "hf": hf_features}
     if config.kind not in makers:
-        raise ValueError(f"features.kind={config.kind}: one of vq, {', '.join(makers)}")
+        raise UserError(f"features.kind={config.kind}: one of vq, {', '.join(makers)}")
     if config.path is None:
-        raise ValueError(
+        raise UserError(
             f"features.kind={config.kind} needs features.path: "
             f"{'the TorchScript file' if config.kind == 'inception' else 'a model folder'}"
         )
@@ -94,13 +95,13 @@ def inception_features(path: Path, mode: str, device: torch.device) -> FeatureNe
     """2,048 features of the last pooling. The network itself resizes as TensorFlow 1 did; with other modes that part is
     passed by."""
     if not path.is_file():
-        raise ValueError(
+        raise UserError(
             f"features.path={path}: no such file; give inception-2015-12-05.pt, the TorchScript of the FID network"
         )
     try:
         network = torch.jit.load(str(path), map_location=device).eval()
     except RuntimeError as error:
-        raise ValueError(
+        raise UserError(
             f"features.path={path}: not TorchScript; give inception-2015-12-05.pt, the TorchScript of the FID network"
         ) from error
 
@@ -124,7 +125,7 @@ def hf_features(path: Path, mode: str, device: torch.device) -> FeatureNetwork:
         else {}
     )
     if not {"image_mean", "image_std"} <= about.keys():
-        raise ValueError(
+        raise UserError(
             f"features.path={path}: preprocessor_config.json with image_mean and image_std is missing; copy it from "
             "the model's repository"
         )
@@ -144,9 +145,9 @@ def hf_features(path: Path, mode: str, device: torch.device) -> FeatureNetwork:
 
 
 def folder_weights(path: Path, key: str, what: str) -> str:
-    """sha256 of a Hugging Face folder's safetensors, of several the beginnings. Raises ValueError with the key where
+    """sha256 of a Hugging Face folder's safetensors, of several the beginnings. Raises UserError with the key where
     they are not there."""
     files = sorted(path.glob("*.safetensors"))
     if not (path / "config.json").is_file() or not files:
-        raise ValueError(f"{key}={path}: no config.json with safetensors there; give the folder of {what}")
+        raise UserError(f"{key}={path}: no config.json with safetensors there; give the folder of {what}")
     return sha256_of(files[0]) if len(files) == 1 else "+".join(sha256_of(f)[:16] for f in files)

@@ -10,6 +10,8 @@ from __future__ import annotations
 import numpy as np
 from scipy.spatial.distance import cdist
 
+from liquid_train.errors import UserError
+
 NEIGHBOURS = 3
 CHUNK = 1024  # images whose distances to a whole set exist at the same time
 
@@ -24,10 +26,10 @@ def radii(features: np.ndarray, neighbours: int) -> np.ndarray:
 
 
 def covered(points: np.ndarray, features: np.ndarray, neighbours: int = NEIGHBOURS) -> np.ndarray:
-    """points [m, d], features [n, d] -> bool [m]: which lie within a sphere of the set. Raises ValueError unless n >
+    """points [m, d], features [n, d] -> bool [m]: which lie within a sphere of the set. Raises UserError unless n >
     neighbours."""
     if len(features) <= neighbours:
-        raise ValueError(
+        raise UserError(
             f"precision and recall with {neighbours} neighbours need more than {neighbours} images in each set, "
             f"not {len(features)}"
         )

@@ -14,15 +14,17 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
+from liquid_train.errors import UserError
+
 MODES = ("clean", "legacy_pytorch", "legacy_tensorflow")
 
 
 def resize(pixels: np.ndarray, side: int, mode: str) -> np.ndarray:
-    """uint8 [N, H, W, 3] -> fp32 [N, side, side, 3] in 0..255, not rounded. Raises ValueError for an unknown mode."""
+    """uint8 [N, H, W, 3] -> fp32 [N, side, side, 3] in 0..255, not rounded. Raises UserError for an unknown mode."""
     if mode == "clean":
         return np.stack([clean(image, side) for image in pixels])
     if mode not in MODES:
-        raise ValueError(f"features.resize={mode}: one of {', '.join(MODES)}")
+        raise UserError(f"features.resize={mode}: one of {', '.join(MODES)}")
     images = torch.from_numpy(np.array(pixels)).permute(0, 3, 1, 2).float()
     if mode == "legacy_pytorch":
         images = F.interpolate(images, size=(side, side), mode="bilinear", align_corners=False).clamp(0, 255)

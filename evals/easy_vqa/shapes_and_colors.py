@@ -13,6 +13,7 @@ from PIL import Image
 from data_prep.sources.easy_vqa import COLORS, SHAPES, load_split
 from evals.easy_vqa.shape_judge import judge
 from evals.metrics.self_vqascore import GeneratedTexts
+from liquid_train.errors import UserError
 from liquid_train.generate.image_sampler import sample_images
 from liquid_train.generate.images import decode
 from liquid_train.measurement.measurement import Measurement, ModelHandle, Value, bare, share
@@ -35,12 +36,12 @@ class RealImages:
 
 
 def real_images() -> RealImages:
-    """easy-VQA's test images as they are (not through the VQ). Raises ValueError when the package is missing."""
+    """easy-VQA's test images as they are (not through the VQ). Raises UserError when the package is missing."""
     try:
         images = load_split("test")
-    except ValueError as error:
+    except UserError as error:
         remedy = "pip install 'liquid-train[demo]', or leave t2i, image_quality and image_tokenizer out of metrics"
-        raise ValueError(
+        raise UserError(
             f"metrics: images are compared with those of the easy-vqa package, which is missing: {remedy}"
         ) from error
     pixels = np.stack([np.asarray(Image.open(i.path).convert("RGB")) for i in images])
@@ -124,9 +125,9 @@ def generate_images(
     top_k: int | None,
     batch_size: int,
 ) -> GeneratedImages:
-    """One image a prompt; image i is drawn with seed + i. ValueError for a model that has seen no images."""
+    """One image a prompt; image i is drawn with seed + i. UserError for a model that has seen no images."""
     if len(handle.grid) != 2:
-        raise ValueError(
+        raise UserError(
             "the model was trained on no images (liquid.json states no grid); train with a t2i, i2t or vqa source"
         )
     seeds = [seed + i for i in range(len(prompts))]

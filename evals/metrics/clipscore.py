@@ -19,6 +19,7 @@ from safetensors import SafetensorError
 from evals.distances.features import folder_weights
 from evals.metrics.vqascore import Images
 from liquid_train.config.evaluation import CLIPScoreConfig
+from liquid_train.errors import UserError
 from liquid_train.measurement.measurement import Measurement, ModelHandle, average
 from liquid_train.measurement.provenance import Provenance, seeds_text, texts_digest
 
@@ -50,7 +51,7 @@ class CLIP:
 
 
 def open_clip(config: CLIPScoreConfig, device: torch.device) -> CLIP:
-    """Raises ValueError for a folder without a CLIP model and its processor."""
+    """Raises UserError for a folder without a CLIP model and its processor."""
     from transformers import AutoConfig, CLIPModel, CLIPProcessor
 
     path = Path(str(config.model))
@@ -58,11 +59,11 @@ def open_clip(config: CLIPScoreConfig, device: torch.device) -> CLIP:
     try:
         kind = AutoConfig.from_pretrained(path, local_files_only=True).model_type
         if kind != "clip":
-            raise ValueError(f"its model_type is {kind}")
+            raise UserError(f"its model_type is {kind}")
         model = CLIPModel.from_pretrained(path, local_files_only=True).eval().to(device)
         processor = CLIPProcessor.from_pretrained(path, local_files_only=True)
     except (OSError, ValueError, ImportError, KeyError, SafetensorError) as error:
-        raise ValueError(
+        raise UserError(
             f"clipscore.model={path}: cannot be opened as a CLIP model with its processor: {error}"
         ) from error
     return CLIP(

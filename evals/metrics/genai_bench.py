@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from evals.benchmarks.json_files import read_object, refuse
+from liquid_train.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -23,7 +24,7 @@ class TaggedPrompt:
 
 
 def read_genai_bench(folder: Path) -> list[TaggedPrompt]:
-    """In the order of the ids. Raises ValueError for files that are missing or damaged, empty prompts, ids that stand
+    """In the order of the ids. Raises UserError for files that are missing or damaged, empty prompts, ids that stand
     twice and tags of prompts that do not exist, each with how many and which."""
     prompts = read_prompts(folder)
     skills = read_object(folder / "genai_skills.json")
@@ -53,6 +54,6 @@ def read_prompts(folder: Path) -> dict[str, str]:
         return {i: row["prompt"] for i, row in rows.items()}
     if lines.is_file():
         return {f"{n:05d}": text for n, text in enumerate(lines.read_text(encoding="utf-8").splitlines(), 1)}
-    raise ValueError(
+    raise UserError(
         f"genai_bench={folder}: neither genai_image.json nor prompts.txt there; give the folder of GenAI-Bench's files"
     )

@@ -63,7 +63,7 @@ def published_name(key: str) -> str:
 
 
 def image_quality(handle: ModelHandle, data: ImageSets, config: FeaturesConfig, *, seed: int = 0) -> Measurement:
-    """A collective: every rank looks at its share of the generated images. Raises ValueError for fewer than 4 images in
+    """A collective: every rank looks at its share of the generated images. Raises UserError for fewer than 4 images in
     a set."""
     network = open_features(config, handle.image_tokenizer)
     real = reference_features(network, data.real, Path(config.cache) if config.cache is not None else None)

@@ -23,6 +23,7 @@ import numpy as np
 
 from liquid_train.config.evaluation import LanguageConfig
 from liquid_train.data.sequences import prompt_ids
+from liquid_train.errors import UserError
 from liquid_train.measurement.intervals import Z
 from liquid_train.measurement.measurement import Measurement, ModelHandle, Value, bare
 from liquid_train.measurement.provenance import Provenance, texts_digest
@@ -31,20 +32,20 @@ NAMES = {True: "language", False: "language_all"}  # by whether image rows are m
 
 
 def check_language(config: LanguageConfig) -> Any:
-    """The harness's tasks. Raises ValueError where it is missing, or a task is unknown."""
+    """The harness's tasks. Raises UserError where it is missing, or a task is unknown."""
     os.environ.setdefault("HF_DATASETS_OFFLINE", "1")
     # the harness would fork a process that trains, or holds a GPU, to resample
     os.environ.setdefault("DISABLE_MULTIPROC", "1")
     try:
         manager = task_manager(config.include_path)
     except ImportError as error:
-        raise ValueError(
+        raise UserError(
             f"metrics: language needs lm-evaluation-harness ({error}): pip install 'liquid-train[language]'"
         ) from error
     unknown = [task for task in config.tasks if not manager.match_tasks([task])]
     if unknown:
         where = f"language.include_path={config.include_path} and the harness"
-        raise ValueError(
+        raise UserError(
             f"language.tasks: {', '.join(unknown)}: no such task in {where}; lm-eval ls tasks lists the harness's own"
         )
     return manager
@@ -59,7 +60,7 @@ def task_manager(include_path: str | None) -> Any:
 
 
 def language(handle: ModelHandle, config: LanguageConfig, manager: Any) -> Measurement:
-    """All tasks, once over text ids only and once over all rows; a collective. Raises ValueError where a task's data is
+    """All tasks, once over text ids only and once over all rows; a collective. Raises UserError where a task's data is
     not there."""
     values: dict[str, Value] = {}
     prompts: list[str] = []
@@ -99,7 +100,7 @@ def evaluate(
                 bootstrap_iters=1000,
             )
     except OSError as error:  # datasets' errors of a file or a connection that is not there
-        raise ValueError(
+        raise UserError(
             f"language.tasks={','.join(config.tasks)}: a task's data cannot be read: {error}; give local files with "
             "language.include_path"
         ) from error

@@ -25,6 +25,7 @@ from evals.distances.frechet import FeatureSums, Gaussian
 from evals.easy_vqa.shapes_and_colors import GeneratedImages
 from evals.metrics.image_quality import category_distances, distances, published_name
 from liquid_train.config.evaluation import FeaturesConfig, ReferenceConfig
+from liquid_train.errors import UserError
 from liquid_train.generate.images import load_image
 from liquid_train.image_tokenizer.preprocess import read_rgb
 from liquid_train.measurement.measurement import Measurement, ModelHandle, Progress
@@ -51,7 +52,7 @@ class ReferenceSet:
 
 
 def read_reference(config: ReferenceConfig) -> ReferenceSet:
-    """Raises ValueError for a folder of another layout, and with counts and names where more must be left out than
+    """Raises UserError for a folder of another layout, and with counts and names where more must be left out than
     reference.max_bad allows."""
     folder = Path(str(config.folder))
     found, left_out = read_mjhq(folder) if (folder / "meta_data.json").is_file() else read_folder(folder)
@@ -69,7 +70,7 @@ def check_left_out(folder: Path, found: list[RealImage], left_out: dict[str, lis
     bad = sum(map(len, left_out.values()))
     reasons = "; ".join(f"{reason}: {named(names)}" for reason, names in left_out.items())
     if bad > max_bad * (len(found) + bad):
-        raise ValueError(
+        raise UserError(
             f"reference.folder={folder}: {bad} of {len(found) + bad} images cannot be used. {reasons}. "
             f"Mend the folder, or allow a larger share with reference.max_bad={max_bad}"
         )
@@ -77,7 +78,7 @@ def check_left_out(folder: Path, found: list[RealImage], left_out: dict[str, lis
         remedy = (
             f"give MJHQ-30K's folder with meta_data.json, or one with {LEAST} images or more and a .txt next to each"
         )
-        raise ValueError(f"reference.folder={folder}: {len(found)} images with a prompt there; {remedy}")
+        raise UserError(f"reference.folder={folder}: {len(found)} images with a prompt there; {remedy}")
 
 
 def read_mjhq(folder: Path) -> tuple[list[RealImage], dict[str, list[str]]]:
@@ -126,7 +127,7 @@ def reference_quality(
     """reference_quality/NAME, and /NAME/CATEGORY, with the names of image_quality. draw(handle, prompts, first seed).
     For one process.
 
-    Raises ValueError with counts and names where more real images cannot be read than max_bad allows, before anything
+    Raises UserError with counts and names where more real images cannot be read than max_bad allows, before anything
     is drawn.
     """
     data, real, content = real_features(handle, data, network, features, max_bad)

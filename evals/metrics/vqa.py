@@ -20,6 +20,7 @@ from evals.benchmarks.published_rules import pope_scores as pope_scores
 from evals.benchmarks.published_rules import textvqa_accuracy as textvqa_accuracy
 from liquid_train.data.sequences import encode_text
 from liquid_train.data.shards import ShardSet
+from liquid_train.errors import UserError
 from liquid_train.generate.text_sampler import answer
 from liquid_train.measurement.measurement import Measurement, ModelHandle, Value, bare, share
 from liquid_train.measurement.provenance import Provenance, arrays_digest, texts_digest
@@ -48,7 +49,7 @@ class QuestionSet:
 
 
 def load_questions(shards: ShardSet, max_images: int | None = None) -> QuestionSet:
-    """The questions of the first max_images samples (None: of all). Raises ValueError when they have none."""
+    """The questions of the first max_images samples (None: of all). Raises UserError when they have none."""
     codes: list[np.ndarray] = []
     questions: list[Question] = []
     for number in range(shards.num_samples if max_images is None else min(max_images, shards.num_samples)):
@@ -61,7 +62,7 @@ def load_questions(shards: ShardSet, max_images: int | None = None) -> QuestionS
             questions.append(Question(len(codes), q["question"], answers, answer_type(answers[0])))
         codes.append(sample["codes"])
     if not questions:
-        raise ValueError(
+        raise UserError(
             f"{shards.path}: its samples carry no questions; give a shard set made from a source with questions "
             "(easy_vqa)"
         )
@@ -117,7 +118,7 @@ def blind_answers(train: ShardSet, questions: Sequence[Question]) -> list[str]:
             by_wording[normal(q["question"])].update(q["answers"])
             overall.update(q["answers"])
     if not overall:
-        raise ValueError(
+        raise UserError(
             f"train_shards={train.path}: its samples carry no questions; give the training set of the questions, or "
             "train_shards=null"
         )

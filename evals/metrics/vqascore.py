@@ -23,6 +23,7 @@ from torch import Tensor
 
 from evals.distances.features import folder_weights
 from liquid_train.config.evaluation import JudgeConfig
+from liquid_train.errors import UserError
 from liquid_train.measurement.measurement import Measurement, ModelHandle, average
 from liquid_train.measurement.provenance import Provenance, seeds_text, texts_digest
 
@@ -92,7 +93,7 @@ def continued(key: str, prompt: Tensor, answer: Tensor) -> Tensor:
 
 
 def open_judge(config: JudgeConfig, device: torch.device) -> Judge:
-    """Raises ValueError for a folder that holds no such model, or where the model cannot be asked in this way: it is
+    """Raises UserError for a folder that holds no such model, or where the model cannot be asked in this way: it is
     tried out once."""
     from transformers import AutoModelForImageTextToText, AutoProcessor
 
@@ -105,12 +106,12 @@ def open_judge(config: JudgeConfig, device: torch.device) -> Judge:
             path, local_files_only=True, dtype="auto", output_loading_info=True
         )
     except (OSError, ValueError, ImportError, KeyError, SafetensorError) as error:
-        raise ValueError(
+        raise UserError(
             f"vqascore.model={path}: cannot be opened as a model of images and text to text: {error}"
         ) from error
     model, loading = loaded
     if loading["missing_keys"]:
-        raise ValueError(
+        raise UserError(
             f"vqascore.model={path}: {len(loading['missing_keys'])} weights of {type(model).__name__} are not there; "
             "give a whole model's folder"
         )
@@ -121,14 +122,14 @@ def open_judge(config: JudgeConfig, device: torch.device) -> Judge:
         start = next((id for id in found if id is not None), text.pad_token_id)
     answer = processor.tokenizer(config.answer, add_special_tokens=False).input_ids
     if not answer:
-        raise ValueError(f"vqascore.answer={config.answer}: no token of it")
+        raise UserError(f"vqascore.answer={config.answer}: no token of it")
     name = f"{type(model).__name__} {path.name}: P({config.answer!r}) of {config.question!r}"
     judge = Judge(model.eval().to(device), processor, answer, start, name, weights)
     try:
         grey = np.full((64, 64, 3), 128, np.uint8)
         judge.probabilities([judge.prepare(grey, config.question.replace("{text}", "a shape"))])
     except (ValueError, TypeError, KeyError, AttributeError, IndexError, RuntimeError) as error:
-        raise ValueError(
+        raise UserError(
             f"vqascore.model={path}: {type(model).__name__} cannot be asked about an image: {error}"
         ) from error
     return judge

@@ -25,6 +25,7 @@ import numpy as np
 
 from evals.benchmarks.json_files import named, read_json, read_lines
 from liquid_train.config.evaluation import WISEConfig
+from liquid_train.errors import UserError
 from liquid_train.measurement.measurement import Measurement, ModelHandle, average, bare
 from liquid_train.measurement.provenance import Provenance, seeds_text, texts_digest
 
@@ -74,13 +75,13 @@ def category(id: int) -> str:
 
 
 def read_prompts(config: WISEConfig) -> WISEPrompts:
-    """Raises ValueError for files that are missing or of another format, and with counts and names where more entries
+    """Raises UserError for files that are missing or of another format, and with counts and names where more entries
     cannot be used than wise.max_bad allows."""
     if config.prompts is None:
-        raise ValueError("wise.prompts has no value; give the folder of WISE's three JSON files")
+        raise UserError("wise.prompts has no value; give the folder of WISE's three JSON files")
     folder = Path(config.prompts)
     if not folder.is_dir():
-        raise ValueError(f"wise.prompts={folder}: no such folder; give the one with {', '.join(FILES)} (.json)")
+        raise UserError(f"wise.prompts={folder}: no such folder; give the one with {', '.join(FILES)} (.json)")
     found: dict[int, WISEPrompt] = {}
     left_out: dict[str, list[str]] = {}
     for stem in FILES:
@@ -90,7 +91,7 @@ def read_prompts(config: WISEConfig) -> WISEPrompts:
         )
         rows = read_json(path)
         if not isinstance(rows, list):
-            raise ValueError(f"{path}: not a list of prompts; give the published file")
+            raise UserError(f"{path}: not a list of prompts; give the published file")
         for place, row in enumerate(rows, 1):
             reason, prompt = usable(row, found)
             if prompt is None:
@@ -121,7 +122,7 @@ def refuse_many(key: str, good: int, left_out: dict[str, list[str]], max_bad: fl
     bad = sum(map(len, left_out.values()))
     if bad > max_bad * (good + bad) or not good:
         reasons = "; ".join(f"{reason}: {named(names)}" for reason, names in left_out.items())
-        raise ValueError(
+        raise UserError(
             f"{key}: {bad} of {good + bad} entries cannot be used. {reasons}. Mend the files, or allow a larger "
             f"share with wise.max_bad={max_bad}"
         )
@@ -158,7 +159,7 @@ def wiscore(marks: Sequence[float]) -> float:
 
 
 def score(data: WISEPrompts, files: list[Path], max_bad: float) -> Measurement:
-    """wise/CATEGORY, and wise where every category has a marked image. Raises ValueError with counts and names where
+    """wise/CATEGORY, and wise where every category has a marked image. Raises UserError with counts and names where
     more prompts have no marks, or more marks no prompt, than max_bad allows."""
     left_out = {reason: list(names) for reason, names in data.left_out.items()}
     known = {p.id for p in data.prompts}

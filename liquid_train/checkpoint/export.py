@@ -18,6 +18,7 @@ from transformers.utils import SAFE_WEIGHTS_INDEX_NAME
 
 from liquid_train.checkpoint.safetensors_shards import Plan
 from liquid_train.data.remote import file_system
+from liquid_train.errors import UserError
 from liquid_train.files import sync, write_synced
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
@@ -35,21 +36,21 @@ def export(source: Path, output: str | Path, *, dtype: str | None = None, shard_
     written.
     """
     if not shard_gib > 0:
-        raise ValueError(f"--shard-gib {shard_gib:g}: must be above 0")
+        raise UserError(f"--shard-gib {shard_gib:g}: must be above 0")
     if not any(source.glob("*.safetensors")):
-        raise ValueError(f"{source}: no *.safetensors there; only those can be exported")
+        raise UserError(f"{source}: no *.safetensors there; only those can be exported")
     cast_to = DTYPES[dtype] if dtype else None
     try:
         to = _to_store if "://" in str(output) else _to_folder
         return to(source, str(output), cast_to, shard_gib)
     except OSError as error:
-        raise ValueError(f"{output}: could not be written: {error}") from error
+        raise UserError(f"{output}: could not be written: {error}") from error
 
 
 def _to_folder(source: Path, output: str, dtype: torch.dtype | None, shard_gib: float) -> Plan:
     final = Path(output).absolute()
     if final.is_file() or (final.is_dir() and any(final.iterdir())):
-        raise ValueError(f"{output} exists already; give a folder that is empty or not there")
+        raise UserError(f"{output} exists already; give a folder that is empty or not there")
     partial = final.with_name(f".{final.name}.partial")
     try:
         shutil.rmtree(partial, ignore_errors=True)
@@ -68,7 +69,7 @@ def _to_folder(source: Path, output: str, dtype: torch.dtype | None, shard_gib: 
 def _to_store(source: Path, url: str, dtype: torch.dtype | None, shard_gib: float) -> Plan:
     system, root = file_system(url.rstrip("/"))
     if system.exists(f"{root}/{CONFIG}"):
-        raise ValueError(f"{url} holds a model already; give another URL, or remove it there")
+        raise UserError(f"{url} holds a model already; give another URL, or remove it there")
     with tempfile.TemporaryDirectory() as folder:
 
         def send() -> None:
@@ -113,7 +114,7 @@ def _copy_weights(
 def _cast(name: str, tensor: Tensor, dtype: torch.dtype) -> Tensor:
     cast = tensor.to(dtype)
     if dtype == torch.float16 and not torch.equal(cast.isinf(), tensor.isinf()):
-        raise ValueError(f"--dtype fp16: {name} holds values beyond fp16's {torch.finfo(dtype).max:g}; use bf16")
+        raise UserError(f"--dtype fp16: {name} holds values beyond fp16's {torch.finfo(dtype).max:g}; use bf16")
     return cast
 
 

@@ -13,6 +13,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from liquid_train.errors import UserError
 from liquid_train.files import sha256_of, sync, write_synced
 
 SCHEMA = 1
@@ -31,7 +32,7 @@ def checkpoint_name(step: int) -> str:
 def step_of(checkpoint: Path) -> int:
     found = _NAME.search(checkpoint.name)
     if not found:
-        raise ValueError(f"{checkpoint}: not a checkpoint folder (step-NNNNNNNN)")
+        raise UserError(f"{checkpoint}: not a checkpoint folder (step-NNNNNNNN)")
     return int(found.group(1))
 
 
@@ -70,34 +71,34 @@ def model_folder(path: str | Path) -> Path:
     """The model/ folder meant by a run (its newest complete checkpoint), a checkpoint, RUN/checkpoints/best or an HF
     folder.
 
-    Raises ValueError saying what the path is not.
+    Raises UserError saying what the path is not.
     """
     path = Path(path)
     if path.name == BEST and path.parent.name == "checkpoints":
         found = best(path.parents[1])
         if found is None:
-            raise ValueError(
+            raise UserError(
                 f"checkpoint={path}: no checkpoint there has a score; train with checkpoint.best=METRIC, or name one "
                 "of them"
             )
         return found / "model"
     if not path.is_dir():
-        raise ValueError(
+        raise UserError(
             f"checkpoint={path}: no such folder; give a run, a checkpoint or a folder in Hugging Face format"
         )
     if (path / "checkpoints").is_dir() or (path / "metrics.jsonl").is_file():
         complete = committed(path)
         if not complete:
-            raise ValueError(f"checkpoint={path}: this run has no complete checkpoint yet")
+            raise UserError(f"checkpoint={path}: this run has no complete checkpoint yet")
         return complete[-1] / "model"
     if (path / "model" / "config.json").is_file():
         wrong = problems(path)
         if wrong:
-            raise ValueError(f"checkpoint={path}: not a complete checkpoint ({wrong[0]})")
+            raise UserError(f"checkpoint={path}: not a complete checkpoint ({wrong[0]})")
         return path / "model"
     if (path / "config.json").is_file():
         return path
-    raise ValueError(
+    raise UserError(
         f"checkpoint={path}: neither a run, nor a checkpoint, nor a folder in Hugging Face format (no config.json)"
     )
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from liquid_train.checkpoint.folder import TRAINER, committed, problems, step_of
 from liquid_train.config.schema import SourceConfig, TrainJob, package_path
 from liquid_train.data.shards import ShardSet
+from liquid_train.errors import UserError
 
 if TYPE_CHECKING:  # it needs transformers
     from liquid_train.data.packing import StreamState
@@ -53,7 +54,7 @@ Changes = dict[str, tuple[Any, Any]]  # dotted key -> (old, new)
 
 
 def find_checkpoint(config: TrainJob) -> Path | None:
-    """The checkpoint to go on from, or None for a fresh start. ValueError when checkpoint.resume names none.
+    """The checkpoint to go on from, or None for a fresh start. UserError when checkpoint.resume names none.
 
     A run that began at another run's checkpoint (a branch) goes on from its own newest one once it has any: the same
     command serves the start and every restart.
@@ -67,7 +68,7 @@ def find_checkpoint(config: TrainJob) -> Path | None:
         return own[-1] if own else None
     wrong = problems(path) if path.is_dir() else ["no such folder"]
     if wrong:
-        raise ValueError(
+        raise UserError(
             f"checkpoint.resume={path}: not a complete checkpoint ({wrong[0]}); give auto, none or a "
             "checkpoints/step-NNNNNNNN folder"
         )
@@ -88,7 +89,7 @@ def changes_since(checkpoint: Path, config: TrainJob, shards: dict[str, str]) ->
     """What differs from what the checkpoint was trained under; `shards`: digest of each source's shard set as it is
     now.
 
-    A shard set that only lies elsewhere is the same. ValueError where the checkpoint cannot be continued like this.
+    A shard set that only lies elsewhere is the same. UserError where the checkpoint cannot be continued like this.
     """
     trainer = json.loads((checkpoint / TRAINER).read_text())
     trained = filled(trainer["config"], asdict(TrainJob()))
@@ -109,7 +110,7 @@ def changes_since(checkpoint: Path, config: TrainJob, shards: dict[str, str]) ->
             if any(_under(k, FIXED) for k in fatal)
             else "; or go on with the changed data with data.allow_change=true"
         )
-        raise ValueError(
+        raise UserError(
             f"{checkpoint} was trained under another config ({'; '.join(as_lines({k: changed[k] for k in fatal}))}); "
             f"give those values back, choose another run.dir, or start over with checkpoint.resume=none{remedy}"
         )
@@ -218,11 +219,11 @@ def check_inputs(config: TrainJob) -> None:
             checked.add(source.path)
             try:
                 ShardSet(source.path).check_files()
-            except ValueError as error:
-                raise ValueError(f"data.{group}.{name}.path={source.path}: {error}") from error
+            except UserError as error:
+                raise UserError(f"data.{group}.{name}.path={source.path}: {error}") from error
     for key, path in (("vq.config", config.vq.config), ("vq.checkpoint", config.vq.checkpoint)):
         if not package_path(path).is_file():
-            raise ValueError(f"{key}={path}: no such file")
+            raise UserError(f"{key}={path}: no such file")
     found = find_checkpoint(config)
     if found:
         changes_since(found, config, shard_digests(config))

@@ -34,6 +34,7 @@ from liquid_train.config.schema import CheckpointConfig, TrainJob
 from liquid_train.data.loader import owner
 from liquid_train.data.packing import StreamState
 from liquid_train.distributed.parallelize import World
+from liquid_train.errors import UserError
 from liquid_train.files import sha256_of, write_synced
 from liquid_train.model.backbone import ModelCard, fill_from_folder, named_full_tensors
 from liquid_train.model.loss import LossModule
@@ -58,7 +59,7 @@ class Progress:
     guard: GuardState = field(default_factory=GuardState)  # what is known of loss spikes
 
 
-class SaveFailed(ValueError):
+class SaveFailed(UserError):
     """A checkpoint could not be written: why, in one line, the same on all ranks. Nothing is left of it."""
 
 

@@ -20,12 +20,13 @@ from liquid_train.config.schema import (
     TokenizeJob,
     TrainJob,
 )
+from liquid_train.errors import UserError
 
 
 def require(condition: bool, message: str) -> None:
-    """Raise ValueError(message) unless condition holds."""
+    """Raise UserError(message) unless condition holds."""
     if not condition:
-        raise ValueError(message)
+        raise UserError(message)
 
 
 def check_train(c: TrainJob) -> None:
@@ -183,11 +184,11 @@ def check_backbone(c: TrainJob) -> None:
 
 
 def degrees(p: ParallelConfig, ranks: int) -> tuple[int, int, int]:
-    """(replicate, shard, tensor) whose product is the number of ranks; ValueError when there is none."""
+    """(replicate, shard, tensor) whose product is the number of ranks; UserError when there is none."""
     shard = p.shard if p.shard > 0 else ranks // max(1, p.replicate * p.tensor)
     if min(p.replicate, p.tensor, shard) < 1 or p.replicate * shard * p.tensor != ranks:
         found = f"parallel.replicate={p.replicate} x parallel.shard={p.shard} x parallel.tensor={p.tensor}"
-        raise ValueError(
+        raise UserError(
             f"{found}: do not multiply to the {ranks} ranks (launch.nproc x machines); set parallel.shard=-1, and "
             f"degrees that divide {ranks}"
         )
@@ -321,7 +322,7 @@ def check_vqascore(c: VQAScoreConfig, key: str) -> None:
     try:
         groups = set(re.compile(c.pattern or "").groupindex)
     except re.error as error:
-        raise ValueError(f"{key}.pattern={c.pattern}: not a regular expression: {error}") from error
+        raise UserError(f"{key}.pattern={c.pattern}: not a regular expression: {error}") from error
     for n, part in enumerate(c.parts):
         for name in ("question", "answer"):
             here, template = f"{key}.parts[{n}].{name}", getattr(part, name)
@@ -329,7 +330,7 @@ def check_vqascore(c: VQAScoreConfig, key: str) -> None:
             try:
                 unknown = template_fields(template) - groups
             except ValueError as error:
-                raise ValueError(f"{here}={template}: {error}") from error
+                raise UserError(f"{here}={template}: {error}") from error
             require(
                 not unknown,
                 f"{here}={template}: {', '.join(sorted(unknown))}: no group of {key}.pattern, which has "

@@ -26,7 +26,7 @@ class QuestionPart:
 
 
 def template_fields(template: str) -> set[str]:
-    """Names in braces. Raises ValueError for braces that are none."""
+    """Names in braces. Raises UserError for braces that are none."""
     return {name for _, name, _, _ in Formatter().parse(template) if name is not None}
 
 

@@ -32,6 +32,7 @@ from liquid_train.config.evaluation import (
     ReferenceConfig,
     WISEConfig,
 )
+from liquid_train.errors import UserError
 
 TASKS = ("text", "t2i", "i2t", "vqa", "chat")
 
@@ -375,10 +376,10 @@ def package_path(path: str) -> Path:
 def load(job: str, overrides: list[str]) -> Any:
     """Compose conf/<job>.yaml with overrides into its dataclass.
 
-    Raises ValueError with the key, the value and what would be right, whatever was wrong.
+    Raises UserError with the key, the value and what would be right, whatever was wrong.
     """
     if job not in JOBS:
-        raise ValueError(f"unknown job {job!r}; one of {', '.join(JOBS)}")
+        raise UserError(f"unknown job {job!r}; one of {', '.join(JOBS)}")
     GlobalHydra.instance().clear()
     # Keys and defaults only: types are checked after composing, so that a new source can be added key by key
     ConfigStore.instance().store(name=f"{job}_schema", node=OmegaConf.to_container(OmegaConf.structured(JOBS[job])))
@@ -386,7 +387,7 @@ def load(job: str, overrides: list[str]) -> Any:
         with initialize_config_dir(str(conf_dir()), version_base="1.3"):
             composed = compose(job, overrides=overrides)
     except (HydraException, OmegaConfBaseException) as error:
-        raise ValueError(_hydra_message(error, JOBS[job])) from error
+        raise UserError(_hydra_message(error, JOBS[job])) from error
     config = typed(JOBS[job], composed)
     from liquid_train.config.checks import CHECKS  # it needs the dataclasses above
 
@@ -400,19 +401,19 @@ def typed(schema: type, composed: DictConfig | ListConfig) -> Any:
         merged = OmegaConf.merge(OmegaConf.structured(schema), composed)
         missing = sorted(OmegaConf.missing_keys(merged))
         if missing:
-            raise ValueError(f"{missing[0]} has no value; give {missing[0]}=...")
+            raise UserError(f"{missing[0]} has no value; give {missing[0]}=...")
         return OmegaConf.to_object(merged)
     except OmegaConfBaseException as error:
         key = getattr(error, "full_key", None) or getattr(error, "key", None) or ""
         text = str(error).split("\n")[0]
-        raise ValueError(f"{key}: {text}{_suggest(str(key), schema)}") from error
+        raise UserError(f"{key}: {text}{_suggest(str(key), schema)}") from error
 
 
 def read_config(run_dir: Path) -> TrainJob:
-    """The config that a run was trained with. Raises ValueError where there is none."""
+    """The config that a run was trained with. Raises UserError where there is none."""
     file = run_dir / "config.yaml"
     if not file.is_file():
-        raise ValueError(f"{run_dir}: no config.yaml there; give the folder of a run")
+        raise UserError(f"{run_dir}: no config.yaml there; give the folder of a run")
     config: TrainJob = typed(TrainJob, OmegaConf.load(file))
     return config
 

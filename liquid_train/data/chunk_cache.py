@@ -24,6 +24,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from liquid_train.errors import UserError
+
 log = logging.getLogger(__name__)
 
 CHECK_BYTES = 4
@@ -34,7 +36,7 @@ ABANDONED_SECONDS = 600  # a file aside that is older has no writer any more
 class ChunkCache:
     """Chunks by key in `folder`, at most `gib` GiB. Holds no open file and pickles.
 
-    Raises ValueError when the limit is not positive or the folder cannot be written to.
+    Raises UserError when the limit is not positive or the folder cannot be written to.
     """
 
     def __init__(self, folder: str | Path, gib: float) -> None:
@@ -42,7 +44,7 @@ class ChunkCache:
         self.limit = int(gib * 2**30)
         self._warned = False
         if self.limit <= 0:
-            raise ValueError(
+            raise UserError(
                 f"data.cache_gib={gib}: the size of the cache in GiB, more than 0; data.cache=null turns the cache off"
             )
         try:
@@ -50,7 +52,7 @@ class ChunkCache:
             with self._usage():
                 pass
         except OSError as error:
-            raise ValueError(
+            raise UserError(
                 f"data.cache={folder}: cannot be written to: {error.strerror}; choose another folder, or null for none"
             ) from error
 

@@ -22,8 +22,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from liquid_train.data.shards import INDEX_KIND, INDEX_NAME, TAR_ERRORS, decode_sample, split_name
+from liquid_train.data.shards import INDEX_KIND, INDEX_NAME, TAR_ERRORS, DamagedSample, decode_sample, split_name
 from liquid_train.data.storage import Folder, LocalFolder, open_folder
+from liquid_train.errors import UserError
 
 log = logging.getLogger(__name__)
 
@@ -35,13 +36,13 @@ PARTIAL = ".partial"  # there while `liquid tokenize` is not finished with a fol
 def build_index(path: str | Path) -> dict[str, Any]:
     """Write index.json next to the tars at a path or URL that lack one, and return it.
 
-    Raises ValueError when there is an index already, when nothing there can be trained on, or when the place cannot be
+    Raises UserError when there is an index already, when nothing there can be trained on, or when the place cannot be
     written to.
     """
     folder = open_folder(path)
     with _alone(folder):
         if _has_index(folder):
-            raise ValueError(
+            raise UserError(
                 f"{path}: has an {INDEX_NAME}; remove that first to have it made anew (a VQ's fingerprint in it is "
                 "lost then)"
             )
@@ -49,7 +50,7 @@ def build_index(path: str | Path) -> dict[str, Any]:
         try:
             folder.write(INDEX_NAME, to_text(index))
         except OSError as error:
-            raise ValueError(
+            raise UserError(
                 f"{path}: cannot be written to ({error.strerror}); index a copy that can be, and put its "
                 f"{INDEX_NAME} next to the tars"
             ) from error
@@ -60,7 +61,7 @@ def missing_index(folder: Folder) -> dict[str, Any]:
     """The index of a folder without one, with a warning. It is kept next to the tars of a local folder that can be
     written to.
 
-    Processes of one machine build one after the other, and the later ones find the index. Raises ValueError as
+    Processes of one machine build one after the other, and the later ones find the index. Raises UserError as
     build_index.
     """
     with _alone(folder):
@@ -91,11 +92,11 @@ def to_text(index: dict[str, Any]) -> bytes:
 
 
 def read_tars(folder: Folder) -> dict[str, Any]:
-    """The index of all tars of a folder; the same for the same tars. Raises ValueError when no sample in them can be
+    """The index of all tars of a folder; the same for the same tars. Raises UserError when no sample in them can be
     used."""
     tars, path = folder.tars(), folder.path
     if not tars:
-        raise ValueError(f"{path}: no {INDEX_NAME} there, and no tars: not a shard set; `liquid tokenize` makes one")
+        raise UserError(f"{path}: no {INDEX_NAME} there, and no tars: not a shard set; `liquid tokenize` makes one")
     content = Content()
     try:
         sizes = folder.sizes(tars)
@@ -108,12 +109,12 @@ def read_tars(folder: Folder) -> dict[str, Any]:
         )
         shards = [_read_tar(folder, name, sizes.get(name), content) for name in tars]
     except OSError as error:
-        raise ValueError(f"{path}: no {INDEX_NAME} there, and its tars cannot be read: {error}") from error
-    except ValueError as error:
-        raise ValueError(f"{path}: no {INDEX_NAME} there, and none can be made: {error}") from error
+        raise UserError(f"{path}: no {INDEX_NAME} there, and its tars cannot be read: {error}") from error
+    except UserError as error:
+        raise UserError(f"{path}: no {INDEX_NAME} there, and none can be made: {error}") from error
     if not content.images + content.texts:
         why = ", ".join(f"{reason}: {n:,}" for reason, n in content.bad.most_common(3)) or "they are empty"
-        raise ValueError(
+        raise UserError(
             f"{path}: no sample in its {len(tars)} tars has codes or text that can be used ({why}); `liquid "
             "tokenize` makes such tars"
         )
@@ -143,7 +144,7 @@ class Content:
     def add(self, key: str, files: dict[str, bytes]) -> None:
         try:
             sample = decode_sample(key, files)
-        except ValueError as error:
+        except DamagedSample as error:
             self.bad[str(error)] += 1
             return
         if "codes" in sample:
@@ -167,7 +168,7 @@ class HashedFile:
         if not self._rest and self._position < self.size:
             piece = self.folder.read(self.name, self._position, min(self.size, self._position + PIECE_BYTES))
             if not piece:
-                raise ValueError(f"{self.name} became shorter while it was read")
+                raise UserError(f"{self.name} became shorter while it was read")
             self._position += len(piece)
             self.sha256.update(piece)
             self._rest = memoryview(piece)
@@ -179,7 +180,7 @@ def _read_tar(folder: Folder, name: str, size: int | None, content: Content) -> 
     """A tar's entry of the index. What is damaged is left to the reader of the chunks. ValueError: size unknown; files
     of a sample apart."""
     if size is None:
-        raise ValueError(f"{name}: its size is not told by the server")
+        raise UserError(f"{name}: its size is not told by the server")
     file = HashedFile(folder, name, size)
     chunks: list[list[int]] = []
     samples = 0
@@ -204,7 +205,7 @@ def _samples(file: HashedFile, name: str) -> Iterator[tuple[int, str, dict[str, 
             if key is not None:
                 yield offset, key, files
             if member_key in seen:
-                raise ValueError(
+                raise UserError(
                     f"{name}: the files of sample {member_key} do not follow one another; pack the tar again with "
                     "`tar --sort=name`"
                 )
@@ -239,13 +240,11 @@ def _alone(folder: Folder) -> Iterator[None]:
         yield
         return
     if (folder.path / PARTIAL).is_dir():
-        raise ValueError(
-            f"{folder.path}: no {INDEX_NAME} there: not finished; run `liquid tokenize` again to finish it"
-        )
+        raise UserError(f"{folder.path}: no {INDEX_NAME} there: not finished; run `liquid tokenize` again to finish it")
     try:
         descriptor = os.open(folder.path, os.O_RDONLY)
     except OSError as error:
-        raise ValueError(
+        raise UserError(
             f"{folder.path}: cannot be read: {error.strerror}; `liquid tokenize` makes a shard set"
         ) from error
     try:

@@ -28,6 +28,7 @@ from liquid_train.data.mixture import SourceReader
 from liquid_train.data.packing import PackedStream, Sequence, StreamState
 from liquid_train.data.sequences import IGNORED
 from liquid_train.data.shards import ShardSet
+from liquid_train.errors import UserError
 from liquid_train.model.attention import DocumentPlan
 from liquid_train.vocabulary import Vocabulary
 
@@ -94,14 +95,14 @@ def batch_digest(digests: dict[int, bytes]) -> str:
 
 
 def open_set(config: TrainJob, path: str, vq_fingerprint: str | None, codebook_size: int | None) -> ShardSet:
-    """One shard set for training or evaluation. Raises ValueError when its folder, index or VQ is not right."""
+    """One shard set for training or evaluation. Raises UserError when its folder, index or VQ is not right."""
     data = config.data
     cache = ChunkCache(data.cache, data.cache_gib) if data.cache else None
     return ShardSet(path, vq_fingerprint=vq_fingerprint, codebook_size=codebook_size, cache=cache)
 
 
 def open_sources(config: TrainJob, vq_fingerprint: str | None, codebook_size: int | None = None) -> dict[str, ShardSet]:
-    """Open every source's shard set; ValueError names the source when its folder, index or VQ is not right."""
+    """Open every source's shard set; UserError names the source when its folder, index or VQ is not right."""
     sets: dict[str, ShardSet] = {}
     opened: dict[str, ShardSet] = {}  # tasks that share a folder share what was read of it
     for name, source in config.data.sources.items():
@@ -110,8 +111,8 @@ def open_sources(config: TrainJob, vq_fingerprint: str | None, codebook_size: in
                 opened[source.path] = open_set(config, source.path, vq_fingerprint, codebook_size)
                 opened[source.path].check_files()
             sets[name] = opened[source.path]
-        except ValueError as error:
-            raise ValueError(f"data.sources.{name}.path={source.path}: {error}") from error
+        except UserError as error:
+            raise UserError(f"data.sources.{name}.path={source.path}: {error}") from error
     return sets
 
 
@@ -241,7 +242,7 @@ class BatchLoader:
     ) -> None:
         count = config.data.streams or config.data.global_batch
         if world > count:
-            raise ValueError(
+            raise UserError(
                 f"data.streams={count}: fewer than the {world} data-parallel ranks; raise data.streams or "
                 "data.global_batch, or start fewer "
                 "ranks"

@@ -24,6 +24,7 @@ from liquid_train.config.schema import TASKS, DataConfig, SourceConfig
 from liquid_train.data.keyed import keyed_generator
 from liquid_train.data.sequences import BadMessages, build_sequence, check_chat_template
 from liquid_train.data.shards import Sample, ShardSet
+from liquid_train.errors import UserError
 from liquid_train.vocabulary import check_codes
 
 MIN_CHUNKS_PER_STREAM = 4
@@ -77,7 +78,7 @@ class Document:
 class SourceReader:
     """One shard set under one task: any stream's item k, as documents. Shared by all streams of a process.
 
-    dropped: what was left out, by reason. Raises ValueError for a chat source when the tokenizer has no chat template.
+    dropped: what was left out, by reason. Raises UserError for a chat source when the tokenizer has no chat template.
     """
 
     def __init__(
@@ -276,7 +277,7 @@ class Mixture:
             position[0], position[1] = position[0] + 1, 0
             self._barren[source] += 1
             if self._barren[source] > reader.items + 1:
-                raise ValueError(
+                raise UserError(
                     f"data.sources.{source}.path={reader.config.path}: no sample there can serve task "
                     f"{reader.config.task} "
                     f"within data.seq_len={reader.data.seq_len} ({dict(reader.dropped)})"

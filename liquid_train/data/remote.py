@@ -19,6 +19,7 @@ from fsspec.asyn import AsyncFileSystem
 from fsspec.core import url_to_fs
 
 from liquid_train.data.storage import THREADS
+from liquid_train.errors import UserError
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +44,7 @@ T = TypeVar("T")
 
 
 def file_system(url: str) -> tuple[Any, str]:
-    """(file system, path there) of an fsspec URL. ValueError when its kind is unknown or needs a package that is not
+    """(file system, path there) of an fsspec URL. UserError when its kind is unknown or needs a package that is not
     installed."""
     # a byte range of a compressed answer would be a range of something else
     options = {"headers": {"Accept-Encoding": "identity"}} if url.startswith(("http://", "https://")) else {}
@@ -52,11 +53,11 @@ def file_system(url: str) -> tuple[Any, str]:
     except ImportError as error:
         kind = url.partition("://")[0].rpartition("::")[2]
         package = PACKAGES.get(kind)
-        raise ValueError(
+        raise UserError(
             f"{url}: {error}; " + (f"pip install {package}" if package else f"install what fsspec needs for {kind}://")
         ) from error
     except ValueError as error:
-        raise ValueError(
+        raise UserError(
             f"{url}: {error}; give a folder's path, or a URL like s3://bucket/set, gs://bucket/set, https://host/set"
         ) from error
 
@@ -65,7 +66,7 @@ class RemoteFolder:
     """The files below a URL. A process opens its own connections at its first request; none of them is pickled or
     inherited.
 
-    Raises ValueError when the URL's kind is unknown or needs a package that is not installed.
+    Raises UserError when the URL's kind is unknown or needs a package that is not installed.
     """
 
     remote = True
@@ -94,12 +95,12 @@ class RemoteFolder:
         return True  # object stores have no folders: index.json is there or not
 
     def read(self, name: str, start: int = 0, end: int | None = None) -> bytes:
-        """As Folder.read. Raises ValueError when the server sends more than the range it was asked for."""
+        """As Folder.read. Raises UserError when the server sends more than the range it was asked for."""
         if end is not None and end <= start:
             return b""
         content: bytes = self._request(name, "cat_file", **({"start": start, "end": end} if end is not None else {}))
         if end is not None and len(content) > end - start:
-            raise ValueError(
+            raise UserError(
                 f"{self.url}: the server ignores byte ranges and sends whole files; serve the set from one that has "
                 "them (nginx, Apache, "
                 "any object store), or copy it here"

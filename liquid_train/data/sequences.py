@@ -19,6 +19,7 @@ import numpy as np
 from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
+from liquid_train.errors import UserError
 from liquid_train.vocabulary import BOI, EOI, UNCONDITIONAL, special_id
 
 IGNORED = -100
@@ -54,7 +55,7 @@ def build_sequence(
     pixels; for vqa `question` and `answer`, or `turns`: a list of such pairs chained after one image; for chat
     `messages`: [{role, content}].
     prompt: t2i's suffix. unconditional: t2i with <unconditional> in place of caption and suffix.
-    Raises ValueError for an unknown task or, for chat, a tokenizer without a chat template, BadMessages for messages
+    Raises UserError for an unknown task or, for chat, a tokenizer without a chat template, BadMessages for messages
     that it cannot render, and KeyError for a sample that lacks what its task needs.
     """
     if task == "chat":
@@ -97,7 +98,7 @@ def prompt_ids(
         ids += [special_id(tokenizer, BOI), *image_ids(sample["codes"], tokenizer).tolist(), special_id(tokenizer, EOI)]
         ids += encode_text(tokenizer, CAPTION_LEAD) if task == "i2t" else []
     elif task != "text":
-        raise ValueError(f"task={task}: one of text, t2i, i2t, vqa, chat")
+        raise UserError(f"task={task}: one of text, t2i, i2t, vqa, chat")
     return ids
 
 
@@ -107,9 +108,9 @@ def question_ids(question: str, tokenizer: PreTrainedTokenizerBase) -> list[int]
 
 
 def check_chat_template(tokenizer: PreTrainedTokenizerBase) -> None:
-    """ValueError when the tokenizer has no chat template."""
+    """UserError when the tokenizer has no chat template."""
     if not tokenizer.chat_template:
-        raise ValueError(
+        raise UserError(
             "task=chat: the tokenizer has no chat template; choose the folder of an instruction-tuned model "
             "(backbone.path), or another task"
         )

@@ -25,6 +25,7 @@ import numpy as np
 
 from liquid_train.data.chunk_cache import ChunkCache
 from liquid_train.data.storage import Folder, open_folder
+from liquid_train.errors import UserError
 
 log = logging.getLogger(__name__)
 
@@ -66,7 +67,7 @@ class ShardSet:
     the VQ that made the codes; None for a set of texts. bad: damaged samples met so far, by reason, each counted once.
     A folder of tars without index gets one first (build_index.py); its codes are taken to be of the VQ that is asked
     for.
-    Raises ValueError when there is no such folder or index, or when the codes are not of the VQ that is asked for.
+    Raises UserError when there is no such folder or index, or when the codes are not of the VQ that is asked for.
     """
 
     def __init__(
@@ -103,12 +104,12 @@ class ShardSet:
             self._check_unknown_vq(fingerprint, codebook_size, remedy)
             return
         if fingerprint and fingerprint != self.fingerprint:
-            raise ValueError(
+            raise UserError(
                 f"{self.path}: codes of another VQ: fingerprint {self.fingerprint[:16]} here, {fingerprint[:16]} "
                 f"asked for; {remedy}"
             )
         if codebook_size and codebook_size != self.codebook_size:
-            raise ValueError(
+            raise UserError(
                 f"{self.path}: codes of a codebook of {self.codebook_size}, {codebook_size} asked for; {remedy}"
             )
 
@@ -119,7 +120,7 @@ class ShardSet:
             return
         self.codebook_size = codebook_size
         if codebook_size and highest >= codebook_size:
-            raise ValueError(
+            raise UserError(
                 f"{self.path}: codes up to {highest}, beyond the codebook of {codebook_size} that is asked for; "
                 f"{remedy}"
             )
@@ -140,7 +141,7 @@ class ShardSet:
         return [(int(width), int(height)) for width, height in crop.get("sizes", ())]
 
     def check_files(self) -> None:
-        """Raise ValueError naming the first tar that the index lists and that is missing or has another size.
+        """Raise UserError naming the first tar that the index lists and that is missing or has another size.
 
         Over http, where folders cannot be listed, 64 tars stand for a larger set; and the server has to send ranges of
         bytes.
@@ -150,20 +151,20 @@ class ShardSet:
             for shard in self.shards:
                 tar = f"{self.path}/{shard['url']}"
                 if shard["url"] not in sizes:
-                    raise ValueError(
+                    raise UserError(
                         f"{tar}: missing, though {INDEX_NAME} lists it; copy the whole folder, or run `liquid "
                         "tokenize` again to make it"
                     )
                 size = sizes[shard["url"]]
                 if size is not None and size != shard["bytes"]:
-                    raise ValueError(
+                    raise UserError(
                         f"{tar}: {size:,} bytes, {INDEX_NAME} says {shard['bytes']:,}; run `liquid tokenize` again "
                         "to repair it"
                     )
             if self._folder.remote and self.shards:
                 self._folder.read(self.shards[0]["url"], 0, tarfile.BLOCKSIZE)
         except OSError as error:
-            raise ValueError(f"{self.path}: its tars cannot be read: {error}") from error
+            raise UserError(f"{self.path}: its tars cannot be read: {error}") from error
 
     def read_chunk(self, i: int) -> list[Sample]:
         """The samples of chunk `i` in order, without the damaged ones, which are logged and counted in `bad`."""
@@ -219,7 +220,7 @@ class ShardSet:
         for key, files in groups:
             try:
                 places.append(decode_sample(key, files, self.codebook_size))
-            except ValueError as error:
+            except DamagedSample as error:
                 places.append(None)
                 damage.append((f"sample {key}", str(error), 1))
         if lost := chunk.count - len(places):
@@ -245,12 +246,12 @@ class ShardSet:
 def read_index(folder: Folder) -> dict[str, Any]:
     """The index.json of a shard folder, made first where tars lie there without one.
 
-    Raises ValueError when there is no folder, nothing to make an index of, or when the file is not what it should be.
+    Raises UserError when there is no folder, nothing to make an index of, or when the file is not what it should be.
     """
     path = folder.path
     file = f"{path}/{INDEX_NAME}"
     if not folder.exists():
-        raise ValueError(f"{path}: no such folder; `liquid tokenize tokenize.output={path} ...` makes a shard set")
+        raise UserError(f"{path}: no such folder; `liquid tokenize tokenize.output={path} ...` makes a shard set")
     try:
         index = json.loads(folder.read(INDEX_NAME))
     except FileNotFoundError:
@@ -258,17 +259,17 @@ def read_index(folder: Folder) -> dict[str, Any]:
 
         index = missing_index(folder)
     except OSError as error:
-        raise ValueError(f"{file}: cannot be read: {error.strerror or error}") from error
+        raise UserError(f"{file}: cannot be read: {error.strerror or error}") from error
     except ValueError as error:
-        raise ValueError(f"{file}: not a shard index: {type(error).__name__}: {error}") from error
+        raise UserError(f"{file}: not a shard index: {type(error).__name__}: {error}") from error
     try:
         good = index["__kind__"] == INDEX_KIND and all(
             {"url", "nsamples", "bytes", "sha256", "chunks"} <= set(s) for s in index["shardlist"]
         )
     except (ValueError, TypeError, KeyError) as error:
-        raise ValueError(f"{file}: not a shard index: {type(error).__name__}: {error}") from error
+        raise UserError(f"{file}: not a shard index: {type(error).__name__}: {error}") from error
     if not good:
-        raise ValueError(
+        raise UserError(
             f"{file}: not an index of {INDEX_KIND} with bytes, sha256 and chunks of every shard; `liquid tokenize` "
             "writes such a one"
         )
@@ -281,6 +282,10 @@ def _chunks(shards: list[dict[str, Any]]) -> list[Chunk]:
         chunks += [Chunk(number, start + first, count, offset) for first, count, offset in shard["chunks"]]
         start += shard["nsamples"]
     return chunks
+
+
+class DamagedSample(ValueError):
+    """A part of a sample is damaged or missing: the reason, by which it is counted."""
 
 
 def split_name(name: str) -> tuple[str, str]:
@@ -312,15 +317,15 @@ def group_files(data: bytes) -> dict[str, dict[str, bytes]]:
 
 
 def decode_sample(key: str, files: dict[str, bytes], codebook_size: int | None = None) -> Sample:
-    """Files of one sample -> the sample. Raises ValueError with the reason when a part is damaged or missing."""
+    """Files of one sample -> the sample. Raises DamagedSample with the reason when a part is damaged or missing."""
     try:
         info = json.loads(files["json"])
     except KeyError:
-        raise ValueError("no json") from None
+        raise DamagedSample("no json") from None
     except ValueError:
-        raise ValueError("json does not parse") from None
+        raise DamagedSample("json does not parse") from None
     if not isinstance(info, dict):
-        raise ValueError("json is not an object")
+        raise DamagedSample("json is not an object")
     sample: Sample = {"key": key, "info": info}
     if "width" in info or "codes.npy" in files:
         sample["codes"] = decode_codes(files.get("codes.npy"), codebook_size)
@@ -328,17 +333,17 @@ def decode_sample(key: str, files: dict[str, bytes], codebook_size: int | None =
         try:
             sample["text"] = files["txt"].decode("utf-8")
         except UnicodeDecodeError:
-            raise ValueError("text is not UTF-8") from None
+            raise DamagedSample("text is not UTF-8") from None
     elif "codes" not in sample and "messages" not in info:
-        raise ValueError("neither codes nor text nor messages")
+        raise DamagedSample("neither codes nor text nor messages")
     return sample
 
 
 def decode_codes(content: bytes | None, codebook_size: int | None = None) -> np.ndarray:
-    """KEY.codes.npy -> [rows, columns] of unsigned integers, all of them in the codebook. Raises ValueError with the
+    """KEY.codes.npy -> [rows, columns] of unsigned integers, all of them in the codebook. Raises DamagedSample with the
     reason."""
     if content is None:
-        raise ValueError("no codes")
+        raise DamagedSample("no codes")
     try:
         start = 10 + int.from_bytes(content[8:10], "little")
         layout = codes_layout(content[:start])
@@ -347,11 +352,11 @@ def decode_codes(content: bytes | None, codebook_size: int | None = None) -> np.
         else:
             codes = np.lib.format.read_array(io.BytesIO(content), allow_pickle=False)
     except NPY_ERRORS:
-        raise ValueError("codes do not parse") from None
+        raise DamagedSample("codes do not parse") from None
     if codes.dtype.kind != "u" or codes.ndim != 2 or not codes.size:
-        raise ValueError("codes are not a grid of unsigned integers")
+        raise DamagedSample("codes are not a grid of unsigned integers")
     if codebook_size is not None and int(codes.max()) >= codebook_size:
-        raise ValueError("code beyond the codebook")
+        raise DamagedSample("code beyond the codebook")
     return codes
 
 

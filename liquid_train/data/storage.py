@@ -102,7 +102,7 @@ class LocalFolder:
 
 
 def open_folder(path: str | Path) -> Folder:
-    """The folder at a path or URL. Raises ValueError for a URL whose kind is unknown or whose package is not
+    """The folder at a path or URL. Raises UserError for a URL whose kind is unknown or whose package is not
     installed."""
     text = str(path)
     if text.startswith("file://"):

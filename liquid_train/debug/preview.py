@@ -22,7 +22,7 @@ def preview(config: TrainJob, count: int, images: str | Path | None = None) -> N
     """Print the first `count` sequences of the data order; with `images`, write a PNG of the images in them, in
     order.
 
-    Raises ValueError where a source cannot be read.
+    Raises UserError where a source cannot be read.
     """
     parts = ("decoder",) if images else ()
     vq = ImageTokenizer.from_files(package_path(config.vq.config), package_path(config.vq.checkpoint), parts=parts)

@@ -24,6 +24,7 @@ from liquid_train.data.loader import BatchLoader, MicroBatch, RankBatch, batch_d
 from liquid_train.data.packing import Sequence
 from liquid_train.data.sequences import IGNORED
 from liquid_train.debug.token_text import ReadableDocument, documents
+from liquid_train.errors import UserError
 from liquid_train.files import write_synced
 from liquid_train.generate.images import contact_sheet, decode, save_png
 from liquid_train.image_tokenizer.taming import ImageTokenizer
@@ -55,16 +56,16 @@ def replay(run_dir: str | Path, step: int, output: str | Path | None = None) -> 
     """Print the documents of a step, those of the largest gradient first; with `output`, also documents.jsonl and
     images.png there.
 
-    Raises ValueError when the folder is no run, the step was not trained, or no checkpoint is left.
+    Raises UserError when the folder is no run, the step was not trained, or no checkpoint is left.
     """
     run_dir = Path(run_dir)
     config = read_config(run_dir)
     kept = committed(run_dir)
     if not kept:
-        raise ValueError(f"{run_dir}: no complete checkpoint there; replay needs one for its tokenizer and weights")
+        raise UserError(f"{run_dir}: no complete checkpoint there; replay needs one for its tokenizer and weights")
     newest = step_of(kept[-1])
     if not 1 <= step <= newest:
-        raise ValueError(f"--step {step}: the run has the steps 1 to {newest}")
+        raise UserError(f"--step {step}: the run has the steps 1 to {newest}")
     earlier = [c for c in kept if step_of(c) < step]
     weights = earlier[-1] if earlier else kept[0]
     vocabulary = backbone.read_vocabulary(weights / "model")
@@ -119,7 +120,7 @@ def rebuild(config: TrainJob, vocabulary: Vocabulary, step: int, checkpoint: Pat
 
 
 def check_digest(run_dir: Path, step: int, batch: RankBatch) -> None:
-    """Compare with the digest in metrics.jsonl, where train.batch_digest wrote one. Raises ValueError when they
+    """Compare with the digest in metrics.jsonl, where train.batch_digest wrote one. Raises UserError when they
     differ."""
     logged = next(
         (
@@ -134,7 +135,7 @@ def check_digest(run_dir: Path, step: int, batch: RankBatch) -> None:
     elif logged == batch_digest(batch.digests()):
         print(f"step {step} rebuilt; its digest is the one that was logged")
     else:
-        raise ValueError(
+        raise UserError(
             f"step {step}: the rebuilt batch is not the one that was trained on (another digest): the shards or the "
             "program have changed since"
         )

@@ -20,16 +20,18 @@ from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_modul
 from torch.distributed.tensor.parallel import ColwiseParallel, ParallelStyle, RowwiseParallel, parallelize_module
 from transformers import PreTrainedModel
 
+from liquid_train.errors import UserError
+
 STYLES: dict[str, type[ParallelStyle]] = {"colwise": ColwiseParallel, "rowwise": RowwiseParallel}
 
 
 def check_tensor_degree(lm: PreTrainedModel, tensor: int) -> dict[str, str]:
-    """transformers' plan {module pattern: colwise or rowwise}. ValueError when it has none for the architecture, or
+    """transformers' plan {module pattern: colwise or rowwise}. UserError when it has none for the architecture, or
     heads cannot be dealt out."""
     config = lm.config
     plan: dict[str, str] = config.base_model_tp_plan or {}
     if not plan or not set(plan.values()) <= set(STYLES):
-        raise ValueError(
+        raise UserError(
             f"parallel.tensor={tensor}: transformers has no plan of plain column and row cuts for "
             f"{config.model_type}; set "
             "parallel.tensor=1"
@@ -37,7 +39,7 @@ def check_tensor_degree(lm: PreTrainedModel, tensor: int) -> dict[str, str]:
     for name in ("num_attention_heads", "num_key_value_heads"):
         heads = getattr(config, name)
         if heads % tensor:
-            raise ValueError(
+            raise UserError(
                 f"parallel.tensor={tensor}: does not divide the model's {name}={heads}; choose a divisor of it"
             )
     return plan

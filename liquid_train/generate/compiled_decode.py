@@ -15,24 +15,25 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from liquid_train.errors import UserError
 from liquid_train.generate.fused_decode import FusedStep, is_known
 
 
 def require_compiler(model: PreTrainedModel) -> None:
-    """Raises ValueError where the model's step cannot be compiled: another family, or no C++ compiler on this
+    """Raises UserError where the model's step cannot be compiled: another family, or no C++ compiler on this
     machine."""
     from torch._inductor.cpp_builder import get_cpp_compiler
     from torch._inductor.exc import InvalidCxxCompiler
 
     if not is_known(model):
-        raise ValueError(
+        raise UserError(
             f"compile=true: a model of type {model.config.model_type} with these modules has no step to compile; "
             "leave it out"
         )
     try:
         get_cpp_compiler()
     except InvalidCxxCompiler as error:
-        raise ValueError(
+        raise UserError(
             "compile=true: no C++ compiler was found; install g++ (or name one in the variable CXX), or leave it out"
         ) from error
 

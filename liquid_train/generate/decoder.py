@@ -21,6 +21,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.cache_utils import Cache, DynamicLayer
 
+from liquid_train.errors import UserError
 from liquid_train.generate.compiled_decode import CompiledStep
 from liquid_train.generate.fused_decode import FusedStep, is_known
 from liquid_train.generate.grouped_attention import GROUPED
@@ -78,14 +79,14 @@ class Decoder:
     """A model and the keys and values of everything it was fed: `rows` sequences of up to `capacity` tokens.
 
     The model must be in eval mode; whatever attention it was loaded with, it attends as grouped_attention.py says.
-    Raises ValueError when a sequence would be longer than the model's max_position_embeddings; `longest` is the longest
+    Raises UserError when a sequence would be longer than the model's max_position_embeddings; `longest` is the longest
     row without its padding and with all that is still to come. compile: the steps, as compiled_decode.py says.
     """
 
     def __init__(self, model: PreTrainedModel, rows: int, capacity: int, longest: int, compile: bool = False) -> None:
         limit = getattr(model.config, "max_position_embeddings", None)
         if limit is not None and longest > limit:
-            raise ValueError(
+            raise UserError(
                 f"prompt and continuation take {longest} tokens, the model goes up to {limit} "
                 "(max_position_embeddings); shorten "
                 "the prompt"

@@ -77,7 +77,7 @@ def sample_images(
     size: width and height in pixels, which the prompt then states, as in training on images of many aspect ratios.
     null_prompt: what guidance leads away from, <unconditional> or any text.
     compile: see compiled_decode.py; images then depend on batch_size, and differ from those generated without.
-    Raises ValueError when a prompt and its codes are longer than the model's positions, or compile is not possible.
+    Raises UserError when a prompt and its codes are longer than the model's positions, or compile is not possible.
     """
     if compile:
         require_compiler(model)

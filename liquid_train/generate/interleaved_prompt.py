@@ -10,6 +10,7 @@ from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
 from liquid_train.data.sequences import check_chat_template, encode_text, image_ids, prompt_ids
+from liquid_train.errors import UserError
 from liquid_train.generate.request import PLACE
 from liquid_train.vocabulary import BOI, EOI, special_id
 
@@ -40,7 +41,7 @@ def document_ids(text: str, codes: Mapping[Path, np.ndarray], tokenizer: PreTrai
 
 
 def turn_ids(text: str, codes: Mapping[Path, np.ndarray], tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """A user's turn through the chat template, up to where the assistant's begins. ValueError for a tokenizer without a
+    """A user's turn through the chat template, up to where the assistant's begins. UserError for a tokenizer without a
     template."""
     return conversation_ids([("user", parts_of(text.strip(), codes))], tokenizer)
 
@@ -48,7 +49,7 @@ def turn_ids(text: str, codes: Mapping[Path, np.ndarray], tokenizer: PreTrainedT
 def conversation_ids(turns: Sequence[tuple[str, Sequence[Part]]], tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """Turns (role, parts) through the chat template, up to where the assistant's next one begins.
 
-    As in training, only what the template itself says can be a control token. ValueError for a tokenizer without a
+    As in training, only what the template itself says can be a control token. UserError for a tokenizer without a
     template, or with one that refuses them.
     """
     check_chat_template(tokenizer)
@@ -57,12 +58,12 @@ def conversation_ids(turns: Sequence[tuple[str, Sequence[Part]]], tokenizer: Pre
     try:
         rest = str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
     except TemplateError as error:
-        raise ValueError(f"the model's chat template refuses this conversation: {error}") from error
+        raise UserError(f"the model's chat template refuses this conversation: {error}") from error
     ids: list[int] = []
     for (role, parts), mark in zip(turns, marks, strict=True):
         before, found, rest = rest.partition(mark)
         if not found:
-            raise ValueError(f"the model's chat template leaves out a message of role {role}")
+            raise UserError(f"the model's chat template leaves out a message of role {role}")
         ids += tokenizer.encode(before, add_special_tokens=False) + parts_ids(parts, tokenizer)
     return ids + tokenizer.encode(rest, add_special_tokens=False)
 

@@ -26,6 +26,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from liquid_train.config.schema import GenerateJob
+from liquid_train.errors import UserError
 from liquid_train.generate.manifest import is_current, publish, staging_directory
 from liquid_train.generate.request import Request, images_in, read_request
 
@@ -36,7 +37,7 @@ log = logging.getLogger(__name__)
 
 
 def run(config: GenerateJob) -> None:
-    """Do what the config asks for. Raises ValueError for a user's mistake, before the model is loaded where that can be
+    """Do what the config asks for. Raises UserError for a user's mistake, before the model is loaded where that can be
     told."""
     request = read_request(config)
     if request.output is not None and request.image is None and is_current(request.output, request.inputs):
@@ -102,7 +103,7 @@ def answer_questions(config: GenerateJob, request: Request, session: Session) ->
     """Answer a file of questions; an image that cannot be read gets no answer but an "error", and is counted and
     logged.
 
-    Raises ValueError when none can be read.
+    Raises UserError when none can be read.
     """
     from liquid_train.generate.images import encode, load_image
     from liquid_train.generate.session import open_vq
@@ -123,7 +124,7 @@ def answer_questions(config: GenerateJob, request: Request, session: Session) ->
         else:
             codes[path] = encode(tokenizer, pixels[None])[0]
     if not codes:
-        raise ValueError(f"questions={config.questions}: none of its {len(errors)} images can be read")
+        raise UserError(f"questions={config.questions}: none of its {len(errors)} images can be read")
     asked = [q for q in request.questions if q.image in codes]
     with progress_bar() as bar:
         task = bar.add_task("answers", total=len(asked))
@@ -164,7 +165,7 @@ def describe_image(config: GenerateJob, request: Request, session: Session) -> N
     try:
         pixels = load_image(request.image, sizes)
     except READ_ERRORS as error:
-        raise ValueError(f"image={request.image}: not an image that can be read: {error}") from error
+        raise UserError(f"image={request.image}: not an image that can be read: {error}") from error
     codes = encode(tokenizer, pixels[None])[0]
     model, vocabulary = session.model, session.vocabulary
     row = {"image": str(request.image)}
@@ -217,7 +218,7 @@ def complete_texts(config: GenerateJob, request: Request, session: Session) -> N
 
 
 def named_images(config: GenerateJob, request: Request, session: Session) -> dict[Path, Any]:
-    """Codes [rows, columns] of the images that the prompts name. ValueError for one that cannot be read."""
+    """Codes [rows, columns] of the images that the prompts name. UserError for one that cannot be read."""
     from liquid_train.generate.images import encode, load_image
     from liquid_train.generate.session import open_vq
     from liquid_train.image_tokenizer.preprocess import READ_ERRORS
@@ -231,7 +232,7 @@ def named_images(config: GenerateJob, request: Request, session: Session) -> dic
         try:
             pixels = load_image(path, session.sizes(tokenizer.downsampling))
         except READ_ERRORS as error:
-            raise ValueError(f"<image:{path}> in a prompt: not an image that can be read: {error}") from error
+            raise UserError(f"<image:{path}> in a prompt: not an image that can be read: {error}") from error
         codes[path] = encode(tokenizer, pixels[None])[0]
     return codes
 

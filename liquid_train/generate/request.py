@@ -10,6 +10,7 @@ from typing import Any
 
 from liquid_train.checkpoint.folder import model_folder
 from liquid_train.config.schema import GenerateJob
+from liquid_train.errors import UserError
 from liquid_train.generate.manifest import file_identity, model_identity, text_digest
 
 PLACE = re.compile(r"<image:([^<>]+)>")  # in a prompt: where an image stands
@@ -42,10 +43,10 @@ class Request:
 
 
 def read_request(c: GenerateJob) -> Request:
-    """Check the keys against each other and read the files they name. Raises ValueError with the key, the value and a
+    """Check the keys against each other and read the files they name. Raises UserError with the key, the value and a
     remedy."""
     if c.max_new_tokens < 1:
-        raise ValueError(f"max_new_tokens={c.max_new_tokens}: must be 1 or more")
+        raise UserError(f"max_new_tokens={c.max_new_tokens}: must be 1 or more")
     folder = model_folder(c.checkpoint)
     prompts: list[str] = []
     questions: list[Question] = []
@@ -53,7 +54,7 @@ def read_request(c: GenerateJob) -> Request:
     if c.task in ("i2t", "vqa"):
         _refuse(c, "prompts")
         if (c.image is None) == (c.questions is None):
-            raise ValueError(
+            raise UserError(
                 f"task={c.task}: give either image=FILE (with prompt=... for a question about it) or "
                 "questions=FILE.jsonl"
             )
@@ -62,13 +63,13 @@ def read_request(c: GenerateJob) -> Request:
             _need_output(c, "answers.jsonl")
             questions = read_questions(Path(c.questions))
         elif not Path(str(c.image)).is_file():
-            raise ValueError(f"image={c.image}: no such file; give an image")
+            raise UserError(f"image={c.image}: no such file; give an image")
         elif c.task == "vqa" and not c.prompt:
-            raise ValueError('task=vqa: give the question, prompt="..."; task=i2t captions an image')
+            raise UserError('task=vqa: give the question, prompt="..."; task=i2t captions an image')
     else:
         _refuse(c, "image", "questions")
         if (c.prompt is None) == (c.prompts is None):
-            raise ValueError(f'task={c.task}: give either prompt="..." or prompts=FILE.txt')
+            raise UserError(f'task={c.task}: give either prompt="..." or prompts=FILE.txt')
         prompts = [c.prompt] if c.prompt is not None else read_prompts(Path(str(c.prompts)))
         if c.task == "t2i":
             _need_output(c, "the images")
@@ -76,11 +77,11 @@ def read_request(c: GenerateJob) -> Request:
             inside = [path for prompt in prompts for path in images_in(prompt)]
             for path in inside:
                 if not path.is_file():
-                    raise ValueError(f"<image:{path}> in a prompt: no such file; give an image")
+                    raise UserError(f"<image:{path}> in a prompt: no such file; give an image")
     image = Path(c.image) if c.image is not None else None
     output = Path(c.output) if c.output is not None else None
     if output is not None and output.exists() and not output.is_dir():
-        raise ValueError(f"output={output}: a file is there; give the name of a folder")
+        raise UserError(f"output={output}: a file is there; give the name of a folder")
     asked = [*prompts, *(json.dumps(q.line, sort_keys=True) for q in questions), *([str(c.prompt)] if image else [])]
     images = [q.image for q in questions] or ([image] if image else inside)
     return Request(folder, output, prompts, questions, image, c.prompt, _inputs(c, folder, asked, images))
@@ -92,18 +93,18 @@ def images_in(prompt: str) -> list[Path]:
 
 
 def read_prompts(path: Path) -> list[str]:
-    """One prompt a line, blank lines left out. Raises ValueError for a missing, unreadable or empty file."""
+    """One prompt a line, blank lines left out. Raises UserError for a missing, unreadable or empty file."""
     lines = [line.strip() for line in _read(path, "prompts").splitlines()]
     found = [line for line in lines if line]
     if not found:
-        raise ValueError(f"prompts={path}: no prompt in it; write one a line")
+        raise UserError(f"prompts={path}: no prompt in it; write one a line")
     return found
 
 
 def read_questions(path: Path) -> list[Question]:
     """Lines {"image", "question"}; an image's path is relative to the file's folder, or else to the working folder.
 
-    Raises ValueError for a missing or empty file, for a line that is not such an object and for images that do not
+    Raises UserError for a missing or empty file, for a line that is not such an object and for images that do not
     exist.
     """
     found = []
@@ -114,39 +115,39 @@ def read_questions(path: Path) -> list[Question]:
             line = json.loads(text)
             image, question = line["image"], line["question"]
         except (ValueError, TypeError, KeyError) as error:
-            raise ValueError(
+            raise UserError(
                 f'questions={path}, line {number}: not a JSON object with "image" and "question"'
             ) from error
         if not isinstance(image, str) or not isinstance(question, str):
-            raise ValueError(f'questions={path}, line {number}: "image" and "question" must be text')
+            raise UserError(f'questions={path}, line {number}: "image" and "question" must be text')
         beside = path.parent / image  # an absolute path stays what it is
         found.append(Question(beside if beside.is_file() else Path(image), question, line))
     if not found:
-        raise ValueError(f'questions={path}: no question in it; write one JSON object {{"image", "question"}} a line')
+        raise UserError(f'questions={path}: no question in it; write one JSON object {{"image", "question"}} a line')
     missing = [q.image for q in found if not q.image.is_file()]
     if missing:
-        raise ValueError(f"questions={path}: {len(missing)} of its images do not exist, the first is {missing[0]}")
+        raise UserError(f"questions={path}: {len(missing)} of its images do not exist, the first is {missing[0]}")
     return found
 
 
 def _read(path: Path, key: str) -> str:
     if not path.is_file():
-        raise ValueError(f"{key}={path}: no such file")
+        raise UserError(f"{key}={path}: no such file")
     try:
         return path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
-        raise ValueError(f"{key}={path}: not UTF-8 text (byte {error.start})") from error
+        raise UserError(f"{key}={path}: not UTF-8 text (byte {error.start})") from error
 
 
 def _refuse(c: GenerateJob, *keys: str) -> None:
     for key in keys:
         if getattr(c, key) is not None:
-            raise ValueError(f"{key}={getattr(c, key)}: task={c.task} does not read it; leave it out")
+            raise UserError(f"{key}={getattr(c, key)}: task={c.task} does not read it; leave it out")
 
 
 def _need_output(c: GenerateJob, what: str) -> None:
     if c.output is None:
-        raise ValueError(f"output has no value; give output=DIR for {what}")
+        raise UserError(f"output has no value; give output=DIR for {what}")
 
 
 def _inputs(c: GenerateJob, folder: Path, asked: list[str], images: list[Path]) -> dict[str, Any]:

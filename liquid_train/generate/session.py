@@ -13,6 +13,7 @@ from transformers.utils import logging as transformers_logging
 
 from liquid_train.config.schema import VQSettings, package_path
 from liquid_train.data.sequences import DEFAULT_PROMPT
+from liquid_train.errors import UserError
 from liquid_train.generate.fused_decode import join_weights
 from liquid_train.generate.int8 import quantize
 from liquid_train.image_tokenizer.taming import PARTS, ImageTokenizer
@@ -36,15 +37,15 @@ class Session:
 
     @property
     def grid(self) -> tuple[int, int]:
-        """Rows and columns of codes of the images it was trained on. ValueError when it saw none."""
+        """Rows and columns of codes of the images it was trained on. UserError when it saw none."""
         if len(self.card.grid) != 2:
-            raise ValueError(
+            raise UserError(
                 "the model was trained on no images (liquid.json states no grid); train with a t2i, i2t or vqa source"
             )
         return self.card.grid[0], self.card.grid[1]
 
     def sizes(self, downsampling: int) -> list[tuple[int, int]]:
-        """Width and height in pixels of the images it was trained on, the usual one first. ValueError when it saw
+        """Width and height in pixels of the images it was trained on, the usual one first. UserError when it saw
         none."""
         rows, columns = self.grid
         return list(
@@ -52,17 +53,17 @@ class Session:
         )
 
     def null_prompt(self, given: str, guidance: float) -> str:
-        """What guidance draws away from. ValueError when the model was not trained with it, unless forced."""
+        """What guidance draws away from. UserError when the model was not trained with it, unless forced."""
         trained = self.card.null_prompt
         if guidance == 1 or (given in (AUTO, trained) and trained):
             return trained or UNCONDITIONAL
         if not self.force:
             if not trained:
-                raise ValueError(
+                raise UserError(
                     f"guidance={guidance}: the model was trained without a null prompt (data.unconditional=0); give "
                     "guidance=1, or force=true"
                 )
-            raise ValueError(
+            raise UserError(
                 f"null_prompt={given}: the model was trained with {trained}; leave it out, or give force=true"
             )
         return UNCONDITIONAL if given == AUTO else given
@@ -70,32 +71,32 @@ class Session:
     def image_size(self, size: str | None, downsampling: int) -> tuple[tuple[int, int], tuple[int, int] | None]:
         """size WIDTHxHEIGHT or None -> (rows and columns of codes, the size in pixels that the prompt states or None).
 
-        ValueError when the model was not trained on such images, unless forced.
+        UserError when the model was not trained on such images, unless forced.
         """
         usual = self.sizes(downsampling)[0]
         width, height = usual if size is None else (int(side) for side in size.split("x"))
         if width % downsampling or height % downsampling:
-            raise ValueError(
+            raise UserError(
                 f"size={size}: width and height must be multiples of {downsampling}, what the VQ makes a code of"
             )
         stated = [width, height] in self.card.sizes
         if not stated and (width, height) != usual:
             known = ", ".join(f"{w}x{h}" for w, h in self.card.sizes) or f"{usual[0]}x{usual[1]}"
             if not self.force:
-                raise ValueError(f"size={size}: the model was trained on {known}; give one of those, or force=true")
+                raise UserError(f"size={size}: the model was trained on {known}; give one of those, or force=true")
             stated = True
         return (height // downsampling, width // downsampling), ((width, height) if stated else None)
 
 
 def device_of(name: str) -> torch.device:
-    """auto is the first GPU, else the CPU. ValueError for a device that is not there."""
+    """auto is the first GPU, else the CPU. UserError for a device that is not there."""
     if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", name):
-        raise ValueError(f"device={name}: one of auto, cpu, cuda, cuda:N")
+        raise UserError(f"device={name}: one of auto, cpu, cuda, cuda:N")
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     device = torch.device(name)
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise ValueError(
+        raise UserError(
             f"device={name}: this machine has {torch.cuda.device_count()} CUDA devices; give device=cpu or device=auto"
         )
     return device
@@ -106,7 +107,7 @@ def open_model(
 ) -> Session:
     """Load a model/ folder, or one of the published layout, for which `vq` must name the image tokenizer.
 
-    Raises ValueError when it is neither, or the device is not there.
+    Raises UserError when it is neither, or the device is not there.
     """
     where, dtype = device_of(device), DTYPES[precision]
     loaded = torch.device("cpu") if precision == "int8" else where  # the bf16 weights need not fit on the device
@@ -129,11 +130,11 @@ def published(folder: Path, vq: VQSettings | None) -> tuple[Vocabulary, ModelCar
     """Vocabulary and card of a checkpoint as Liquid_V1_7B is published, without a liquid.json.
 
     Image ids start at len(tokenizer), <boi> <eoi> <unconditional> are entries of the tokenizer, the VQ is the one
-    given, images are as large as its yaml says, and the prompt's suffix is the published one. ValueError where that
+    given, images are as large as its yaml says, and the prompt's suffix is the published one. UserError where that
     does not fit together.
     """
     if vq is None or AUTO in (vq.config, vq.checkpoint):
-        raise ValueError(
+        raise UserError(
             f"checkpoint={folder}: no {CARD} there, so it does not say which VQ it was trained with; give one that "
             "liquid train wrote, "
             "or vq=chameleon vq.checkpoint=FILE for a published checkpoint"
@@ -141,12 +142,12 @@ def published(folder: Path, vq: VQSettings | None) -> tuple[Vocabulary, ModelCar
     tokenizer = load_tokenizer(folder)
     for token in IMAGE_TOKENS:
         if token not in tokenizer.get_vocab():
-            raise ValueError(f"checkpoint={folder}: its tokenizer has no {token}; it is no checkpoint of this kind")
+            raise UserError(f"checkpoint={folder}: its tokenizer has no {token}; it is no checkpoint of this kind")
     image_tokenizer = ImageTokenizer.from_files(package_path(vq.config), package_path(vq.checkpoint), ("decoder",))
     rows = int(AutoConfig.from_pretrained(folder, local_files_only=True).vocab_size)
     vocabulary = Vocabulary(tokenizer, image_tokenizer.codebook_size, rows)
     if vocabulary.image_end > rows:
-        raise ValueError(
+        raise UserError(
             f"vq.config={vq.config}: {vocabulary.codebook_size} codes after {len(tokenizer)} text ids, but the "
             f"model has {rows} rows"
         )
@@ -164,7 +165,7 @@ def published(folder: Path, vq: VQSettings | None) -> tuple[Vocabulary, ModelCar
 
 
 def open_vq(session: Session, settings: VQSettings, parts: tuple[str, ...] = PARTS) -> ImageTokenizer:
-    """Load the image tokenizer, by default the one the card names; ValueError when it is not the one of the
+    """Load the image tokenizer, by default the one the card names; UserError when it is not the one of the
     training."""
     card = session.card
     config, weights = (
@@ -173,11 +174,11 @@ def open_vq(session: Session, settings: VQSettings, parts: tuple[str, ...] = PAR
     )
     tokenizer = ImageTokenizer.from_files(package_path(config), package_path(weights), parts)
     if tokenizer.codebook_size != card.codebook_size:
-        raise ValueError(
+        raise UserError(
             f"vq.config={config}: {tokenizer.codebook_size} codes, the model has rows for {card.codebook_size}"
         )
     if tokenizer.fingerprint != card.vq_fingerprint and not session.force:
-        raise ValueError(
+        raise UserError(
             f"vq.checkpoint={weights}: not the VQ this model was trained with (fingerprint "
             f"{tokenizer.fingerprint[:16]}, the "
             "model needs "

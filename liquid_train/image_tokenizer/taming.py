@@ -25,6 +25,8 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
 
+from liquid_train.errors import UserError
+
 PARTS = ("encoder", "decoder")
 # Keys of ddconfig without which the tensors' shapes are not known, each with the type of its value.
 NEEDED = {
@@ -64,19 +66,19 @@ class VQConfig:
 
     @classmethod
     def from_yaml(cls, path: str | Path) -> VQConfig:
-        """Read `model.params` of a taming yaml; ValueError when the file or a needed key is missing, or for an unknown
+        """Read `model.params` of a taming yaml; UserError when the file or a needed key is missing, or for an unknown
         architecture."""
         path = Path(path)
         if not path.is_file():
-            raise ValueError(f"vq.config={path}: no such file; give the VQGAN's yaml")
+            raise UserError(f"vq.config={path}: no such file; give the VQGAN's yaml")
         try:
             params = yaml.safe_load(path.read_text())["model"]["params"]
             config = cls(dict(params["ddconfig"]), int(params["n_embed"]), int(params["embed_dim"]))
         except (KeyError, TypeError, ValueError, yaml.YAMLError) as error:
             needs = "model.params.ddconfig, n_embed, embed_dim"
-            raise ValueError(f"vq.config={path}: not a VQGAN yaml (needs {needs}): {error}") from error
+            raise UserError(f"vq.config={path}: not a VQGAN yaml (needs {needs}): {error}") from error
         if params.get("remap") is not None:
-            raise ValueError(
+            raise UserError(
                 f"vq.config={path}: remap={params['remap']} is not supported: codes are entries of the codebook itself"
             )
         check_ddconfig(config.ddconfig, f"vq.config={path}")
@@ -89,18 +91,18 @@ class VQConfig:
 
 
 def check_ddconfig(dd: dict[str, Any], where: str) -> None:
-    """Raise ValueError, which begins with `where`, for a ddconfig that leaves sizes open or asks for another
+    """Raise UserError, which begins with `where`, for a ddconfig that leaves sizes open or asks for another
     architecture."""
     missing = [key for key in NEEDED if key not in dd]
     if missing:
-        raise ValueError(
+        raise UserError(
             f"{where}: ddconfig lacks {', '.join(missing)}; take the yaml that was published with the weights"
         )
     for key, kind in NEEDED.items():
         values = dd[key] if isinstance(dd[key], list) else [dd[key]]
         whole = all(isinstance(v, int) and not isinstance(v, bool) and v > 0 for v in values)
         if not isinstance(dd[key], kind) or not whole or (key == "ch_mult" and not values):
-            raise ValueError(
+            raise UserError(
                 f"{where}: ddconfig.{key}={dd[key]}: must be "
                 f"{'a list of whole numbers' if kind is list else 'a whole number'} "
                 "above 0"
@@ -108,13 +110,13 @@ def check_ddconfig(dd: dict[str, Any], where: str) -> None:
     groups = dd.get("num_groups", 32)
     uneven = [ch for ch in (dd["ch"] * m for m in [1, *dd["ch_mult"]]) if ch % groups]
     if uneven:
-        raise ValueError(
+        raise UserError(
             f"{where}: {uneven[0]} channels (ddconfig.ch times ch_mult) do not divide into {groups} groups; set "
             "num_groups"
         )
     for key, values in VALUES.items():
         if key in dd and dd[key] not in values:
-            raise ValueError(
+            raise UserError(
                 f"{where}: ddconfig.{key}={dd[key]} is not supported, only {' or '.join(map(str, values))}; use a "
                 "VQGAN without it"
             )
@@ -150,7 +152,7 @@ class ImageTokenizer(nn.Module):
     def from_files(cls, config: str | Path, checkpoint: str | Path, parts: tuple[str, ...] = PARTS) -> ImageTokenizer:
         """Load a yaml and a .ckpt or .safetensors in fp32, eval mode, gradients off.
 
-        Raises ValueError naming the file when it is missing, holds other tensors than the yaml describes, or is not a
+        Raises UserError naming the file when it is missing, holds other tensors than the yaml describes, or is not a
         checkpoint.
         """
         vq_config = VQConfig.from_yaml(config)
@@ -161,7 +163,7 @@ class ImageTokenizer(nn.Module):
         misshapen = [k for k in expected if k in state and state[k].shape != expected[k].shape]
         if missing or misshapen:
             wrong = f"missing {missing[:3]}, other shape {misshapen[:3]}"
-            raise ValueError(f"vq.checkpoint={checkpoint} does not fit vq.config={config}: {wrong}")
+            raise UserError(f"vq.checkpoint={checkpoint} does not fit vq.config={config}: {wrong}")
         model.load_state_dict({k: state[k] for k in expected})
         model.fingerprint = fingerprint(state, vq_config)
         return model.eval().requires_grad_(False)
@@ -190,7 +192,7 @@ class ImageTokenizer(nn.Module):
         """images [B, 3, H, W] in [-1, 1], sides multiples of the downsampling -> codes [B, H/f, W/f] int64."""
         f = self.downsampling
         if images.shape[-2] % f or images.shape[-1] % f:
-            raise ValueError(
+            raise UserError(
                 f"image of {images.shape[-1]}x{images.shape[-2]}: both sides must be multiples of {f}; crop or "
                 "resize first"
             )
@@ -241,14 +243,14 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
     out."""
     path = Path(path)
     if not path.is_file():
-        raise ValueError(f"vq.checkpoint={path}: no such file; give the VQGAN's .ckpt or .safetensors")
+        raise UserError(f"vq.checkpoint={path}: no such file; give the VQGAN's .ckpt or .safetensors")
     try:
         loaded = load_file(path) if path.suffix == ".safetensors" else _load_pickle(path)
     except Exception as error:
-        raise ValueError(f"vq.checkpoint={path}: not a checkpoint that can be read safely: {error}") from error
+        raise UserError(f"vq.checkpoint={path}: not a checkpoint that can be read safely: {error}") from error
     state = loaded.get("state_dict", loaded) if isinstance(loaded, dict) else None
     if not isinstance(state, dict):
-        raise ValueError(
+        raise UserError(
             f"vq.checkpoint={path}: holds no state_dict, names with their tensors; give the VQGAN's .ckpt or "
             ".safetensors"
         )

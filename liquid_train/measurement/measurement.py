@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from liquid_train.errors import UserError
 from liquid_train.files import write_synced
 from liquid_train.measurement.intervals import WILSON, bootstrap_name, mean_interval, wilson
 from liquid_train.measurement.provenance import Provenance, as_json
@@ -108,18 +109,18 @@ class Value:
 
 
 def share(right: Sequence[bool] | np.ndarray) -> Value:
-    """Share of the right ones. Raises ValueError for none: a metric of nothing is not 0."""
+    """Share of the right ones. Raises UserError for none: a metric of nothing is not 0."""
     count = len(right)
     if count == 0:
-        raise ValueError("nothing to measure: no item is left")
+        raise UserError("nothing to measure: no item is left")
     hits = int(np.sum(right))
     return Value(hits / count, count, *wilson(hits, count), WILSON)
 
 
 def average(values: Sequence[float] | np.ndarray, seed: int = 0, resamples: int = 1000) -> Value:
-    """Mean of real values with its bootstrap interval. Raises ValueError for none."""
+    """Mean of real values with its bootstrap interval. Raises UserError for none."""
     if len(values) == 0:
-        raise ValueError("nothing to measure: no item is left")
+        raise UserError("nothing to measure: no item is left")
     return Value(
         float(np.mean(values)),
         len(values),

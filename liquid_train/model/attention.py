@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from transformers import AttentionInterface
 from transformers.masking_utils import AttentionMaskInterface
 
+from liquid_train.errors import UserError
 from liquid_train.model import attention_kernels as ragged_attention
 
 PACKED = "liquid_packed"
@@ -96,10 +97,10 @@ def packed_attention(
     """query [n, heads, seq_len, head_dim], key and value [n, kv_heads, seq_len, head_dim] -> [n, seq_len, heads,
     head_dim].
 
-    Raises ValueError without a plan: attention across documents must never happen silently.
+    Raises UserError without a plan: attention across documents must never happen silently.
     """
     if document_plan is None:
-        raise ValueError(
+        raise UserError(
             f"attention {PACKED!r} needs document_plan=; load the model with another attn_implementation for inference"
         )
     attend = KERNELS[kernel]
@@ -142,7 +143,7 @@ def choose_kernel(wish: str, device: torch.device, dtype: torch.dtype, softcap: 
     """The kernel for a device, compute dtype and model: `wish`, or where that is auto the first of flash, varlen and
     flex that runs.
 
-    Raises ValueError with the reason where the wish cannot be met.
+    Raises UserError with the reason where the wish cannot be met.
     """
     reasons = {kernel: why_not(device, dtype, softcap) for kernel, why_not in ragged_attention.WHY_NOT.items()} | {
         "rectangles": None
@@ -151,7 +152,7 @@ def choose_kernel(wish: str, device: torch.device, dtype: torch.dtype, softcap: 
         return next(kernel for kernel, reason in reasons.items() if reason is None)
     if reasons[wish] is not None:
         possible = [kernel for kernel, reason in reasons.items() if reason is None]
-        raise ValueError(f"parallel.attention={wish}: {reasons[wish]}; possible here: auto, {', '.join(possible)}")
+        raise UserError(f"parallel.attention={wish}: {reasons[wish]}; possible here: auto, {', '.join(possible)}")
     return wish
 
 

@@ -22,6 +22,7 @@ from torch.distributed.tensor._utils import compute_local_shape_and_global_offse
 from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, PreTrainedConfig, PreTrainedModel
 
 from liquid_train.config.schema import BackboneConfig
+from liquid_train.errors import UserError
 from liquid_train.model.attention import PACKED
 from liquid_train.vocabulary import Vocabulary, load_tokenizer
 
@@ -47,10 +48,10 @@ class ModelCard:
 
     @classmethod
     def read(cls, folder: str | Path) -> ModelCard:
-        """ValueError when the folder has no liquid.json."""
+        """UserError when the folder has no liquid.json."""
         path = Path(folder) / CARD
         if not path.is_file():
-            raise ValueError(
+            raise UserError(
                 f"{folder}: no {CARD} there; give a run, a checkpoint or a model/ folder that liquid train wrote"
             )
         return cls(**json.loads(path.read_text()))
@@ -63,18 +64,18 @@ def model_config(backbone: BackboneConfig, tokenizer_entries: int) -> PreTrained
     """transformers config of the untouched backbone; a folder's own where backbone.path names one.
 
     vocab_size is the published one where the architecture has it, else tokenizer_entries.
-    Raises ValueError for a model_type or field that transformers does not know.
+    Raises UserError for a model_type or field that transformers does not know.
     """
     if backbone.path is not None:
         try:
             return AutoConfig.from_pretrained(backbone.path, local_files_only=True)
         except (OSError, ValueError) as error:
-            raise ValueError(f"backbone.path={backbone.path}: {' '.join(str(error).split())}") from error
+            raise UserError(f"backbone.path={backbone.path}: {' '.join(str(error).split())}") from error
     fields = {"vocab_size": tokenizer_entries, **backbone.architecture}
     try:
         return AutoConfig.for_model(fields.pop("model_type"), **fields)
     except (ValueError, TypeError) as error:
-        raise ValueError(f"backbone.architecture={backbone.architecture}: {error}") from error
+        raise UserError(f"backbone.architecture={backbone.architecture}: {error}") from error
 
 
 def build(config: PreTrainedConfig, vocabulary: Vocabulary, attention: str = PACKED) -> PreTrainedModel:
@@ -163,21 +164,21 @@ def fill_from_folder(model: PreTrainedModel, folder: str | Path) -> None:
     """Load safetensors rank by rank, each its own rows. Rows that the folder lacks (a new vocabulary) become zeros;
     image_rows.py fills them.
 
-    Raises ValueError naming a tensor that is missing or has another shape.
+    Raises UserError naming a tensor that is missing or has another shape.
     """
     files = {name: path for path in sorted(Path(folder).glob("*.safetensors")) for name in _names(path)}
     if not files:
-        raise ValueError(f"{folder}: no *.safetensors there; give a folder in Hugging Face format")
+        raise UserError(f"{folder}: no *.safetensors there; give a folder in Hugging Face format")
     for name, parameter in model.named_parameters():
         if name not in files:
-            raise ValueError(f"{folder}: the weights lack {name}")
+            raise UserError(f"{folder}: the weights lack {name}")
         local, offset = block_of(parameter)
         first, beside = offset[0], columns(local, offset)
         with safe_open(files[name], "pt") as file:
             stored = file.get_slice(name)
             shape = stored.get_shape()
             if shape[1:] != list(parameter.shape[1:]) or shape[0] > parameter.shape[0]:
-                raise ValueError(f"{folder}: {name} has shape {shape}, the model needs {list(parameter.shape)}")
+                raise UserError(f"{folder}: {name} has shape {shape}, the model needs {list(parameter.shape)}")
             have = min(max(shape[0] - first, 0), len(local))
             if have:
                 local[:have].copy_(stored[(slice(first, first + have), *beside)])
@@ -206,11 +207,11 @@ def load_for_inference(
 
 
 def read_vocabulary(folder: str | Path) -> Vocabulary:
-    """The vocabulary of an HF folder that liquid train wrote. Raises ValueError where its tokenizer was changed."""
+    """The vocabulary of an HF folder that liquid train wrote. Raises UserError where its tokenizer was changed."""
     card = ModelCard.read(folder)
     tokenizer = load_tokenizer(folder)
     if len(tokenizer) != card.image_start:
-        raise ValueError(
+        raise UserError(
             f"{folder}: the tokenizer has {len(tokenizer)} entries but image ids start at {card.image_start}; the "
             "tokenizer was changed"
         )

@@ -13,6 +13,7 @@ from typing import Any
 from rich.console import Console
 from rich.markup import escape
 
+from liquid_train.errors import UserError
 from liquid_train.report.run_reader import number
 from liquid_train.report.tables import NONE, new_table, plain
 
@@ -28,7 +29,7 @@ class Evaluations:
 
 
 def read_evaluations(run_dir: Path) -> Evaluations:
-    """The newest measurement of every name. Raises ValueError for a folder without any."""
+    """The newest measurement of every name. Raises UserError for a folder without any."""
     folder = run_dir / "evals" if (run_dir / "evals").is_dir() else run_dir
     found = Evaluations(run_dir)
     for path in sorted([*folder.glob("model-*.json"), *folder.glob("step-*-*.json")]):  # later steps last
@@ -43,7 +44,7 @@ def read_evaluations(run_dir: Path) -> Evaluations:
             key: {**value, "step": content["step"], "name": content["name"]} for key, value in content["values"].items()
         }
     if not found.values:
-        raise ValueError(f"{run_dir}: no evaluations there (evals/step-*.json); liquid eval checkpoint={run_dir}")
+        raise UserError(f"{run_dir}: no evaluations there (evals/step-*.json); liquid eval checkpoint={run_dir}")
     return found
 
 
@@ -86,7 +87,7 @@ def short(value: Any) -> str:
 def compare(a_dir: Path, b_dir: Path, *, strict: bool = False, console: Console | None = None) -> int:
     """Print the table and what the provenance do not share. 0, or 2 when `strict` and something was not measured alike.
 
-    Raises ValueError for a folder without evaluations.
+    Raises UserError for a folder without evaluations.
     """
     console = console or Console()
     a, b = read_evaluations(a_dir), read_evaluations(b_dir)

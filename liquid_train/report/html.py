@@ -62,7 +62,7 @@ def report_is_current(run_dir: str | Path) -> bool:
 
 
 def write_report(run_dir: str | Path) -> Path:
-    """Write RUN/report.html (aside, then renamed) and return its path. Raises ValueError for a folder that is no
+    """Write RUN/report.html (aside, then renamed) and return its path. Raises UserError for a folder that is no
     run."""
     import jinja2
 

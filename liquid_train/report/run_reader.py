@@ -2,7 +2,7 @@
 
 A reader must cope with a run that was killed in the middle of a line, that has not been evaluated yet, or that is still
 being written. So nothing here fails on a damaged file: it is left out and told in `Run.notes`, one sentence each. Only
-a folder that is no run at all raises ValueError. Neither torch nor transformers is imported.
+a folder that is no run at all raises UserError. Neither torch nor transformers is imported.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from typing import Any
 import yaml
 
 from liquid_train.checkpoint.folder import committed
+from liquid_train.errors import UserError
 
 Line = dict[str, Any]
 
@@ -104,12 +105,12 @@ def is_run(folder: Path) -> bool:
 
 
 def read_run(run_dir: str | Path) -> Run:
-    """Read everything but images and weights. Raises ValueError for a folder that is no run."""
+    """Read everything but images and weights. Raises UserError for a folder that is no run."""
     folder = Path(run_dir)
     if not folder.is_dir():
-        raise ValueError(f"{folder}: no such folder; give the folder of a run")
+        raise UserError(f"{folder}: no such folder; give the folder of a run")
     if not is_run(folder):
-        raise ValueError(f"{folder}: not a run (neither config.yaml nor metrics.jsonl there); give the folder of a run")
+        raise UserError(f"{folder}: not a run (neither config.yaml nor metrics.jsonl there); give the folder of a run")
     run = Run(folder)
     _read_config(run)
     _read_metrics(run)
@@ -230,7 +231,7 @@ def share(value: Any) -> float | None:
 
 
 def summary(run_dir: str | Path) -> dict[str, Any]:
-    """The headline numbers of a run, as plain values (None or empty where not measured). ValueError when it is no run.
+    """The headline numbers of a run, as plain values (None or empty where not measured). UserError when it is no run.
 
     name, folder, state, step, planned_steps, tokens, train_seconds, tokens_per_second (over the whole run), loss,
     heldout {"step", "loss": {task: nats per token}, "accuracy": {task: share}}, vqa {"step", "rows": see vqa_rows},

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from liquid_train.errors import UserError
 from liquid_train.report.run_reader import (
     Run,
     is_run,
@@ -71,7 +72,7 @@ def answer_type(name: Any) -> str:
 
 
 def print_summary(run_dir: str | Path, console: Console | None = None) -> None:
-    """The run's headline numbers as a table, then where the report is. ValueError when it is no run."""
+    """The run's headline numbers as a table, then where the report is. UserError when it is no run."""
     console = console or Console()
     head = summary(run_dir)
     if head["vqa"]:
@@ -145,11 +146,11 @@ def training_table(head: dict[str, Any]) -> Table:
 
 
 def list_runs(root: str | Path, console: Console | None = None) -> None:
-    """A table of the runs in a folder and one level below, newest first. ValueError when there is no such folder."""
+    """A table of the runs in a folder and one level below, newest first. UserError when there is no such folder."""
     console = console or Console()
     root = Path(root)
     if not root.is_dir():
-        raise ValueError(f"{root}: no such folder; give the folder that holds runs")
+        raise UserError(f"{root}: no such folder; give the folder that holds runs")
     folders = [path for path in (*root.glob("*"), *root.glob("*/*")) if path.is_dir() and is_run(path)]
     if not folders:
         console.print(f"No runs in {escape(str(root))}.")
@@ -178,7 +179,7 @@ def list_runs(root: str | Path, console: Console | None = None) -> None:
 
 
 def status(run_dir: str | Path, console: Console | None = None) -> None:
-    """Where a run stands: progress, time left, losses, checkpoints, when it last wrote. ValueError when it is no
+    """Where a run stands: progress, time left, losses, checkpoints, when it last wrote. UserError when it is no
     run."""
     console = console or Console()
     run = read_run(run_dir)

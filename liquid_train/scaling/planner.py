@@ -54,7 +54,7 @@ class Plan:
 
 
 def run(config: PlanJob) -> None:
-    """Print the plan as JSON or as a table. Raises ValueError where degrees, folders or VQ files do not fit."""
+    """Print the plan as JSON or as a table. Raises UserError where degrees, folders or VQ files do not fit."""
     plan = make_plan(config)
     if config.format == "json":
         print(json.dumps(asdict(plan), indent=2))
@@ -63,7 +63,7 @@ def run(config: PlanJob) -> None:
 
 
 def make_plan(config: PlanJob) -> Plan:
-    """Raises ValueError where degrees, folders or VQ files do not fit, before a model is built."""
+    """Raises UserError where degrees, folders or VQ files do not fit, before a model is built."""
     ranks = world_size(config)
     codebook_size = VQConfig.from_yaml(package_path(config.vq.config)).n_embed
     settings = config.backbone
@@ -97,7 +97,7 @@ def world_size(config: PlanJob) -> int:
     """Ranks that the mesh's degrees multiply to. With parallel.shard=-1, what `liquid train` would start here:
     launch.nproc, or one a GPU.
 
-    Raises ValueError when the degrees do not multiply to launch.nproc, or to the devices of this machine.
+    Raises UserError when the degrees do not multiply to launch.nproc, or to the devices of this machine.
     """
     p = config.parallel
     ranks = p.replicate * p.shard * p.tensor if p.shard > 0 and config.launch.nproc == "auto" else processes(config)

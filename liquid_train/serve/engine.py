@@ -14,6 +14,7 @@ import numpy as np
 
 from liquid_train.config.schema import GenerateJob, ServeLimits
 from liquid_train.data.sequences import prompt_ids
+from liquid_train.errors import UserError
 from liquid_train.generate.image_sampler import Sampling, columns_of, described_ids, sample_images
 from liquid_train.generate.images import decode, encode, load_image
 from liquid_train.generate.interleaved_prompt import Part, conversation_ids, end_of_turn, parts_ids
@@ -36,7 +37,7 @@ class Turn:
 
 
 class Engine:
-    """A model and its image tokenizer after the limits of a server. ValueError for a model that was trained on no
+    """A model and its image tokenizer after the limits of a server. UserError for a model that was trained on no
     images."""
 
     def __init__(self, session: Session, tokenizer: ImageTokenizer, limits: ServeLimits) -> None:
@@ -46,7 +47,7 @@ class Engine:
         self.sizes = [f"{width}x{height}" for width, height in session.sizes(tokenizer.downsampling)]
 
     def check_generate(self, r: GenerateRequest) -> None:
-        """ValueError when the model or the limits do not allow it."""
+        """UserError when the model or the limits do not allow it."""
         self.limited.text("prompt", r.prompt)
         self.limited.count(r.count)
         (rows, columns), _ = self._size(r)
@@ -92,24 +93,24 @@ class Engine:
         return self.session.image_size(r.size, self.tokenizer.downsampling)
 
     def check_answer(self, r: AnswerRequest, image: bytes) -> None:
-        """ValueError when the limits do not allow it, or `image` is none."""
+        """UserError when the limits do not allow it, or `image` is none."""
         self.limited.text("question", r.question or "")
         self.limited.new_tokens(r.max_new_tokens)
         self.limited.image("image", image)
 
     def answer(self, r: AnswerRequest, image: bytes, check: Check) -> str:
-        """The greedy answer, or without a question a caption. ValueError for an image that turns out to be broken."""
+        """The greedy answer, or without a question a caption. UserError for an image that turns out to be broken."""
         return self._answer(
             self.codes(image), r.question, r.max_new_tokens or self.limited.usual_tokens, lambda *_: check()
         )
 
     def codes(self, image: bytes) -> np.ndarray:
-        """An image file -> codes [rows, columns], scaled and cropped to the nearest trained size. ValueError when it
+        """An image file -> codes [rows, columns], scaled and cropped to the nearest trained size. UserError when it
         is broken."""
         try:
             pixels = load_image(image, self.session.sizes(self.tokenizer.downsampling))
         except READ_ERRORS as error:
-            raise ValueError(f"image: not an image that can be read: {error}") from error
+            raise UserError(f"image: not an image that can be read: {error}") from error
         return encode(self.tokenizer, pixels[None])[0]
 
     def reply(

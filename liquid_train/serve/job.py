@@ -11,6 +11,7 @@ from types import FrameType
 
 from liquid_train.checkpoint.folder import model_folder
 from liquid_train.config.schema import ServeJob
+from liquid_train.errors import UserError
 
 log = logging.getLogger(__name__)
 PAGE = "/ui"
@@ -18,7 +19,7 @@ LAST_SECONDS = 5  # that open requests get when the server is told to end
 
 
 def run(config: ServeJob) -> None:
-    """Serve until SIGINT or SIGTERM. Raises ValueError for a user's mistake, before the model is loaded where that can
+    """Serve until SIGINT or SIGTERM. Raises UserError for a user's mistake, before the model is loaded where that can
     be told."""
     for package in ("fastapi", "uvicorn", *(("gradio",) if config.ui else ())):
         need(package)
@@ -72,12 +73,12 @@ def serve(config: ServeJob, folder: Path, listening: socket.socket) -> None:
 
 
 def need(package: str) -> None:
-    """ValueError with the remedy when a package of the extra is missing."""
+    """UserError with the remedy when a package of the extra is missing."""
     try:
         import_module(package)
     except ImportError as error:
         without = ", or give ui=false for the API alone" if package == "gradio" else ""
-        raise ValueError(f"liquid serve needs {package}: pip install 'liquid-train[ui]'{without}") from error
+        raise UserError(f"liquid serve needs {package}: pip install 'liquid-train[ui]'{without}") from error
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -86,7 +87,7 @@ def listen(host: str, port: int) -> socket.socket:
     try:
         return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
     except OSError as error:
-        raise ValueError(
+        raise UserError(
             f"host={host} port={port}: cannot listen there ({error.strerror or error}); give another port=, or "
             "port=0 for a free one"
         ) from error

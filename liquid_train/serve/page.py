@@ -24,6 +24,7 @@ from fastapi.responses import RedirectResponse
 from pydantic import ValidationError
 
 from liquid_train.config.schema import GenerateJob
+from liquid_train.errors import UserError
 from liquid_train.generate.image_sampler import Sampling
 from liquid_train.serve.engine import DEFAULT_SAMPLING, Check, Engine, Turn
 from liquid_train.serve.image_batches import ImageBatches
@@ -177,7 +178,7 @@ def chat_tab(engine: Engine, worker: Worker, stops: Stops) -> None:
         with shown():
             text, files = (message.get("text") or "").strip(), [Path(file) for file in message.get("files") or []]
             if not text and not files:
-                raise ValueError("nothing to answer; write something or add an image")
+                raise UserError("nothing to answer; write something or add an image")
             engine.limited.text("message", text)
             engine.limited.new_tokens(int(tokens))
             engine.limited.count(len(files))

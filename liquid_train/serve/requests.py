@@ -17,6 +17,7 @@ from PIL import Image
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from liquid_train.config.schema import GenerateJob, ServeLimits
+from liquid_train.errors import UserError
 from liquid_train.image_tokenizer.preprocess import READ_ERRORS, formats
 
 MAX_SEED = 2**32 - 1
@@ -25,13 +26,13 @@ STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
 def not_blank(text: str) -> str:
     if not text.strip():
-        raise ValueError("there is nothing in it; give some text")
+        raise UserError("there is nothing in it; give some text")
     return text
 
 
 def is_size(text: str) -> str:
     if not re.fullmatch(r"[1-9]\d{0,4}x[1-9]\d{0,4}", text):
-        raise ValueError("give WIDTHxHEIGHT in pixels, for example 512x512")
+        raise UserError("give WIDTHxHEIGHT in pixels, for example 512x512")
     return text
 
 
@@ -69,7 +70,7 @@ class AnswerRequest(BaseModel):
 
 
 class Limited:
-    """The limits of a server. Every check raises ValueError with the key, the value and the limit."""
+    """The limits of a server. Every check raises UserError with the key, the value and the limit."""
 
     def __init__(self, limits: ServeLimits) -> None:
         self.limits = limits
@@ -77,11 +78,11 @@ class Limited:
     def text(self, key: str, text: str) -> None:
         allowed = self.limits.characters
         if len(text) > allowed:
-            raise ValueError(f"{key}: {len(text)} characters, at most {allowed} are allowed (limits.characters)")
+            raise UserError(f"{key}: {len(text)} characters, at most {allowed} are allowed (limits.characters)")
 
     def count(self, count: int) -> None:
         if count > self.limits.pictures:
-            raise ValueError(f"count={count}: at most {self.limits.pictures} images a request (limits.pictures)")
+            raise UserError(f"count={count}: at most {self.limits.pictures} images a request (limits.pictures)")
 
     @property
     def usual_tokens(self) -> int:
@@ -90,11 +91,11 @@ class Limited:
 
     def new_tokens(self, number: int | None) -> None:
         if number is not None and number > self.limits.new_tokens:
-            raise ValueError(f"max_new_tokens={number}: at most {self.limits.new_tokens} (limits.new_tokens)")
+            raise UserError(f"max_new_tokens={number}: at most {self.limits.new_tokens} (limits.new_tokens)")
 
     def pixels(self, key: str, width: int, height: int) -> None:
         if width * height > self.limits.pixels:
-            raise ValueError(
+            raise UserError(
                 f"{key}: {width}x{height} pixels, at most {self.limits.pixels:,} in all are allowed (limits.pixels)"
             )
 
@@ -105,20 +106,20 @@ class Limited:
             with Image.open(io.BytesIO(content), formats=formats()) as image:
                 width, height = image.size
         except READ_ERRORS as error:
-            raise ValueError(
+            raise UserError(
                 f"{key}: not an image that can be read; give a JPEG, PNG, WebP, GIF, BMP or TIFF file"
             ) from error
         self.pixels(key, width, height)
 
 
 def image_content(text: str) -> bytes:
-    """The file after base64 or a data: URL. ValueError for anything else."""
+    """The file after base64 or a data: URL. UserError for anything else."""
     if text.startswith("data:"):
         text = text.partition(",")[2]
     try:
         return base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError) as error:
-        raise ValueError("image: not base64; give the content of an image file in base64") from error
+        raise UserError("image: not base64; give the content of an image file in base64") from error
 
 
 def field_message(error: Mapping[str, Any]) -> str:

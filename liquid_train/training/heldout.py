@@ -22,6 +22,7 @@ from liquid_train.data.loader import MicroBatch, collate, open_set
 from liquid_train.data.mixture import Document, SourceReader
 from liquid_train.data.packing import Sequence, best_fit, join, pour
 from liquid_train.distributed.parallelize import World, compute_dtype, reshard
+from liquid_train.errors import UserError
 from liquid_train.files import dispensable
 from liquid_train.measurement.intervals import bootstrap, bootstrap_name
 from liquid_train.measurement.measurement import Measurement, ModelHandle, Value, write_measurement
@@ -61,15 +62,15 @@ def heldout_set(
 
     whole: all samples, not max_samples of each source. batches: so many micro-batches of rows, chosen by the config's
     seed.
-    Raises ValueError, with the source's name, for a folder that cannot be read or has codes of another VQ.
+    Raises UserError, with the source's name, for a folder that cannot be read or has codes of another VQ.
     """
     documents: list[Document] = []
     noted: Counter[str] = Counter()
     for name, source in config.data.heldout.items():
         try:
             shards = open_set(config, source.path, vq_fingerprint, vocabulary.codebook_size)
-        except ValueError as error:
-            raise ValueError(f"data.heldout.{name}.path={source.path}: {error}") from error
+        except UserError as error:
+            raise UserError(f"data.heldout.{name}.path={source.path}: {error}") from error
         reader = SourceReader(
             name, source, shards, vocabulary.tokenizer, config.data, 1, config.seed, unconditional=0.0
         )

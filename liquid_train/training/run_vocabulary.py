@@ -9,6 +9,7 @@ from pathlib import Path
 from liquid_train.config.schema import TrainJob
 from liquid_train.data.sequences import CAPTION_LEAD
 from liquid_train.data.shards import ShardSet
+from liquid_train.errors import UserError
 from liquid_train.model.backbone import model_config
 from liquid_train.vocabulary import Vocabulary, add_image_tokens, load_tokenizer, train_bpe
 
@@ -30,13 +31,13 @@ def open_vocabulary(config: TrainJob, folder: Path, codebook_size: int) -> Vocab
     A published backbone has more rows than its tokenizer has entries (Qwen2.5: padding), all the more than a small BPE.
     Image ids still start at the tokenizer's length; the rows after the last image id are never asked for and never
     win.
-    Raises ValueError when the tokenizer has more entries than the backbone has rows.
+    Raises UserError when the tokenizer has more entries than the backbone has rows.
     """
     tokenizer = load_tokenizer(folder)
     rows = model_config(config.backbone, len(tokenizer)).vocab_size
     if rows < len(tokenizer):
         key = "backbone.path" if config.backbone.path else "backbone.architecture.vocab_size"
-        raise ValueError(
+        raise UserError(
             f"{key}: the backbone has {rows} embedding rows, fewer than the {len(tokenizer)} entries of the "
             "tokenizer; give the tokenizer made "
             "for it"

@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from liquid_train.config.schema import TrackerConfig
+from liquid_train.errors import UserError
 from liquid_train.files import write_synced
 from liquid_train.training.wandb import WandbRun
 
@@ -21,7 +22,7 @@ SECONDS_BETWEEN_LINES = 15  # plain lines where there is no terminal to draw a b
 
 
 class RunLock:
-    """Exclusive right to write into a run folder; ValueError when another process holds it. Freed when the process
+    """Exclusive right to write into a run folder; UserError when another process holds it. Freed when the process
     ends, however it ends."""
 
     def __init__(self, run_dir: Path) -> None:
@@ -30,7 +31,7 @@ class RunLock:
         try:
             fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # per process: loader workers do not inherit it
         except OSError as error:
-            raise ValueError(
+            raise UserError(
                 f"run.dir={run_dir}: another process is training there; wait for it, or choose another run.dir"
             ) from error
 
