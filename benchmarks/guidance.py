@@ -16,8 +16,9 @@ from rich.table import Table
 
 from evals.easy_vqa.shapes_and_colors import CAPTIONS, generate_images, score
 from liquid_train.checkpoint.folder import model_folder
-from liquid_train.config.schema import VQSettings, package_path
+from liquid_train.config.compose import package_path
 from liquid_train.generate.session import open_model
+from liquid_train.image_tokenizer.settings import VQSettings
 from liquid_train.image_tokenizer.taming import ImageTokenizer
 from liquid_train.measurement.measurement import ModelHandle
 

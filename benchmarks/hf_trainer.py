@@ -50,7 +50,8 @@ from transformers import (
 
 from benchmarks.machine import machine
 from data_prep import tokenize
-from liquid_train.config.schema import TrainJob, load
+from liquid_train.config.compose import load
+from liquid_train.config.schema import TrainJob
 from liquid_train.data.loader import micro_batches
 from liquid_train.data.packing import Sequence as Row
 from liquid_train.data.sequences import IGNORED

@@ -25,8 +25,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from benchmarks.machine import machine
-from liquid_train.config.schema import LossConfig
 from liquid_train.model.loss import ChunkedCrossEntropy, HeadOptions
+from liquid_train.model.settings import LossConfig
 
 MIB = 2**20
 WAYS = ("plain", "chunked")

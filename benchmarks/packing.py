@@ -26,11 +26,12 @@ import webdataset
 from transformers import PreTrainedTokenizerBase
 
 from data_prep.shard_set.writer import PARTIAL, ShardWriter
-from liquid_train.config.schema import DataConfig, SourceConfig, TrainJob
+from liquid_train.config.schema import TrainJob
 from liquid_train.data.loader import BatchLoader, source_readers
 from liquid_train.data.mixture import Mixture
 from liquid_train.data.packing import PackedStream
 from liquid_train.data.sequences import DEFAULT_PROMPT, build_sequence
+from liquid_train.data.settings import DataConfig, SourceConfig
 from liquid_train.data.shards import ShardSet
 from liquid_train.vocabulary import Vocabulary, train_bpe
 

@@ -16,10 +16,11 @@ from torch import Tensor
 
 from evals.easy_vqa.shapes_and_colors import CAPTIONS, generate_images, score
 from liquid_train.checkpoint.folder import model_folder
-from liquid_train.config.schema import VQSettings, package_path
+from liquid_train.config.compose import package_path
 from liquid_train.data.sequences import prompt_ids
 from liquid_train.generate.image_sampler import sample_images
 from liquid_train.generate.session import DTYPES, Session, open_model
+from liquid_train.image_tokenizer.settings import VQSettings
 from liquid_train.image_tokenizer.taming import ImageTokenizer
 from liquid_train.measurement.measurement import ModelHandle
 

@@ -27,7 +27,7 @@ from safetensors.torch import save_file
 
 from data_prep import tokenize
 from data_prep.sources.easy_vqa import load_split
-from liquid_train.config.schema import load
+from liquid_train.config.compose import load
 from liquid_train.data.shards import ShardSet
 from liquid_train.image_tokenizer.preprocess import cover, read_rgb
 from liquid_train.image_tokenizer.taming import ImageTokenizer, VQConfig, scale_pixels

@@ -18,14 +18,16 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from data_prep.encode.crops import Crop, make_crop
+from data_prep.settings import TokenizeJob, TokenizeSettings
 from data_prep.shard_set.folder import SetFolder
 from data_prep.shard_set.maker import SetMaker
 from data_prep.shard_set.plan import Plan, flatten, parse_part
 from data_prep.shard_set.writer import CHUNK_SAMPLES
 from data_prep.sources import Source, open_source
-from liquid_train.config.schema import TokenizeJob, TokenizeSettings, VQSettings, package_path
+from liquid_train.config.compose import package_path
 from liquid_train.errors import UserError
 from liquid_train.files import sha256_of
+from liquid_train.image_tokenizer.settings import VQSettings
 
 if TYPE_CHECKING:  # torch is imported only where something is left to encode
     from data_prep.encode.encoder import BatchEncoder

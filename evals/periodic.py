@@ -31,7 +31,6 @@ from evals.metrics import vqa
 from evals.metrics.image_quality import ImageSets, image_quality
 from evals.metrics.language import check_language, language
 from evals.metrics.self_vqascore import score_generated, tell_captions
-from liquid_train.config.evaluation import PERIODIC, EvalsConfig
 from liquid_train.data.shards import ShardSet
 from liquid_train.errors import UserError
 from liquid_train.files import dispensable
@@ -40,6 +39,7 @@ from liquid_train.generate.images import contact_sheet, decode, save_png
 from liquid_train.image_tokenizer.taming import ImageTokenizer
 from liquid_train.measurement.measurement import Measurement, ModelHandle, write_measurement
 from liquid_train.measurement.provenance import Provenance, seeds_text, texts_digest
+from liquid_train.training.settings import PERIODIC, EvalsConfig
 from liquid_train.vocabulary import Vocabulary
 
 BATCH = 64  # images generated together

@@ -29,9 +29,10 @@ from rich.table import Table
 from evals.benchmarks.question_files import read_benchmark
 from evals.benchmarks.score_files import score_files
 from evals.paper.sheet import measurable, write_sheet
+from evals.settings import BENCHMARKS, DRAWING, METRIC_VERSIONS, METRICS, READING, SAMPLERS_VERSION, EvalJob
 from liquid_train.checkpoint.folder import model_folder, step_of
-from liquid_train.config.evaluation import BENCHMARKS, DRAWING, METRIC_VERSIONS, METRICS, READING, SAMPLERS_VERSION
-from liquid_train.config.schema import EvalJob, TrainJob, read_config
+from liquid_train.config.compose import read_config
+from liquid_train.config.schema import TrainJob
 from liquid_train.data.shards import ShardSet
 from liquid_train.errors import UserError
 from liquid_train.files import write_synced

@@ -41,8 +41,7 @@ from evals.metrics.reference_quality import read_reference, reference_quality
 from evals.metrics.self_vqascore import score_generated, tell_captions
 from evals.metrics.vqascore import Images, open_judge, vqascore
 from evals.run import trained_with
-from liquid_train.config.evaluation import BENCHMARKS, DRAWING, METRICS
-from liquid_train.config.schema import EvalJob
+from evals.settings import BENCHMARKS, DRAWING, METRICS, EvalJob
 from liquid_train.data.shards import ShardSet
 from liquid_train.generate.images import decode
 from liquid_train.generate.session import Session, open_vq

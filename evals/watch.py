@@ -21,9 +21,11 @@ from pathlib import Path
 from typing import Any
 
 from evals.run import chosen_names, run
+from evals.settings import EvalJob
 from liquid_train.checkpoint.folder import COMMIT, committed, problems, step_of
 from liquid_train.checkpoint.resume import planned_steps
-from liquid_train.config.schema import EvalJob, TrainJob, read_config
+from liquid_train.config.compose import read_config
+from liquid_train.config.schema import TrainJob
 from liquid_train.errors import UserError
 from liquid_train.files import sha256_of, write_synced
 from liquid_train.measurement.measurement import file_name

@@ -11,8 +11,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from liquid_train.config.evaluation import BENCHMARKS
-from liquid_train.config.schema import JOBS, all_keys, load
+from evals.settings import BENCHMARKS
+from liquid_train.config.compose import JOBS, all_keys, load
 from liquid_train.errors import UserError
 
 JOB_MODULES = {

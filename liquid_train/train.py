@@ -19,9 +19,11 @@ import torch
 import torch.distributed as dist
 from torch.distributed.checkpoint.api import CheckpointException
 
-from liquid_train.config.schema import TASKS, TrainJob, load, to_yaml
+from liquid_train.config.compose import load, to_yaml
+from liquid_train.config.schema import TrainJob
 from liquid_train.data.loader import LoaderError, MicroBatch, RankBatch, batch_digest, micro_batches, one_clear_error
 from liquid_train.data.padding import padding_warning
+from liquid_train.data.settings import TASKS
 from liquid_train.distributed.hang_detection import Watchdog, collective_timeout, lost_peer, prepare_flight_recorder
 from liquid_train.distributed.parallelize import World, assert_dtypes, process_group, set_sync
 from liquid_train.distributed.step_timer import StepTimer

@@ -13,7 +13,7 @@ from PIL import Image
 from data_prep import tokenize
 from data_prep.sources import open_source
 from liquid_train.cli import quote
-from liquid_train.config.schema import load
+from liquid_train.config.compose import load
 from liquid_train.data.shards import ShardSet
 from liquid_train.image_tokenizer.taming import ImageTokenizer
 

@@ -16,8 +16,8 @@ from evals import run
 from evals.benchmarks import scores as benchmark_scores
 from evals.benchmarks.answer_files import match_answers
 from evals.benchmarks.question_files import read_benchmark
-from liquid_train.config.evaluation import AnnotatedFiles, BenchmarksConfig, MMEFiles, QuestionFiles
-from liquid_train.config.schema import load
+from evals.settings import AnnotatedFiles, BenchmarksConfig, MMEFiles, QuestionFiles
+from liquid_train.config.compose import load
 from tests import benchmark_sets as sets
 
 GIVEN = {

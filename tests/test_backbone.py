@@ -13,11 +13,12 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
-from liquid_train.config.schema import BackboneConfig, ScheduleConfig
 from liquid_train.model import backbone
 from liquid_train.model.attention import DocumentPlan
 from liquid_train.model.embedding_init import fill_image_rows
+from liquid_train.model.settings import BackboneConfig
 from liquid_train.optim.adamw import learning_rate
+from liquid_train.optim.settings import ScheduleConfig
 from liquid_train.training.tracker import drop_lines_after
 from liquid_train.vocabulary import Vocabulary, add_image_tokens
 

@@ -9,11 +9,13 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from liquid_train.config.schema import BackboneConfig, LossConfig, TrainJob, conf_dir, load
+from liquid_train.config.compose import conf_dir, load
+from liquid_train.config.schema import TrainJob
 from liquid_train.data.loader import MicroBatch
 from liquid_train.model import backbone
 from liquid_train.model.attention import DocumentPlan
 from liquid_train.model.loss import LossModule
+from liquid_train.model.settings import BackboneConfig, LossConfig
 from liquid_train.training.run_vocabulary import make_tokenizer, open_vocabulary
 from liquid_train.vocabulary import IMAGE_TOKENS, load_tokenizer, train_bpe
 from tests.test_backbone import pretrained

@@ -16,9 +16,10 @@ from evals.benchmarks import scores as benchmark_scores
 from evals.benchmarks.published_rules import pope_scores
 from evals.benchmarks.question_files import Benchmark, read_benchmark
 from evals.run import run
+from evals.settings import AnnotatedFiles, BenchmarksConfig, EvalJob, MMEFiles, QuestionFiles
 from liquid_train.cli import quote
-from liquid_train.config.evaluation import AnnotatedFiles, BenchmarksConfig, MMEFiles, QuestionFiles
-from liquid_train.config.schema import EvalJob, VQSettings, load
+from liquid_train.config.compose import load
+from liquid_train.image_tokenizer.settings import VQSettings
 from liquid_train.measurement.measurement import ModelHandle
 from tests import benchmark_sets as sets
 from tests.tiny_model import save, tiny, vq

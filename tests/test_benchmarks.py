@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import hf_trainer, loss_memory
-from liquid_train.config.schema import load
+from liquid_train.config.compose import load
 from tests.shard_sets import mixture_overrides
 
 

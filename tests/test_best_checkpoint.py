@@ -21,8 +21,8 @@ from liquid_train.checkpoint.folder import (
     retain,
 )
 from liquid_train.cli import main, quote
-from liquid_train.config.evaluation import EvalsConfig
-from liquid_train.config.schema import load
+from liquid_train.config.compose import load
+from liquid_train.training.settings import EvalsConfig
 from tests.shard_sets import image_set, mixture_overrides
 from tests.tiny_model import tiny, vq
 

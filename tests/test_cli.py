@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from liquid_train.cli import main, quote
-from liquid_train.config.schema import load
+from liquid_train.config.compose import load
 from tests.shard_sets import image_set, mixture_overrides
 
 

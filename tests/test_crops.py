@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from data_prep.encode.crops import AREA_TOLERANCE, Crop, default_sizes, make_crop
-from liquid_train.config.schema import load
+from liquid_train.config.compose import load
 from liquid_train.image_tokenizer.preprocess import UnusableImage, cover, nearest_size
 
 DEFAULT = ((704, 384), (576, 448), (512, 512), (448, 576), (384, 704))

@@ -12,10 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from liquid_train.cli import quote
-from liquid_train.config.schema import TASKS, TrainJob, load
+from liquid_train.config.compose import load
+from liquid_train.config.schema import TrainJob
 from liquid_train.data.loader import BatchLoader, RankBatch, batch_digest, micro_batches, open_sources
 from liquid_train.data.mixture import Mixture, SourceReader
 from liquid_train.data.packing import PackedStream
+from liquid_train.data.settings import TASKS
 from liquid_train.data.shards import ShardSet
 from liquid_train.training.run_vocabulary import training_texts
 from liquid_train.vocabulary import Vocabulary, train_bpe

@@ -19,11 +19,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from liquid_train.checkpoint.resume import continued
-from liquid_train.config.schema import DataConfig, SourceConfig, TrainJob
+from liquid_train.config.schema import TrainJob
 from liquid_train.data import loader
 from liquid_train.data.loader import BatchLoader, RankBatch, batch_digest
 from liquid_train.data.mixture import Document, DocumentName, Mixture, SourceReader
 from liquid_train.data.packing import PackedStream
+from liquid_train.data.settings import DataConfig, SourceConfig
 from liquid_train.data.shards import Chunk, Sample
 
 TASK_OF = {"text": "text", "t2i": "t2i", "vqa": "i2t"}

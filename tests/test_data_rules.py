@@ -15,7 +15,8 @@ import pytest
 
 from liquid_train.checkpoint.resume import changes_since, shard_digests
 from liquid_train.cli import quote
-from liquid_train.config.schema import TrainJob, load
+from liquid_train.config.compose import load
+from liquid_train.config.schema import TrainJob
 from liquid_train.data.loader import BatchLoader, LoaderError, open_sources, source_readers
 from liquid_train.data.mixture import Mixture, SourceReader
 from liquid_train.data.packing import PackedStream

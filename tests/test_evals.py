@@ -15,6 +15,7 @@ import pytest
 import torch
 from PIL import Image, ImageDraw, ImageFilter
 
+from evals import settings as eval_settings
 from evals.distances.feature_cache import LAST
 from evals.distances.features import feature_name, vq_features
 from evals.easy_vqa import shapes_and_colors as t2i
@@ -22,11 +23,12 @@ from evals.easy_vqa.shape_judge import PALETTE, SHAPES, judge
 from evals.metrics import vqa
 from evals.periodic import evaluate as evaluate_periodically
 from evals.run import inputs_of, run
-from liquid_train.config import evaluation as eval_settings
-from liquid_train.config.evaluation import EvalsConfig, FeaturesConfig
-from liquid_train.config.schema import EvalJob, VQSettings
+from evals.settings import EvalJob
 from liquid_train.data.shards import ShardSet
+from liquid_train.image_tokenizer.settings import VQSettings
 from liquid_train.measurement.measurement import ModelHandle
+from liquid_train.measurement.settings import FeaturesConfig
+from liquid_train.training.settings import EvalsConfig
 from tests.shard_sets import image_set, text_set
 from tests.tiny_model import save, tiny, vq
 
@@ -246,7 +248,8 @@ def test_eval_writes_what_the_report_reads_and_then_has_nothing_to_do(job, tmp_p
 
     code = f"""
 import sys
-from liquid_train.config.schema import EvalJob, VQSettings
+from evals.settings import EvalJob
+from liquid_train.image_tokenizer.settings import VQSettings
 from evals.run import run
 settings = {{"shards": {job.shards!r}, "train_shards": {job.shards!r}, "images_per_prompt": 1,
             "max_images": 6, "batch_size": 3,

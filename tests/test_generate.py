@@ -12,11 +12,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from liquid_train.config.schema import GenerateJob, VQSettings
 from liquid_train.generate import manifest
 from liquid_train.generate.images import contact_sheet, decode, encode, load_image
 from liquid_train.generate.job import run
 from liquid_train.generate.request import read_prompts, read_request
+from liquid_train.generate.settings import GenerateJob
+from liquid_train.image_tokenizer.settings import VQSettings
 from tests.tiny_model import save, vq
 
 AUTO: dict[str, Any] = {"vq": VQSettings("auto", "auto"), "device": "cpu"}
@@ -73,7 +74,8 @@ def test_the_same_call_again_does_nothing_and_needs_no_torch(job, tmp_path, caps
     before = {p: p.stat().st_mtime_ns for p in (tmp_path / "out").iterdir()}
     code = f"""
 import sys
-from liquid_train.config.schema import GenerateJob, VQSettings
+from liquid_train.generate.settings import GenerateJob
+from liquid_train.image_tokenizer.settings import VQSettings
 from liquid_train.generate.job import run
 run(GenerateJob(checkpoint={job.checkpoint!r}, prompts={job.prompts!r}, output={job.output!r}, seed=7, batch_size=5,
                 vq=VQSettings("auto", "auto")))

@@ -13,13 +13,14 @@ from PIL import Image
 from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
-from liquid_train.config.schema import GenerateJob, VQSettings
 from liquid_train.data.sequences import DEFAULT_PROMPT, build_sequence, encode_text
 from liquid_train.generate.image_sampler import Sampling, sample_images
 from liquid_train.generate.interleaved_prompt import conversation_ids, document_ids, end_of_turn, turn_ids
 from liquid_train.generate.job import run
 from liquid_train.generate.session import Session, open_model, open_vq
+from liquid_train.generate.settings import GenerateJob
 from liquid_train.generate.text_sampler import Streamed, complete_ids
+from liquid_train.image_tokenizer.settings import VQSettings
 from liquid_train.model.backbone import ModelCard
 from tests.tiny_model import save, tiny
 from tests.tiny_vq import CODEBOOK, make_vq

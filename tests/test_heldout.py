@@ -15,7 +15,12 @@ import torch.nn.functional as F
 from transformers import AutoModelForCausalLM
 
 from evals.run import run
-from liquid_train.config.schema import TASKS, EvalJob, HeldoutConfig, TrainJob, VQSettings, load, to_yaml
+from evals.settings import EvalJob
+from liquid_train.config.compose import load, to_yaml
+from liquid_train.config.schema import TrainJob
+from liquid_train.data.settings import TASKS
+from liquid_train.image_tokenizer.settings import VQSettings
+from liquid_train.measurement.settings import HeldoutConfig
 from liquid_train.model.backbone import read_vocabulary
 from liquid_train.training.heldout import heldout_set
 from tests.shard_sets import image_set, mixture_overrides

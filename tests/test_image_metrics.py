@@ -21,10 +21,11 @@ from evals.distances.precision_recall import covered, precision_recall
 from evals.distances.resizing import resize
 from evals.metrics.image_quality import ImageSets, image_quality
 from evals.metrics.image_tokenizer import psnr, ssim, tokenizer_quality
-from liquid_train.config.evaluation import FeaturesConfig
-from liquid_train.config.schema import VQSettings, package_path
+from liquid_train.config.compose import package_path
+from liquid_train.image_tokenizer.settings import VQSettings
 from liquid_train.image_tokenizer.taming import ImageTokenizer
 from liquid_train.measurement.measurement import ModelHandle
+from liquid_train.measurement.settings import FeaturesConfig
 from tests.tiny_model import tiny, vq
 
 # ------------------------------------------------------------------------------------------------ Frechet distance

@@ -10,9 +10,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from liquid_train.config.schema import BackboneConfig, load
+from liquid_train.config.compose import load
 from liquid_train.model import backbone
 from liquid_train.model.embedding_init import ROW_BLOCK, TextRows, codebook_rows, fill_image_rows, mean_rows
+from liquid_train.model.settings import BackboneConfig
 from liquid_train.vocabulary import Vocabulary, add_image_tokens
 from tests.test_backbone import pretrained
 

@@ -13,9 +13,10 @@ import torch
 import torch.distributed as dist
 
 from evals.periodic import evaluate
-from liquid_train.config.evaluation import EvalsConfig, LanguageConfig
-from liquid_train.config.schema import load
+from liquid_train.config.compose import load
 from liquid_train.measurement.measurement import ModelHandle
+from liquid_train.measurement.settings import LanguageConfig
+from liquid_train.training.settings import EvalsConfig
 from tests.tiny_model import tiny, vq
 
 TASK = """

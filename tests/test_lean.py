@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from liquid_train.config.schema import load
+from liquid_train.config.compose import load
 from liquid_train.generate.compiled_decode import require_compiler
 from liquid_train.generate.decoder import Decoder, left_padded
 from liquid_train.generate.fused_decode import FusedStep, Product, is_known, join_weights, joined

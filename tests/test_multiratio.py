@@ -14,10 +14,11 @@ from PIL import Image
 
 from data_prep import tokenize
 from liquid_train.cli import main
-from liquid_train.config.schema import VQSettings, load
+from liquid_train.config.compose import load
 from liquid_train.generate import image_sampler as sampler
 from liquid_train.generate.images import load_image
 from liquid_train.generate.session import Session, open_model, open_vq
+from liquid_train.image_tokenizer.settings import VQSettings
 from liquid_train.model.backbone import ModelCard
 
 SIZES = [[32, 16], [24, 24], [16, 32]]  # width, height in pixels
@@ -147,8 +148,8 @@ def test_another_size_is_refused_with_the_list(run: Path, tmp_path: Path, capsys
 
 
 def test_images_are_read_at_the_nearest_size(session: Session, tmp_path: Path) -> None:
-    from liquid_train.config.schema import ServeLimits
     from liquid_train.serve.engine import Engine
+    from liquid_train.serve.settings import ServeLimits
 
     vq = open_vq(session, VQSettings("auto", "auto"))
     for width, height, grid in ((90, 50, (2, 4)), (50, 50, (3, 3)), (70, 150, (4, 2))):

@@ -8,8 +8,8 @@ import pytest
 import torch
 from transformers import PreTrainedModel
 
-from liquid_train.config.schema import OptimizerConfig, ScheduleConfig
 from liquid_train.optim.adamw import RowRates, build_optimizer, learning_rate
+from liquid_train.optim.settings import OptimizerConfig, ScheduleConfig
 from liquid_train.vocabulary import Vocabulary
 from tests.tiny_model import tiny
 

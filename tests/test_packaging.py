@@ -19,7 +19,7 @@ from packaging.utils import canonicalize_name
 
 from data_prep.sources.easy_vqa import COLORS, SHAPES
 from liquid_train.cli import quote
-from liquid_train.config import schema as config
+from liquid_train.config import compose as config
 
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -63,7 +63,7 @@ def test_the_wheel_has_code_configs_weights_and_template_and_nothing_else(wheel:
 def test_an_unpacked_wheel_finds_its_own_configs(wheel: zipfile.ZipFile, tmp_path: Path) -> None:
     wheel.extractall(tmp_path / "site")
     code = (
-        "from liquid_train.config.schema import conf_dir, load; print(conf_dir()); load('tokenize', "
+        "from liquid_train.config.compose import conf_dir, load; print(conf_dir()); load('tokenize', "
         "['tokenize.source=easy_vqa', "
         "'tokenize.output=x'])"
     )

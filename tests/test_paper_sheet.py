@@ -12,9 +12,9 @@ import pytest
 from evals.paper.numbers import GROUPS, MODELS
 from evals.paper.sheet import write_sheet
 from evals.run import run
+from evals.settings import SHEETS
 from liquid_train.cli import main
-from liquid_train.config.evaluation import SHEETS
-from liquid_train.config.schema import load
+from liquid_train.config.compose import load
 from liquid_train.measurement.measurement import Measurement, Value, bare, share
 from liquid_train.measurement.provenance import Provenance
 from tests import benchmark_sets

@@ -14,7 +14,7 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from liquid_train.cli import main
-from liquid_train.config.schema import load
+from liquid_train.config.compose import load
 from liquid_train.optim.adamw import build_optimizer
 from liquid_train.scaling.planner import fake_process_group, make_plan
 

@@ -18,9 +18,10 @@ from evals.distances.kernel import kernel_distance
 from evals.easy_vqa.shapes_and_colors import GeneratedImages
 from evals.metrics.reference_quality import read_reference, reference_quality
 from evals.run import run
-from liquid_train.config.evaluation import FeaturesConfig, ReferenceConfig
-from liquid_train.config.schema import EvalJob, VQSettings
+from evals.settings import EvalJob, ReferenceConfig
+from liquid_train.image_tokenizer.settings import VQSettings
 from liquid_train.measurement.measurement import ModelHandle
+from liquid_train.measurement.settings import FeaturesConfig
 from tests.tiny_model import save, tiny, vq
 
 COUNTS = {"animals": 5, "people": 6, "art": 1}

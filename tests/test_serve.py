@@ -276,11 +276,12 @@ def test_a_full_line_answers_503_with_retry_after(folder: Path) -> None:
     """The API without a server: drawing is held until the line is full."""
     from fastapi.testclient import TestClient
 
-    from liquid_train.config.schema import ServeLimits, VQSettings
     from liquid_train.generate.session import open_model, open_vq
+    from liquid_train.image_tokenizer.settings import VQSettings
     from liquid_train.serve.api import build_api
     from liquid_train.serve.engine import Engine
     from liquid_train.serve.image_batches import ImageBatches
+    from liquid_train.serve.settings import ServeLimits
     from liquid_train.serve.worker import Worker
 
     session = open_model(folder, "cpu")
@@ -339,11 +340,12 @@ def test_what_waits_when_the_server_ends_is_told_so() -> None:
 
 @pytest.mark.parametrize("template", [True, False])
 def test_a_conversation_is_read_as_the_model_was_taught(folder: Path, template: bool) -> None:
-    from liquid_train.config.schema import ServeLimits, VQSettings
     from liquid_train.generate.interleaved_prompt import conversation_ids, end_of_turn
     from liquid_train.generate.session import open_model, open_vq
     from liquid_train.generate.text_sampler import GREEDY, answer, complete_ids
+    from liquid_train.image_tokenizer.settings import VQSettings
     from liquid_train.serve.engine import Engine, Turn
+    from liquid_train.serve.settings import ServeLimits
     from tests.test_generation_tasks import TEMPLATE
 
     session = open_model(folder, "cpu")
@@ -370,10 +372,11 @@ def test_a_conversation_is_read_as_the_model_was_taught(folder: Path, template: 
 @pytest.fixture
 def image_batches(folder: Path) -> Iterator[Any]:
     """Up to four images a batch, in this process."""
-    from liquid_train.config.schema import ServeLimits, VQSettings
     from liquid_train.generate.session import open_model, open_vq
+    from liquid_train.image_tokenizer.settings import VQSettings
     from liquid_train.serve.engine import Engine
     from liquid_train.serve.image_batches import ImageBatches
+    from liquid_train.serve.settings import ServeLimits
     from liquid_train.serve.worker import Worker
 
     session = open_model(folder, "cpu")
@@ -507,7 +510,7 @@ def test_a_missing_package_names_its_pip_command(
 
 
 def test_only_this_machine_is_listened_on_unless_told_otherwise() -> None:
-    from liquid_train.config.schema import load
+    from liquid_train.config.compose import load
     from liquid_train.serve.job import is_local, listen
 
     config = load("serve", ["checkpoint=x"])

@@ -18,8 +18,9 @@ from transformers import AutoModelForImageTextToText, AutoProcessor, CLIPModel, 
 from evals.metrics.clipscore import clipscore, open_clip
 from evals.metrics.vqascore import Images, open_judge, vqascore
 from evals.run import run
-from liquid_train.config.evaluation import CLIPScoreConfig, JudgeConfig
-from liquid_train.config.schema import EvalJob, VQSettings, load
+from evals.settings import CLIPScoreConfig, EvalJob, JudgeConfig
+from liquid_train.config.compose import load
+from liquid_train.image_tokenizer.settings import VQSettings
 from liquid_train.measurement.measurement import ModelHandle
 from tests import judge_models
 from tests.tiny_model import save, tiny, vq

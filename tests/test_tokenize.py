@@ -19,7 +19,7 @@ from data_prep.encode.augmentation import read_varied, shift_room
 from data_prep.encode.documents import cut_paragraphs
 from data_prep.sources import easy_vqa, python_docs
 from data_prep.sources.easy_vqa import describe
-from liquid_train.config.schema import load
+from liquid_train.config.compose import load
 from liquid_train.data.shards import ShardSet
 from liquid_train.files import sha256_of
 from liquid_train.image_tokenizer.preprocess import read_rgb
@@ -183,7 +183,7 @@ def test_a_second_call_does_nothing_and_needs_no_torch(tmp_path, vq):
     program = textwrap.dedent("""
         import sys
         from data_prep.tokenize import run
-        from liquid_train.config.schema import load
+        from liquid_train.config.compose import load
         run(load("tokenize", sys.argv[1:]))
         print("torch" in sys.modules, "transformers" in sys.modules)
     """)
@@ -218,7 +218,7 @@ def test_killed_job_goes_on_to_the_same_bytes(tmp_path, vq, images):
         from pathlib import Path
         from data_prep import tokenize
         from data_prep.sources import easy_vqa
-        from liquid_train.config.schema import load
+        from liquid_train.config.compose import load
         folder, at = Path(sys.argv[1]), int(sys.argv[2])
         easy_vqa.load_split = lambda split: [
             easy_vqa.describe(n, folder / f"{n}.png", [("what shape is present?", "rectangle")]

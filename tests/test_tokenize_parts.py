@@ -19,7 +19,7 @@ from PIL import Image
 from data_prep import tokenize
 from data_prep.encode.crops import Crop
 from data_prep.encode.encoder import BatchEncoder, Encoded, EncoderSettings, Task, encode_tasks, prepare
-from liquid_train.config.schema import load
+from liquid_train.config.compose import load
 from liquid_train.data.shards import ShardSet
 from liquid_train.image_tokenizer.preprocess import read_rgb
 from tests.test_images import png

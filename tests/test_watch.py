@@ -22,12 +22,12 @@ from rich.console import Console
 from evals import watch as watching
 from liquid_train.checkpoint.folder import COMMIT
 from liquid_train.cli import main
-from liquid_train.config.schema import TrackerConfig, WandbConfig
 from liquid_train.measurement.measurement import Measurement, bare, write_measurement
 from liquid_train.measurement.provenance import Provenance
 from liquid_train.report import html as report
 from liquid_train.report.compare import read_evaluations
 from liquid_train.report.run_reader import read_run, series
+from liquid_train.training.settings import TrackerConfig, WandbConfig
 from liquid_train.training.tracker import Tracker
 from liquid_train.training.wandb import WandbRun
 from tests.shard_sets import image_set

@@ -12,8 +12,9 @@ from PIL import Image
 
 from evals.metrics.wise import CATEGORIES, category, read_prompts, score, wiscore
 from evals.run import run
-from liquid_train.config.evaluation import WISEConfig
-from liquid_train.config.schema import EvalJob, VQSettings, load
+from evals.settings import EvalJob, WISEConfig
+from liquid_train.config.compose import load
+from liquid_train.image_tokenizer.settings import VQSettings
 from tests.tiny_model import save
 
 IDS = {

@@ -14,13 +14,13 @@ import numpy as np
 
 from data_prep.encode.crops import TOO_LONG
 from data_prep.encode.samples import samples_of, task_rows
+from data_prep.settings import TokenizeSettings
 from data_prep.shard_set.folder import SetFolder
 from data_prep.shard_set.index import check_bad, code_counts, complete_set, counted
 from data_prep.shard_set.plan import Part, Plan
 from data_prep.shard_set.writer import ShardWriter
 from data_prep.sources import Source
 from data_prep.sources.base import Item
-from liquid_train.config.schema import TokenizeSettings
 
 if TYPE_CHECKING:
     from data_prep.encode.encoder import Encoded, Task

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from liquid_train.config.schema import VQSettings, package_path
+from liquid_train.config.compose import package_path
 from liquid_train.data.shards import INDEX_NAME
 from liquid_train.errors import UserError
+from liquid_train.image_tokenizer.settings import VQSettings
 
 if TYPE_CHECKING:  # torch is imported only where images are encoded or decoded
     from liquid_train.image_tokenizer.taming import ImageTokenizer

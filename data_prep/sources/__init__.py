@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from data_prep.settings import TokenizeSettings
 from data_prep.sources.base import Source
 from data_prep.sources.folder import FolderSource
 from data_prep.sources.listed import ChatSource, PairsSource, VQASource
@@ -11,7 +12,6 @@ from data_prep.sources.packaged import EasyVQASource, PythonDocsSource
 from data_prep.sources.parquet import ParquetSource
 from data_prep.sources.text import TextSource
 from data_prep.sources.webdataset import WebdatasetSource
-from liquid_train.config.schema import TokenizeSettings
 from liquid_train.errors import UserError
 
 FILE_SOURCES: dict[str, Callable[[TokenizeSettings], Source]] = {

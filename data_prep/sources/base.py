@@ -22,7 +22,7 @@ from typing import Any, Protocol
 import numpy as np
 from braceexpand import braceexpand
 
-from liquid_train.config.schema import TokenizeSettings
+from data_prep.settings import TokenizeSettings
 from liquid_train.errors import UserError
 
 # Inputs are known by their sizes and their first bytes: this many of all of them together, but so many of each at

@@ -11,8 +11,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from data_prep.settings import TokenizeSettings
 from data_prep.sources.base import Item, Rows, refuse_unused
-from liquid_train.config.schema import TokenizeSettings
 from liquid_train.errors import UserError
 from liquid_train.image_tokenizer.preprocess import read_rgb
 

@@ -11,8 +11,8 @@ from typing import Any
 
 import ijson
 
+from data_prep.settings import TokenizeSettings
 from data_prep.sources.base import DAMAGED, FileSource, Item, caption, readable
-from liquid_train.config.schema import TokenizeSettings
 from liquid_train.errors import UserError
 from liquid_train.image_tokenizer.preprocess import read_rgb
 

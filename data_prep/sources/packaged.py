@@ -10,9 +10,9 @@ from itertools import islice
 from typing import Any
 
 from data_prep.encode.augmentation import read_varied
+from data_prep.settings import TokenizeSettings
 from data_prep.sources import easy_vqa, python_docs
 from data_prep.sources.base import Item, refuse_unused
-from liquid_train.config.schema import TokenizeSettings
 from liquid_train.errors import UserError
 from liquid_train.image_tokenizer.preprocess import read_rgb
 

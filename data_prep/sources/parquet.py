@@ -8,9 +8,9 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from data_prep.settings import TokenizeSettings
 from data_prep.sources.base import FileSource, Item, caption
 from data_prep.sources.listed import TEXT_KEYS
-from liquid_train.config.schema import TokenizeSettings
 from liquid_train.errors import UserError
 from liquid_train.image_tokenizer.preprocess import read_rgb
 

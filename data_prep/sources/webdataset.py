@@ -10,9 +10,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from data_prep.settings import TokenizeSettings
 from data_prep.sources.base import FileSource, Item, caption, readable
 from data_prep.sources.listed import TEXT_KEYS, answered
-from liquid_train.config.schema import TokenizeSettings
 from liquid_train.image_tokenizer.preprocess import read_rgb
 
 IMAGE_SUFFIXES = ("png", "jpg", "jpeg", "webp")

@@ -112,7 +112,7 @@ def _add_index(tool: argparse.ArgumentParser) -> None:
 def _preview(arguments: list[str]) -> int:
     """`liquid data inspect KEY=VALUE ...`"""
     from liquid_train.cli import quote
-    from liquid_train.config.schema import load
+    from liquid_train.config.compose import load
     from liquid_train.debug.preview import preview
 
     tool = argparse.ArgumentParser(

@@ -15,12 +15,12 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
+from data_prep.settings import TokenizeSettings
 from data_prep.shard_set.folder import DROPPED_NAME, SetFolder
 from data_prep.shard_set.index import Record, check_bad, complete_set
 from data_prep.shard_set.maker import print_summary, progress
 from data_prep.shard_set.plan import Plan
 from data_prep.shard_set.writer import shard_name, shard_number
-from liquid_train.config.schema import TokenizeSettings
 from liquid_train.errors import UserError
 from liquid_train.files import move_into_place, sha256_of, sync
 

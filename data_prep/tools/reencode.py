@@ -18,6 +18,7 @@ import numpy as np
 
 from data_prep.encode.crops import Crop
 from data_prep.encode.samples import NewSample, samples_of, task_rows
+from data_prep.settings import TokenizeSettings
 from data_prep.shard_set.check import Problems, dropped_rows
 from data_prep.shard_set.folder import DROPPED_NAME
 from data_prep.shard_set.plan import Plan, flatten
@@ -28,7 +29,6 @@ from data_prep.sources import PACKAGED_SOURCES, Source, open_source
 from data_prep.sources.base import Item
 from data_prep.sources.parquet import ParquetSource
 from data_prep.sources.webdataset import WebdatasetSource
-from liquid_train.config.schema import TokenizeSettings
 from liquid_train.data.shards import Sample, decode_sample
 from liquid_train.errors import UserError
 

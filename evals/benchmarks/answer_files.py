@@ -21,7 +21,7 @@ from typing import Any
 
 from evals.benchmarks.json_files import read_json, read_lines
 from evals.benchmarks.question_files import Benchmark, Collector, Item, check_left_out, dicts
-from liquid_train.config.evaluation import BenchmarksConfig
+from evals.settings import BenchmarksConfig
 from liquid_train.errors import UserError
 
 Answer = tuple[str, str]  # the key of its question, and what was answered

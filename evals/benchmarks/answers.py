@@ -16,7 +16,7 @@ import numpy as np
 
 from evals.benchmarks.question_files import Benchmark, check_left_out
 from evals.benchmarks.scores import answered, prediction_files
-from liquid_train.config.evaluation import BenchmarksConfig
+from evals.settings import BenchmarksConfig
 from liquid_train.errors import UserError
 from liquid_train.generate.images import encode, load_image
 from liquid_train.generate.text_sampler import answer

@@ -24,7 +24,7 @@ from typing import Any
 
 from evals.benchmarks.json_files import named, read_lines, read_object, read_rows
 from evals.benchmarks.published_rules import COGNITION, PERCEPTION
-from liquid_train.config.evaluation import BENCHMARKS, BenchmarksConfig, QuestionFiles
+from evals.settings import BENCHMARKS, BenchmarksConfig, QuestionFiles
 from liquid_train.errors import UserError
 
 IMAGES = (".jpg", ".jpeg", ".png")

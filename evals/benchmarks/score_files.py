@@ -9,8 +9,7 @@ from evals.benchmarks.answer_files import match_answers
 from evals.benchmarks.question_files import read_benchmark
 from evals.benchmarks.scores import answered
 from evals.metrics.wise import read_prompts, score
-from liquid_train.config.evaluation import METRICS
-from liquid_train.config.schema import EvalJob
+from evals.settings import METRICS, EvalJob
 from liquid_train.errors import UserError
 from liquid_train.measurement.measurement import Measurement
 from liquid_train.measurement.provenance import texts_digest

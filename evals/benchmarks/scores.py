@@ -27,7 +27,7 @@ from evals.benchmarks.published_rules import (
     vqav2_accuracy,
 )
 from evals.benchmarks.question_files import Benchmark, Item
-from liquid_train.config.evaluation import BenchmarksConfig
+from evals.settings import BenchmarksConfig
 from liquid_train.measurement.intervals import bootstrap, bootstrap_name
 from liquid_train.measurement.measurement import Measurement, Value, average, bare, share
 from liquid_train.measurement.provenance import Provenance, texts_digest

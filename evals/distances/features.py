@@ -18,11 +18,11 @@ import torch
 from torch import Tensor
 
 from evals.distances.resizing import MODES, resize
-from liquid_train.config.evaluation import FeaturesConfig
 from liquid_train.errors import UserError
 from liquid_train.files import sha256_of
 from liquid_train.generate.images import images_of
 from liquid_train.image_tokenizer.taming import ImageTokenizer
+from liquid_train.measurement.settings import FeaturesConfig
 
 INCEPTION_SIDE = 299
 BATCH = 8

@@ -20,7 +20,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from liquid_train.config.evaluation import VQAScoreConfig, template_fields
+from liquid_train.measurement.settings import VQAScoreConfig, template_fields
 
 
 def questions_about(text: str, config: VQAScoreConfig) -> list[tuple[str, str]]:

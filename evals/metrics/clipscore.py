@@ -18,7 +18,7 @@ from safetensors import SafetensorError
 
 from evals.distances.features import folder_weights
 from evals.metrics.vqascore import Images
-from liquid_train.config.evaluation import CLIPScoreConfig
+from evals.settings import CLIPScoreConfig
 from liquid_train.errors import UserError
 from liquid_train.measurement.measurement import Measurement, ModelHandle, average
 from liquid_train.measurement.provenance import Provenance, seeds_text, texts_digest

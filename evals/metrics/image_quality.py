@@ -24,10 +24,10 @@ from evals.distances.frechet import (
 )
 from evals.distances.kernel import SUBSETS, kernel_distance
 from evals.distances.precision_recall import precision_recall
-from liquid_train.config.evaluation import FeaturesConfig
 from liquid_train.measurement.intervals import Z, bootstrap, bootstrap_name
 from liquid_train.measurement.measurement import Measurement, ModelHandle, Value, bare, share
 from liquid_train.measurement.provenance import Provenance, arrays_digest, seeds_text, texts_digest
+from liquid_train.measurement.settings import FeaturesConfig
 
 RESAMPLES = 200
 BOOTSTRAP_FEATURES = 256  # a wider network's covariance takes too long to be resampled

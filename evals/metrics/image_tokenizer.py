@@ -12,10 +12,10 @@ from torchmetrics.functional.image import peak_signal_noise_ratio, structural_si
 
 from evals.distances.features import open_features
 from evals.distances.frechet import FeatureSums, Gaussian, frechet_distance
-from liquid_train.config.evaluation import FeaturesConfig
 from liquid_train.generate.images import decode, encode
 from liquid_train.measurement.measurement import Measurement, ModelHandle, average, bare
 from liquid_train.measurement.provenance import Provenance, arrays_digest
+from liquid_train.measurement.settings import FeaturesConfig
 
 
 def tokenizer_quality(handle: ModelHandle, pixels: np.ndarray, config: FeaturesConfig, *, seed: int = 0) -> Measurement:

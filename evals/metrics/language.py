@@ -21,12 +21,12 @@ from typing import Any
 
 import numpy as np
 
-from liquid_train.config.evaluation import LanguageConfig
 from liquid_train.data.sequences import prompt_ids
 from liquid_train.errors import UserError
 from liquid_train.measurement.intervals import Z
 from liquid_train.measurement.measurement import Measurement, ModelHandle, Value, bare
 from liquid_train.measurement.provenance import Provenance, texts_digest
+from liquid_train.measurement.settings import LanguageConfig
 
 NAMES = {True: "language", False: "language_all"}  # by whether image rows are masked
 

@@ -24,12 +24,13 @@ from evals.distances.features import FeatureNetwork
 from evals.distances.frechet import FeatureSums, Gaussian
 from evals.easy_vqa.shapes_and_colors import GeneratedImages
 from evals.metrics.image_quality import category_distances, distances, published_name
-from liquid_train.config.evaluation import FeaturesConfig, ReferenceConfig
+from evals.settings import ReferenceConfig
 from liquid_train.errors import UserError
 from liquid_train.generate.images import load_image
 from liquid_train.image_tokenizer.preprocess import read_rgb
 from liquid_train.measurement.measurement import Measurement, ModelHandle, Progress
 from liquid_train.measurement.provenance import Provenance, seeds_text, texts_digest
+from liquid_train.measurement.settings import FeaturesConfig
 
 DRAWN_TOGETHER = 256  # images that are in memory at a time
 LEAST = 4  # images, for a kernel distance

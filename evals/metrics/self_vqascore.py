@@ -17,10 +17,10 @@ import numpy as np
 
 from evals.metrics.answer_probability import answer_probabilities
 from evals.metrics.caption_parts import described, joined, questions_about, unmatched
-from liquid_train.config.evaluation import VQAScoreConfig
 from liquid_train.measurement.intervals import bootstrap, bootstrap_name
 from liquid_train.measurement.measurement import Measurement, ModelHandle, Value, average
 from liquid_train.measurement.provenance import Provenance, arrays_digest, seeds_text, texts_digest
+from liquid_train.measurement.settings import VQAScoreConfig
 
 RESAMPLES = 500
 

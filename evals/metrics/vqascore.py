@@ -22,7 +22,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from evals.distances.features import folder_weights
-from liquid_train.config.evaluation import JudgeConfig
+from evals.settings import JudgeConfig
 from liquid_train.errors import UserError
 from liquid_train.measurement.measurement import Measurement, ModelHandle, average
 from liquid_train.measurement.provenance import Provenance, seeds_text, texts_digest

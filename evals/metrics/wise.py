@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from evals.benchmarks.json_files import named, read_json, read_lines
-from liquid_train.config.evaluation import WISEConfig
+from evals.settings import WISEConfig
 from liquid_train.errors import UserError
 from liquid_train.measurement.measurement import Measurement, ModelHandle, average, bare
 from liquid_train.measurement.provenance import Provenance, seeds_text, texts_digest

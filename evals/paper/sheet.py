@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from evals.paper.numbers import GROUPS, MODELS, PAPER, Row
-from liquid_train.config.schema import EvalJob
+from evals.settings import EvalJob
 from liquid_train.measurement.measurement import Measurement, Value
 
 UNKNOWN = "not verified here"

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import torch.distributed as dist
 
+from liquid_train.checkpoint.settings import CheckpointConfig
 from liquid_train.checkpoint.state import SaveFailed, Snapshot, write
-from liquid_train.config.schema import CheckpointConfig
 
 
 class Saver:

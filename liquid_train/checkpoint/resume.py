@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from liquid_train.checkpoint.folder import TRAINER, committed, problems, step_of
-from liquid_train.config.schema import SourceConfig, TrainJob, package_path
+from liquid_train.config.compose import package_path
+from liquid_train.config.schema import TrainJob
+from liquid_train.data.settings import SourceConfig
 from liquid_train.data.shards import ShardSet
 from liquid_train.errors import UserError
 

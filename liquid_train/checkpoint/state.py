@@ -30,7 +30,8 @@ from torch.optim import Optimizer
 from liquid_train.checkpoint import folder as checkpoint
 from liquid_train.checkpoint.folder import TRAINER
 from liquid_train.checkpoint.safetensors_shards import Plan
-from liquid_train.config.schema import CheckpointConfig, TrainJob
+from liquid_train.checkpoint.settings import CheckpointConfig
+from liquid_train.config.schema import TrainJob
 from liquid_train.data.loader import owner
 from liquid_train.data.packing import StreamState
 from liquid_train.distributed.parallelize import World

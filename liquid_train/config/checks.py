@@ -8,19 +8,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from liquid_train.config.evaluation import BENCHMARKS, METRICS, PERIODIC, SHEETS, VQAScoreConfig, template_fields
-from liquid_train.config.schema import (
-    TASKS,
-    BackboneConfig,
-    EvalJob,
-    GenerateJob,
-    ParallelConfig,
-    PlanJob,
-    ServeJob,
-    TokenizeJob,
-    TrainJob,
-)
+from data_prep.settings import TokenizeJob
+from evals.settings import BENCHMARKS, METRICS, SHEETS, EvalJob
+from liquid_train.config.schema import PlanJob, TrainJob
+from liquid_train.data.settings import TASKS
+from liquid_train.distributed.settings import ParallelConfig
 from liquid_train.errors import UserError
+from liquid_train.generate.settings import GenerateJob
+from liquid_train.measurement.settings import VQAScoreConfig, template_fields
+from liquid_train.model.settings import BackboneConfig
+from liquid_train.serve.settings import ServeJob
+from liquid_train.training.settings import PERIODIC
 
 
 def require(condition: bool, message: str) -> None:

@@ -22,11 +22,12 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
-from liquid_train.config.schema import TASKS, DataConfig, TrainJob
+from liquid_train.config.schema import TrainJob
 from liquid_train.data.chunk_cache import ChunkCache
 from liquid_train.data.mixture import SourceReader
 from liquid_train.data.packing import PackedStream, Sequence, StreamState
 from liquid_train.data.sequences import IGNORED
+from liquid_train.data.settings import TASKS, DataConfig
 from liquid_train.data.shards import ShardSet
 from liquid_train.errors import UserError
 from liquid_train.model.attention import DocumentPlan

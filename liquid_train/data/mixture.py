@@ -20,9 +20,9 @@ from typing import Any, TypedDict
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from liquid_train.config.schema import TASKS, DataConfig, SourceConfig
 from liquid_train.data.keyed import keyed_generator
 from liquid_train.data.sequences import BadMessages, build_sequence, check_chat_template
+from liquid_train.data.settings import TASKS, DataConfig, SourceConfig
 from liquid_train.data.shards import Sample, ShardSet
 from liquid_train.errors import UserError
 from liquid_train.vocabulary import check_codes

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from liquid_train.config.schema import TrainJob, package_path
+from liquid_train.config.compose import package_path
+from liquid_train.config.schema import TrainJob
 from liquid_train.data.loader import BatchLoader, open_sources
 from liquid_train.debug.token_text import ReadableDocument, documents
 from liquid_train.generate.images import contact_sheet, decode, save_png

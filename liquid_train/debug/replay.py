@@ -19,10 +19,12 @@ from rich.progress import track
 
 from liquid_train.checkpoint.folder import committed, step_of
 from liquid_train.checkpoint.state import read_progress
-from liquid_train.config.schema import TASKS, TrainJob, package_path, read_config
+from liquid_train.config.compose import package_path, read_config
+from liquid_train.config.schema import TrainJob
 from liquid_train.data.loader import BatchLoader, MicroBatch, RankBatch, batch_digest, open_sources
 from liquid_train.data.packing import Sequence
 from liquid_train.data.sequences import IGNORED
+from liquid_train.data.settings import TASKS
 from liquid_train.debug.token_text import ReadableDocument, documents
 from liquid_train.errors import UserError
 from liquid_train.files import write_synced

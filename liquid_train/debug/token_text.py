@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from liquid_train.config.schema import TASKS
 from liquid_train.data.packing import Sequence
 from liquid_train.data.sequences import IGNORED
+from liquid_train.data.settings import TASKS
 from liquid_train.vocabulary import Vocabulary
 
 

@@ -21,7 +21,7 @@ from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, MixedPrecisionP
 from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 
 from liquid_train.config.checks import degrees
-from liquid_train.config.schema import ParallelConfig
+from liquid_train.distributed.settings import ParallelConfig
 from liquid_train.distributed.tensor_parallel import cut
 from liquid_train.model.loss import LossModule
 

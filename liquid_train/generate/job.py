@@ -25,10 +25,10 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from liquid_train.config.schema import GenerateJob
 from liquid_train.errors import UserError
 from liquid_train.generate.manifest import is_current, publish, staging_directory
 from liquid_train.generate.request import Request, images_in, read_request
+from liquid_train.generate.settings import GenerateJob
 
 if TYPE_CHECKING:
     from liquid_train.generate.session import Session

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from liquid_train.checkpoint.folder import model_folder
-from liquid_train.config.schema import GenerateJob
 from liquid_train.errors import UserError
 from liquid_train.generate.manifest import file_identity, model_identity, text_digest
+from liquid_train.generate.settings import GenerateJob
 
 PLACE = re.compile(r"<image:([^<>]+)>")  # in a prompt: where an image stands
 

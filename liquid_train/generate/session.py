@@ -11,11 +11,12 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
-from liquid_train.config.schema import VQSettings, package_path
+from liquid_train.config.compose import package_path
 from liquid_train.data.sequences import DEFAULT_PROMPT
 from liquid_train.errors import UserError
 from liquid_train.generate.fused_decode import join_weights
 from liquid_train.generate.int8 import quantize
+from liquid_train.image_tokenizer.settings import VQSettings
 from liquid_train.image_tokenizer.taming import PARTS, ImageTokenizer
 from liquid_train.model.backbone import CARD, ModelCard, load_for_inference
 from liquid_train.vocabulary import IMAGE_TOKENS, UNCONDITIONAL, Vocabulary, load_tokenizer

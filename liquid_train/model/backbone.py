@@ -21,9 +21,9 @@ from torch.distributed.tensor import DTensor
 from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, PreTrainedConfig, PreTrainedModel
 
-from liquid_train.config.schema import BackboneConfig
 from liquid_train.errors import UserError
 from liquid_train.model.attention import PACKED
+from liquid_train.model.settings import BackboneConfig
 from liquid_train.vocabulary import Vocabulary, load_tokenizer
 
 ROW_BLOCK = 1024  # rows that share one random generator, so that a rank can make its own rows alone

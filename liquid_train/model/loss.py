@@ -16,10 +16,11 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
 
-from liquid_train.config.schema import TASKS, LossConfig
 from liquid_train.data.loader import MicroBatch
 from liquid_train.data.sequences import IGNORED
+from liquid_train.data.settings import TASKS
 from liquid_train.model.backbone import rows_of
+from liquid_train.model.settings import LossConfig
 from liquid_train.vocabulary import Vocabulary
 
 

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from liquid_train.config.schema import OptimizerConfig, ScheduleConfig
 from liquid_train.model.backbone import rows_of
+from liquid_train.optim.settings import OptimizerConfig, ScheduleConfig
 from liquid_train.vocabulary import Vocabulary
 
 

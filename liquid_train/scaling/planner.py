@@ -23,7 +23,8 @@ from torch.testing._internal.distributed.fake_pg import FakeStore  # importing i
 from transformers import PreTrainedTokenizerFast
 
 from liquid_train.config.checks import degrees
-from liquid_train.config.schema import PlanJob, package_path
+from liquid_train.config.compose import package_path
+from liquid_train.config.schema import PlanJob
 from liquid_train.distributed.parallelize import World, parallelize
 from liquid_train.image_tokenizer.taming import VQConfig
 from liquid_train.launcher import processes

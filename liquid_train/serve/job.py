@@ -10,8 +10,8 @@ from pathlib import Path
 from types import FrameType
 
 from liquid_train.checkpoint.folder import model_folder
-from liquid_train.config.schema import ServeJob
 from liquid_train.errors import UserError
+from liquid_train.serve.settings import ServeJob
 
 log = logging.getLogger(__name__)
 PAGE = "/ui"

@@ -23,9 +23,9 @@ from fastapi import FastAPI
 from fastapi.responses import RedirectResponse
 from pydantic import ValidationError
 
-from liquid_train.config.schema import GenerateJob
 from liquid_train.errors import UserError
 from liquid_train.generate.image_sampler import Sampling
+from liquid_train.generate.settings import GenerateJob
 from liquid_train.serve.engine import DEFAULT_SAMPLING, Check, Engine, Turn
 from liquid_train.serve.image_batches import ImageBatches
 from liquid_train.serve.requests import MAX_SEED, GenerateRequest, field_message

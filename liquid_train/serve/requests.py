@@ -16,9 +16,10 @@ from typing import Annotated, Any
 from PIL import Image
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-from liquid_train.config.schema import GenerateJob, ServeLimits
 from liquid_train.errors import UserError
+from liquid_train.generate.settings import GenerateJob
 from liquid_train.image_tokenizer.preprocess import READ_ERRORS, formats
+from liquid_train.serve.settings import ServeLimits
 
 MAX_SEED = 2**32 - 1
 STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)

@@ -17,10 +17,11 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel
 
-from liquid_train.config.schema import TASKS, LossConfig, TrainJob
+from liquid_train.config.schema import TrainJob
 from liquid_train.data.loader import MicroBatch, collate, open_set
 from liquid_train.data.mixture import Document, SourceReader
 from liquid_train.data.packing import Sequence, best_fit, join, pour
+from liquid_train.data.settings import TASKS
 from liquid_train.distributed.parallelize import World, compute_dtype, reshard
 from liquid_train.errors import UserError
 from liquid_train.files import dispensable
@@ -29,6 +30,7 @@ from liquid_train.measurement.measurement import Measurement, ModelHandle, Value
 from liquid_train.measurement.provenance import Provenance, texts_digest
 from liquid_train.model.attention import choose_kernel, implementation
 from liquid_train.model.loss import LossModule
+from liquid_train.model.settings import LossConfig
 from liquid_train.vocabulary import Vocabulary
 
 RESAMPLES = 500

@@ -10,8 +10,8 @@ import torch
 import torch.distributed as dist
 from transformers import PreTrainedModel
 
-from liquid_train.config.schema import TASKS, DataConfig
 from liquid_train.data.loader import RankBatch, is_endless
+from liquid_train.data.settings import TASKS, DataConfig
 from liquid_train.distributed.parallelize import World
 from liquid_train.scaling.flops import block_parameters, peak_flops, step_flops
 from liquid_train.vocabulary import Vocabulary

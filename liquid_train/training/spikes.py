@@ -28,7 +28,8 @@ import torch.distributed as dist
 from torch import Tensor
 
 from liquid_train.checkpoint.folder import TRAINER, committed, step_of
-from liquid_train.config.schema import TASKS, SpikeConfig
+from liquid_train.data.settings import TASKS
+from liquid_train.training.settings import SpikeConfig
 
 if TYPE_CHECKING:
     from liquid_train.checkpoint.state import Progress

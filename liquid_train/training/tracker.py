@@ -13,9 +13,9 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from liquid_train.config.schema import TrackerConfig
 from liquid_train.errors import UserError
 from liquid_train.files import write_synced
+from liquid_train.training.settings import TrackerConfig
 from liquid_train.training.wandb import WandbRun
 
 SECONDS_BETWEEN_LINES = 15  # plain lines where there is no terminal to draw a bar on

@@ -13,7 +13,8 @@ from liquid_train.checkpoint import folder as checkpoint
 from liquid_train.checkpoint import state as train_state
 from liquid_train.checkpoint.async_writer import Saver
 from liquid_train.checkpoint.resume import as_lines, changes_since, continued, find_checkpoint, planned_steps
-from liquid_train.config.schema import TrainJob, package_path
+from liquid_train.config.compose import package_path
+from liquid_train.config.schema import TrainJob
 from liquid_train.data.loader import BatchLoader, open_sources
 from liquid_train.distributed.parallelize import World, compute_dtype, parallelize
 from liquid_train.distributed.step_timer import StepTimer

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
-from liquid_train.config.schema import WandbConfig
+from liquid_train.training.settings import WandbConfig
 
 COLUMNS: list[str | int] = ["metric", "value", "low", "high", "n"]
 

@@ -18,7 +18,8 @@ import torch
 import torch.nn.functional as F
 
 from liquid_train.cli import quote
-from liquid_train.config.schema import TrainJob, load
+from liquid_train.config.compose import load
+from liquid_train.config.schema import TrainJob
 from liquid_train.data.loader import micro_batches
 from liquid_train.distributed.parallelize import World, process_group
 from liquid_train.generate.live_model import live_model

@@ -14,16 +14,19 @@ import torch.distributed as dist
 from torch.distributed.tensor import DTensor
 
 from evals.periodic import evaluate, generate_prompts
-from liquid_train.config.evaluation import EvalsConfig
-from liquid_train.config.schema import LossConfig, ParallelConfig, TrainJob, load
+from liquid_train.config.compose import load
+from liquid_train.config.schema import TrainJob
 from liquid_train.data.sequences import DEFAULT_PROMPT
 from liquid_train.distributed.parallelize import World, parallelize
+from liquid_train.distributed.settings import ParallelConfig
 from liquid_train.generate.image_sampler import sample_images
 from liquid_train.generate.live_model import live_model
 from liquid_train.measurement.measurement import ModelHandle
 from liquid_train.model.attention import PACKED
 from liquid_train.model.loss import LossModule
+from liquid_train.model.settings import LossConfig
 from liquid_train.training.heldout import heldout_set, log_heldout
+from liquid_train.training.settings import EvalsConfig
 from tests.distributed.running import data_overrides, make_data
 from tests.tiny_model import tiny, vq
 

@@ -11,9 +11,9 @@ import torch.multiprocessing as mp
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
-from liquid_train.config.schema import BackboneConfig
 from liquid_train.model import backbone
 from liquid_train.model.embedding_init import fill_image_rows
+from liquid_train.model.settings import BackboneConfig
 from liquid_train.vocabulary import Vocabulary, load_tokenizer
 from tests.test_backbone import pretrained
 
