@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.test_shards import make_set
+from tests.data.test_shards import make_set
 
 
 @pytest.fixture(scope="module")

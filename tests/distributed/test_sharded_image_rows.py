@@ -15,7 +15,7 @@ from liquid_train.model import backbone
 from liquid_train.model.embedding_init import fill_image_rows
 from liquid_train.model.settings import BackboneConfig
 from liquid_train.vocabulary import Vocabulary, load_tokenizer
-from tests.test_backbone import pretrained
+from tests.model.test_backbone import pretrained
 
 CODES = 1201  # with the text's rows not a multiple of 2
 STARTS = ("mean", "normal", "codebook")

@@ -10,6 +10,7 @@ import pytest
 import zstandard
 
 from data_prep.sources import open_source
+from tests.data_prep.test_tokenize import make_vq
 from tests.source_files import (
     check_codes,
     check_every_start,
@@ -22,7 +23,6 @@ from tests.source_files import (
     tar,
     write_texts,
 )
-from tests.test_tokenize import make_vq
 
 
 @pytest.fixture(scope="module")

@@ -258,7 +258,7 @@ run(EvalJob(checkpoint={job.checkpoint!r}, output={job.output!r}, vq=VQSettings(
 assert not {{"torch", "transformers"}} & set(sys.modules)
 """
     done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, cwd=Path(__file__).parents[1], check=False
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=Path(__file__).parents[2], check=False
     )
     assert done.returncode == 0 and "nothing to do" in done.stdout and "shuffled" in done.stdout, done.stderr
 

@@ -12,7 +12,7 @@ import pytest
 from liquid_train.data.sequences import CAPTION_LEAD, BadMessages, build_sequence
 from liquid_train.vocabulary import Vocabulary, load_tokenizer, train_bpe
 
-REFERENCE = Path(__file__).resolve().parents[1].parent / "shared" / "data" / "sequence_reference"
+REFERENCE = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "sequence_reference"
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ from PIL import Image
 
 from tests.distributed.running import ENV, TIMINGS
 
-ARCHIVE = Path(__file__).parent / "fixtures" / "run_of_0053d72.tar.xz"
+ARCHIVE = Path(__file__).parents[1] / "fixtures" / "run_of_0053d72.tar.xz"
 
 
 @pytest.fixture

@@ -18,10 +18,10 @@ import pytest
 from liquid_train.data import storage
 from liquid_train.data.index_builder import build_index
 from liquid_train.data.shards import ShardSet
+from tests.data.test_shards import CODEBOOK, member_offset, overwrite
 from tests.range_server import RangeServer
-from tests.test_shards import CODEBOOK, member_offset, overwrite
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 SHARD_KEYS = ("url", "nsamples", "bytes", "sha256", "chunks")
 
 

@@ -25,7 +25,7 @@ from data_prep.sources.easy_vqa import load_split
 from liquid_train.image_tokenizer.taming import ImageTokenizer, Inert, VQConfig, read_state_dict
 from tests.shard_sets import WEIGHTS
 
-REFERENCE = Path(__file__).resolve().parents[1].parent / "shared" / "data" / "vqgan_reference"
+REFERENCE = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "vqgan_reference"
 needs_reference = pytest.mark.skipif(not REFERENCE.is_dir(), reason="no reference data next to this checkout")
 
 

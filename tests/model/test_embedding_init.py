@@ -15,7 +15,7 @@ from liquid_train.model import backbone
 from liquid_train.model.embedding_init import ROW_BLOCK, TextRows, codebook_rows, fill_image_rows, mean_rows
 from liquid_train.model.settings import BackboneConfig
 from liquid_train.vocabulary import Vocabulary, add_image_tokens
-from tests.test_backbone import pretrained
+from tests.model.test_backbone import pretrained
 
 CODES, WIDTH = 1500, 32
 

@@ -33,7 +33,7 @@ from liquid_train.training.wandb import WandbRun
 from tests.shard_sets import image_set
 from tests.tiny_model import save
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="module")

@@ -22,10 +22,10 @@ from data_prep.encode.encoder import BatchEncoder, Encoded, EncoderSettings, Tas
 from liquid_train.config.compose import load
 from liquid_train.data.shards import ShardSet
 from liquid_train.image_tokenizer.preprocess import read_rgb
-from tests.test_images import png
-from tests.test_tokenize import content, make_vq
+from tests.data_prep.test_tokenize import content, make_vq
+from tests.image_tokenizer.test_preprocess import png
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 ROWS, FILES = 150, 50  # every file three times
 SIZES = [(32, 32), (40, 24), (24, 40), (48, 32), (33, 31), (64, 48)]
 

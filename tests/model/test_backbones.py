@@ -18,7 +18,7 @@ from liquid_train.model.loss import LossModule
 from liquid_train.model.settings import BackboneConfig, LossConfig
 from liquid_train.training.run_vocabulary import make_tokenizer, open_vocabulary
 from liquid_train.vocabulary import IMAGE_TOKENS, load_tokenizer, train_bpe
-from tests.test_backbone import pretrained
+from tests.model.test_backbone import pretrained
 
 PARAMETERS = {
     "qwen2.5-0.5b": 494_032_768,
@@ -190,7 +190,7 @@ def test_the_ladder_starts_from_published_weights() -> None:
 def test_every_backbone_is_tested_and_documented() -> None:
     names = {path.stem for path in (conf_dir() / "backbone").glob("*.yaml")}
     assert names == {*PARAMETERS, *TINY, "folder"}
-    page = Path(__file__).parents[1] / "docs" / "backbones.md"
+    page = Path(__file__).parents[2] / "docs" / "backbones.md"
     assert all(f"`{name}`" in page.read_text() for name in names)
 
 

@@ -22,7 +22,7 @@ from liquid_train.checkpoint.folder import SCHEMA
 from liquid_train.report import html as report
 from liquid_train.report.metric_families import headline
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 COLORS = {
     "black": "#000",
     "blue": "#00f",

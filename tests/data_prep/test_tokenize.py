@@ -201,7 +201,7 @@ def test_a_second_call_does_nothing_and_needs_no_torch(tmp_path, vq):
         [sys.executable, "-c", program, *overrides],
         capture_output=True,
         text=True,
-        cwd=Path(__file__).resolve().parents[1],
+        cwd=Path(__file__).resolve().parents[2],
         check=True,
     )
     assert result.stdout.splitlines() == [
@@ -248,7 +248,7 @@ def test_killed_job_goes_on_to_the_same_bytes(tmp_path, vq, images):
         ]
         killed = subprocess.run(
             [sys.executable, "-c", program, str(images[0].path.parent), str(at), *overrides],
-            cwd=Path(__file__).resolve().parents[1],
+            cwd=Path(__file__).resolve().parents[2],
         )
         assert killed.returncode == -9 and not (output / "index.json").exists()
         with pytest.raises(ValueError, match="no index.json"):

@@ -23,11 +23,11 @@ from torch.utils.data import DataLoader, Dataset
 from liquid_train.data import remote
 from liquid_train.data.chunk_cache import ChunkCache
 from liquid_train.data.shards import Sample, ShardSet
+from tests.data.test_shards import member_offset
 from tests.range_server import RangeServer
-from tests.test_shards import member_offset
 
 pytest.importorskip("aiohttp", reason="fsspec reads http with aiohttp: pip install aiohttp")
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture

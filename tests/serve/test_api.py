@@ -346,7 +346,7 @@ def test_a_conversation_is_read_as_the_model_was_taught(folder: Path, template: 
     from liquid_train.image_tokenizer.settings import VQSettings
     from liquid_train.serve.engine import Engine, Turn
     from liquid_train.serve.settings import ServeLimits
-    from tests.test_generation_tasks import TEMPLATE
+    from tests.generate.test_generation_tasks import TEMPLATE
 
     session = open_model(folder, "cpu")
     model, vocabulary = session.model, session.vocabulary

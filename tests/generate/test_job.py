@@ -82,7 +82,7 @@ run(GenerateJob(checkpoint={job.checkpoint!r}, prompts={job.prompts!r}, output={
 assert not {{"torch", "transformers"}} & set(sys.modules)
 """
     done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, cwd=Path(__file__).parents[1], check=False
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=Path(__file__).parents[2], check=False
     )
     assert done.returncode == 0 and "nothing to do" in done.stdout, done.stderr
     assert {p: p.stat().st_mtime_ns for p in (tmp_path / "out").iterdir()} == before

@@ -11,6 +11,7 @@ import pytest
 from data_prep.sources import open_source
 from data_prep.sources.base import identity
 from data_prep.sources.text import TextSource
+from tests.data_prep.test_tokenize import make_vq
 from tests.source_files import (
     check_codes,
     check_every_start,
@@ -25,7 +26,6 @@ from tests.source_files import (
     tar,
     write_texts,
 )
-from tests.test_tokenize import make_vq
 
 
 @pytest.fixture(scope="module")
