@@ -45,7 +45,7 @@ class Registry(Generic[T]):
         return sorted(name for name in found if not name.startswith("_"))
 
     def find(self, name: str, key: str) -> T:
-        """The kind that the config key `key` names. Raises UserError for none, and for an import path that leads nowhere."""
+        """The kind that the config key `key` names. UserError for none, and for a path that leads nowhere."""
         if name not in self._known and name in self.names():
             import_module(f"{self.package}.{name}")
         if name in self._known:
