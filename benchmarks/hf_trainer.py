@@ -52,7 +52,7 @@ from benchmarks.machine import machine
 from data_prep import tokenize
 from liquid_train.config.compose import load
 from liquid_train.config.schema import TrainJob
-from liquid_train.data.loader import micro_batches
+from liquid_train.data.batch import micro_batches
 from liquid_train.data.packing import Sequence as Row
 from liquid_train.data.sequences import IGNORED
 from liquid_train.distributed.parallelize import process_group
@@ -128,7 +128,17 @@ def ours(config: TrainJob) -> Measured:
         for batch in list(run.loader):
             before = time.perf_counter()
             result = train_step(
-                run, micro_batches(config, batch, world.size, run.vocabulary.pad), config.optimizer.lr, False
+                run,
+                micro_batches(
+                    config.data,
+                    config.loss,
+                    batch,
+                    micro_batch=config.train.micro_batch,
+                    world=world.size,
+                    pad=run.vocabulary.pad,
+                ),
+                config.optimizer.lr,
+                False,
             )
             account(run, batch, result, config.optimizer.lr, time.perf_counter() - before, 0.0)
             if batch.step == 0:

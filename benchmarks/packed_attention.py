@@ -15,7 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from liquid_train.model.attention import DocumentPlan, packed_attention
+from liquid_train.data.document_plan import DocumentPlan
+from liquid_train.model.attention import packed_attention
 
 HEADS, HEAD_DIM, ROWS, SEQ_LEN, REPEATS = 5, 32, 2, 1024, 5
 LENGTHS = [80, 120, 81, 79, 118, 82, 83, 119, 80, 78, 104]  # of one row, as the quickstart packs them

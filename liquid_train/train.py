@@ -21,7 +21,8 @@ from torch.distributed.checkpoint.api import CheckpointException
 
 from liquid_train.config.compose import load, to_yaml
 from liquid_train.config.schema import TrainJob
-from liquid_train.data.loader import LoaderError, MicroBatch, RankBatch, batch_digest, micro_batches, one_clear_error
+from liquid_train.data.batch import MicroBatch, RankBatch, batch_digest, micro_batches
+from liquid_train.data.loader import LoaderError, one_clear_error
 from liquid_train.data.padding import padding_warning
 from liquid_train.data.settings import TASKS
 from liquid_train.distributed.hang_detection import Watchdog, collective_timeout, lost_peer, prepare_flight_recorder
@@ -212,7 +213,7 @@ def begin_log(run: Run) -> Tracker | None:
         f"{run.steps} steps of {c.data.global_batch} x {c.data.seq_len} tokens"
     )
     tracker.say(describe(run.attention, run.softcap))
-    warning = padding_warning(c, run.sets, run.vocabulary)
+    warning = padding_warning(c.data, c.seed, run.sets, run.vocabulary)
     for line in [*run.notes, *([warning] if warning else [])]:
         tracker.say(line)
     return tracker
@@ -249,7 +250,14 @@ def train_on(
                 break
             waited = time.perf_counter() - before
             profile.begin(timer.step)
-            batches = micro_batches(config, batch, world.data_size, run.vocabulary.pad)
+            batches = micro_batches(
+                config.data,
+                config.loss,
+                batch,
+                micro_batch=config.train.micro_batch,
+                world=world.data_size,
+                pad=run.vocabulary.pad,
+            )
             lr = learning_rate(run.progress.step, run.steps, config.optimizer.lr, config.schedule)
             result = train_step(run, batches, lr, stop.received)
             skipped_in_a_row = skipped_in_a_row + 1 if result["skipped"] else 0

@@ -15,7 +15,7 @@ from liquid_train.data.shards import ShardSet
 from liquid_train.errors import UserError
 
 if TYPE_CHECKING:  # it needs transformers
-    from liquid_train.data.packing import StreamState
+    from liquid_train.data.stream_state import StreamState
 
 # A checkpoint trained under another value of these cannot be continued: weights and ids would not fit.
 FIXED = ("backbone", "vq")

@@ -32,8 +32,8 @@ from liquid_train.checkpoint.folder import TRAINER
 from liquid_train.checkpoint.safetensors_shards import Plan
 from liquid_train.checkpoint.settings import CheckpointConfig
 from liquid_train.config.schema import TrainJob
-from liquid_train.data.loader import owner
-from liquid_train.data.packing import StreamState
+from liquid_train.data.batch import owner
+from liquid_train.data.stream_state import StreamState
 from liquid_train.distributed.parallelize import World
 from liquid_train.errors import UserError
 from liquid_train.files import sha256_of, write_synced

@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from liquid_train.data.shards import INDEX_KIND, INDEX_NAME, TAR_ERRORS, DamagedSample, decode_sample, split_name
+from liquid_train.data.shard_format import INDEX_KIND, INDEX_NAME, TAR_ERRORS, DamagedSample, decode_sample, split_name
 from liquid_train.data.storage import Folder, LocalFolder, open_folder
 from liquid_train.errors import UserError
 

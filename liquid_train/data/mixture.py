@@ -15,7 +15,7 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any, TypedDict
+from typing import Any
 
 import numpy as np
 from transformers import PreTrainedTokenizerBase
@@ -23,31 +23,15 @@ from transformers import PreTrainedTokenizerBase
 from liquid_train.data.keyed import keyed_generator
 from liquid_train.data.sequences import BadMessages, build_sequence, check_chat_template
 from liquid_train.data.settings import TASKS, DataConfig, SourceConfig
-from liquid_train.data.shards import Sample, ShardSet
+from liquid_train.data.shard_format import Sample
+from liquid_train.data.shards import ShardSet
+from liquid_train.data.stream_state import DocumentName, MixtureState
 from liquid_train.errors import UserError
 from liquid_train.vocabulary import check_codes
 
 MIN_CHUNKS_PER_STREAM = 4
 
 Plan = tuple[Sample, Any]  # a sample, and for vqa the turns of the document that is made of it
-
-
-class MixtureState(TypedDict):
-    """Where a stream stands. drawn, tokens: documents and their tokens per source; positions: per source [item ordinal,
-    offset in the item]."""
-
-    drawn: dict[str, int]
-    tokens: dict[str, int]
-    positions: dict[str, list[int]]
-
-
-class DocumentName(TypedDict):
-    """What is needed to build a document again; start: first token, for the rest of a text that was split."""
-
-    source: str
-    ordinal: int
-    offset: int
-    start: int
 
 
 @dataclass(frozen=True)

@@ -12,24 +12,14 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from typing import TypedDict
 
 import numpy as np
 
-from liquid_train.data.mixture import Document, DocumentName, Mixture, MixtureState, SourceReader
+from liquid_train.data.mixture import Document, Mixture, SourceReader
 from liquid_train.data.sequences import IGNORED
+from liquid_train.data.stream_state import DocumentName, StreamState
 
 SHORTEST_PIECE = 2  # a piece of one token predicts nothing
-
-
-class StreamState(TypedDict):
-    """window: number of the window; emitted: its sequences already given out; mixture and carry: as at the window's
-    start."""
-
-    window: int
-    emitted: int
-    mixture: MixtureState
-    carry: list[DocumentName]
 
 
 @dataclass(frozen=True)

@@ -3,10 +3,10 @@ leave padding."""
 
 from __future__ import annotations
 
-from liquid_train.config.schema import TrainJob
 from liquid_train.data.loader import source_readers
 from liquid_train.data.mixture import Document, Mixture
 from liquid_train.data.packing import best_fit
+from liquid_train.data.settings import DataConfig
 from liquid_train.data.shards import ShardSet
 from liquid_train.vocabulary import Vocabulary
 
@@ -33,20 +33,20 @@ def expected_padding(documents: list[Document], seq_len: int) -> float:
     return 1 - tokens / (max(tokens / seq_len, needed / times) * seq_len)
 
 
-def padding_warning(config: TrainJob, sets: dict[str, ShardSet], vocabulary: Vocabulary) -> str | None:
+def padding_warning(data: DataConfig, seed: int, sets: dict[str, ShardSet], vocabulary: Vocabulary) -> str | None:
     """One line when the mixture leaves more than 2% of the tokens empty, with a seq_len that would not; None when all
     is well.
 
     Reads the first 256 documents of stream 0: one chunk or two of each source.
     """
-    readers = source_readers(config, sets, vocabulary)
+    readers = source_readers(data, seed, sets, vocabulary)
     if all(r.config.task == "text" for r in readers.values()):
         return None
     mixture = Mixture(0, readers)
     documents: list[Document] = []
     while len(documents) < SAMPLE_DOCUMENTS and (document := mixture.next()) is not None:
         documents.append(document)
-    seq_len = config.data.seq_len
+    seq_len = data.seq_len
     padding = expected_padding(documents, seq_len)
     if padding <= TOO_MUCH:
         return None

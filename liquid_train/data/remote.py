@@ -18,7 +18,6 @@ from typing import Any, TypeVar
 from fsspec.asyn import AsyncFileSystem
 from fsspec.core import url_to_fs
 
-from liquid_train.data.storage import THREADS
 from liquid_train.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -35,6 +34,7 @@ PACKAGES = {
 }
 ATTEMPTS = 4
 BACKOFF_SECONDS = 0.5  # before the second attempt, doubled before every further one
+THREADS = 16  # requests at the same time, where a folder's sizes are asked for one by one
 TIMEOUT_SECONDS = 120  # of one request: a connection that hangs is an error like others
 SPOT_CHECKS = 64  # files whose size is asked for one by one where a folder cannot be listed
 MISSING = -1  # the size of a file that is not there

@@ -1,16 +1,15 @@
 """Attention inside packed documents: a document never sees another, by construction.
 
-Where no kernel for packed rows runs (ragged_attention.py has those), the documents of a micro-batch are gathered out of
-the flat row of tokens into a few rectangles of about equal length (`DocumentPlan`), attended causally there, and put
-back. A document's padding stands after it, where no causal query looks, so no mask is needed and the work is that of
-the documents, not of the square of the sequence. Each way is registered with transformers' AttentionInterface under a
-name of its own; the plan reaches it as a keyword of the model's forward, never inferred from positions.
+Where none of the kernels for packed rows runs (attention_kernels.py), `padded_sdpa` does: it gathers the documents of a
+micro-batch out of the flat row of tokens into a few padded batches of about equal length (`DocumentPlan`), attends
+causally there, and puts the results back. The padding comes after a document, where no causal query looks, so no mask
+is needed, and the work grows with the documents' lengths, not with the square of the sequence's. Each kernel is
+registered with transformers' AttentionInterface under its own name. The plan reaches it as a keyword argument of the
+model's forward and is never inferred from positions.
 """
 
 from __future__ import annotations
 
-from collections import defaultdict
-from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -20,62 +19,11 @@ from torch import Tensor, nn
 from transformers import AttentionInterface
 from transformers.masking_utils import AttentionMaskInterface
 
+from liquid_train.data.document_plan import DocumentPlan
 from liquid_train.errors import UserError
-from liquid_train.model import attention_kernels as ragged_attention
+from liquid_train.model import attention_kernels
 
 PACKED = "liquid_packed"
-STEPS_PER_DOUBLING = 4  # rectangle lengths: at most a quarter of a document's length is padding
-
-
-@dataclass(frozen=True)
-class DocumentPlan:
-    """Where the documents of a flat row of N tokens lie.
-
-    gather[b]: token numbers [documents, length] of rectangle b (padding repeats a document's last token).
-    restore: [N], each token's place in the rectangles laid out flat, one after the other.
-    starts: int32 [documents + 1], the first token of each document, and N. longest: tokens of the longest one.
-    masks: what a kernel made of the plan, by sliding window, for the other layers.
-    """
-
-    gather: tuple[Tensor, ...]
-    restore: Tensor
-    starts: Tensor
-    longest: int
-    masks: dict[int | None, Any] = field(default_factory=dict, compare=False)
-
-    @classmethod
-    def from_lengths(cls, lengths: list[int]) -> DocumentPlan:
-        """Plan for documents that lie one after the other with these lengths."""
-        groups: dict[int, list[tuple[int, int]]] = defaultdict(list)
-        start = 0
-        for length in lengths:
-            groups[rectangle_length(length)].append((start, length))
-            start += length
-        restore = torch.empty(start, dtype=torch.int64)
-        gather, base = [], 0
-        for width, documents in sorted(groups.items()):
-            starts = torch.tensor([s for s, _ in documents]).unsqueeze(1)  # [documents, 1]
-            counts = torch.tensor([n for _, n in documents]).unsqueeze(1)
-            column = torch.arange(width).unsqueeze(0)  # [1, width]
-            tokens = starts + torch.minimum(column, counts - 1)
-            real = column < counts
-            places = torch.arange(tokens.numel()).view_as(tokens) + base
-            restore[tokens[real]] = places[real]
-            gather.append(tokens)
-            base += tokens.numel()
-        ends = torch.tensor([0, *lengths]).cumsum(0, dtype=torch.int32)
-        return cls(tuple(gather), restore, ends, max(lengths))
-
-    def to(self, device: torch.device) -> DocumentPlan:
-        gather = tuple(g.to(device, non_blocking=True) for g in self.gather)
-        restore, starts = self.restore.to(device, non_blocking=True), self.starts.to(device, non_blocking=True)
-        return DocumentPlan(gather, restore, starts, self.longest)
-
-
-def rectangle_length(length: int) -> int:
-    """The next of 8, 16, 24, 32, then four steps a doubling: 40, 48, 56, 64, 80, 96, ..."""
-    step = max(8, 1 << max(0, (length - 1).bit_length() - 1 - (STEPS_PER_DOUBLING.bit_length() - 1)))
-    return -(-length // step) * step
 
 
 # the documents' lengths differ in every batch: a compiled block would be compiled again for each
@@ -145,7 +93,7 @@ def choose_kernel(wish: str, device: torch.device, dtype: torch.dtype, softcap: 
 
     Raises UserError with the reason where the wish cannot be met.
     """
-    reasons = {kernel: why_not(device, dtype, softcap) for kernel, why_not in ragged_attention.WHY_NOT.items()} | {
+    reasons = {kernel: why_not(device, dtype, softcap) for kernel, why_not in attention_kernels.WHY_NOT.items()} | {
         "rectangles": None
     }
     if wish == "auto":
@@ -159,7 +107,7 @@ def choose_kernel(wish: str, device: torch.device, dtype: torch.dtype, softcap: 
 def describe(kernel: str, softcap: float | None) -> str:
     """How attention is computed, for the log."""
     if kernel != "rectangles":
-        return f"attention within documents: {ragged_attention.NAMES[kernel]}"
+        return f"attention within documents: {attention_kernels.NAMES[kernel]}"
     how = (
         "torch's fused scaled_dot_product_attention"
         if softcap is None
@@ -198,7 +146,7 @@ def _no_mask(*args: Any, **kwargs: Any) -> None:
     """The documents' borders are in the plan; transformers need not build a mask."""
 
 
-KERNELS = {"rectangles": rectangles, **ragged_attention.KERNELS}
+KERNELS = {"rectangles": rectangles, **attention_kernels.KERNELS}
 for _kernel in KERNELS:
     AttentionInterface.register(implementation(_kernel), partial(packed_attention, kernel=_kernel))
     AttentionMaskInterface.register(implementation(_kernel), _no_mask)

@@ -14,13 +14,12 @@ import importlib.util
 import inspect
 from collections.abc import Callable
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from liquid_train.model.attention import DocumentPlan
+from liquid_train.data.document_plan import DocumentPlan
 
 NAMES = {
     "flash": "flash-attn's variable-length kernel",

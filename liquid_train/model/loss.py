@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
 
-from liquid_train.data.loader import MicroBatch
+from liquid_train.data.batch import MicroBatch
 from liquid_train.data.sequences import IGNORED
 from liquid_train.data.settings import TASKS
 from liquid_train.model.backbone import rows_of

@@ -9,6 +9,7 @@ from typing import Any
 
 from liquid_train.checkpoint import folder as checkpoint
 from liquid_train.config.schema import TrainJob
+from liquid_train.distributed.parallelize import compute_dtype
 from liquid_train.generate.live_model import live_model
 from liquid_train.report.metric_families import headline
 from liquid_train.training.heldout import log_heldout
@@ -21,7 +22,9 @@ def evaluate_now(run: Run, last: bool) -> dict[str, Any]:
     from evals.periodic import evaluate
 
     assert run.heldout is not None
-    metrics = log_heldout(run.root, run.heldout, run.world, run.progress.step, run.dir)
+    metrics = log_heldout(
+        run.root, run.heldout, run.world, run.progress.step, run.dir, compute_dtype(run.config.parallel)
+    )
     # nothing to be guided away from
     settings = run.config.evals if run.card.null_prompt else replace(run.config.evals, guidance=1.0)
     with live_model(run.root, run.root.lm, run.world.device) as model:

@@ -17,12 +17,12 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel
 
-from liquid_train.config.schema import TrainJob
-from liquid_train.data.loader import MicroBatch, collate, open_set
+from liquid_train.data.batch import MicroBatch, collate
+from liquid_train.data.loader import open_set
 from liquid_train.data.mixture import Document, SourceReader
 from liquid_train.data.packing import Sequence, best_fit, join, pour
-from liquid_train.data.settings import TASKS
-from liquid_train.distributed.parallelize import World, compute_dtype, reshard
+from liquid_train.data.settings import TASKS, DataConfig
+from liquid_train.distributed.parallelize import World, reshard
 from liquid_train.errors import UserError
 from liquid_train.files import dispensable
 from liquid_train.measurement.intervals import bootstrap, bootstrap_name
@@ -43,21 +43,32 @@ class HeldoutSet:
 
     rows: list[Sequence]
     noted: dict[str, int]
-    config: TrainJob
+    data: DataConfig
+    loss: LossConfig
+    seed: int
+    micro_batch: int
     pad: int
 
     def batches(self, rank: int, ranks: int) -> Iterator[tuple[list[int], MicroBatch]]:
         """(numbers of the rows, micro-batch of them) of one rank; every rank gets as many, some of them perhaps of no
         row."""
-        size = self.config.train.micro_batch
+        size = self.micro_batch
         own = list(range(rank, len(self.rows), ranks))
         for start in range(0, len(range(0, len(self.rows), ranks)), size):  # rank 0 has the most
             numbers = own[start : start + size]
-            yield numbers, collate([self.rows[n] for n in numbers], size, self.config, self.pad)
+            yield numbers, collate([self.rows[n] for n in numbers], size, self.data.seq_len, self.loss, self.pad)
 
 
 def heldout_set(
-    config: TrainJob, vocabulary: Vocabulary, vq_fingerprint: str, *, whole: bool = False, batches: int | None = None
+    data: DataConfig,
+    loss: LossConfig,
+    seed: int,
+    vocabulary: Vocabulary,
+    vq_fingerprint: str,
+    *,
+    micro_batch: int,
+    whole: bool = False,
+    batches: int | None = None,
 ) -> HeldoutSet:
     """The documents of data.heldout. Captions, prompts and questions are drawn once (epoch 0), and no caption is
     replaced by <unconditional>.
@@ -68,25 +79,23 @@ def heldout_set(
     """
     documents: list[Document] = []
     noted: Counter[str] = Counter()
-    for name, source in config.data.heldout.items():
+    for name, source in data.heldout.items():
         try:
-            shards = open_set(config, source.path, vq_fingerprint, vocabulary.codebook_size)
+            shards = open_set(data, source.path, vq_fingerprint, vocabulary.codebook_size)
         except UserError as error:
             raise UserError(f"data.heldout.{name}.path={source.path}: {error}") from error
-        reader = SourceReader(
-            name, source, shards, vocabulary.tokenizer, config.data, 1, config.seed, unconditional=0.0
-        )
+        reader = SourceReader(name, source, shards, vocabulary.tokenizer, data, 1, seed, unconditional=0.0)
         documents += reader.first(shards.num_samples if whole or not source.max_samples else source.max_samples)
         noted.update({f"data.heldout.{name}: {reason}": count for reason, count in reader.dropped.items()})
-    seq_len = config.data.seq_len
+    seq_len = data.seq_len
     bins = sum(len(d) for d in documents) // seq_len + 2
     placed, left = best_fit([d for d in documents if not d.splittable], bins, seq_len)
     left += pour([d for d in documents if d.splittable], placed, seq_len)
     rows = [join(p, seq_len, vocabulary.pad) for p in [*placed, *alone(left, seq_len)] if p]
     if batches is not None:
-        order = np.random.default_rng(config.seed).permutation(len(rows))
-        rows = [rows[n] for n in sorted(order[: batches * config.train.micro_batch])]
-    return HeldoutSet(rows, dict(noted), config, vocabulary.pad)
+        order = np.random.default_rng(seed).permutation(len(rows))
+        rows = [rows[n] for n in sorted(order[: batches * micro_batch])]
+    return HeldoutSet(rows, dict(noted), data, loss, seed, micro_batch, vocabulary.pad)
 
 
 def alone(documents: list[Document], seq_len: int) -> list[list[Document]]:
@@ -128,7 +137,7 @@ def measure(root: LossModule, data: HeldoutSet, world: World, dtype: torch.dtype
         data=texts_digest([row.digest().hex() for row in data.rows]),
         dtype=str(dtype).removeprefix("torch."),
     )
-    return Measurement(by_task(sums.cpu().numpy(), tasks, data.config.seed), provenance, warnings=warnings(data, tasks))
+    return Measurement(by_task(sums.cpu().numpy(), tasks, data.seed), provenance, warnings=warnings(data, tasks))
 
 
 def by_task(sums: np.ndarray, tasks: np.ndarray, seed: int) -> dict[str, Value]:
@@ -151,18 +160,18 @@ def mean_of(sums: np.ndarray, counts: np.ndarray, picked: np.ndarray) -> float:
 
 def warnings(data: HeldoutSet, tasks: np.ndarray) -> list[str]:
     found = [f"{reason}, {count} of its samples" for reason, count in sorted(data.noted.items())]
-    wanted = {source.task for source in data.config.data.heldout.values()} - {
-        TASKS[task] for task in set(tasks.tolist())
-    }
+    wanted = {source.task for source in data.data.heldout.values()} - {TASKS[task] for task in set(tasks.tolist())}
     return found + [f"no document of {task} is among those that were measured" for task in sorted(wanted)]
 
 
-def log_heldout(root: LossModule, data: HeldoutSet, world: World, step: int, out_dir: Path) -> dict[str, float]:
+def log_heldout(
+    root: LossModule, data: HeldoutSet, world: World, step: int, out_dir: Path, dtype: torch.dtype
+) -> dict[str, float]:
     """While training: {"val/loss/TASK", "val/accuracy/TASK"}, and rank 0 writes
     out_dir/evals/step-NNNNNNNN-heldout.json; a collective."""
     if not data.rows:
         return {}
-    measured = measure(root, data, world, compute_dtype(data.config.parallel))
+    measured = measure(root, data, world, dtype)
     if world.main:
         with dispensable(f"evals: heldout of step {step}"):
             write_measurement(out_dir / "evals", "heldout", step, measured)
@@ -172,7 +181,7 @@ def log_heldout(root: LossModule, data: HeldoutSet, world: World, step: int, out
 def heldout(handle: ModelHandle, data: HeldoutSet) -> Measurement:
     """The same of a plain model."""
     with packed(handle.model):
-        root = LossModule.of(handle.model, handle.vocabulary, LossConfig(chunk=data.config.loss.chunk))
+        root = LossModule.of(handle.model, handle.vocabulary, LossConfig(chunk=data.loss.chunk))
         return measure(root, data, World(handle.rank, handle.world_size, handle.model.device), handle.model.dtype)
 
 

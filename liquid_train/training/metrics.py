@@ -10,7 +10,8 @@ import torch
 import torch.distributed as dist
 from transformers import PreTrainedModel
 
-from liquid_train.data.loader import RankBatch, is_endless
+from liquid_train.data.batch import RankBatch
+from liquid_train.data.loader import is_endless
 from liquid_train.data.settings import TASKS, DataConfig
 from liquid_train.distributed.parallelize import World
 from liquid_train.scaling.flops import block_parameters, peak_flops, step_flops

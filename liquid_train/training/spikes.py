@@ -33,7 +33,7 @@ from liquid_train.training.settings import SpikeConfig
 
 if TYPE_CHECKING:
     from liquid_train.checkpoint.state import Progress
-    from liquid_train.data.packing import StreamState
+    from liquid_train.data.stream_state import StreamState
 
 NORMAL = 1.4826  # standard deviation / MAD of a normal distribution
 LEAST = 0.01  # of the usual loss: the smallest deviation that counts

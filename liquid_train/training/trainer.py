@@ -46,7 +46,7 @@ class Run:
         self.resumed_from = rewind.checkpoint if rewind else find_checkpoint(config)
         vq_config, vq_weights = package_path(config.vq.config), package_path(config.vq.checkpoint)
         self.image_tokenizer = ImageTokenizer.from_files(vq_config, vq_weights)
-        self.sets = open_sources(config, self.image_tokenizer.fingerprint, self.image_tokenizer.codebook_size)
+        self.sets = open_sources(config.data, self.image_tokenizer.fingerprint, self.image_tokenizer.codebook_size)
         self.progress, self.notes = self._progress()
         if rewind:
             self.progress.guard, self.progress.streams = rewind.guard, {**self.progress.streams, **rewind.streams}
@@ -58,13 +58,23 @@ class Run:
         self.vocabulary = self._vocabulary()
         self.card = self._card()
         self.heldout = (
-            heldout_set(config, self.vocabulary, self.image_tokenizer.fingerprint) if config.evals.every else None
+            heldout_set(
+                config.data,
+                config.loss,
+                config.seed,
+                self.vocabulary,
+                self.image_tokenizer.fingerprint,
+                micro_batch=config.train.micro_batch,
+            )
+            if config.evals.every
+            else None
         )
         left_out = self.progress.guard.left_out
         # how many steps' worth of data a run that leaves some out will need is not known yet
         unknown = config.train.spike.action == "rewind" and self.progress.step < self.steps
         self.loader = BatchLoader(
-            config,
+            config.data,
+            config.seed,
             self.sets,
             self.vocabulary,
             rank=world.data_rank,

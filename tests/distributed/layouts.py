@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from liquid_train.cli import quote
 from liquid_train.config.compose import load
 from liquid_train.config.schema import TrainJob
-from liquid_train.data.loader import micro_batches
+from liquid_train.data.batch import micro_batches
 from liquid_train.distributed.parallelize import World, process_group
 from liquid_train.generate.live_model import live_model
 from liquid_train.optim.adamw import learning_rate
@@ -32,7 +32,14 @@ def ours(config: TrainJob, world: World) -> list[list[float]]:
     run = Run(config, world)
     found = []
     for batch in run.loader:
-        batches = micro_batches(config, batch, world.data_size, run.vocabulary.pad)
+        batches = micro_batches(
+            config.data,
+            config.loss,
+            batch,
+            micro_batch=config.train.micro_batch,
+            world=world.data_size,
+            pad=run.vocabulary.pad,
+        )
         lr = learning_rate(batch.step, run.steps, config.optimizer.lr, config.schedule)
         result = train_step(run, batches, lr, stop=False)
         run.progress.step += 1

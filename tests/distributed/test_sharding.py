@@ -13,10 +13,11 @@ import torch
 import torch.distributed as dist
 from torch.distributed.tensor.debug import CommDebugMode
 
-from liquid_train.data.loader import MicroBatch
+from liquid_train.data.batch import MicroBatch
+from liquid_train.data.document_plan import DocumentPlan
 from liquid_train.distributed.parallelize import World, parallelize
 from liquid_train.distributed.settings import ParallelConfig
-from liquid_train.model.attention import PACKED, DocumentPlan
+from liquid_train.model.attention import PACKED
 from liquid_train.model.loss import LossModule
 from liquid_train.model.settings import LossConfig
 from tests.tiny_model import tiny

@@ -11,8 +11,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from liquid_train.data.document_plan import DocumentPlan
 from liquid_train.model import attention
-from liquid_train.model.attention import DocumentPlan, choose_kernel
+from liquid_train.model.attention import choose_kernel
 
 ROWS, LENGTHS = 2, [[3, 17, 1, 40, 9], [70]]
 CPU = torch.device("cpu")

@@ -13,8 +13,8 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
+from liquid_train.data.document_plan import DocumentPlan
 from liquid_train.model import backbone
-from liquid_train.model.attention import DocumentPlan
 from liquid_train.model.embedding_init import fill_image_rows
 from liquid_train.model.settings import BackboneConfig
 from liquid_train.optim.adamw import learning_rate
