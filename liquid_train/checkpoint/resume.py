@@ -5,17 +5,15 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from liquid_train.checkpoint.folder import TRAINER, committed, problems, step_of
 from liquid_train.config.compose import package_path
 from liquid_train.config.schema import TrainJob
 from liquid_train.data.settings import SourceConfig
 from liquid_train.data.shards import ShardSet
+from liquid_train.data.stream_state import StreamState
 from liquid_train.errors import UserError
-
-if TYPE_CHECKING:  # it needs transformers
-    from liquid_train.data.stream_state import StreamState
 
 # A checkpoint trained under another value of these cannot be continued: weights and ids would not fit.
 FIXED = ("backbone", "vq")

@@ -14,7 +14,7 @@ import contextlib
 import functools
 import json
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any, cast
@@ -29,6 +29,7 @@ from torch.optim import Optimizer
 
 from liquid_train.checkpoint import folder as checkpoint
 from liquid_train.checkpoint.folder import TRAINER
+from liquid_train.checkpoint.progress import Progress
 from liquid_train.checkpoint.safetensors_shards import Plan
 from liquid_train.checkpoint.settings import CheckpointConfig
 from liquid_train.config.schema import TrainJob
@@ -39,25 +40,7 @@ from liquid_train.errors import UserError
 from liquid_train.files import sha256_of, write_synced
 from liquid_train.model.backbone import ModelCard, fill_from_folder, named_full_tensors
 from liquid_train.model.loss import LossModule
-from liquid_train.training.spikes import GuardState
 from liquid_train.vocabulary import Vocabulary
-
-
-@dataclass
-class Progress:
-    """How far a run is. step: optimizer steps done; tokens, documents: trained on (also by source, without padding);
-    streams: state of every canonical stream; shards: digest of each source's shard set, which the streams' states are
-    positions in."""
-
-    step: int = 0
-    tokens: int = 0
-    documents: int = 0
-    skipped: int = 0  # steps left out because their loss or gradient was not finite
-    streams: dict[int, StreamState] = field(default_factory=dict)
-    shards: dict[str, str] = field(default_factory=dict)
-    source_documents: dict[str, int] = field(default_factory=dict)
-    source_tokens: dict[str, int] = field(default_factory=dict)
-    guard: GuardState = field(default_factory=GuardState)  # what is known of loss spikes
 
 
 class SaveFailed(UserError):
@@ -247,25 +230,6 @@ def _gather_streams(states: dict[int, StreamState], world: World) -> dict[int, S
         parts, {s: state for s, state in states.items() if owner(s, world.data_size) == world.data_rank}
     )
     return {k: v for part in parts if part for k, v in part.items()}
-
-
-def read_progress(folder: Path) -> tuple[Progress, dict[str, Any]]:
-    """(progress, config it was trained with) of a checkpoint."""
-    state = json.loads((folder / TRAINER).read_text())
-    streams = {int(k): v for k, v in state["streams"].items()}
-    # not in checkpoints of older versions
-    by_source = {k: state.get(k, {}) for k in ("source_documents", "source_tokens")}
-    progress = Progress(
-        state["step"],
-        state["tokens"],
-        state["documents"],
-        state["skipped"],
-        streams,
-        state.get("shards", {}),
-        **by_source,
-        guard=GuardState(**state.get("guard", {})),
-    )
-    return progress, state["config"]
 
 
 def load(folder: Path, root: LossModule, optimizer: Optimizer) -> None:

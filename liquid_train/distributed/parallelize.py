@@ -19,11 +19,11 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.distributed_c10d import _set_pg_timeout
 from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
+from transformers import PreTrainedModel
 
 from liquid_train.config.checks import degrees
 from liquid_train.distributed.settings import ParallelConfig
 from liquid_train.distributed.tensor_parallel import cut
-from liquid_train.model.loss import LossModule
 
 
 @dataclass(frozen=True)
@@ -101,13 +101,16 @@ def compute_dtype(config: ParallelConfig) -> torch.dtype:
     return torch.bfloat16 if config.precision == "bf16" else torch.float32
 
 
-def parallelize(root: LossModule, config: ParallelConfig, world: World) -> None:
-    """Tensor parallelism, activation checkpointing, compile, FSDP2: each wraps what the one before made. The model is
-    on meta."""
+def parallelize(root: nn.Module, lm: PreTrainedModel, config: ParallelConfig, world: World) -> None:
+    """Tensor parallelism, activation checkpointing, compile, FSDP2, in this order: each wraps the result of the one
+    before.
+
+    root: the module that holds `lm` and whose forward is a whole training step's forward, loss included. On meta.
+    """
     mesh = make_mesh(config, world)
-    blocks = root.lm.model.layers
+    blocks = lm.model.layers
     if config.tensor > 1:
-        cut(root.lm, mesh["tensor"])
+        cut(lm, mesh["tensor"])
     for block in blocks:
         if config.activation_checkpoint != "none":
             checkpoint_activations(block, selective=config.activation_checkpoint == "selective")

@@ -78,7 +78,7 @@ def make_plan(config: PlanJob) -> Plan:
     parameters_extended = count(lm)
     root = LossModule.of(lm, vocabulary, config.loss)
     with fake_process_group(ranks, config.parallel.tensor) as world:
-        parallelize(root, config.parallel, world)
+        parallelize(root, lm, config.parallel, world)
         local = [p.to_local() if isinstance(p, DTensor) else p for p in root.parameters()]
     weights = sum(p.numel() * p.element_size() for p in local)
     optimizer = MOMENTS * weights + STEP_BYTES * len(local)

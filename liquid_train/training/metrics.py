@@ -8,8 +8,10 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch import Tensor
 from transformers import PreTrainedModel
 
+from liquid_train.checkpoint.progress import Progress
 from liquid_train.data.batch import RankBatch
 from liquid_train.data.loader import is_endless
 from liquid_train.data.settings import TASKS, DataConfig
@@ -42,19 +44,32 @@ class Compute:
 
 
 @dataclass(frozen=True)
+class StepResult:
+    """What one step did; the same on all ranks."""
+
+    loss: float  # weighted mean over the targets of the global batch, nats
+    per_task: Tensor  # fp64 [4, tasks] on the CPU, as LossOutput's, over all ranks
+    grad_norm: float  # before clipping
+    lr: float
+    finite: bool  # loss and gradient are
+    spike: bool  # the loss jumps (spikes.py)
+    skipped: bool  # the optimizer made no step
+    rewinds: bool  # a spike after which training goes back to a checkpoint, or at one leaves the batch out
+    stop: bool  # some rank has been told to stop
+
+
+@dataclass(frozen=True)
 class BatchTotals:
-    """Of the global batch. efficiency: share of tokens that are no padding; squares: sum of squared document lengths;
-    damaged: samples so far; epochs: passes over each source so far; source_documents, source_tokens: per source, of
-    this batch; dropped: by reason, since the processes started."""
+    """Of the global batch, over all ranks."""
 
     documents: int
-    efficiency: float
-    sum_squared_lengths: int
-    damaged: int
-    epochs: dict[str, float]
+    efficiency: float  # share of the tokens that are not padding
+    sum_squared_lengths: int  # of the documents: what attention costs
+    damaged: int  # samples so far
+    epochs: dict[str, float]  # passes over each source so far
     source_documents: dict[str, int]
     source_tokens: dict[str, int]
-    dropped: dict[str, int]
+    dropped: dict[str, int]  # documents by reason, since the processes started
 
 
 def batch_totals(batch: RankBatch, data: DataConfig, world: World) -> BatchTotals:
@@ -105,16 +120,7 @@ def data_ended(batch: RankBatch, data: DataConfig, world: World) -> bool:
     return bool(ended)
 
 
-def share_metrics(documents: dict[str, int], tokens: dict[str, int]) -> dict[str, float]:
-    """Each source's share of the documents and of the tokens trained on so far."""
-    return {
-        f"share/{unit}/{k}": n / max(1, sum(c.values()))
-        for unit, c in (("documents", documents), ("tokens", tokens))
-        for k, n in c.items()
-    }
-
-
-def task_metrics(per_task: torch.Tensor) -> dict[str, float]:
+def task_metrics(per_task: Tensor) -> dict[str, float]:
     """per_task [4, tasks]: sums of loss, of correct, counts, sums of weighted loss -> loss, token accuracy, share of
     targets and of the loss by task."""
     loss, correct, count, weighted = per_task
@@ -155,16 +161,36 @@ def speed_metrics(
     }
 
 
+def progress_metrics(progress: Progress) -> dict[str, Any]:
+    """How far the run has come, its steps that were left out, and each source's share of the documents and tokens."""
+    guard = progress.guard
+    shares = {
+        f"share/{unit}/{name}": n / max(1, sum(counts.values()))
+        for unit, counts in (("documents", progress.source_documents), ("tokens", progress.source_tokens))
+        for name, n in counts.items()
+    }
+    return {
+        "step": progress.step,
+        "tokens": progress.tokens,
+        "documents": progress.documents,
+        "skipped": progress.skipped,
+        "spikes": guard.spikes,
+        "rewinds": guard.rewinds,
+        "left_out": guard.left_out,
+        **shares,
+    }
+
+
 def step_metrics(
-    totals: BatchTotals, result: dict[str, Any], so_far: dict[str, Any], lr: float, speed: dict[str, float]
+    totals: BatchTotals, result: StepResult, so_far: dict[str, Any], speed: dict[str, float]
 ) -> dict[str, Any]:
-    """One line. so_far: step, tokens, documents, skipped, shares of the sources; result: what train_step returned."""
+    """One line. so_far: progress_metrics after the step; speed: speed_metrics of it."""
     return {
         **so_far,
-        "loss": result["loss"],
-        **task_metrics(result["per_task"]),
-        "lr": lr,
-        "grad_norm": result["grad_norm"],
+        "loss": result.loss,
+        **task_metrics(result.per_task),
+        "lr": result.lr,
+        "grad_norm": result.grad_norm,
         **speed,
         "packing_efficiency": totals.efficiency,
         **{f"epoch/{name}": passes for name, passes in totals.epochs.items()},

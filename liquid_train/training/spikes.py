@@ -17,46 +17,24 @@ without the batches seen between it and the end of the spike. So optimizer step 
 
 from __future__ import annotations
 
-import json
 import math
 import statistics
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch.distributed as dist
 from torch import Tensor
 
-from liquid_train.checkpoint.folder import TRAINER, committed, step_of
+from liquid_train.checkpoint.folder import committed, step_of
+from liquid_train.checkpoint.progress import GuardState, Progress
+from liquid_train.config.schema import TrainJob
 from liquid_train.data.settings import TASKS
+from liquid_train.data.stream_state import StreamState
+from liquid_train.errors import UserError
 from liquid_train.training.settings import SpikeConfig
-
-if TYPE_CHECKING:
-    from liquid_train.checkpoint.state import Progress
-    from liquid_train.data.stream_state import StreamState
 
 NORMAL = 1.4826  # standard deviation / MAD of a normal distribution
 LEAST = 0.01  # of the usual loss: the smallest deviation that counts
-
-
-@dataclass
-class GuardState:
-    """excesses, usual, by_task: of the last steps that were no spikes, or of all where nothing is done about spikes;
-    by_task: each task's mean losses.
-    spikes, rewinds: how many so far. left_out: steps' worth of data that were left out, so that optimizer step n trains
-    on the data of step n + left_out."""
-
-    excesses: list[float] = field(default_factory=list)
-    usual: list[float] = field(default_factory=list)
-    by_task: dict[str, list[float]] = field(default_factory=dict)
-    spikes: int = 0
-    rewinds: int = 0
-    left_out: int = 0
-
-    @classmethod
-    def of(cls, checkpoint: Path) -> GuardState:
-        """As a checkpoint holds it; checkpoints of older versions have none."""
-        return cls(**json.loads((checkpoint / TRAINER).read_text()).get("guard", {}))
 
 
 @dataclass(frozen=True)
@@ -121,3 +99,32 @@ def go_back(progress: Progress, data_step: int, start: Path | None, run_dir: Pat
     state.spikes, state.rewinds = progress.guard.spikes, progress.guard.rewinds + 1
     state.left_out = data_step + 1 - (step_of(checkpoint) if checkpoint else 0)
     return Rewind(checkpoint, state, progress.streams)
+
+
+def spike_report(config: TrainJob, progress: Progress, loss: float, saved_step: int) -> str:
+    """A line about a spike at the step after progress.step, and what is done about it. saved_step: the newest
+    checkpoint's. UserError where training has gone back as often as it may."""
+    spike, guard, step = config.train.spike, progress.guard, progress.step
+    done = {
+        "warn": "training goes on",
+        "skip": "no optimizer step",
+        "rewind": f"back to the checkpoint of step {saved_step}, on without the data since",
+    }
+    found = f"step {step + 1}: the loss jumps to {loss:.3f} (spike {guard.spikes})"
+    if spike.action == "rewind" and step != saved_step and guard.rewinds >= spike.rewinds:
+        raise UserError(
+            f"{found}, and train.spike.rewinds={spike.rewinds}: as many times training went back already; lower "
+            f"optimizer.lr={config.optimizer.lr}, or look at the data of such a step: liquid run replay "
+            f"{config.run.dir} --step N"
+        )
+    return f"{found}: {done[spike.action]} (train.spike.action={spike.action})"
+
+
+def check_skipped(config: TrainJob, in_a_row: int) -> None:
+    """UserError when too many steps in a row were left out."""
+    if in_a_row >= config.train.max_skipped:
+        raise UserError(
+            f"train.max_skipped={config.train.max_skipped}: as many steps in a row had a loss or gradient that was "
+            "not finite, or were spikes "
+            f"that train.spike.action={config.train.spike.action} leaves out; lower optimizer.lr={config.optimizer.lr}"
+        )

@@ -17,7 +17,7 @@ from liquid_train.data.document_plan import DocumentPlan
 from liquid_train.model import backbone
 from liquid_train.model.embedding_init import fill_image_rows
 from liquid_train.model.settings import BackboneConfig
-from liquid_train.optim.adamw import learning_rate
+from liquid_train.optim.schedule import learning_rate
 from liquid_train.optim.settings import ScheduleConfig
 from liquid_train.training.tracker import drop_lines_after
 from liquid_train.vocabulary import Vocabulary, add_image_tokens

@@ -8,7 +8,9 @@ import pytest
 import torch
 from transformers import PreTrainedModel
 
-from liquid_train.optim.adamw import RowRates, build_optimizer, learning_rate
+from liquid_train.optim.adamw import build_optimizer
+from liquid_train.optim.row_rates import RowRates
+from liquid_train.optim.schedule import learning_rate
 from liquid_train.optim.settings import OptimizerConfig, ScheduleConfig
 from liquid_train.vocabulary import Vocabulary
 from tests.tiny_model import tiny
