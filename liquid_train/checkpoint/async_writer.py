@@ -10,7 +10,7 @@ from pathlib import Path
 import torch.distributed as dist
 
 from liquid_train.checkpoint.settings import CheckpointConfig
-from liquid_train.checkpoint.state import SaveFailed, Snapshot, write
+from liquid_train.checkpoint.state import SaveFailed, Snapshot, write_checkpoint
 
 
 class Saver:
@@ -64,5 +64,5 @@ class Saver:
 
     def _write(self, state: Snapshot) -> float:
         started = time.perf_counter()
-        write(state, self._run_dir, self._settings, self._group)
+        write_checkpoint(state, self._run_dir, self._settings, self._group)
         return time.perf_counter() - started

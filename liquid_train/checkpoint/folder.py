@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from liquid_train.errors import UserError
-from liquid_train.files import sha256_of, sync, write_synced
+from liquid_train.files import read_json, sha256_of, sync, write_synced
 
 SCHEMA = 1
 COMMIT = "COMMIT.json"
@@ -160,7 +160,7 @@ def abandon(run_dir: Path, step: int) -> str:
 def read_scores(run_dir: str | Path) -> dict[str, Any]:
     """What checkpoints/scores.json holds; {} where there is none."""
     path = Path(run_dir) / "checkpoints" / SCORES
-    return json.loads(path.read_text()) if path.is_file() else {}
+    return read_json(path) if path.is_file() else {}
 
 
 def note_score(run_dir: Path, step: int, metric: str, best_is: str, value: float) -> None:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from liquid_train.checkpoint.folder import TRAINER
 from liquid_train.data.stream_state import StreamState
+from liquid_train.files import read_json
 
 
 @dataclass
@@ -28,7 +28,7 @@ class GuardState:
     @classmethod
     def of(cls, checkpoint: Path) -> GuardState:
         """As a checkpoint holds it; checkpoints of older versions have none."""
-        return cls(**json.loads((checkpoint / TRAINER).read_text()).get("guard", {}))
+        return cls(**read_json(checkpoint / TRAINER).get("guard", {}))
 
 
 @dataclass
@@ -50,7 +50,7 @@ class Progress:
 
 def read_progress(folder: Path) -> tuple[Progress, dict[str, Any]]:
     """(progress, config it was trained with) of a checkpoint."""
-    state = json.loads((folder / TRAINER).read_text())
+    state = read_json(folder / TRAINER)
     streams = {int(k): v for k, v in state["streams"].items()}
     # not in checkpoints of older versions
     by_source = {k: state.get(k, {}) for k in ("source_documents", "source_tokens")}

@@ -14,6 +14,7 @@ from liquid_train.data.settings import SourceConfig
 from liquid_train.data.shards import ShardSet
 from liquid_train.data.stream_state import StreamState
 from liquid_train.errors import UserError
+from liquid_train.files import read_json
 
 # A checkpoint trained under another value of these cannot be continued: weights and ids would not fit.
 FIXED = ("backbone", "vq")
@@ -91,7 +92,7 @@ def changes_since(checkpoint: Path, config: TrainJob, shards: dict[str, str]) ->
 
     A shard set that only lies elsewhere is the same. UserError where the checkpoint cannot be continued like this.
     """
-    trainer = json.loads((checkpoint / TRAINER).read_text())
+    trainer = read_json(checkpoint / TRAINER)
     trained = filled(trainer["config"], asdict(TrainJob()))
     trained["data"]["sources"] = {k: filled(v, asdict(SourceConfig())) for k, v in trained["data"]["sources"].items()}
     changed = {

@@ -20,7 +20,7 @@ from liquid_train.files import write_synced
 
 
 @dataclass(frozen=True)
-class Plan:
+class ShardPlan:
     """Which tensors go into which file, in the order they come. names: of every file; elements, size: of all, size in
     bytes."""
 
@@ -29,7 +29,7 @@ class Plan:
     size: int
 
     @classmethod
-    def of(cls, tensors: Iterable[tuple[str, Tensor]], shard_gib: float) -> Plan:
+    def of(cls, tensors: Iterable[tuple[str, Tensor]], shard_gib: float) -> ShardPlan:
         """Files of at most shard_gib * 2**30 bytes; a larger tensor has one of its own. Only shapes and dtypes are
         read: meta tensors do.
 

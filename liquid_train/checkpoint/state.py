@@ -30,7 +30,7 @@ from torch.optim import Optimizer
 from liquid_train.checkpoint import folder as checkpoint
 from liquid_train.checkpoint.folder import TRAINER
 from liquid_train.checkpoint.progress import Progress
-from liquid_train.checkpoint.safetensors_shards import Plan
+from liquid_train.checkpoint.safetensors_shards import ShardPlan
 from liquid_train.checkpoint.settings import CheckpointConfig
 from liquid_train.config.schema import TrainJob
 from liquid_train.data.batch import owner
@@ -80,7 +80,7 @@ class Snapshot:
 
     step: int
     optimizer: dict[str, Any]
-    plan: Plan
+    plan: ShardPlan
     files: Iterable[dict[str, Tensor]]
     trainer: str
     rest: Callable[[Path], None]
@@ -105,7 +105,7 @@ def snapshot(
     than one file is held.
     """
     state: dict[str, Any] = {"optimizer": get_optimizer_state_dict(root, optimizer)}
-    plan = Plan.of(root.lm.named_parameters(), config.checkpoint.shard_gib)
+    plan = ShardPlan.of(root.lm.named_parameters(), config.checkpoint.shard_gib)
     files: Iterable[dict[str, Tensor]] = own_files(plan, root, world)
     if copied:
         stager = DefaultStager(
@@ -128,7 +128,7 @@ def snapshot(
     return Snapshot(progress.step, state, plan, files, json.dumps(trainer), rest, card.vq_fingerprint)
 
 
-def own_files(plan: Plan, root: LossModule, world: World) -> Iterator[dict[str, Tensor]]:
+def own_files(plan: ShardPlan, root: LossModule, world: World) -> Iterator[dict[str, Tensor]]:
     """The model's weights whole, as {name: tensor} of one safetensors file after another; a collective of all ranks.
 
     The ranks take the files in turn: round i yields file i * world.size + rank, {} where there is none, as many rounds
@@ -146,7 +146,7 @@ def own_files(plan: Plan, root: LossModule, world: World) -> Iterator[dict[str, 
             held = {}
 
 
-def write(state: Snapshot, run_dir: Path, settings: CheckpointConfig, group: dist.ProcessGroup) -> None:
+def write_checkpoint(state: Snapshot, run_dir: Path, settings: CheckpointConfig, group: dist.ProcessGroup) -> None:
     """Write and commit a checkpoint; a collective of all ranks, through `group`.
 
     Raises SaveFailed on all ranks where one of them could not write; older checkpoints are as they were.
@@ -232,7 +232,7 @@ def _gather_streams(states: dict[int, StreamState], world: World) -> dict[int, S
     return {k: v for part in parts if part for k, v in part.items()}
 
 
-def load(folder: Path, root: LossModule, optimizer: Optimizer) -> None:
+def load_checkpoint(folder: Path, root: LossModule, optimizer: Optimizer) -> None:
     """Fill weights and optimizer from a checkpoint, on any number of ranks; a collective."""
     fill_from_folder(root.lm, folder / "model")
     state = {"optimizer": get_optimizer_state_dict(root, optimizer)}

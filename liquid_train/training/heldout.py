@@ -110,7 +110,7 @@ def alone(documents: list[Document], seq_len: int) -> list[list[Document]]:
 
 
 @torch.no_grad()
-def measure(root: LossModule, data: HeldoutSet, world: World, dtype: torch.dtype) -> Measurement:
+def measure_heldout(root: LossModule, data: HeldoutSet, world: World, dtype: torch.dtype) -> Measurement:
     """heldout_loss/TASK, nats per target token, and heldout_accuracy/TASK; n counts tokens. A collective of all ranks.
     dtype: computed in."""
     firsts = np.cumsum([0, *(row.documents for row in data.rows)])  # number of each row's first document
@@ -171,7 +171,7 @@ def log_heldout(
     out_dir/evals/step-NNNNNNNN-heldout.json; a collective."""
     if not data.rows:
         return {}
-    measured = measure(root, data, world, dtype)
+    measured = measure_heldout(root, data, world, dtype)
     if world.main:
         with dispensable(f"evals: heldout of step {step}"):
             write_measurement(out_dir / "evals", "heldout", step, measured)
@@ -182,7 +182,9 @@ def heldout(handle: ModelHandle, data: HeldoutSet) -> Measurement:
     """The same of a plain model."""
     with packed(handle.model):
         root = LossModule.of(handle.model, handle.vocabulary, LossConfig(chunk=data.loss.chunk))
-        return measure(root, data, World(handle.rank, handle.world_size, handle.model.device), handle.model.dtype)
+        return measure_heldout(
+            root, data, World(handle.rank, handle.world_size, handle.model.device), handle.model.dtype
+        )
 
 
 @contextmanager

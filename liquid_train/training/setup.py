@@ -8,9 +8,9 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from liquid_train.checkpoint import state as train_state
 from liquid_train.checkpoint.progress import Progress, read_progress
 from liquid_train.checkpoint.resume import as_lines, changes_since, continued
+from liquid_train.checkpoint.state import load_checkpoint
 from liquid_train.config.schema import TrainJob
 from liquid_train.data.shards import ShardSet
 from liquid_train.distributed.parallelize import World, compute_dtype, parallelize
@@ -106,7 +106,7 @@ def build_model(
     optimizer = build_optimizer(lm, config.optimizer)
     rates = RowRates(lm, vocabulary, config.optimizer)
     if checkpoint:
-        train_state.load(checkpoint, root, optimizer)
+        load_checkpoint(checkpoint, root, optimizer)
     elif settings.init == "pretrained":
         assert settings.path is not None
         backbone.fill_from_folder(lm, settings.path)
