@@ -146,7 +146,7 @@ def check_periods(c: TrainJob) -> None:
 
 def check_parallel(c: TrainJob) -> None:
     one_of(c, "parallel.precision", ("bf16", "fp32"))
-    one_of(c, "parallel.attention", ("auto", "flash", "varlen", "flex", "rectangles"))
+    one_of(c, "parallel.attention", ("auto", "flash", "varlen", "flex", "padded_sdpa", "rectangles"))
     one_of(c, "parallel.activation_checkpoint", ("none", "selective", "full"))
     for key in ("parallel.replicate", "parallel.tensor"):
         require(get(c, key) > 0, f"{key}={get(c, key)}: must be 1 or more")

@@ -18,7 +18,7 @@ class ParallelConfig:
     # ranks that share every matrix product (tensor parallelism): for models whose layers are too large for one
     tensor: int = 1
     precision: str = "bf16"  # bf16 or fp32
-    # within documents: flash, varlen, flex, rectangles, or auto = the first of these that runs here
+    # within documents: flash, varlen, flex, padded_sdpa, or auto = the first of these that runs here
     attention: str = "auto"
     activation_checkpoint: str = "none"  # none, selective (keeps matrix products and attention) or full
     compile: bool = False

@@ -75,7 +75,7 @@ def test_without_a_plan_it_refuses() -> None:
         model(input_ids=torch.zeros(1, 4, dtype=torch.long), use_cache=False)
 
 
-def test_rectangles_waste_at_most_a_quarter() -> None:
+def test_padded_lengths_waste_at_most_a_quarter() -> None:
     for length in range(32, 5000):
         assert length <= padded_length(length) <= 1.25 * length
 
