@@ -1,6 +1,6 @@
-"""`liquid checkpoint export`: the model of a checkpoint for plain transformers, in a folder or in an object store.
+"""`liquid checkpoint export`: a checkpoint's model for plain transformers, in a folder or an object store.
 
-Weights are read, cast and written file by file: memory holds one file of the output, and one tensor of the source.
+Weights are read, cast and written file by file: memory holds one file of the output and one tensor of the source.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ CONFIG = "config.json"  # without it a folder is no model
 
 
 def export(source: Path, output: str | Path, *, dtype: str | None = None, shard_gib: float = 5.0) -> ShardPlan:
-    """Copy a folder in Hugging Face format to `output`, its weights cast to `dtype` (None: as stored) and cut into
-    files anew.
+    """Copy a folder in Hugging Face format to `output`, with its weights cast to `dtype` (None: as stored) and split
+    into files of up to `shard_gib` GiB.
 
-    Everything next to the weights (tokenizer, generation config, liquid.json) is copied; config.json names the new
-    dtype. output: a folder, which appears under its name when it is complete, or a URL of fsspec's (s3://bucket/model),
-    where config.json comes last.
-    ValueError: output exists, source has no safetensors, a value is too large for fp16, or the output cannot be
-    written.
+    Everything else (tokenizer, generation config, liquid.json) is copied, and config.json names the new dtype. output:
+    a folder, which appears under its name once it is complete, or an fsspec URL (s3://bucket/model), where config.json
+    is written last.
+    Raises UserError when output exists or cannot be written, source has no safetensors, or a value is too large for
+    fp16.
     """
     if not shard_gib > 0:
         raise UserError(f"--shard-gib {shard_gib:g}: must be above 0")
@@ -86,10 +86,10 @@ def _to_store(source: Path, url: str, dtype: torch.dtype | None, shard_gib: floa
 def _copy_weights(
     source: Path, folder: Path, dtype: torch.dtype | None, shard_gib: float, written: Callable[[], None] = lambda: None
 ) -> ShardPlan:
-    """Write the files one after another; `written` is called after each, and may take it away before the next is
-    made."""
+    """Write the weight files one after another. `written` is called after each, and may move the file away before the
+    next is made."""
     where = {}
-    stand_ins = {}  # on the meta device: what the tensors will be, without their content
+    stand_ins = {}  # meta tensors: shape and dtype of the output's tensors
     for path in sorted(source.glob("*.safetensors")):
         with safe_open(path, "pt") as file:
             for name in file.keys():  # noqa: SIM118 - a file, not a dict

@@ -13,39 +13,35 @@ from liquid_train.files import read_json
 
 @dataclass
 class GuardState:
-    """excesses, usual, by_task: of the last steps that were no spikes, or of all where nothing is done about spikes;
-    by_task: each task's mean losses.
-    spikes, rewinds: how many so far. left_out: steps' worth of data that were left out, so that optimizer step n trains
-    on the data of step n + left_out."""
+    """What is known of loss spikes (training/spikes.py). The lists are of the last steps that were not spikes; with
+    train.spike.action=warn, of the last steps."""
 
-    excesses: list[float] = field(default_factory=list)
-    usual: list[float] = field(default_factory=list)
-    by_task: dict[str, list[float]] = field(default_factory=dict)
-    spikes: int = 0
-    rewinds: int = 0
-    left_out: int = 0
+    excesses: list[float] = field(default_factory=list)  # loss above the usual one
+    usual: list[float] = field(default_factory=list)  # loss that the step's mixture of tasks usually has
+    by_task: dict[str, list[float]] = field(default_factory=dict)  # each task's mean losses
+    spikes: int = 0  # so far
+    rewinds: int = 0  # so far
+    left_out: int = 0  # steps' worth of data left out: optimizer step n trains on the data of step n + left_out
 
     @classmethod
     def of(cls, checkpoint: Path) -> GuardState:
-        """As a checkpoint holds it; checkpoints of older versions have none."""
+        """From a checkpoint; those of older versions have none."""
         return cls(**read_json(checkpoint / TRAINER).get("guard", {}))
 
 
 @dataclass
 class Progress:
-    """How far a run is. step: optimizer steps done; tokens, documents: trained on (also by source, without padding);
-    streams: state of every canonical stream; shards: digest of each source's shard set, which the streams' states are
-    positions in."""
+    """How far a run has come."""
 
-    step: int = 0
-    tokens: int = 0
+    step: int = 0  # optimizer steps done
+    tokens: int = 0  # trained on, padding included
     documents: int = 0
     skipped: int = 0  # steps left out because their loss or gradient was not finite
-    streams: dict[int, StreamState] = field(default_factory=dict)
-    shards: dict[str, str] = field(default_factory=dict)
+    streams: dict[int, StreamState] = field(default_factory=dict)  # of every canonical stream
+    shards: dict[str, str] = field(default_factory=dict)  # by source: digest of the shard set that the streams read
     source_documents: dict[str, int] = field(default_factory=dict)
-    source_tokens: dict[str, int] = field(default_factory=dict)
-    guard: GuardState = field(default_factory=GuardState)  # what is known of loss spikes
+    source_tokens: dict[str, int] = field(default_factory=dict)  # without padding
+    guard: GuardState = field(default_factory=GuardState)
 
 
 def read_progress(folder: Path) -> tuple[Progress, dict[str, Any]]:

@@ -10,8 +10,8 @@ STOP_FILE = "LIQUID_STOP_FILE"  # environment variable: the ranks save and leave
 
 
 class StopSignal:
-    """SIGTERM or SIGUSR1 (Slurm's warning), or the launcher's file: the current step is finished, then all ranks save
-    and leave."""
+    """Whether this rank has been told to stop: by SIGTERM, SIGUSR1 (Slurm's warning) or the launcher's file. Then the
+    current step is finished, and all ranks save and leave."""
 
     def __init__(self) -> None:
         self._signalled = False
