@@ -28,7 +28,7 @@ PADDED_SDPA = "padded_sdpa"
 OLDER_NAMES = {"rectangles": PADDED_SDPA}  # as older configs and checkpoints have it
 
 
-# the documents' lengths differ in every batch: a compiled block would be compiled again for each
+# document lengths differ in every batch: a compiled block would be compiled again for each
 @torch.compiler.disable
 def packed_attention(
     module: nn.Module,
@@ -147,7 +147,7 @@ def _band(width: int, window: int | None, device: torch.device) -> Tensor:
 
 
 def _no_mask(*args: Any, **kwargs: Any) -> None:
-    """The documents' borders are in the plan; transformers need not build a mask."""
+    """transformers need not build a mask: the borders of the documents are in the plan."""
 
 
 KERNELS = {PADDED_SDPA: padded_sdpa, **attention_kernels.KERNELS}

@@ -14,18 +14,17 @@ from liquid_train.vocabulary import Vocabulary
 
 
 def token_tables(lm: PreTrainedModel) -> list[Tensor]:
-    """The embedding, and the head where it is not tied to it: one row a token."""
+    """The embedding, and the head if it is not tied: one row a token."""
     tables: list[Any] = [lm.get_input_embeddings().weight, lm.get_output_embeddings().weight]
     return tables[:1] if tables[0] is tables[1] else tables
 
 
 class RowRates:
-    """Rows of embedding and head that learn slower or faster than the rest, or alone.
+    """Trains rows of the embedding and the head at rates of their own, or at first alone.
 
-    AdamW's step is proportional to the learning rate, weight decay included; so a row's own rate scales how far the row
-    moved.
-    In the first optimizer.new_rows_steps steps only the rows a published checkpoint lacks move: image rows, <boi>,
-    <eoi>, <unconditional>.
+    AdamW's step is proportional to the learning rate, weight decay included. So a row's own rate scales how far it has
+    moved in a step. In the first optimizer.new_rows_steps steps only rows that a published checkpoint lacks are
+    trained: image rows, <boi>, <eoi>, <unconditional>.
     """
 
     def __init__(self, lm: PreTrainedModel, vocabulary: Vocabulary, config: OptimizerConfig) -> None:
@@ -43,7 +42,7 @@ class RowRates:
             self.new_rows[row] = self.all_rows[row]
 
     def mask_gradients(self, step: int) -> None:
-        """In the first stage: no gradient but that of the new rows, before it is clipped."""
+        """In the first stage: zero all gradients but those of the new rows, before clipping."""
         if step >= self.config.new_rows_steps:
             return
         for parameter in self.others:
@@ -55,7 +54,7 @@ class RowRates:
                 gradient[(self.new_rows[first : first + len(gradient)] == 0).to(gradient.device)] = 0.0
 
     def step(self, optimizer: torch.optim.AdamW, step: int, lr: float) -> None:
-        """One step of the optimizer at learning rate lr."""
+        """One optimizer step at learning rate lr."""
         first_stage = step < self.config.new_rows_steps
         for group, rate in zip(
             optimizer.param_groups, (lr, *(0.0 if first_stage else lr for _ in range(2))), strict=True
@@ -70,7 +69,7 @@ class RowRates:
 
 
 class _Moved:
-    """The rows of a table's part here whose scale is not 1, as they were."""
+    """The rows of this rank's part of a table whose scale is not 1, as they were before the step."""
 
     def __init__(self, table: Tensor, scales: Tensor) -> None:
         self.local, first = rows_of(table)

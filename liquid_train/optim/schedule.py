@@ -11,9 +11,8 @@ def learning_rate(step: int, steps: int, peak: float, schedule: ScheduleConfig) 
     """Learning rate of 0-based `step` out of `steps`: linear warmup, then cosine, constant, or constant with a linear
     decay at the end.
 
-    The last is warmup-stable-decay (Hu et al. 2024, arXiv 2404.06395): with warmup and decay as numbers of steps, a
-    longer run is the same up to where the shorter one began to decay, and a decay can branch off from any checkpoint of
-    it.
+    The last is warmup-stable-decay (Hu et al. 2024, arXiv 2404.06395). With warmup and decay as numbers of steps, a
+    longer run equals a shorter one up to where that began to decay, and a decay can branch off at any checkpoint.
     """
     warmup = steps_of(schedule.warmup, steps)
     if step < warmup:
@@ -30,5 +29,5 @@ def learning_rate(step: int, steps: int, peak: float, schedule: ScheduleConfig) 
 
 
 def steps_of(length: float, steps: int) -> int:
-    """A share of `steps` below 1, or a number of steps."""
+    """Number of steps: `length` itself, or below 1 that share of `steps`."""
     return round(length if length >= 1 else length * steps)

@@ -1,4 +1,4 @@
-"""One step's line of metrics.jsonl: what the names of DESIGN section 4 hold."""
+"""One step's line in metrics.jsonl."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from liquid_train.vocabulary import Vocabulary
 
 @dataclass(frozen=True)
 class Compute:
-    """What FLOPs are counted from. Built before sharding: it reads parameter shapes."""
+    """What the FLOPs of a step are computed from. Made before sharding, because it reads parameter shapes."""
 
     blocks: int  # matrix parameters of the blocks
     head: int  # rows * width of the head
@@ -96,7 +96,9 @@ def batch_totals(batch: RankBatch, data: DataConfig, world: World) -> BatchTotal
         1 - padding / (data.global_batch * data.seq_len),
         sum_squared_lengths,
         damaged,
-        {k: round(n, 6) for k, n in epochs.items()},  # the same whatever ranks it was summed over
+        {
+            k: round(n, 6) for k, n in epochs.items()
+        },  # rounded, so that it does not depend on the ranks it was summed over
         {k: int(n) for k, n in source_documents.items()},
         {k: int(n) for k, n in source_tokens.items()},
         all_dropped(batch.dropped, world) if reasons else {},
@@ -104,15 +106,15 @@ def batch_totals(batch: RankBatch, data: DataConfig, world: World) -> BatchTotal
 
 
 def all_dropped(own: dict[str, int], world: World) -> dict[str, int]:
-    """What all ranks left out, by reason; a collective."""
+    """Documents that all ranks left out, by reason; a collective."""
     parts: list[dict[str, int]] = [{}] * world.size
     dist.all_gather_object(parts, own)
-    parts = parts[:: world.tensor]  # tensor-parallel neighbours have read the same
+    parts = parts[:: world.tensor]  # tensor-parallel neighbours have read the same data
     return {reason: sum(p.get(reason, 0) for p in parts) for reason in sorted({r for p in parts for r in p})}
 
 
 def data_ended(batch: RankBatch, data: DataConfig, world: World) -> bool:
-    """Whether no rank has a document left, from this step on; a collective where the mixture can end at all."""
+    """Whether no rank has a document left for this step; a collective, if the mixture can end at all."""
     if is_endless(data):
         return False
     ended = torch.tensor(int(batch.ended), device=world.device)
@@ -121,8 +123,7 @@ def data_ended(batch: RankBatch, data: DataConfig, world: World) -> bool:
 
 
 def task_metrics(per_task: Tensor) -> dict[str, float]:
-    """per_task [4, tasks]: sums of loss, of correct, counts, sums of weighted loss -> loss, token accuracy, share of
-    targets and of the loss by task."""
+    """per_task [4, tasks], as in LossOutput -> by task: loss, token accuracy, share of the targets and of the loss."""
     loss, correct, count, weighted = per_task
     metrics = {}
     for i, task in enumerate(TASKS):
@@ -144,7 +145,7 @@ def speed_metrics(
     seconds: float,
     waited: float,
 ) -> dict[str, float]:
-    """Throughput over all ranks, MFU (see scaling/flops.py), share of the time spent waiting for data, this rank's peak
+    """Throughput of all ranks, MFU (scaling/flops.py), share of the time spent waiting for data, this rank's peak
     memory."""
     flops = step_flops(
         compute.blocks, compute.head, compute.attention_width, compute.layers, tokens, targets, sum_squared_lengths
