@@ -77,12 +77,12 @@ def record_score(config: TrainJob, tracker: Tracker, step: int, metrics: dict[st
         return
     value = metrics.get(metric, math.nan)
     if not math.isfinite(value):
-        tracker.say(f"step {step} has no score: checkpoint.best={metric} was not measured, or is not a number")
+        tracker.log(f"step {step} has no score: checkpoint.best={metric} was not measured, or is not a number")
         return
     try:
         checkpoint.note_score(Path(config.run.dir), step, metric, config.checkpoint.best_is, value)
     except OSError as error:
-        tracker.say(
+        tracker.log(
             f"step {step}: its score could not be noted ({error}). Training goes on; the best checkpoint is then one "
             "of the others."
         )

@@ -66,7 +66,7 @@ class Tracker:
         self._run_dir = run_dir
         self._steps = steps
         self._console = Console(stderr=True)
-        self._wandb = WandbRun(run_dir, config.wandb, name, settings, self.say, group=name)
+        self._wandb = WandbRun(run_dir, config.wandb, name, settings, self.log, group=name)
         self._bar = self._start_bar(first_step) if config.progress and self._console.is_terminal else None
         self._quiet = not config.progress
         self._last_line = 0.0
@@ -97,7 +97,7 @@ class Tracker:
             self._write_pending()
         except OSError as error:
             if not kept_back:
-                self.say(
+                self.log(
                     f"{self.path}: {error.strerror}. Training goes on; the lines are kept in memory and written when "
                     "there is room."
                 )
@@ -125,7 +125,7 @@ class Tracker:
             left = (self._last_line - self._started) / max(1, step - self._first) * (self._steps - step)
             self._console.print(f"step {step}/{self._steps} {text}, {left:.0f} s left", highlight=False, soft_wrap=True)
 
-    def say(self, text: str) -> None:
+    def log(self, text: str) -> None:
         """Print a line."""
         self._console.print(text, markup=False, highlight=False, soft_wrap=True)
 
@@ -136,6 +136,6 @@ class Tracker:
             self._write_pending()
             os.fsync(self._file.fileno())
         except OSError as error:
-            self.say(f"{self.path}: {error.strerror}. Its last lines may be missing.")
+            self.log(f"{self.path}: {error.strerror}. Its last lines may be missing.")
         self._file.close()
         self._wandb.finish()

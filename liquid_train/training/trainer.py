@@ -124,17 +124,17 @@ class Trainer:
         )
         parameters = sum(p.numel() for p in self.root.parameters())
         start = f"goes on from {self.resumed_from}" if self.resumed_from else "starts"
-        self._say(
+        self._report(
             f"{c.run.dir} {start}: {parameters:,} parameters, {self.world.size} rank(s) on {self.world.device.type}, "
             f"{self.steps} steps of {c.data.global_batch} x {c.data.seq_len} tokens"
         )
         for line in [self.attention, *self.notes, padding_warning(c.data, c.seed, self.sets, self.vocabulary)]:
-            self._say(line)
+            self._report(line)
 
-    def _say(self, line: str | None) -> None:
+    def _report(self, line: str | None) -> None:
         """Print a line, on the main rank."""
         if self.tracker and line:
-            self.tracker.say(line)
+            self.tracker.log(line)
 
     def batches(self) -> Iterator[RankBatch]:
         """This rank's part of one global batch after another. When every source is used up: sets out_of_data, ends."""
@@ -234,7 +234,7 @@ class Trainer:
             parts: list[Any] = [None] * self.world.size
             dist.all_gather_object(parts, batch.digests())
             metrics["batch_digest"] = batch_digest({g: d for part in parts for g, d in part.items()})
-        self._say(self.profile.end(step))
+        self._report(self.profile.end(step))
         self.timer.steps_done += 1
         due = step % every == 0 or self.done
         times = self.timer.take() if due else {}
@@ -282,7 +282,7 @@ class Trainer:
         found = self.evaluation.measure(self.root, step, last=at_end or self.done)
         if self.tracker:
             self.tracker.write_evaluation({"step": step, **found})
-            self._say(f"step {step}: {headline(found)}, in {time.perf_counter() - started:.1f} s")
+            self._report(f"step {step}: {headline(found)}, in {time.perf_counter() - started:.1f} s")
             record_score(self.config, self.tracker, step, found)
 
     def save_when_due(self) -> None:
@@ -329,10 +329,10 @@ class Trainer:
         except SaveFailed as error:
             every = self.config.checkpoint.every
             again = min(max(-(-self.progress.step // every), self.saver.step // every + 1) * every, self.steps)
-            self._say(f"{error}. Training goes on; the next checkpoint is tried at step {again}.")
+            self._report(f"{error}. Training goes on; the next checkpoint is tried at step {again}.")
             return
         if written is not None:
-            self._say(
+            self._report(
                 f"checkpoint of step {written[0]}: training stood still for {self._stalled:.2f} s, written in "
                 f"{written[1]:.1f} s"
             )
@@ -342,7 +342,7 @@ class Trainer:
         gone back as often as it may."""
         if self.config.train.spike.action == "rewind":
             self._settle()  # the checkpoint that is being written is the one to go back to
-        self._say(spike_report(self.config, self.progress, loss, self.saver.saved_step))
+        self._report(spike_report(self.config, self.progress, loss, self.saver.saved_step))
 
     def recover(self, batch: RankBatch) -> Rewind | None:
         """Leave out the data of a spike, and all data since the newest checkpoint. Returns where to go back to; None
@@ -360,7 +360,7 @@ class Trainer:
     def stop(self) -> None:
         """Save, because a signal said so."""
         self.save()
-        self._say(f"stopped by a signal; saved step {self.progress.step}. The same command goes on from there.")
+        self._report(f"stopped by a signal; saved step {self.progress.step}. The same command goes on from there.")
 
     def end_early(self) -> None:
         """Every source is used up before the last planned step: do what the last step does, unless this step did."""
@@ -370,15 +370,15 @@ class Trainer:
                 self.tracker.write(self._metrics | self.timer.take())
             self.evaluate(at_end=True)
         self.save()
-        self._say(
+        self._report(
             f"every source has been read data.sources.*.max_epochs times: training ends at step {step} of {self.steps}"
         )
 
     def finish(self) -> None:
         """Log how the time was spent, once the last step is made."""
         self.timer.enter("end")
-        self._say(self.profile.end(self.progress.step, over=True))
-        self._say(f"time of {self.timer.steps_done} steps: {self.timer.describe()}")
+        self._report(self.profile.end(self.progress.step, over=True))
+        self._report(f"time of {self.timer.steps_done} steps: {self.timer.describe()}")
 
     def close(self) -> None:
         """Release the run folder and the model's memory; the Trainer cannot be used any more."""

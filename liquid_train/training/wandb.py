@@ -30,12 +30,12 @@ class WandbRun:
         config: WandbConfig,
         name: str,
         settings: dict[str, Any],
-        say: Callable[[str], None],
+        report: Callable[[str], None],
         *,
         group: str,
         any_order: bool = False,
     ) -> None:
-        self._say, self._any_order = say, any_order
+        self._report, self._any_order = report, any_order
         self._run: Any = None
         if config.mode != "disabled":
             self._guarded(lambda: self._start(folder, config, name, settings, group))
@@ -81,7 +81,7 @@ class WandbRun:
         except (
             Exception
         ) as error:  # its process has died, it cannot log in, or its folder cannot be written: any class of its own
-            self._say(
+            self._report(
                 f"W&B takes no more metrics ({type(error).__name__}: {error}). It goes on without; metrics.jsonl has "
                 "them all."
             )
