@@ -1,4 +1,4 @@
-"""Checkpoint folders: found, committed atomically, kept or removed. state.py writes what is inside them.
+"""Checkpoint folders: found, committed atomically, kept or removed. What is inside them is written by state.py.
 
 A checkpoint is written as checkpoints/.step-N.partial, its COMMIT.json (sizes and hashes of every file) last; then the
 folder is renamed to step-N. Readers ignore a folder without a valid COMMIT.json. Neither torch nor transformers is

@@ -40,14 +40,13 @@ class Chunk:
 
 
 class ShardSet:
-    """A folder of shards, opened by its index. `path` may be a URL of fsspec's; chunks read from one are kept in
-    `cache`, if given.
+    """A folder of shards, opened by its index. `path` may be an fsspec URL; `cache` keeps chunks that were read from one.
 
-    num_samples, chunks: over all shards, in order. digest: sha256 over the shards' own. fingerprint, codebook_size: of
-    the VQ that made the codes; None for a set of texts. bad: damaged samples met so far, by reason, each counted once.
-    A folder of tars without index gets one first (build_index.py); its codes are taken to be of the VQ that is asked
-    for.
-    Raises UserError when there is no such folder or index, or when the codes are not of the VQ that is asked for.
+    num_samples, chunks: over all shards, in order. digest: sha256 over the shards' digests. fingerprint, codebook_size:
+    of the VQ that made the codes; None for a set of texts. bad: damaged samples met so far, by reason, each counted
+    once.
+    A folder of tars without an index gets one first (index_builder.py); its codes are taken to be of the VQ asked for.
+    Raises UserError when there is no such folder or index, or the codes are of another VQ than the one asked for.
     """
 
     def __init__(
