@@ -40,7 +40,8 @@ class Chunk:
 
 
 class ShardSet:
-    """A folder of shards, opened by its index. `path` may be an fsspec URL; `cache` keeps chunks that were read from one.
+    """A folder of shards, opened by its index. `path` may be an fsspec URL; `cache` keeps chunks that were read from
+    one.
 
     num_samples, chunks: over all shards, in order. digest: sha256 over the shards' digests. fingerprint, codebook_size:
     of the VQ that made the codes; None for a set of texts. bad: damaged samples met so far, by reason, each counted
