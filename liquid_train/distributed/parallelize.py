@@ -21,8 +21,7 @@ from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, MixedPrecisionP
 from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 from transformers import PreTrainedModel
 
-from liquid_train.config.checks import degrees
-from liquid_train.distributed.settings import ParallelConfig
+from liquid_train.distributed.settings import ParallelConfig, degrees
 from liquid_train.distributed.tensor_parallel import cut
 
 

@@ -25,7 +25,6 @@ from liquid_train.model import attention_kernels
 
 PACKED = "liquid_packed"
 PADDED_SDPA = "padded_sdpa"
-OLDER_NAMES = {"rectangles": PADDED_SDPA}  # as older configs and checkpoints have it
 
 
 # document lengths differ in every batch: a compiled block would be compiled again for each
@@ -96,7 +95,6 @@ def choose_kernel(wish: str, device: torch.device, dtype: torch.dtype, softcap: 
 
     Raises UserError with the reason where `wish` does not run.
     """
-    wish = OLDER_NAMES.get(wish, wish)
     reasons = {kernel: why_not(device, dtype, softcap) for kernel, why_not in attention_kernels.WHY_NOT.items()} | {
         PADDED_SDPA: None
     }
