@@ -78,7 +78,7 @@ def replay(run_dir: str | Path, step: int, output: str | Path | None = None) -> 
         f"weights of step {step_of(weights)}"
         + ("" if step_of(weights) == step - 1 else f", the nearest that is kept; step {step} had those of {step - 1}")
     )
-    root = open_model(config, weights / "model", vocabulary)
+    root = open_with_loss(config, weights / "model", vocabulary)
     found, images = [], []
     for number in track(sorted(batch.sequences), description="documents", disable=len(batch.sequences) < 2):
         for document, part in parts(batch.sequences[number], vocabulary):
@@ -146,7 +146,7 @@ def check_digest(run_dir: Path, step: int, batch: RankBatch) -> None:
         )
 
 
-def open_model(config: TrainJob, folder: Path, vocabulary: Vocabulary) -> LossModule:
+def open_with_loss(config: TrainJob, folder: Path, vocabulary: Vocabulary) -> LossModule:
     """The trained weights under the training loss, on this machine's first device, fp32."""
     settings = replace(config.backbone, path=str(folder))
     hf_config = backbone.model_config(settings, vocabulary.text_size)
