@@ -28,7 +28,7 @@ from typing import IO, Any
 
 from data_prep.shard_set.plan import Plan
 from data_prep.shard_set.writer import PARTIAL, shard_name, shard_number, to_json
-from liquid_train.data.shards import INDEX_NAME
+from liquid_train.data.shard_format import INDEX_NAME
 from liquid_train.errors import UserError
 from liquid_train.files import sha256_of, write_synced
 
