@@ -26,7 +26,7 @@ from data_prep.shard_set.writer import CHUNK_SAMPLES
 from data_prep.sources import Source, open_source
 from liquid_train.config.compose import package_path
 from liquid_train.errors import UserError
-from liquid_train.files import sha256_of
+from liquid_train.files import check_folder, concerns, sha256_of
 from liquid_train.image_tokenizer.settings import VQSettings
 
 if TYPE_CHECKING:  # torch is imported only where something is left to encode
@@ -86,6 +86,7 @@ def run(config: TokenizeJob) -> None:
             "nothing to do"
         )
         return
+    check_folder(Path(t.output), f"tokenize.output={t.output}")
     if crop:
         encoding = encoding or open_encoding(config, crop)
         recipe["vq"]["fingerprint"] = encoding.encoder.model.fingerprint
@@ -97,9 +98,8 @@ def run(config: TokenizeJob) -> None:
                 folder.begin(plan)
             SetMaker(t, source, folder, plan, part, encoding).make()
     except OSError as error:  # a full disk, above all
-        raise UserError(
-            f"tokenize.output={t.output}: {error}; finished shards are kept, the same command goes on from there"
-        ) from error
+        key = f"tokenize.output={t.output}" if concerns(error, folder.path) else f"tokenize.input={t.input}"
+        raise UserError(f"{key}: {error}; finished shards are kept, the same command goes on from there") from error
 
 
 def open_crop(t: TokenizeSettings, vq: VQSettings) -> Crop:

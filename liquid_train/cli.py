@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from evals.settings import BENCHMARKS
+from liquid_train import logs
 from liquid_train.config.compose import JOBS, all_keys, load
 from liquid_train.errors import UserError
 
@@ -103,13 +104,14 @@ def quote(override: str) -> str:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Exit status: 0, or 2 after one line on stderr for a user's mistake."""
+    """Exit status: 0, or 2 after one line on stderr for a user's mistake. A bug's exception passes through."""
     args = list(sys.argv[1:] if argv is None else argv)
     if not args or args[0] in ("-h", "--help", "help"):
         print(USAGE)
         return 0 if args else 2
     name, rest = args[0], args[1:]
     try:
+        logs.set_up()
         if name in JOBS:
             return run_job(name, rest)
         if name in TOOLS:
@@ -148,7 +150,7 @@ def run_tool(rest: list[str]) -> int:
         "--strict", action="store_true", help="compare: exit with 2 when something was not measured alike"
     )
     parser.add_argument("--step", type=int, help="replay: which step's batch to rebuild and take apart")
-    parser.add_argument("--output", help="replay: a folder for documents.jsonl and images.png")
+    parser.add_argument("--output", help="report: the page's file; replay: a folder for documents.jsonl and images.png")
     args = parser.parse_args(rest)
     if args.action == "list":
         report.list_runs(Path(args.path or "runs"))
@@ -170,9 +172,7 @@ def run_tool(rest: list[str]) -> int:
             raise UserError(f"replay needs --step N; liquid run status {folder} tells how many there are")
         import_module("liquid_train.debug.replay").replay(folder, args.step, args.output)
         return 0
-    if not report.report_is_current(folder):
-        report.write_report(folder)
-    report.print_summary(folder)
+    report.report(folder, Path(args.output) if args.output else None)
     return 0
 
 

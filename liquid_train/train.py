@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import gc
 import json
+import logging
 import os
 import platform
 import signal
@@ -19,6 +20,7 @@ import torch
 import torch.distributed as dist
 from torch.distributed.checkpoint.api import CheckpointException
 
+from liquid_train import logs
 from liquid_train.config.compose import load, to_yaml
 from liquid_train.config.schema import TrainJob
 from liquid_train.data.loader import LoaderError, MicroBatch, RankBatch, batch_digest, micro_batches, one_clear_error
@@ -26,9 +28,10 @@ from liquid_train.data.padding import padding_warning
 from liquid_train.data.settings import TASKS
 from liquid_train.distributed.hang_detection import Watchdog, collective_timeout, lost_peer, prepare_flight_recorder
 from liquid_train.distributed.parallelize import World, assert_dtypes, process_group, set_sync
+from liquid_train.distributed.rank_errors import report_bug, report_lost_peer, report_mistake
 from liquid_train.distributed.step_timer import StepTimer
 from liquid_train.errors import UserError
-from liquid_train.files import is_full, write_synced
+from liquid_train.files import check_folder, is_full, write_synced, writing
 from liquid_train.launcher import STOP_FILE
 from liquid_train.model.attention import describe
 from liquid_train.optim.adamw import learning_rate
@@ -39,6 +42,8 @@ from liquid_train.training.saving import save_and_go_on, save_and_wait, settle_s
 from liquid_train.training.spikes import Rewind, go_back, is_spike, parts_of
 from liquid_train.training.tracker import Tracker
 from liquid_train.training.trainer import Run
+
+log = logging.getLogger(__name__)
 
 
 def environment(world: World) -> dict[str, Any]:
@@ -207,14 +212,14 @@ def begin_log(run: Run) -> Tracker | None:
     )
     parameters = sum(p.numel() for p in run.root.parameters())
     start = f"goes on from {run.resumed_from}" if run.resumed_from else "starts"
-    tracker.say(
+    log.info(
         f"{c.run.dir} {start}: {parameters:,} parameters, {run.world.size} rank(s) on {run.world.device.type}, "
         f"{run.steps} steps of {c.data.global_batch} x {c.data.seq_len} tokens"
     )
-    tracker.say(describe(run.attention, run.softcap))
+    log.info(describe(run.attention, run.softcap))
     warning = padding_warning(c, run.sets, run.vocabulary)
     for line in [*run.notes, *([warning] if warning else [])]:
-        tracker.say(line)
+        log.info(line)
     return tracker
 
 
@@ -268,13 +273,13 @@ def train_on(
                 add_digest(metrics, batch, world)
             if not timer.steps_done:
                 assert_invariants(run, batches)
-            say_if(tracker, profile.end(run.progress.step))
+            log_if(tracker, profile.end(run.progress.step))
             timer.steps_done += 1
             finish_step(run, tracker, metrics)
             check_skipped(config, skipped_in_a_row)
             if result["stop"]:
                 save_and_wait(run, tracker)
-                say_if(
+                log_if(
                     tracker,
                     f"stopped by a signal; saved step {run.progress.step}. The same command goes on from there.",
                 )
@@ -284,8 +289,8 @@ def train_on(
             timer.enter("data")
             before = time.perf_counter()
         timer.enter("end")
-        say_if(tracker, profile.end(run.progress.step, over=True))
-        say_if(tracker, f"time of {timer.steps_done} steps: {timer.describe()}")
+        log_if(tracker, profile.end(run.progress.step, over=True))
+        log_if(tracker, f"time of {timer.steps_done} steps: {timer.describe()}")
     finally:
         run.saver.close()
         if tracker:
@@ -296,10 +301,10 @@ def train_on(
     return None
 
 
-def say_if(tracker: Tracker | None, line: str | None) -> None:
-    """Rank 0 has the tracker, and says it."""
+def log_if(tracker: Tracker | None, line: str | None) -> None:
+    """Log what all ranks know, once: rank 0 has the tracker."""
     if tracker and line:
-        tracker.say(line)
+        log.info(line)
 
 
 def report_spike(run: Run, tracker: Tracker | None, loss: float) -> None:
@@ -321,7 +326,7 @@ def report_spike(run: Run, tracker: Tracker | None, loss: float) -> None:
             f"optimizer.lr={run.config.optimizer.lr}, or look at the data of such a step: liquid run replay "
             f"{run.dir} --step N"
         )
-    say_if(tracker, f"{found}: {done[spike.action]} (train.spike.action={spike.action})")
+    log_if(tracker, f"{found}: {done[spike.action]} (train.spike.action={spike.action})")
 
 
 def leave_out(run: Run, batch: RankBatch) -> Rewind | None:
@@ -374,45 +379,48 @@ def end_early(run: Run, tracker: Tracker | None, metrics: dict[str, Any]) -> Non
         log_evaluation(run, tracker, last=True)
     save_and_wait(run, tracker)
     if tracker:
-        tracker.say(
+        log.info(
             f"every source has been read data.sources.*.max_epochs times: training ends at step {step} of {run.steps}"
         )
 
 
 def main(overrides: list[str]) -> int:
-    """Run one rank; 0, or 2 after one line on stderr for a user's mistake."""
+    """Run one rank. Exit status: 0; 2 after one line on stderr for a user's mistake; 1 after a traceback."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     # collections that walk through torch's and transformers' objects cost half a second while the data is opened
     gc.freeze()
     timer = StepTimer()
     try:
+        logs.set_up()
         config = load("train", overrides)
-        hangs, timeout = Path(config.run.dir) / "hangs", config.train.hang_timeout
+        run_dir = Path(config.run.dir)
+        check_folder(run_dir, f"run.dir={run_dir}")
+        hangs, timeout = run_dir / "hangs", config.train.hang_timeout
         prepare_flight_recorder(hangs)
         with (
+            writing(run_dir, f"run.dir={run_dir}", "make room there, and start the same command again"),
             Watchdog(timer, timeout, hangs),
             process_group(config.parallel.tensor, collective_timeout(timeout)) as world,
             one_clear_error(),
         ):
             train(config, world, timer)
     except LoaderError as error:  # one rank's own: the others do not know of it
-        print(f"liquid train: rank {os.environ.get('RANK', 0)}: {error}", file=sys.stderr)
+        report_mistake(str(error), own=True)
         return 2
     except UserError as error:
-        if int(os.environ.get("RANK", 0)) == 0:
-            print(f"liquid train: {error}", file=sys.stderr)
+        report_mistake(str(error))
         return 2
     except (Exception, CheckpointException) as error:
-        lost = lost_peer(error)
-        if not lost and not is_full(error):
+        if lost := lost_peer(error):
+            report_lost_peer(f"{lost} ({timer})")
+            return 2
+        if is_full(error):  # what Rust libraries raise is no OSError
+            report_mistake(f"{error}; make room for run.dir={run_dir} and start the same command again", own=True)
+            return 2
+        if int(os.environ.get("WORLD_SIZE", 1)) == 1:
             raise
-        why = (
-            f"{lost} ({timer})"
-            if lost
-            else f"{error}; make room for run.dir={config.run.dir} and start the same command again"
-        )
-        print(f"liquid train: rank {os.environ.get('RANK', 0)}: {why}", file=sys.stderr)
-        return 2
+        report_bug(error)
+        return 1
     return 0
 
 

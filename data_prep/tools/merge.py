@@ -22,7 +22,7 @@ from data_prep.shard_set.maker import print_summary, progress
 from data_prep.shard_set.plan import Plan
 from data_prep.shard_set.writer import shard_name, shard_number
 from liquid_train.errors import UserError
-from liquid_train.files import move_into_place, sha256_of, sync
+from liquid_train.files import check_folder, move_into_place, sha256_of, sync
 
 MAX_BAD = "--max-bad"
 
@@ -72,6 +72,7 @@ def merge(output: Path, folders: list[Path], max_bad: float | None = None) -> No
         allowed,
         MAX_BAD,
     )
+    check_folder(output, f"OUTPUT {output}", "the parts are as they were; choose another folder")
     check_content([*begun, *parts])
     try:
         _complete(target, plan, parts, allowed)

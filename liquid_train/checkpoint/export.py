@@ -19,7 +19,7 @@ from transformers.utils import SAFE_WEIGHTS_INDEX_NAME
 from liquid_train.checkpoint.safetensors_shards import Plan
 from liquid_train.data.remote import file_system
 from liquid_train.errors import UserError
-from liquid_train.files import sync, write_synced
+from liquid_train.files import check_folder, sync, write_synced
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 CONFIG = "config.json"  # without it a folder is no model
@@ -32,7 +32,7 @@ def export(source: Path, output: str | Path, *, dtype: str | None = None, shard_
     Everything next to the weights (tokenizer, generation config, liquid.json) is copied; config.json names the new
     dtype. output: a folder, which appears under its name when it is complete, or a URL of fsspec's (s3://bucket/model),
     where config.json comes last.
-    ValueError: output exists, source has no safetensors, a value is too large for fp16, or the output cannot be
+    UserError: output exists, source has no safetensors, a value is too large for fp16, or the output cannot be
     written.
     """
     if not shard_gib > 0:
@@ -40,6 +40,8 @@ def export(source: Path, output: str | Path, *, dtype: str | None = None, shard_
     if not any(source.glob("*.safetensors")):
         raise UserError(f"{source}: no *.safetensors there; only those can be exported")
     cast_to = DTYPES[dtype] if dtype else None
+    if "://" not in str(output):
+        check_folder(Path(output), f"OUTPUT {output}")
     try:
         to = _to_store if "://" in str(output) else _to_folder
         return to(source, str(output), cast_to, shard_gib)

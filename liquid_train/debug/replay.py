@@ -27,7 +27,7 @@ from liquid_train.data.sequences import IGNORED
 from liquid_train.data.settings import TASKS
 from liquid_train.debug.token_text import ReadableDocument, documents
 from liquid_train.errors import UserError
-from liquid_train.files import write_synced
+from liquid_train.files import check_folder, write_synced, writing
 from liquid_train.generate.images import contact_sheet, decode, save_png
 from liquid_train.image_tokenizer.taming import ImageTokenizer
 from liquid_train.model import backbone
@@ -65,6 +65,8 @@ def replay(run_dir: str | Path, step: int, output: str | Path | None = None) -> 
     kept = committed(run_dir)
     if not kept:
         raise UserError(f"{run_dir}: no complete checkpoint there; replay needs one for its tokenizer and weights")
+    if output:
+        check_folder(Path(output), f"--output {output}")
     newest = step_of(kept[-1])
     if not 1 <= step <= newest:
         raise UserError(f"--step {step}: the run has the steps 1 to {newest}")
@@ -91,7 +93,8 @@ def replay(run_dir: str | Path, step: int, output: str | Path | None = None) -> 
     found.sort(key=lambda d: -d.grad_norm)
     print_table(found)
     if output:
-        write_output(Path(output), found, [p for p in images if p is not None], config)
+        with writing(Path(output), f"--output {output}", "make room, or choose another folder"):
+            write_output(Path(output), found, [p for p in images if p is not None], config)
     return found
 
 

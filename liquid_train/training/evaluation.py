@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from dataclasses import replace
@@ -14,6 +15,8 @@ from liquid_train.report.metric_families import headline
 from liquid_train.training.heldout import log_heldout
 from liquid_train.training.tracker import Tracker
 from liquid_train.training.trainer import Run
+
+log = logging.getLogger(__name__)
 
 
 def evaluate_now(run: Run, last: bool) -> dict[str, Any]:
@@ -54,21 +57,21 @@ def log_evaluation(run: Run, tracker: Tracker | None, last: bool) -> None:
     found = evaluate_now(run, last)
     if tracker:
         tracker.write_evaluation({"step": step, **found})
-        tracker.say(f"step {step}: {headline(found)}, in {time.perf_counter() - started:.1f} s")
+        log.info(f"step {step}: {headline(found)}, in {time.perf_counter() - started:.1f} s")
         if run.config.checkpoint.best is not None:
-            note_score(run, tracker, found, run.config.checkpoint.best)
+            note_score(run, found, run.config.checkpoint.best)
 
 
-def note_score(run: Run, tracker: Tracker, found: dict[str, Any], metric: str) -> None:
-    """By which the best checkpoint is kept; where it cannot be noted, say so and train on."""
+def note_score(run: Run, found: dict[str, Any], metric: str) -> None:
+    """By which the best checkpoint is kept; where it cannot be noted, a warning says so and training goes on."""
     step, value = run.progress.step, found.get(metric, math.nan)
     if not math.isfinite(value):
-        tracker.say(f"step {step} has no score: checkpoint.best={metric} was not measured, or is not a number")
+        log.warning(f"step {step} has no score: checkpoint.best={metric} was not measured, or is not a number")
         return
     try:
         checkpoint.note_score(run.dir, step, metric, run.config.checkpoint.best_is, value)
     except OSError as error:
-        tracker.say(
+        log.warning(
             f"step {step}: its score could not be noted ({error}). Training goes on; the best checkpoint is then one "
             "of the others."
         )

@@ -1,12 +1,15 @@
-"""When training saves a checkpoint, what it waits for, and what it says when one could not be written."""
+"""When training saves a checkpoint, what it waits for, and what it reports when one could not be written."""
 
 from __future__ import annotations
 
+import logging
 import time
 
 from liquid_train.checkpoint import state as train_state
 from liquid_train.training.tracker import Tracker
 from liquid_train.training.trainer import Run
+
+log = logging.getLogger(__name__)
 
 
 def start_save(run: Run) -> None:
@@ -39,20 +42,21 @@ def save_and_go_on(run: Run, tracker: Tracker | None) -> None:
 
 
 def settle_save(run: Run, tracker: Tracker | None) -> None:
-    """Wait for the current save, if there is one, and say how it ended; where it failed, there may be room again at the
+    """Wait for the current save, if there is one, and log how it ended; where it failed, there may be room again at the
     next one."""
+    level = logging.INFO
     try:
         written = run.saver.settle()
     except train_state.SaveFailed as error:
         every = run.config.checkpoint.every
         again = min(max(-(-run.progress.step // every), run.saver.step // every + 1) * every, run.steps)
-        say = f"{error}. Training goes on; the next checkpoint is tried at step {again}."
+        level, message = logging.WARNING, f"{error}. Training goes on; the next checkpoint is tried at step {again}."
     else:
         if written is None:
             return
-        say = (
+        message = (
             f"checkpoint of step {written[0]}: training stood still for {run.stalled:.2f} s, written in "
             f"{written[1]:.1f} s"
         )
     if tracker:
-        tracker.say(say)
+        log.log(level, message)

@@ -6,11 +6,14 @@ Whatever fails here is told once; what is logged goes on without W&B, and metric
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
 from liquid_train.training.settings import WandbConfig
+
+log = logging.getLogger(__name__)
 
 COLUMNS: list[str | int] = ["metric", "value", "low", "high", "n"]
 
@@ -29,12 +32,11 @@ class WandbRun:
         config: WandbConfig,
         name: str,
         settings: dict[str, Any],
-        say: Callable[[str], None],
         *,
         group: str,
         any_order: bool = False,
     ) -> None:
-        self._say, self._any_order = say, any_order
+        self._any_order = any_order
         self._run: Any = None
         if config.mode != "disabled":
             self._guarded(lambda: self._start(folder, config, name, settings, group))
@@ -78,7 +80,7 @@ class WandbRun:
         try:
             action()
         except Exception as error:  # its own process is gone, it cannot log in, or its folder cannot be written
-            self._say(
+            log.warning(
                 f"W&B takes no more metrics ({type(error).__name__}: {error}). It goes on without; metrics.jsonl has "
                 "them all."
             )
