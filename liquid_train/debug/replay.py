@@ -30,6 +30,7 @@ from liquid_train.errors import UserError
 from liquid_train.files import check_folder, write_synced, writing
 from liquid_train.generate.images import contact_sheet, decode, save_png
 from liquid_train.image_tokenizer.taming import ImageTokenizer
+from liquid_train.logs import console
 from liquid_train.model import backbone
 from liquid_train.model.attention import DocumentPlan
 from liquid_train.model.loss import LossModule
@@ -81,7 +82,9 @@ def replay(run_dir: str | Path, step: int, output: str | Path | None = None) -> 
     )
     root = open_model(config, weights / "model", vocabulary)
     found, images = [], []
-    for number in track(sorted(batch.sequences), description="documents", disable=len(batch.sequences) < 2):
+    for number in track(
+        sorted(batch.sequences), description="documents", console=console(), disable=len(batch.sequences) < 2
+    ):
         for document, part in parts(batch.sequences[number], vocabulary):
             loss, norm = loss_and_gradient(root, part)
             found.append(
@@ -118,7 +121,9 @@ def rebuild(config: TrainJob, vocabulary: Vocabulary, step: int, checkpoint: Pat
     alone = replace(config, data=replace(config.data, workers=0))
     loader = BatchLoader(alone, sets, vocabulary, rank=0, world=1, first_step=first, steps=step, states=states)
     batch = None
-    for batch in track(loader, total=step - first, description="rebuilding", disable=step - first < 50):  # noqa: B007
+    for batch in track(
+        loader, total=step - first, description="rebuilding", console=console(), disable=step - first < 50
+    ):  # noqa: B007
         pass
     assert batch is not None and batch.step == step - 1
     return batch
