@@ -43,7 +43,7 @@ def merge(output: Path, folders: list[Path], max_bad: float | None = None) -> No
     Raises UserError for parts of different sets, for shards that no part or two parts have, and for damaged ones.
     """
     if output.exists() and not output.is_dir():
-        raise UserError(f"{output}: a file; give the folder of the set")
+        raise UserError(f"OUTPUT {output}: a file; give the folder of the set")
     target = SetFolder(output)
     parts = [open_part(path) for path in folders]
     if any(path.resolve() == output.resolve() for path in folders):

@@ -80,6 +80,8 @@ def read_request(c: GenerateJob) -> Request:
                     raise UserError(f"<image:{path}> in a prompt: no such file; give an image")
     image = Path(c.image) if c.image is not None else None
     output = Path(c.output) if c.output is not None else None
+    if output is not None and output.exists() and not output.is_dir():
+        raise UserError(f"output={output}: a file is there; give the name of a folder")
     asked = [*prompts, *(json.dumps(q.line, sort_keys=True) for q in questions), *([str(c.prompt)] if image else [])]
     images = [q.image for q in questions] or ([image] if image else inside)
     return Request(folder, output, prompts, questions, image, c.prompt, _inputs(c, folder, asked, images))
