@@ -10,8 +10,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from liquid_train.config.checks import degrees
 from liquid_train.config.schema import TrainJob
+from liquid_train.distributed.settings import degrees
 from liquid_train.errors import UserError
 from liquid_train.files import check_folder
 
