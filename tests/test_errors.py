@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -67,7 +68,6 @@ def command(job: str, root: Path, output: Path) -> list[str]:
         "verify": ["data", "verify", str(root / "images"), "--sheet", png],
         "describe": ["data", "describe", str(root / "images"), "--plot", png],
         "inspect": ["data", "inspect", str(root / "images"), "--decode", png],
-        "index": ["data", "index", str(output.parent)],
         "preview": ["data", "inspect", *training, "--pictures", png],
     }[job]
 
@@ -100,8 +100,9 @@ def test_an_output_that_cannot_be_made(job: str, place: str, root: Path, capsys:
     before = names(root)
     assert main(command(job, root, root / place)) == 2
     err = capsys.readouterr().err
-    assert len(err.strip().splitlines()) == 1 and f"{JOBS[job]}{root / place}" in err, err
-    assert "a file" in err or "a link to nothing" in err
+    exists = (job, place) == ("export", "file")  # said as of any file or folder that is there
+    assert len(err.strip().splitlines()) == 1 and f"{'' if exists else JOBS[job]}{root / place}" in err, err
+    assert "exists already" in err if exists else "a file" in err or "a link to nothing" in err
     assert names(root) == before and not (root / "nothing").exists()
 
 
@@ -128,6 +129,14 @@ def test_an_output_on_a_read_only_disk(job: str, root: Path, tmp_path: Path) -> 
     errors = done.stderr.strip().splitlines()
     assert done.returncode == 2 and len(errors) == 1 and "Traceback" not in done.stderr, done.stderr
     assert f"{JOBS[job]}{tmp_path / 'output'}" in errors[0] and "Read-only file system" in errors[0]
+
+
+def test_tars_on_a_read_only_disk_are_not_read_for_an_index(root: Path, tmp_path: Path) -> None:
+    shutil.copy(next((root / "images").glob("*.tar")), tmp_path / "a.tar")
+    done = read_only(tmp_path, "data", "index", str(tmp_path))
+    errors = done.stderr.strip().splitlines()
+    assert done.returncode == 2 and len(errors) == 1, done.stderr  # "tars are read once" would be another line
+    assert f"{tmp_path}: cannot be written to: Read-only file system" in errors[0] and "index a copy" in errors[0]
 
 
 def test_a_read_only_run_is_reported_and_evaluated_elsewhere(root: Path, tmp_path: Path) -> None:

@@ -40,8 +40,6 @@ def export(source: Path, output: str | Path, *, dtype: str | None = None, shard_
     if not any(source.glob("*.safetensors")):
         raise UserError(f"{source}: no *.safetensors there; only those can be exported")
     cast_to = DTYPES[dtype] if dtype else None
-    if "://" not in str(output):
-        check_folder(Path(output), f"OUTPUT {output}")
     try:
         to = _to_store if "://" in str(output) else _to_folder
         return to(source, str(output), cast_to, shard_gib)
@@ -53,6 +51,7 @@ def _to_folder(source: Path, output: str, dtype: torch.dtype | None, shard_gib: 
     final = Path(output).absolute()
     if final.is_file() or (final.is_dir() and any(final.iterdir())):
         raise UserError(f"{output} exists already; give a folder that is empty or not there")
+    check_folder(final, f"OUTPUT {output}")
     partial = final.with_name(f".{final.name}.partial")
     try:
         shutil.rmtree(partial, ignore_errors=True)
