@@ -9,6 +9,7 @@ neither on the number of parts and processes nor on how often the job was killed
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 from dataclasses import dataclass, replace
@@ -31,6 +32,8 @@ from liquid_train.image_tokenizer.settings import VQSettings
 
 if TYPE_CHECKING:  # torch is imported only where something is left to encode
     from data_prep.encode.encoder import BatchEncoder
+
+log = logging.getLogger(__name__)
 
 # of what this program writes; part of the recipe: raise it when the same settings give other samples than before
 FORMAT = 2
@@ -195,7 +198,7 @@ def settle_plan(
         from data_prep.encode.batch_size import fastest_batch
 
         encoding = _with_batch(encoding, fastest_batch(encoding.encoder, encoding.crop.size, encoding.crop.size))
-        print(f"{t.output}: batches of {encoding.encoder.settings.batch_size}, the fastest here")
+        log.info("%s: batches of %d, the fastest here", t.output, encoding.encoder.settings.batch_size)
     inputs = [[name, source.count(name)] for name in source.inputs()]
     plan = Plan(recipe, inputs, None, dict(source.omitted()), max_bad=t.max_bad)
     if encoding:

@@ -121,8 +121,8 @@ def rebuild(config: TrainJob, vocabulary: Vocabulary, step: int, checkpoint: Pat
     alone = replace(config, data=replace(config.data, workers=0))
     loader = BatchLoader(alone, sets, vocabulary, rank=0, world=1, first_step=first, steps=step, states=states)
     batch = None
-    shown = {"description": "rebuilding", "console": console(), "disable": step - first < 50}
-    for batch in track(loader, total=step - first, **shown):  # noqa: B007
+    steps = step - first
+    for batch in track(loader, "rebuilding", steps, console=console(), disable=steps < 50):  # noqa: B007
         pass
     assert batch is not None and batch.step == step - 1
     return batch
