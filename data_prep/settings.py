@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from liquid_train.image_tokenizer.settings import VQSettings
 
@@ -15,6 +16,7 @@ class TokenizeSettings:
     images: str | None = None  # what paths of images in a list are relative to; None = the list's own folder
     image_key: str | None = None  # where a row has its image; None = the usual names
     text_key: str | None = None  # where a row has its text; None = the usual names
+    options: dict[str, Any] = field(default_factory=dict)  # what a source of your own is made with
     output: str = "???"
     part: str | None = None  # I/N; None = the rank of torchrun, else all of it
     # 1 = the images as they are; further copies are mirrored and shifted (augmentation before tokenizing)

@@ -226,7 +226,10 @@ def checkpoint_tool(rest: list[str]) -> int:
 
 
 def data_tool(rest: list[str]) -> int:
-    return int(import_module("data_prep.tools.command").main(rest))
+    def load_training(overrides: list[str]) -> Any:
+        return load("train", [quote(o) for o in overrides])
+
+    return int(import_module("data_prep.tools.command").main(rest, load_training))
 
 
 TOOLS: dict[str, Callable[[list[str]], Any]] = {"run": run_tool, "checkpoint": checkpoint_tool, "data": data_tool}

@@ -28,6 +28,13 @@ def dispensable(what: str) -> Iterator[None]:
         print(f"{what} could not be written: {error}. The run goes on without.", file=sys.stderr)
 
 
+def package_path(path: str) -> Path:
+    """A path from the config; `package:NAME` is NAME inside the installed package."""
+    if path.startswith("package:"):
+        return Path(__file__).resolve().parent / path.removeprefix("package:")
+    return Path(path)
+
+
 def sha256_of(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

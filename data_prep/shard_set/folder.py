@@ -26,7 +26,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
-from data_prep.shard_set.plan import Plan
+from data_prep.shard_set.plan import SetPlan
 from data_prep.shard_set.writer import PARTIAL, shard_name, shard_number, to_json
 from liquid_train.data.shards import INDEX_NAME
 from liquid_train.errors import UserError
@@ -47,9 +47,9 @@ class SetFolder:
         self.reload()
 
     def reload(self) -> None:
-        self.index = read_json(self.path / INDEX_NAME)
-        begun = self.index or read_json(self.partial / PLAN_NAME)
-        self.plan = Plan.from_json(begun) if begun else None
+        self.index = json_object(self.path / INDEX_NAME)
+        begun = self.index or json_object(self.partial / PLAN_NAME)
+        self.plan = SetPlan.from_json(begun) if begun else None
 
     @property
     def recipe(self) -> dict[str, Any] | None:
@@ -119,7 +119,7 @@ class SetFolder:
                 f"tokenize.output={self.path}: another process writes to it; wait for it, or choose another folder"
             ) from None
 
-    def begin(self, plan: Plan) -> None:
+    def begin(self, plan: SetPlan) -> None:
         """Inside `planning`: prepare for making the set of `plan`, also where that set is finished but damaged.
 
         What was made by another plan is removed; an index becomes records again, so that only its damaged shards are
@@ -157,7 +157,7 @@ class SetFolder:
         """Records of those of the claimed shards that are done; the remains of the others go."""
         done = {}
         for number in shards:
-            record = read_json(self.partial / f"{Path(shard_name(number)).stem}.json")
+            record = json_object(self.partial / f"{Path(shard_name(number)).stem}.json")
             if record and self.is_intact(record["entry"]):
                 done[number] = record
                 continue
@@ -170,7 +170,7 @@ class SetFolder:
         return {
             shard_number(file.name): record
             for file in sorted(self.partial.glob("shard-*.json"))
-            if (record := read_json(file))
+            if (record := json_object(file))
         }
 
     def record(self, record: dict[str, Any]) -> None:
@@ -201,7 +201,7 @@ def _is_at(file: IO[bytes], path: Path) -> bool:
         return False
 
 
-def read_json(path: Path) -> dict[str, Any] | None:
+def json_object(path: Path) -> dict[str, Any] | None:
     """The JSON object in a file; None where there is no file. Raises UserError when it is something else."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))

@@ -5,9 +5,13 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
+from liquid_train.config.schema import TrainJob
 from liquid_train.errors import UserError
+
+LoadTraining = Callable[[list[str]], TrainJob]
 
 
 def parser() -> argparse.ArgumentParser:
@@ -109,10 +113,8 @@ def _add_index(tool: argparse.ArgumentParser) -> None:
     tool.add_argument("set", type=Path, metavar="SET", help="a folder of webdataset tars with KEY.codes.npy or KEY.txt")
 
 
-def _preview(arguments: list[str]) -> int:
+def _preview(arguments: list[str], load_training: LoadTraining) -> int:
     """`liquid data inspect KEY=VALUE ...`"""
-    from liquid_train.cli import quote
-    from liquid_train.config.compose import load
     from liquid_train.debug.preview import preview
 
     tool = argparse.ArgumentParser(
@@ -132,7 +134,7 @@ def _preview(arguments: list[str]) -> int:
     if args.sequences < 1:
         raise UserError(f"--sequences {args.sequences}: must be 1 or more")
     _check_image("--pictures", args.images)
-    preview(load("train", [quote(o) for o in args.overrides]), args.sequences, args.images)
+    preview(load_training(args.overrides), args.sequences, args.images)
     return 0
 
 
@@ -145,12 +147,15 @@ def _add_vq(tool: argparse.ArgumentParser) -> None:
     tool.add_argument("--vq-checkpoint", metavar="F", help="its .ckpt or .safetensors")
 
 
-def main(arguments: list[str]) -> int:
-    """Exit status: 0, or 1 where a set is not as it should be. Raises UserError for a user's mistake."""
+def main(arguments: list[str], load_training: LoadTraining) -> int:
+    """Exit status: 0, or 1 where a set is not as it should be. Raises UserError for a user's mistake.
+
+    load_training: makes the config of `liquid train` from KEY=VALUE overrides.
+    """
     if arguments[:1] == ["inspect"] and any(
         "=" in argument and not argument.startswith("-") for argument in arguments[1:]
     ):
-        return _preview(arguments[1:])
+        return _preview(arguments[1:], load_training)
     args = parser().parse_args(arguments)
     if args.tool == "index":
         from liquid_train.data.index_builder import build_index
@@ -180,26 +185,26 @@ def main(arguments: list[str]) -> int:
 
 
 def _look(args: argparse.Namespace) -> int:
-    from data_prep.shard_set.vq import vq_files
+    from data_prep.shard_set.vq import asked_vq
 
     if args.tool == "describe":
-        from data_prep.tools.describe import describe
+        from data_prep.tools.describe import describe_set
 
-        describe(args.set, args.plot)
+        describe_set(args.set, args.plot)
         return 0
-    vq = vq_files(args.vq_config, args.vq_checkpoint)
+    vq = asked_vq(args.vq_config, args.vq_checkpoint)
     if args.tool == "inspect":
-        from data_prep.tools.show import inspect
+        from data_prep.tools.show import show_sample
 
-        inspect(args.set, args.which, args.decode, vq)
+        show_sample(args.set, args.which, args.decode, vq)
         return 0
-    from data_prep.tools.verify import Request, verify
+    from data_prep.tools.verify import VerifyRequest, verify
 
     if args.sample < 1:
         raise UserError(f"--sample {args.sample}: must be 1 or more")
     if args.images is not None and args.input is None:
         raise UserError("--images goes with --input: give the list that names the images too")
-    return verify(args.set, Request(vq, args.input, args.images, args.sample, args.seed, args.sheet))
+    return verify(args.set, VerifyRequest(vq, args.input, args.images, args.sample, args.seed, args.sheet))
 
 
 def _check_image(flag: str, path: Path | None) -> None:

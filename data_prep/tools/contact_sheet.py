@@ -22,14 +22,14 @@ DEJAVU = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"
 
 @dataclass(frozen=True)
 class Tile:
-    """Pixels uint8 [h, w, 3]; original is None where the images are not at hand."""
+    """Pixels uint8 [h, w, 3]; original is None where the images are not there."""
 
     original: np.ndarray | None
     decoded: np.ndarray
     caption: str
 
 
-def contact_sheet(tiles: list[Tile], title: str) -> np.ndarray:
+def captioned_sheet(tiles: list[Tile], title: str) -> np.ndarray:
     """Tiles in reading order under a title: uint8 [height, width, 3]."""
     font = ImageFont.truetype(str(DEJAVU), FONT_SIZE)
     beside = 2 if any(tile.original is not None for tile in tiles) else 1

@@ -13,13 +13,12 @@ from liquid_train.checkpoint import folder as checkpoint
 from liquid_train.checkpoint import state as train_state
 from liquid_train.checkpoint.async_writer import Saver
 from liquid_train.checkpoint.resume import as_lines, changes_since, continued, find_checkpoint, planned_steps
-from liquid_train.config.compose import package_path
 from liquid_train.config.schema import TrainJob
 from liquid_train.data.loader import BatchLoader, open_sources
 from liquid_train.distributed.parallelize import World, compute_dtype, parallelize
 from liquid_train.distributed.step_timer import StepTimer
+from liquid_train.image_tokenizer.opening import open_image_tokenizer
 from liquid_train.image_tokenizer.preprocess import nearest_size
-from liquid_train.image_tokenizer.taming import ImageTokenizer
 from liquid_train.model import backbone
 from liquid_train.model.attention import choose_kernel, implementation
 from liquid_train.model.embedding_init import fill_image_rows
@@ -44,8 +43,7 @@ class Run:
         self.timer = timer or StepTimer()
         self.steps = planned_steps(config)
         self.resumed_from = rewind.checkpoint if rewind else find_checkpoint(config)
-        vq_config, vq_weights = package_path(config.vq.config), package_path(config.vq.checkpoint)
-        self.image_tokenizer = ImageTokenizer.from_files(vq_config, vq_weights)
+        self.image_tokenizer = open_image_tokenizer(config.vq)
         self.sets = open_sources(config, self.image_tokenizer.fingerprint, self.image_tokenizer.codebook_size)
         self.progress, self.notes = self._progress()
         if rewind:
@@ -114,6 +112,8 @@ class Run:
             self.config.data.prompts[0],
             null_prompt=UNCONDITIONAL if self.config.data.unconditional else "",
             sizes=[list(size) for size in sizes],
+            vq_kind=vq.kind,
+            vq_options=vq.options,
         )
 
     def _model(self) -> tuple[LossModule, torch.optim.AdamW]:
@@ -133,9 +133,8 @@ class Run:
         elif settings.init == "pretrained":
             assert settings.path is not None
             backbone.fill_from_folder(lm, settings.path)
-            fill_image_rows(
-                lm, self.vocabulary, settings.image_init, self.image_tokenizer.quantize.embedding.weight, c.seed
-            )
+            codebook = self.image_tokenizer.code_vectors() if settings.image_init == "codebook" else None
+            fill_image_rows(lm, self.vocabulary, settings.image_init, codebook, c.seed)
         else:
             backbone.fill_random(lm, c.seed)
         return root, optimizer

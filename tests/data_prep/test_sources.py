@@ -8,8 +8,8 @@ from collections import Counter
 import numpy as np
 import pytest
 
+from data_prep.file_source import identity
 from data_prep.sources import open_source
-from data_prep.sources.base import identity
 from data_prep.sources.text import TextSource
 from tests.data_prep.test_tokenize import make_vq
 from tests.source_files import (
