@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+# (shard, its rows, and for each of them its codes, the reason for having none, or None for a text)
+EncodedRows = tuple[int, list[SourceRow], list["Encoded | str | None"]]
+
 SHOWN = 20  # rows that are left out and named on the terminal; dropped.jsonl names all
 
 
@@ -101,10 +104,8 @@ class SetMaker:
                 left -= len(batch)
                 yield number, batch, not left
 
-    def _encoded(
-        self, todo: list[int]
-    ) -> Generator[tuple[int, list[SourceRow], list[Encoded | str | None]], None, None]:
-        """Items in order with their codes, the reason for having none, or None (texts)."""
+    def _encoded(self, todo: list[int]) -> Generator[EncodedRows, None, None]:
+        """All rows in order."""
         if self.encoding is None:
             for number, items, _ in self._tasks(todo):
                 yield number, items, [item.problem for item in items]

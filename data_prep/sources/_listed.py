@@ -1,5 +1,4 @@
-"""What the sources have in common that are lists with paths of images (`pairs`, `vqa`, `chat`): JSON lines, and questions
-as KEY.json has them."""
+"""What `pairs`, `vqa` and `chat` have in common: lists with paths of images, JSON lines, questions as in KEY.json."""
 
 from __future__ import annotations
 
@@ -40,11 +39,10 @@ class ListSource(FileSource):
         folder = Path(self.settings.images).expanduser() if self.settings.images else path.parent
         for number, row in enumerate(islice(self.rows(path), start, None), start):
             origin = f"{name}, row {number}"
-            yield (
-                SourceRow({}, problem=row, origin=origin)
-                if isinstance(row, str)
-                else self.read_row(row, folder, origin)
-            )
+            if isinstance(row, str):
+                yield SourceRow({}, problem=row, origin=origin)
+            else:
+                yield self.read_row(row, folder, origin)
 
     def count(self, name: str) -> int:
         return sum(1 for _ in self.rows(self.files[name]))

@@ -20,8 +20,6 @@ class PairsSource(ListSource):
     def described(self, row: dict[str, Any], image: partial, origin: str) -> SourceRow:
         keys = (self.settings.text_key,) if self.settings.text_key else TEXT_KEYS
         text = first_caption(row, keys)
-        return (
-            SourceRow({}, image, text, origin=origin)
-            if text
-            else SourceRow({}, problem=f"no {' or '.join(keys)}", origin=origin)
-        )
+        if not text:
+            return SourceRow({}, problem=f"no {' or '.join(keys)}", origin=origin)
+        return SourceRow({}, image, text, origin=origin)

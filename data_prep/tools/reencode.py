@@ -35,19 +35,19 @@ if TYPE_CHECKING:
 
 ALLOWED = {"fp32": 0.001, "bf16": 0.05}  # share of codes that may differ
 ALLOWED_IN_ONE = 0.25  # of one image's codes: another image has more than that
+# settings that a recipe records by their names
+RECORDED = ("split", "copies", "image_key", "text_key", "images", "options")
 
 
 def needs_input(plan: SetPlan) -> bool:
-    """Whether the source of a set reads files that have to be named. Raises UserError for a source that is not there."""
+    """Whether the source of a set reads files, which have to be named again. Raises UserError for an unknown source."""
     return SOURCES.find(plan.recipe["source"]["name"], "recipe.source.name").reads_input
 
 
 def open_again(plan: SetPlan, files: str | None, images: str | None) -> Source:
     """The source that a set was made of. Raises UserError where it is not there, or not the same any more."""
     recipe = plan.recipe["source"]
-    options = {
-        key: recipe[key] for key in ("split", "copies", "image_key", "text_key", "images", "options") if key in recipe
-    }
+    options = {key: recipe[key] for key in RECORDED if key in recipe}
     if images is not None:
         options["images"] = images
     try:

@@ -41,8 +41,9 @@ class ImageTokenizer(nn.Module, ABC):
 
     @classmethod
     def sizes(cls, settings: VQSettings) -> Sizes:
-        """The sizes before anything is loaded; by default the attributes of the class."""
-        return Sizes(cls.codebook_size, cls.downsampling, cls.resolution)
+        """The sizes, before anything large is loaded; by default those of a tokenizer that is opened without parts."""
+        opened = cls.open(settings, ())
+        return Sizes(opened.codebook_size, opened.downsampling, opened.resolution)
 
     @classmethod
     def files(cls, settings: VQSettings) -> dict[str, Path]:

@@ -320,9 +320,8 @@ def test_unusable_images_are_counted_with_their_keys(tmp_path, vq, images, caplo
     images[9].path.unlink()
     Image.new("RGB", (60, 64)).save(images[10].path)
     Image.new("L", (128, 64), 7).save(images[11].path)  # another size and mode: fine
-    images[12] = read_answers(
-        12, images[12].path, [("what color is the shape?", "red"), ("is there a red shape?", "no")]
-    )
+    contradicting = [("what color is the shape?", "red"), ("is there a red shape?", "no")]
+    images[12] = read_answers(12, images[12].path, contradicting)
     run(tmp_path / "set", vq, "tokenize.max_bad=0.3", "tokenize.batch_size=4")
     shards = ShardSet(tmp_path / "set")
     reasons = {

@@ -1,4 +1,4 @@
-"""The kind `taming`: VQGANs in the layout of CompVis/taming-transformers, a yaml (vq.config) and weights (vq.checkpoint).
+"""The kind `taming`: VQGANs in CompVis/taming-transformers' layout, a yaml (vq.config) with weights (vq.checkpoint).
 
 One network serves the published Chameleon weights (`vqgan.yaml` with `vqgan.ckpt`) and the small tokenizer that ships
 with this package: names, layout and yaml are the same, only the sizes differ. A tokenizer trained by finite scalar

@@ -1,4 +1,4 @@
-"""The tensors of a VQGAN's .ckpt or .safetensors, read without running any code from the file, and their fingerprint."""
+"""The tensors of a .ckpt or .safetensors, read without running any code from the file, and their fingerprint."""
 
 from __future__ import annotations
 
