@@ -1,4 +1,4 @@
-"""Sources whose inputs are files: what tokenize.input names, and how files are told apart."""
+"""Sources whose inputs are files: which files tokenize.input names, and how their content is identified."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from data_prep.settings import TokenizeSettings
 from data_prep.source import Source, readable, refuse_unused
 from liquid_train.errors import UserError
 
-# Inputs are known by their sizes and their first bytes: this many of all of them together, but so many of each at
-# least.
+# Files are identified by their sizes and a hash of their first bytes: HASHED_BYTES over all files, but at least
+# HASHED_OF_EACH of every file.
 HASHED_BYTES = 2**30
 HASHED_OF_EACH = 2**16
 
 
 class FileSource(Source):
-    """A source whose inputs are files; subclasses say which (`suffixes`) and how their rows are read."""
+    """A source whose inputs are files; subclasses define which (`suffixes`), and how rows are read."""
 
     reads_input = True
     suffixes: tuple[str, ...] = ()
-    keys: tuple[str, ...] = ()  # of tokenize.{image_key,text_key,images}, those this source follows
+    keys: tuple[str, ...] = ()  # which of tokenize.{image_key,text_key,images} this source uses
 
     def __init__(self, settings: TokenizeSettings, seed: int) -> None:
         super().__init__(settings, seed)

@@ -62,12 +62,12 @@ class Source(ABC):
 
     @abstractmethod
     def recipe(self) -> dict[str, Any]:
-        """Everything that determines the rows besides tokenize.options, as JSON. Cheap: a finished set is recognized by
-        it."""
+        """Everything but tokenize.options that determines the rows, as JSON. It must be cheap: a finished set is
+        recognized by it at every start."""
 
-    @abstractmethod
     def inputs(self) -> list[str]:
-        """Names of the inputs, in order."""
+        """Names of the inputs, in order; by default one."""
+        return ["all"]
 
     @abstractmethod
     def count(self, name: str) -> int:

@@ -3,8 +3,8 @@
     source -> plan: rows of every input, batch size -> shards of tokenize.shard_size rows -> parts -> encoder -> tars ->
     index.json
 
-Row n of the source always lies in shard n // shard_size, and a batch never crosses a shard: so a set's bytes depend
-neither on the number of parts and processes nor on how often the job was killed and started again.
+Row n of the source always goes into shard n // shard_size, and a batch never crosses a shard. A set's bytes therefore
+depend neither on the number of parts and processes nor on how often the job was killed and restarted.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from liquid_train.errors import UserError
 from liquid_train.files import sha256_of
 from liquid_train.image_tokenizer.opening import kind_record, tokenizer_files
 
-# of what this program writes; part of the recipe: raise it when the same settings give other samples than before
+# Version of what this program writes, part of the recipe: raise it when the same settings give other samples
 FORMAT = 2
 
 
@@ -124,7 +124,7 @@ def _abridged(value: Any) -> str:
 def settle_plan(
     t: TokenizeSettings, source: Source, folder: SetFolder, encoding: Encoding | None, recipe: dict[str, Any]
 ) -> tuple[Encoding | None, SetPlan]:
-    """The plan that lies in the folder, or a new one; and the encoding with the plan's batch size.
+    """The plan found in the folder, or a new one, and the encoding with the plan's batch size.
 
     Raises UserError where another machine's choices cannot be followed, and for a source without rows.
     """

@@ -68,7 +68,8 @@ class Encoded:
 
 @dataclass
 class RowTask:
-    """Rows of one shard that are handled together: an image of each, None for a row without one. last: of its shard."""
+    """Rows of one shard that are processed together: an image of each, None for a row without one. last: the last task
+    of its shard."""
 
     images: Sequence[ReadImage | None]
     last: bool = False
@@ -214,7 +215,7 @@ def _start_worker(crop: Crop, settings: EncoderSettings | None) -> None:
 
 
 def _keep_freed_memory() -> None:
-    """Have glibc reuse large blocks instead of giving each back to the kernel, whose page faults cost a third of
+    """Make glibc reuse large blocks instead of returning each to the kernel: the page faults cost a third of the time of
     encoding in fp32."""
     mmap_threshold, trim_threshold = -3, -1  # names of malloc.h
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # glibc has it, musl and macOS do not

@@ -27,7 +27,7 @@ class Encoding:
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What codes can depend on besides the recipe."""
+        """What codes can depend on in addition to the recipe."""
         import torch
 
         settings = self.encoder.settings

@@ -1,7 +1,7 @@
 """The plan of a shard set: what all parts of a job have agreed on, wherever and whenever they run.
 
-Row n of the source lies in shard n // shard_size, whatever the number of parts. The plan is made once, by the part that
-comes first, and stands in OUTPUT/.partial/plan.json; in a finished set its content is in index.json.
+Row n of the source goes into shard n // shard_size, whatever the number of parts. The part that starts first makes the
+plan and writes it to OUTPUT/.partial/plan.json; a finished set has its content in index.json.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ class SetPlan:
     """What a set is made of, by name as plan.json and index.json have it: enough to complete a set without its source
     and its VQ.
 
-    recipe: what determines the set. inputs: (name, rows) in order. encoder: what codes can depend on besides. omitted:
-    what the source leaves out by its own rules, by reason. encoder and the VQ's three are None for texts. max_bad: the
-    share of unusable rows that is allowed; it does not make another set.
+    recipe: what determines the set. inputs: (name, rows) in order. encoder: what else codes can depend on. omitted:
+    how many rows the source itself leaves out, by reason. encoder and the three VQ fields are None for texts. max_bad:
+    the allowed share of unusable rows, which does not make it another set.
     """
 
     recipe: dict[str, Any]
@@ -34,7 +34,7 @@ class SetPlan:
     vq_fingerprint: str | None = None
     codebook_size: int | None = None
     downsampling: int | None = None
-    max_bad: float | None = field(default=None, compare=False)  # None: made from an index, which does not say
+    max_bad: float | None = field(default=None, compare=False)  # None: read from an index, which does not record it
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> SetPlan | None:
@@ -124,7 +124,7 @@ class Part:
 
 
 def parse_part(text: str | None) -> Part:
-    """tokenize.part "I/N" with I from 0; without it the rank of torchrun, else the whole. Raises UserError."""
+    """tokenize.part "I/N" with I from 0; without it the rank of torchrun, else everything. Raises UserError."""
     if text is None:
         return Part(int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1")))
     number, slash, count = text.partition("/")

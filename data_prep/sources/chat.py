@@ -73,7 +73,7 @@ def chat_messages(turns: Any) -> list[dict[str, str]] | None:
 
 
 def json_array(path: Path) -> Iterator[ListRow]:
-    """The elements of one JSON array, read as a stream; where the file breaks off, one last row says so."""
+    """The elements of one JSON array, read as a stream; a file that breaks off ends with a row that reports it."""
     with open(path, "rb") as file:
         file.seek(len(BOM) if file.read(len(BOM)) == BOM else 0)
         begin = file.tell()

@@ -30,7 +30,7 @@ COLORS = ("black", "blue", "brown", "gray", "green", "red", "teal", "yellow")
 SHAPES = ("circle", "rectangle", "triangle")
 SPLITS = ("train", "test")
 
-# How a caption can be worded, and how often training is to draw each wording; the first is KEY.txt.
+# Wordings of a caption, and the share of training in which each is drawn; the first is KEY.txt.
 WORDINGS = (
     ("a {color} {shape}", 0.5),
     ("{color} {shape}", 0.1),
@@ -63,14 +63,14 @@ class EasyVQAImage:
 
     @property
     def captions(self) -> list[tuple[str, float]]:
-        """(wording, weight) of every way to say the caption, the plainest first; empty where there is no caption."""
+        """(wording, weight) of every wording of the caption, the plainest first; empty where there is no caption."""
         if not (self.color and self.shape):
             return []
         return [(wording.format(color=self.color, shape=self.shape), weight) for wording, weight in WORDINGS]
 
 
 def answer_type(answer: str) -> str:
-    """'color', 'shape' or 'yes/no': the three kinds of easy-VQA questions, told by their answers."""
+    """'color', 'shape' or 'yes/no': the three kinds of easy-VQA questions, by their answers."""
     return "color" if answer in COLORS else "shape" if answer in SHAPES else "yes/no"
 
 

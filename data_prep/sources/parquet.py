@@ -40,7 +40,7 @@ class ParquetSource(FileSource):
 
     def count(self, name: str) -> int:
         file = self._open(name)
-        self._columns(name, file)  # a wrong name is told before anything is encoded
+        self._columns(name, file)  # reports a wrong name before anything is encoded
         return int(file.metadata.num_rows)
 
     def rows_from(self, name: str, start: int) -> Iterator[SourceRow]:

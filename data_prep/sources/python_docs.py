@@ -2,8 +2,8 @@
 on.
 
 Topics repeat each other: `specialnames` alone holds `customization`, `attribute-access` and others word for word, a
-fifth of the whole. A paragraph is therefore kept once, and where a test topic has it, there: otherwise the held-out
-text would be training text.
+fifth of all text. A paragraph is therefore kept only once, in the test topic if one has it: otherwise held-out text
+would also be training text.
 """
 
 from __future__ import annotations

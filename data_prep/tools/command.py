@@ -20,7 +20,7 @@ def parser() -> argparse.ArgumentParser:
     )
     tools = root.add_subparsers(dest="tool", required=True, metavar="{merge,verify,describe,inspect,index}")
     _add_merge(tools.add_parser("merge", help="join the parts of `liquid tokenize tokenize.part=I/N` into one set"))
-    _add_verify(tools.add_parser("verify", help="read a whole set again and compare some of it with its source"))
+    _add_verify(tools.add_parser("verify", help="read an entire set again and compare some of it with its source"))
     _add_describe(tools.add_parser("describe", help="sizes, captions, grid shapes and codebook usage of a set"))
     _add_inspect(
         tools.add_parser(
@@ -65,12 +65,12 @@ def _add_verify(tool: argparse.ArgumentParser) -> None:
         metavar="PATH",
         help="what tokenize.input was: rows of it are compared with the set (easy_vqa and python_docs need none)",
     )
-    tool.add_argument("--images", metavar="PATH", help="what tokenize.images was, where it lies elsewhere now")
+    tool.add_argument("--images", metavar="PATH", help="what tokenize.images was, if that folder has moved")
     _add_vq(tool)
     tool.add_argument(
         "--sample", type=int, default=64, metavar="N", help="rows to compare, drawn at random (default: 64)"
     )
-    tool.add_argument("--seed", type=int, default=0, help="of the drawing (default: 0)")
+    tool.add_argument("--seed", type=int, default=0, help="decides which rows are drawn (default: 0)")
     tool.add_argument(
         "--sheet",
         type=Path,

@@ -95,7 +95,7 @@ class SetCard:
             self.totals.update(images=1, captions=text is not None)
             self.grids[codes.shape[0], codes.shape[1]] += 1
             found = code_counts(codes.astype(np.int64), len(self.codes))
-            if len(found) > len(self.codes):  # a set that does not say its codebook's size
+            if len(found) > len(self.codes):  # the index of the set does not record its codebook's size
                 self.codes = np.pad(self.codes, (0, len(found) - len(self.codes)))
             self.codes += found
 
@@ -108,7 +108,7 @@ class SetCard:
         return f"{grid[0]}x{grid[1]}" + (f" ({grid[1] * f}x{grid[0] * f} px)" if f else "")
 
     def rows(self) -> list[tuple[str, str]]:
-        """(name, what is to be said of it) of the whole card."""
+        """(name, value) of every line of the card."""
         totals, entries = self.totals, self.index["shardlist"]
         size = sum(entry["bytes"] for entry in entries)
         rows = [

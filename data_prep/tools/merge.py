@@ -87,8 +87,8 @@ def _largest_max_bad(parts: list[PartFolder]) -> float:
 
 
 def open_part(path: Path) -> PartFolder:
-    """The finished shards of a folder, be it a part or, where a set has one shard only, the whole. Raises UserError
-    where it is none."""
+    """The finished shards of a folder: a part, or a complete set of one shard. Raises UserError for any other
+    folder."""
     if not path.is_dir():
         raise UserError(f"{path}: no such folder; name the folders that `liquid tokenize tokenize.part=I/N` wrote to")
     folder = SetFolder(path)

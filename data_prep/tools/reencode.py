@@ -314,7 +314,7 @@ def _open_encoder(plan: SetPlan, vq: AskedVQ) -> tuple[BatchEncoder, bool]:
 
 
 def caption_of(sample: Sample) -> str:
-    """What a contact sheet says under an image: its caption, else its first question, else its key."""
+    """The text under an image of a contact sheet: its caption, else its first question, else its key."""
     if "text" in sample:
         return sample["text"]
     questions = sample["info"].get("questions")

@@ -1,5 +1,4 @@
-"""`liquid data verify`: read a whole set again, and compare some of it with the images and texts that it was made
-of."""
+"""`liquid data verify`: read an entire set again, and compare a sample of it with its source."""
 
 from __future__ import annotations
 
@@ -27,7 +26,7 @@ MAX_SHOWN = 64  # images of a contact sheet
 
 @dataclass(frozen=True)
 class VerifyRequest:
-    """What is asked for besides the set itself. sample: rows to compare. sheet: where the contact sheet goes."""
+    """The options of `liquid data verify`. sample: rows to compare. sheet: where the contact sheet goes."""
 
     vq: AskedVQ
     input: str | None = None
@@ -129,7 +128,7 @@ class _Verification:
             )
 
     def _open_source(self) -> Any:
-        """The source, where rows can be compared with it; else None, and the summary says why."""
+        """The source, if rows can be compared with it; else None, with the reason in the summary."""
         asked = self.request.input is not None
         if self.has_codes and not self.vq_fits:
             if asked and not self.problems:

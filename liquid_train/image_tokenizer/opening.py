@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 def open_image_tokenizer(settings: VQSettings, parts: tuple[str, ...] = PARTS) -> ImageTokenizer:
     """The image tokenizer of these settings: on the CPU, in fp32, eval mode, gradients off.
 
-    parts: which of "encoder" and "decoder" are needed; with none of them, it only says its sizes and its fingerprint.
+    parts: which of "encoder" and "decoder" are needed; with none, only sizes and fingerprint are known.
     Raises UserError for a kind that does not exist and for files that are missing or do not fit.
     """
     return find_kind(settings).open(settings, parts).eval().requires_grad_(False)

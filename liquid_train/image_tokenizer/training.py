@@ -61,8 +61,8 @@ def round_to_grid(z: Tensor, levels: list[int]) -> Tensor:
 
 
 def total_variation(z: Tensor) -> Tensor:
-    """Mean absolute difference of neighbouring latents [B, C, h, w]: where it is small, a code can be told from its
-    neighbour."""
+    """Mean absolute difference of neighbouring latents [b, c, h, w]; where it is small, neighbouring codes are often
+    equal."""
     return (z.diff(dim=2).abs().mean() + z.diff(dim=3).abs().mean()) / 2
 
 

@@ -368,7 +368,7 @@ def test_too_many_unusable_images_end_the_job(tmp_path, vq, images):
     [
         (
             ["tokenize.source=imagenet"],
-            "tokenize.source=imagenet: no such source; one of pairs, webdataset, folder, .*, easy_vqa, python_docs",
+            "tokenize.source=imagenet: no such source; one of chat, easy_vqa, folder, .*, text, vqa, webdataset",
         ),
         (["tokenize.split=valid"], "tokenize.split=valid: easy_vqa has train and test"),
         (["tokenize.input=/somewhere"], "tokenize.input=/somewhere: easy_vqa comes with a package"),

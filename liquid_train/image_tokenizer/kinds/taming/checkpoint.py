@@ -27,7 +27,7 @@ class _InertType(type):
 
 
 class Inert(metaclass=_InertType):
-    """Stands for every class and function that a checkpoint names besides those of tensors: takes everything, does
+    """Stands in for every class and function that a checkpoint names, except those of tensors: accepts anything, does
     nothing."""
 
     def __new__(cls, *_: Any, **__: Any) -> Inert:
