@@ -215,7 +215,7 @@ def _start_worker(crop: Crop, settings: EncoderSettings | None) -> None:
 
 
 def _keep_freed_memory() -> None:
-    """Make glibc reuse large blocks instead of returning each to the kernel: the page faults cost a third of the time of
+    """Make glibc reuse large blocks instead of returning each to the kernel: page faults took a third of the time of
     encoding in fp32."""
     mmap_threshold, trim_threshold = -3, -1  # names of malloc.h
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # glibc has it, musl and macOS do not
