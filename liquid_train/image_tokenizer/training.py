@@ -88,7 +88,7 @@ def augment(pixels: Tensor, generator: torch.Generator) -> Tensor:
     return F.pad(x, (8, 8, 8, 8), mode="replicate")[..., dy : dy + 64, dx : dx + 64]
 
 
-def psnr(model: ImageTokenizer, pixels: Tensor) -> float:
+def reconstruction_psnr(model: ImageTokenizer, pixels: Tensor) -> float:
     """Peak signal-to-noise ratio in dB (peak 255) over all of `pixels` uint8 [N, 3, H, W], through codes."""
     error = 0.0
     for batch in pixels.split(50):
@@ -152,7 +152,7 @@ def train(
             )
         if step % 1000 == 0:
             with torch.no_grad():
-                print(f"  test PSNR {psnr(model, test_pixels):.2f} dB", flush=True)
+                print(f"  test PSNR {reconstruction_psnr(model, test_pixels):.2f} dB", flush=True)
     return model.eval().requires_grad_(False)
 
 
@@ -193,7 +193,7 @@ def main() -> None:
     loaded = TamingVQGAN.from_files(args.output / "vqgan.yaml", args.output / "model.safetensors")
     test_pixels, _ = load_images("test")
     print(
-        f"test PSNR {psnr(loaded, test_pixels):.2f} dB, {sum(p.numel() for p in loaded.parameters()):,} parameters, "
+        f"test PSNR {reconstruction_psnr(loaded, test_pixels):.2f} dB, {sum(p.numel() for p in loaded.parameters()):,} parameters, "
         f"fingerprint {loaded.fingerprint[:12]}"
     )
 

@@ -46,12 +46,12 @@ class TamingVQGAN(ImageTokenizer):
         dd = config.ddconfig
         self.quantize = Codebook(config)
         if "encoder" in parts:
-            self.encoder = Encoder(dd)
+            self.encoder = VQEncoder(dd)
             z_out = dd["z_channels"] * (2 if dd.get("double_z") else 1)
             self.quant_conv = nn.Conv2d(z_out, config.embed_dim, 1)
         if "decoder" in parts:
             self.post_quant_conv = nn.Conv2d(config.embed_dim, dd["z_channels"], 1)
-            self.decoder = Decoder(dd)
+            self.decoder = VQDecoder(dd)
         self._layout = torch.preserve_format
         self._compiled: Callable[[Tensor], Tensor] | None = None
 
@@ -241,7 +241,7 @@ class Level(nn.Module):
         return x
 
 
-class Encoder(nn.Module):
+class VQEncoder(nn.Module):
     def __init__(self, dd: dict[str, Any]) -> None:
         super().__init__()
         ch, mult = dd["ch"], dd["ch_mult"]
@@ -270,7 +270,7 @@ class Encoder(nn.Module):
         return self.conv_out(self.hidden(x))
 
 
-class Decoder(nn.Module):
+class VQDecoder(nn.Module):
     def __init__(self, dd: dict[str, Any]) -> None:
         super().__init__()
         ch, mult = dd["ch"], dd["ch_mult"]
