@@ -193,8 +193,8 @@ def main() -> None:
     loaded = TamingVQGAN.from_files(args.output / "vqgan.yaml", args.output / "model.safetensors")
     test_pixels, _ = load_images("test")
     print(
-        f"test PSNR {reconstruction_psnr(loaded, test_pixels):.2f} dB, {sum(p.numel() for p in loaded.parameters()):,} parameters, "
-        f"fingerprint {loaded.fingerprint[:12]}"
+        f"test PSNR {reconstruction_psnr(loaded, test_pixels):.2f} dB, "
+        f"{sum(p.numel() for p in loaded.parameters()):,} parameters, fingerprint {loaded.fingerprint[:12]}"
     )
 
 
