@@ -20,6 +20,7 @@ import numpy as np
 from data_prep.settings import TokenizeSettings
 from liquid_train.errors import UserError
 
+ReadImage = Callable[[], np.ndarray]  # an image as uint8 [height, width, 3]; raises one of READ_ERRORS
 DAMAGED = "the file is damaged from here on"
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
@@ -36,7 +37,7 @@ class SourceRow:
     """
 
     info: dict[str, Any]
-    image: Callable[[], np.ndarray] | None = None
+    image: ReadImage | None = None
     text: str | None = None
     problem: str | None = None
     key: str | None = None

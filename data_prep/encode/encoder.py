@@ -16,7 +16,7 @@ import os
 import signal
 import threading
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
@@ -28,12 +28,12 @@ import torch
 from torch import Tensor
 
 from data_prep.encode.crops import Crop
+from data_prep.source import ReadImage
 from liquid_train.image_tokenizer.base import scale_pixels
 from liquid_train.image_tokenizer.opening import open_image_tokenizer
 from liquid_train.image_tokenizer.preprocess import READ_ERRORS, reason
 from liquid_train.image_tokenizer.settings import VQSettings
 
-ReadImage = Callable[[], np.ndarray]
 QUEUED_TASKS = 8  # for each process: enough to keep it busy, few enough to stay small in memory
 
 _worker: tuple[Crop, BatchEncoder | None] | None = None  # of a process of the pool, set by _start_worker

@@ -63,7 +63,7 @@ class SetFolder:
     def is_intact(self, entry: dict[str, Any]) -> bool:
         """Whether the tar of an index entry exists and has the recorded content."""
         tar = self.path / entry["url"]
-        return tar.is_file() and tar.stat().st_size == entry["bytes"] and sha256_of(tar) == entry["sha256"]
+        return bool(tar.is_file() and tar.stat().st_size == entry["bytes"] and sha256_of(tar) == entry["sha256"])
 
     def is_complete(self) -> bool:
         return self.index is not None and all(self.is_intact(entry) for entry in self.index["shardlist"])

@@ -11,7 +11,7 @@ from typing import Any
 
 from data_prep.file_source import FileSource
 from data_prep.settings import TokenizeSettings
-from data_prep.source import SourceRow, readable
+from data_prep.source import ReadImage, SourceRow, readable
 from liquid_train.errors import UserError
 from liquid_train.image_tokenizer.preprocess import read_rgb
 
@@ -56,7 +56,7 @@ class ListSource(FileSource):
             return SourceRow({}, problem=f"no {self.settings.image_key or self.image_key}", origin=origin)
         return self.described(row, partial(read_rgb, folder / image), f"{origin} ({image})")
 
-    def described(self, row: dict[str, Any], image: partial, origin: str) -> SourceRow:
+    def described(self, row: dict[str, Any], image: ReadImage, origin: str) -> SourceRow:
         raise NotImplementedError
 
 

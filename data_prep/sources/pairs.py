@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any
 
-from data_prep.source import SourceRow, first_caption
+from data_prep.source import ReadImage, SourceRow, first_caption
 from data_prep.sources import SOURCES
 from data_prep.sources._listed import TEXT_KEYS, ListSource
 
@@ -17,7 +16,7 @@ class PairsSource(ListSource):
 
     keys = ("images", "image_key", "text_key")
 
-    def described(self, row: dict[str, Any], image: partial, origin: str) -> SourceRow:
+    def described(self, row: dict[str, Any], image: ReadImage, origin: str) -> SourceRow:
         keys = (self.settings.text_key,) if self.settings.text_key else TEXT_KEYS
         text = first_caption(row, keys)
         if not text:

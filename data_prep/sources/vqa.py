@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any
 
-from data_prep.source import SourceRow, first_caption
+from data_prep.source import ReadImage, SourceRow, first_caption
 from data_prep.sources import SOURCES
 from data_prep.sources._listed import ListSource, answered_questions
 
@@ -15,7 +14,7 @@ class VQASource(ListSource):
     """Images with questions: {"image_path", "questions": [{"question", "answers": [...]}]} a line; `question`,
     `answer` alone too."""
 
-    def described(self, row: dict[str, Any], image: partial, origin: str) -> SourceRow:
+    def described(self, row: dict[str, Any], image: ReadImage, origin: str) -> SourceRow:
         questions = answered_questions(row["questions"] if isinstance(row.get("questions"), list) else [row])
         if not questions:
             return SourceRow({}, problem="no question with an answer", origin=origin)

@@ -164,7 +164,8 @@ class ResnetBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         h = self.conv1(F.silu(self.norm1(x)))
         h = self.conv2(F.silu(self.norm2(h)))
-        return (self.nin_shortcut(x) if hasattr(self, "nin_shortcut") else x) + h
+        shortcut: Tensor = self.nin_shortcut(x) if hasattr(self, "nin_shortcut") else x
+        return shortcut + h
 
 
 class AttnBlock(nn.Module):
@@ -183,7 +184,8 @@ class AttnBlock(nn.Module):
         y = self.norm(x)
         q, k, v = (m(y).view(b, 1, c, h * w).transpose(2, 3) for m in (self.q, self.k, self.v))
         y = F.scaled_dot_product_attention(q, k, v)  # [b, 1, h*w, c]
-        return x + self.proj_out(y.transpose(2, 3).reshape(b, c, h, w))
+        attended: Tensor = self.proj_out(y.transpose(2, 3).reshape(b, c, h, w))
+        return x + attended
 
 
 def _attention(channels: int, dd: dict[str, Any]) -> nn.Module:
@@ -198,7 +200,8 @@ class Downsample(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if self.conv is None:
             return F.avg_pool2d(x, 2)
-        return self.conv(F.pad(x, (0, 1, 0, 1)))  # taming pads right and bottom only
+        out: Tensor = self.conv(F.pad(x, (0, 1, 0, 1)))  # taming pads right and bottom only
+        return out
 
 
 class Upsample(nn.Module):
@@ -219,7 +222,8 @@ class Middle(nn.Module):
         self.block_2 = ResnetBlock(channels, channels, dd)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.block_2(self.attn_1(self.block_1(x)))
+        out: Tensor = self.block_2(self.attn_1(self.block_1(x)))
+        return out
 
 
 class Level(nn.Module):
@@ -267,7 +271,8 @@ class VQEncoder(nn.Module):
         return F.silu(self.norm_out(self.mid(x)))
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.conv_out(self.hidden(x))
+        out: Tensor = self.conv_out(self.hidden(x))
+        return out
 
 
 class VQDecoder(nn.Module):
@@ -296,4 +301,5 @@ class VQDecoder(nn.Module):
         for level in reversed(self.up):
             x = level(x)
         x = self.conv_out(F.silu(self.norm_out(x)))
-        return x.tanh() if self.tanh_out else x
+        out: Tensor = x.tanh() if self.tanh_out else x
+        return out
