@@ -36,7 +36,7 @@ from liquid_train.errors import UserError
 from liquid_train.files import dispensable
 from liquid_train.generate.image_sampler import sample_images
 from liquid_train.generate.images import contact_sheet, decode, save_png
-from liquid_train.image_tokenizer.taming import ImageTokenizer
+from liquid_train.image_tokenizer.base import ImageTokenizer
 from liquid_train.measurement.measurement import Measurement, ModelHandle, write_measurement
 from liquid_train.measurement.provenance import Provenance, seeds_text, texts_digest
 from liquid_train.training.settings import EvalsConfig

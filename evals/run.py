@@ -44,6 +44,7 @@ from liquid_train.generate.manifest import (
     publish,
     staging_directory,
     text_digest,
+    vq_identity,
 )
 from liquid_train.measurement.measurement import Measurement, ModelHandle, Progress, file_name, write_measurement
 
@@ -203,10 +204,7 @@ def inputs_of(config: EvalJob, folder: Path) -> dict[str, Any]:
     return {
         "model": model_identity(folder),
         "data": [ShardSet(path).digest for path in shard_paths(config)],
-        "vq": [
-            file_identity(Path(path)) if Path(path).is_file() else path
-            for path in (config.vq.config, config.vq.checkpoint)
-        ],
+        **vq_identity(config.vq),
         "versions": [SAMPLERS_VERSION, {name: METRIC_VERSIONS[name] for name in chosen_names(config)}],
         "features": [
             asdict(config.features),

@@ -9,16 +9,14 @@ from typing import Any
 import numpy as np
 
 from data_prep.shard_set.writer import PARTIAL, ShardWriter
-from liquid_train.image_tokenizer.taming import ImageTokenizer
+from liquid_train.image_tokenizer.kinds.taming.network import TamingVQGAN
 
 WEIGHTS = Path(__file__).parents[1] / "liquid_train" / "weights" / "vq_easy"
 COLORS, SHAPES = ("red", "blue", "teal"), ("circle", "triangle")
 
 
 def shipped_fingerprint() -> str:
-    return ImageTokenizer.from_files(
-        WEIGHTS / "vqgan.yaml", WEIGHTS / "model.safetensors", parts=("decoder",)
-    ).fingerprint
+    return TamingVQGAN.from_files(WEIGHTS / "vqgan.yaml", WEIGHTS / "model.safetensors", parts=("decoder",)).fingerprint
 
 
 def finish_set(folder: Path, writers: list[ShardWriter], **index: object) -> Path:

@@ -18,6 +18,7 @@ from liquid_train.generate.image_sampler import sample_images
 from liquid_train.generate.images import decode
 from liquid_train.measurement.measurement import Measurement, ModelHandle, Value, bare, share
 from liquid_train.measurement.provenance import Provenance, arrays_digest, seeds_text, texts_digest
+from liquid_train.packages import install_command
 
 # Mean absolute difference of two images (0 to 255) from which they count as different. Measured on the test images:
 # two of one caption differ by more than 4 in 99.9% of the pairs (2.0 at least); one image encoded and decoded twice,
@@ -40,7 +41,7 @@ def real_images() -> RealImages:
     try:
         images = load_split("test")
     except UserError as error:
-        remedy = "pip install 'liquid-train[demo]', or leave t2i, image_quality and image_tokenizer out of metrics"
+        remedy = f"{install_command('demo')}, or leave t2i, image_quality and image_tokenizer out of metrics"
         raise UserError(
             f"metrics: images are compared with those of the easy-vqa package, which is missing: {remedy}"
         ) from error

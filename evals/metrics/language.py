@@ -27,6 +27,7 @@ from liquid_train.measurement.intervals import Z
 from liquid_train.measurement.measurement import Measurement, ModelHandle, Value, bare
 from liquid_train.measurement.provenance import Provenance, texts_digest
 from liquid_train.measurement.settings import LanguageConfig
+from liquid_train.packages import missing_package
 
 NAMES = {True: "language", False: "language_all"}  # by whether image rows are masked
 
@@ -39,9 +40,7 @@ def check_language(config: LanguageConfig) -> Any:
     try:
         manager = task_manager(config.include_path)
     except ImportError as error:
-        raise UserError(
-            f"metrics: language needs lm-evaluation-harness ({error}): pip install 'liquid-train[language]'"
-        ) from error
+        raise UserError(missing_package("metrics: language", f"lm-evaluation-harness ({error})", "language")) from error
     unknown = [task for task in config.tasks if not manager.match_tasks([task])]
     if unknown:
         where = f"language.include_path={config.include_path} and the harness"

@@ -15,6 +15,7 @@ from typing import Any
 from evals.paper.numbers import GROUPS, MODELS, PAPER, Row
 from evals.settings import EvalJob
 from liquid_train.measurement.measurement import Measurement, Value
+from liquid_train.packages import install_command
 
 UNKNOWN = "not verified here"
 NONE = "–"
@@ -44,7 +45,7 @@ def measurable(config: EvalJob) -> tuple[EvalJob, dict[str, str]]:
         if (lacking := not_given(config, name))
     }
     if "language" in config.metrics and find_spec("lm_eval") is None:
-        why["language"] = "pip install 'liquid-train[language]'"
+        why["language"] = install_command("language")
     # asked for by nothing that is left
     features = config.features if config.features.path is not None else replace(config.features, kind="vq")
     return replace(config, metrics=[name for name in config.metrics if name not in why], features=features), why

@@ -29,7 +29,6 @@ from liquid_train.config.overrides import CommandLine, apply
 from liquid_train.config.schema import TrainJob
 from liquid_train.config.schema_walk import all_keys, described
 from liquid_train.errors import UserError
-from liquid_train.files import package_path as package_path
 from liquid_train.jobs import JOBS
 
 

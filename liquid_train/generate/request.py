@@ -10,7 +10,7 @@ from typing import Any
 
 from liquid_train.checkpoint.folder import model_folder
 from liquid_train.errors import UserError
-from liquid_train.generate.manifest import file_identity, model_identity, text_digest
+from liquid_train.generate.manifest import file_identity, model_identity, text_digest, vq_identity
 from liquid_train.generate.settings import GenerateJob
 
 PLACE = re.compile(r"<image:([^<>]+)>")  # in a prompt: where an image stands
@@ -162,7 +162,7 @@ def _inputs(c: GenerateJob, folder: Path, asked: list[str], images: list[Path]) 
     return {
         "task": c.task,
         "model": model_identity(folder),
-        "vq": [file_identity(Path(path)) if Path(path).is_file() else path for path in (c.vq.config, c.vq.checkpoint)],
+        **vq_identity(c.vq),
         "asked": text_digest("\n".join(asked)),
         "images": text_digest(json.dumps([file_identity(path) for path in images])),
         **{key: getattr(c, key) for key in keys},

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from liquid_train.generate.session import Session
-    from liquid_train.image_tokenizer.taming import ImageTokenizer
+    from liquid_train.image_tokenizer.base import ImageTokenizer
     from liquid_train.vocabulary import Vocabulary
 
 Progress = Callable[[str, int, int], None]

@@ -22,6 +22,7 @@ from torch.distributed.tensor._utils import compute_local_shape_and_global_offse
 from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, PreTrainedConfig, PreTrainedModel
 
 from liquid_train.errors import UserError
+from liquid_train.image_tokenizer.settings import TAMING, VQSettings
 from liquid_train.model.attention import PACKED
 from liquid_train.model.settings import BackboneConfig
 from liquid_train.vocabulary import Vocabulary, load_tokenizer
@@ -45,6 +46,14 @@ class ModelCard:
     null_prompt: str = "<unconditional>"
     # width and height in pixels that a prompt may state (tokenize.crop=multiratio)
     sizes: list[list[int]] = field(default_factory=list)
+    # in the file only for another kind than taming's
+    vq_kind: str = TAMING
+    vq_options: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def vq(self) -> VQSettings:
+        """The image tokenizer that it was trained with."""
+        return VQSettings(self.vq_config, self.vq_checkpoint, self.vq_kind, self.vq_options)
 
     @classmethod
     def read(cls, folder: str | Path) -> ModelCard:
@@ -60,7 +69,10 @@ class ModelCard:
             raise UserError(f"{path}: damaged, or of another version of liquid train: {error}") from error
 
     def write(self, folder: Path) -> None:
-        (folder / CARD).write_text(json.dumps(asdict(self), indent=2))
+        content = asdict(self)
+        if self.vq_kind == TAMING:
+            del content["vq_kind"], content["vq_options"]
+        (folder / CARD).write_text(json.dumps(content, indent=2))
 
 
 def model_config(backbone: BackboneConfig, tokenizer_entries: int) -> PreTrainedConfig:

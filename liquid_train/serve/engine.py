@@ -17,11 +17,12 @@ from liquid_train.errors import UserError
 from liquid_train.generate.image_sampler import Sampling, columns_of, described_ids, sample_images
 from liquid_train.generate.images import decode, encode, load_image
 from liquid_train.generate.interleaved_prompt import Part, conversation_ids, end_of_turn, parts_ids
-from liquid_train.generate.session import AUTO, Session
+from liquid_train.generate.session import Session
 from liquid_train.generate.settings import GenerateJob
 from liquid_train.generate.text_sampler import Streamed, answer, caption, complete_ids
+from liquid_train.image_tokenizer.base import ImageTokenizer
 from liquid_train.image_tokenizer.preprocess import READ_ERRORS
-from liquid_train.image_tokenizer.taming import ImageTokenizer
+from liquid_train.image_tokenizer.settings import AUTO
 from liquid_train.serve.requests import AnswerRequest, GenerateRequest, Limited
 from liquid_train.serve.settings import ServeLimits
 

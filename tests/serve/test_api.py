@@ -506,7 +506,7 @@ def test_a_missing_package_names_its_pip_command(
     monkeypatch.setitem(sys.modules, "gradio", None)  # import gradio: ImportError
     assert main(["serve", f"checkpoint={folder}"]) == 2
     said = capsys.readouterr().err
-    assert "pip install 'liquid-train[ui]'" in said and "ui=false" in said
+    assert "pip install -e '.[ui]'" in said and "ui=false" in said
 
 
 def test_only_this_machine_is_listened_on_unless_told_otherwise() -> None:

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from data_prep.encode.documents import cut
-from data_prep.shard_set.plan import Plan
-from data_prep.sources.base import Item
+from data_prep.encode.documents import cut_text
+from data_prep.shard_set.plan import SetPlan
+from data_prep.source import SourceRow
 
 if TYPE_CHECKING:
     from data_prep.encode.encoder import Encoded
@@ -26,23 +26,23 @@ class NewSample(NamedTuple):
     codes: np.ndarray | None
 
 
-def task_rows(batch_size: int | None) -> int:
+def rows_per_task(batch_size: int | None) -> int:
     """Rows of one task; None for texts. A batch never crosses a task on a CPU, so codes may depend on it."""
     return TEXT_TASK_ROWS if batch_size is None else max(TASK_ROWS, 4 * batch_size)
 
 
-def samples_of(plan: Plan, row: int, item: Item, result: Encoded | None) -> list[NewSample]:
-    """One sample, or the pieces of a long text. result: the image's codes, None for a row without one."""
-    key, info = item.key or f"{row:09d}", {**item.info, "source": plan.recipe["source"]["name"]}
+def samples_of(plan: SetPlan, number: int, row: SourceRow, result: Encoded | None) -> list[NewSample]:
+    """Row `number` of the set: one sample, or the pieces of a long text. result: the codes of its image, None for a row
+    without one."""
+    key, info = row.key or f"{number:09d}", {**row.info, "source": plan.recipe["source"]["name"]}
     if result is not None:
         assert plan.downsampling is not None
         rows, columns = result.codes.shape
         info |= {**result.info, "width": columns * plan.downsampling, "height": rows * plan.downsampling}
-        return [NewSample(key, info, item.text, result.codes)]
-    if item.text is None or plan.encoder is not None:
-        return [NewSample(key, info, item.text, None)]
-    pieces = list(cut(item.text, int(plan.recipe["max_characters"])))
+        return [NewSample(key, info, row.text, result.codes)]
+    if row.text is None or plan.encoder is not None:
+        return [NewSample(key, info, row.text, None)]
+    pieces = list(cut_text(row.text, int(plan.recipe["max_characters"])))
     return [
-        NewSample(key if len(pieces) == 1 else f"{key}-{number}", info, piece, None)
-        for number, piece in enumerate(pieces)
+        NewSample(key if len(pieces) == 1 else f"{key}-{part}", info, piece, None) for part, piece in enumerate(pieces)
     ]
