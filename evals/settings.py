@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from liquid_train.image_tokenizer.settings import VQSettings
 from liquid_train.measurement.settings import FeaturesConfig, HeldoutConfig, LanguageConfig, VQAScoreConfig
@@ -42,45 +43,20 @@ class WISEConfig:
     max_bad: float = 0.0  # share of prompts that may be left out (and are then named)
 
 
-# what each is: evals/suite.py
-OWN_METRICS = ("vqa", "t2i", "image_quality", "self_vqascore", "captions", "image_tokenizer")
+# Names that config/checks.py and cli.py still ask for; the metrics themselves are found by evals/chosen.py
+class _Names(tuple[str, ...]):
+    """Every name is one of them: evals/chosen.py says which are none."""
+
+    def __contains__(self, name: object) -> bool:
+        return True
 
 
-# from files as they are published: evals/benchmarks/question_files.py
-BENCHMARKS = ("vqav2", "textvqa", "gqa", "pope", "mme")
-
-
-METRICS = (
-    *OWN_METRICS,
-    "heldout",
-    "vqascore",
-    "clipscore",
-    "reference_quality",
-    "genai_bench",
-    "genai_bench_vqascore",
-    "wise",
-    *BENCHMARKS,
-    "language",
-)
-
-
-# Raised by whoever changes what a metric measures: results of an older version are then measured again. The samplers'
-# counts for all of them
-METRIC_VERSIONS = dict.fromkeys(METRICS, 1)
-
-
-SAMPLERS_VERSION = 1
+METRICS = _Names()
+BENCHMARKS = ("vqav2", "textvqa", "gqa", "pope", "mme")  # those with keys of their own in BenchmarksConfig
 
 
 # what each page of numbers shows: conf/sheet/
 SHEETS = {"paper": ("reference_quality", "genai_bench_vqascore", *BENCHMARKS, "language")}
-
-
-READING = ("vqa", "image_quality", "captions")  # those that read shards, and vqa train_shards
-
-
-# those that measure images_per_prompt images of each caption
-DRAWING = ("t2i", "image_quality", "self_vqascore", "vqascore", "clipscore")
 
 
 @dataclass
@@ -103,7 +79,7 @@ class MMEFiles:
 
 @dataclass
 class BenchmarksConfig:
-    """Published benchmarks from local files; evals/benchmarks/question_files.py says what is in each."""
+    """Published benchmarks from local files; evals/benchmarks/ says what is in each."""
 
     suffix: str = ""  # after every question
     max_new_tokens: int = 16  # of an answer
@@ -124,8 +100,16 @@ class EvalJob:
     watch: str | None = None  # a run whose checkpoints are evaluated as they come
     watch_newest: bool = False  # of several that wait only the newest
     watch_seconds: float = 10.0  # between two looks at the run
-    shards: str = "data/quickstart/images-test"  # the shard set with the questions
-    train_shards: str | None = "data/quickstart/images-train"  # for the blind baseline: answers by the question alone
+    # the shard set that metrics read: questions, captions, images; None = the run's own data.heldout
+    shards: str | None = None
+    # for vqa's blind baseline, answers by the question alone; None = where `shards` has no value the run's own training
+    train_shards: str | None = None
+    prompts: str | None = None  # a file of prompts, one a line; None = captions of the held-out set
+    max_prompts: int = 24  # captions of the held-out set that become prompts
+    # a folder of image files: the originals that generated images and the image tokenizer are compared with; None =
+    # held-out images as the VQ decodes them
+    images: str | None = None
+    quality_reference: int = 1000  # images of `images` or of the held-out set that generated ones are compared with
     output: str | None = None  # a folder; None = evals/ in the run
     batch_size: int = 64
     seed: int = 0
@@ -134,7 +118,10 @@ class EvalJob:
     temperature: float = 0.8
     top_k: int | None = None
     max_images: int | None = None  # only the first N images of the set
-    metrics: list[str] = field(default_factory=lambda: list(OWN_METRICS))
+    # names, or import paths of one's own; auto: those that need no files of their own, as far as the data allow them
+    metrics: list[str] = field(default_factory=lambda: ["auto"])
+    # by name: settings of metrics, and files of benchmarks, that have no keys of their own; docs/extending.md
+    own: dict[str, Any] = field(default_factory=dict)
     sheet: str | None = None  # paper: also write paper.md and paper.html, and only list there what lacks its files
     genai_bench: str | None = None  # the folder of GenAI-Bench's prompts and skill tags
     benchmarks: BenchmarksConfig = field(default_factory=BenchmarksConfig)

@@ -44,8 +44,10 @@ def evaluate_now(run: Run, last: bool) -> dict[str, Any]:
 
 
 def heldout_images(config: TrainJob) -> str | None:
-    """Path of the held-out set whose questions are asked while training."""
-    return next((s.path for s in config.data.heldout.values() if s.task == "vqa"), None)
+    """Path of the held-out set whose questions, captions and images are used while training: one with questions, else
+    one with captions."""
+    sources = config.data.heldout.values()
+    return next((s.path for task in ("vqa", "t2i", "i2t") for s in sources if s.task == task), None)
 
 
 def log_evaluation(run: Run, tracker: Tracker | None, last: bool) -> None:

@@ -58,6 +58,8 @@ PERIODIC = ("vqa", "grid", "image_quality", "self_vqascore", "captions", "langua
 @dataclass
 class EvalsConfig:
     every: int = 0  # steps between evaluations while training; 0 = never
+    # names, or import paths of one's own; auto: all that can be measured while training and that the data allow
+    metrics: list[str] = field(default_factory=lambda: ["auto"])
     # steps between measurements of those that cost more; the others: each time
     periods: dict[str, int] = field(default_factory=dict)
     vqa_samples: int = 100  # images of the periodic VQA accuracy

@@ -75,3 +75,7 @@ def refuse(names: list[str], what: str) -> None:
     """Raise UserError with how many and the first names, unless there are none."""
     if names:
         raise UserError(f"{what}: {named(names)}")
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    path.write_text(json.dumps(content, indent=1, ensure_ascii=False), encoding="utf-8")
