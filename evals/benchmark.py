@@ -42,12 +42,11 @@ class Benchmark(Metric):
 
     def scores(self, items: Sequence[BenchmarkQuestion], given: Sequence[str]) -> dict[str, Value]:
         """Numbers by name. given: one answer an item."""
-        pairs = zip(items, given, strict=True)
-        return {
-            self.name: share(
-                [text.strip().lower() in {a.strip().lower() for a in item.answers} for item, text in pairs]
-            )
-        }
+        right = [
+            text.strip().lower() in {answer.strip().lower() for answer in item.answers}
+            for item, text in zip(items, given, strict=True)
+        ]
+        return {self.name: share(right)}
 
     def prediction_files(self, items: Sequence[BenchmarkQuestion], given: Sequence[str]) -> dict[str, str]:
         """{file name: content} as the benchmark's server or program reads them."""

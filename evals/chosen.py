@@ -76,12 +76,21 @@ def choose(config: EvalJob, sets: EvalSets) -> Chosen:
         except NotMeasurable as error:
             left_out[metric.name] = str(error)
     automatic = [metric for metric in automatic if metric.name not in left_out]
+    refuse_files(config, asked)
     for metric in asked:
         metric.check()
     metrics = [metric for metric in [*automatic, *asked] if config.images_per_prompt or not metric.draws]
     if not metrics and config.sheet is None:
         raise UserError(nothing(config, left_out))
     return Chosen(metrics, {metric.name for metric in automatic}, left_out)
+
+
+def refuse_files(config: EvalJob, asked: list[Metric]) -> None:
+    """Raises UserError where files of answers are given and a model too."""
+    keys = [key for metric in asked if (key := metric.scores_files()) is not None]
+    model = f"checkpoint={config.checkpoint}" if config.checkpoint is not None else f"watch={config.watch}"
+    if keys:
+        raise UserError(f"{', '.join(keys)}: files are scored without a model; leave out these, or {model}")
 
 
 def nothing(config: EvalJob, left_out: dict[str, str]) -> str:

@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from evals.settings import EvalJob
 from liquid_train.errors import UserError
+from liquid_train.measurement.families import Family
 from liquid_train.measurement.measurement import Measurement, ModelHandle
-from liquid_train.report.metric_families import Family
 
 if TYPE_CHECKING:
     from evals.inputs import Inputs

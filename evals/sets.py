@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
 
@@ -89,7 +90,7 @@ class EvalSets:
         except NotMeasurable:
             return None
 
-    @property
+    @cached_property
     def easy_vqa(self) -> bool:
         """Whether the data are easy-VQA, of which more is known than of others."""
         paths = dict.fromkeys(path for kind in TASKS if (path := self.path(kind)) is not None)
@@ -131,10 +132,10 @@ def eval_sets(config: EvalJob) -> EvalSets:
     if run is None:
         return EvalSets(why=f"checkpoint={config.checkpoint} belongs to no run; give shards=SET")
     heldout = run.data.heldout
-    found = {kind: path_of(heldout, tasks) for kind, tasks in TASKS.items()}
+    questions, captions, images = (path_of(heldout, TASKS[kind]) for kind in ("questions", "captions", "images"))
     train = config.train_shards or path_of(run.data.sources, TASKS["questions"])
-    why = f"data.heldout of the run names no source of task {'{}'}; give shards=SET"
-    return EvalSets(**found, train=train, why=why.format("vqa, t2i or i2t with it"), from_run=True)
+    why = "data.heldout of the run names no such source (task vqa, t2i or i2t); give shards=SET"
+    return EvalSets(questions, captions, images, train, why, from_run=True)
 
 
 def path_of(sources: dict[str, SourceConfig], tasks: tuple[str, ...]) -> str | None:

@@ -55,6 +55,9 @@ METRICS = _Names()
 BENCHMARKS = ("vqav2", "textvqa", "gqa", "pope", "mme")  # those with keys of their own in BenchmarksConfig
 
 
+SAMPLERS_VERSION = 1  # raised by whoever changes how images or answers are drawn: every result is then measured again
+
+
 # what each page of numbers shows: conf/sheet/
 SHEETS = {"paper": ("reference_quality", "genai_bench_vqascore", *BENCHMARKS, "language")}
 

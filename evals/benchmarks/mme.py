@@ -41,8 +41,8 @@ class MME(Benchmark):
         return collector
 
     def scores(self, items: Sequence[BenchmarkQuestion], given: Sequence[str]) -> dict[str, Value]:
-        """Points: mme/SUBTASK of 200 each, mme/perception of 2,000 and mme/cognition of 800 where all their subtasks are
-        there."""
+        """Points: mme/SUBTASK of 200 each, mme/perception of 2,000 and mme/cognition of 800 where all their subtasks
+        are there."""
         scores = mme_scores(
             [
                 MMERow(item.group, str(item.image), item.answers[0], text)

@@ -33,11 +33,7 @@ class POPE(Benchmark):
 
     def read_questions(self) -> Collector:
         questions = self.path("questions")
-        files = (
-            sorted(p for p in questions.iterdir() if p.suffix in (".json", ".jsonl"))
-            if questions.is_dir()
-            else [questions]
-        )
+        files = files_of(questions)
         if not files:
             raise UserError(
                 f"benchmarks.pope.questions={questions}: no .json files there; give POPE's coco_pope_SPLIT.json"
@@ -55,7 +51,8 @@ class POPE(Benchmark):
         return collector
 
     def scores(self, items: Sequence[BenchmarkQuestion], given: Sequence[str]) -> dict[str, Value]:
-        """pope/SPLIT/{accuracy, precision, recall, f1, yes_ratio}, and pope/accuracy, pope/f1: means over the splits."""
+        """pope/SPLIT/{accuracy, precision, recall, f1, yes_ratio}, and their means over the splits pope/accuracy and
+        pope/f1."""
         said = np.array([pope_says_yes(text) for text in given])
         true = np.array([label_is_yes(item.answers[0]) for item in items])
         values: dict[str, Value] = {}
@@ -82,7 +79,7 @@ class POPE(Benchmark):
         return files
 
     def read_answers(self, path: Path, benchmark: BenchmarkSet, collector: Collector) -> list[Answer]:
-        files = sorted(p for p in path.iterdir() if p.suffix in (".json", ".jsonl")) if path.is_dir() else [path]
+        files = files_of(path)
         splits = list(dict.fromkeys(item.group for item in benchmark.items))
         found = []
         for file in files:
@@ -95,6 +92,11 @@ class POPE(Benchmark):
             else:
                 found += by_place(rows, [item for item in benchmark.items if item.group == split], collector, split)
         return found
+
+
+def files_of(path: Path) -> list[Path]:
+    """The JSON files of a folder, or the one file."""
+    return sorted(p for p in path.iterdir() if p.suffix in (".json", ".jsonl")) if path.is_dir() else [path]
 
 
 def by_place(

@@ -16,8 +16,8 @@ def caption_pairs(shards: ShardSet, count: int, seed: int) -> CaptionPairs:
     """The first `count` images whose caption names a colour and a shape, with captions that are wrong in one of them.
 
     color, shape: the caption names nothing else. full_caption_color, full_caption_shape: it names the other one too,
-    rightly: what a model that looks for one of the two things only cannot tell. Raises NotMeasurable when no caption names
-    both.
+    rightly: what a model that looks for one of the two things only cannot tell. Raises NotMeasurable when no caption
+    names both.
     """
     random = np.random.default_rng(seed)
     codes: list[np.ndarray] = []

@@ -83,9 +83,9 @@ class ImageQuality(Metric):
 
 @dataclass(frozen=True)
 class ImageSets:
-    """generated, real: uint8 [n, H, W, 3]. prompts, seeds, drawn_categories: one a generated image; real_categories: one a
-    real one; None where an image has none. sampler: how they were generated. real_name: what the real ones are, in
-    words."""
+    """generated, real: uint8 [n, H, W, 3]. prompts, seeds, generated_categories: one a generated image;
+    real_categories: one a real one; None where an image has none. sampler: how they were generated. real_name: what
+    the real ones are, in words."""
 
     generated: np.ndarray
     real: np.ndarray

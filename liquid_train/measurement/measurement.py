@@ -19,9 +19,9 @@ import numpy as np
 
 from liquid_train.errors import UserError
 from liquid_train.files import write_synced
+from liquid_train.measurement.families import Family
 from liquid_train.measurement.intervals import WILSON, bootstrap_name, mean_interval, wilson
 from liquid_train.measurement.provenance import Provenance, as_json
-from liquid_train.report.metric_families import Family
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
