@@ -229,6 +229,9 @@ def prompts_of(config: EvalJob, sets: EvalSets) -> list[str]:
     return sets.texts(config.max_prompts)
 
 
-def prompts_identity(config: EvalJob, sets: EvalSets) -> list[str]:
-    """What tells one list of prompts from another."""
-    return [text_digest(json.dumps(prompts_of(config, sets)))]
+def prompts_identity(config: EvalJob, sets: EvalSets) -> str | None:
+    """What tells one list of prompts from another; None for no prompts, which the metric that needs them tells."""
+    try:
+        return text_digest(json.dumps(prompts_of(config, sets)))
+    except NotMeasurable:
+        return None

@@ -166,7 +166,7 @@ def write_predictions(output: Path, step: int | None, measured: Measurement) -> 
     """The files and images that a benchmark's server or program takes, and the names of what was left out."""
     for name, text in measured.detail.get("files", {}).items():
         write_synced(prediction_path(output, step, name), text)
-    for name, pixels in measured.detail.get("images", {}).items():
+    for name, pixels in measured.detail.get("image_files", {}).items():
         from liquid_train.generate.images import save_png
 
         save_png(prediction_path(output, step, name), pixels)

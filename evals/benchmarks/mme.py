@@ -16,6 +16,7 @@ import numpy as np
 
 from evals.benchmark import Benchmark
 from evals.benchmarks import BENCHMARKS
+from evals.questions.answer_files import Answer
 from evals.questions.collector import BenchmarkQuestion, BenchmarkSet, Collector, images_in
 from evals.questions.published_rules import COGNITION, PERCEPTION, MMERow, mme_reads, mme_scores
 from evals.questions.scoring import by_group
@@ -77,6 +78,22 @@ class MME(Benchmark):
             lines = ["\t".join((*row, given[n].replace("\t", " "))) for row, n in zip(rows, numbers, strict=True)]
             files[f"mme/{subtask}.txt"] = "\n".join(lines) + "\n"
         return files
+
+    def read_answers(self, path: Path, benchmark: BenchmarkSet, collector: Collector) -> list[Answer]:
+        found = []
+        for subtask in dict.fromkeys(item.group for item in benchmark.items):
+            file = path / f"{subtask}.txt"
+            try:
+                lines = file.read_text(encoding="utf-8").splitlines() if file.is_file() else []
+            except (OSError, UnicodeDecodeError) as error:
+                raise UserError(f"{file}: cannot be read ({error}); give the table of the subtask") from error
+            for number, line in enumerate(lines, 1):
+                parts = line.split("\t")
+                if len(parts) == 4:
+                    found.append((f"{subtask}/{parts[0]}/{parts[1]}", parts[3]))
+                elif line.strip():
+                    collector.drop("lines other than image, question, label, answer", f"{subtask}.txt, line {number}")
+        return found
 
     def question_key(self, item: BenchmarkQuestion) -> str:
         return question_key(item)

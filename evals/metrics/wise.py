@@ -160,7 +160,7 @@ def refuse_many(key: str, good: int, left_out: dict[str, list[str]], max_bad: fl
 
 
 def images(handle: ModelHandle, data: WISEPrompts, generated: GeneratedImages) -> Measurement:
-    """No number: the images of the prompts, generated in their order, and the file for a judge. detail: {"images",
+    """No number: the images of the prompts, generated in their order, and the file for a judge. detail: {"image_files",
     "files"} by name."""
     rows = [
         {"prompt_id": p.id, "Prompt": p.text, "Explanation": p.explanation, "image": f"{p.id}.png"}
@@ -174,7 +174,7 @@ def images(handle: ModelHandle, data: WISEPrompts, generated: GeneratedImages) -
         dtype=handle.dtype,
     )
     detail = {
-        "images": {f"wise/{p.id}.png": pixels for p, pixels in zip(data.prompts, generated.pixels, strict=True)},
+        "image_files": {f"wise/{p.id}.png": pixels for p, pixels in zip(data.prompts, generated.pixels, strict=True)},
         "files": {"wise/judge.jsonl": "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)},
     }
     told = (
