@@ -97,7 +97,7 @@ def quote(override: str) -> str:
         # Hydra's grammar: a backslash escapes only a quote, or the backslashes that stand right before one
         escaped = re.sub(r"(\\*)('|$)", lambda m: m[1] * 2 + ("\\'" if m[2] else ""), value)
         return f"{key}='{escaped}'"
-    if re.match(r"(data\.(sources|heldout)\.\w+|loss\.weight|evals\.periods|backbone\.architecture)\.", key):
+    if re.match(r"(data\.(sources|heldout)\.\w+|loss\.weight|evals\.periods|own|backbone\.architecture)\.", key):
         return f"++{override}"
     return override
 
