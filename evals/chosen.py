@@ -14,6 +14,7 @@ from evals.metrics import METRICS
 from evals.sets import EvalSets
 from evals.settings import EvalJob
 from liquid_train.errors import UserError
+from liquid_train.training.settings import EvalsConfig
 
 AUTO = "auto"
 
@@ -102,3 +103,24 @@ def nothing(config: EvalJob, left_out: dict[str, str]) -> str:
             f"images_per_prompt=0 leaves none of metrics={config.metrics} to measure; give 1 or more, or other metrics"
         )
     return "nothing can be measured: " + "; ".join(f"{name}: {why}" for name, why in left_out.items())
+
+
+def training_metrics(settings: EvalsConfig) -> list[Metric]:
+    """Those of evals.metrics. Raises UserError for names that are none, and for a metric that cannot be measured while
+    training."""
+    key = "evals.metrics"
+    automatic = [metric for metric in find_all(METRICS.names(), key) if metric.while_training]
+    named = find_all([name for name in settings.metrics if name != AUTO], key)
+    for metric in named:
+        if not metric.while_training:
+            raise UserError(f"{key}: {metric.name} is not measured while training; liquid eval measures it")
+    own = {metric.name for metric in named}
+    return [*(m for m in automatic if AUTO in settings.metrics and m.name not in own), *named]
+
+
+def check_training(settings: EvalsConfig) -> None:
+    """Raises UserError for evals.metrics that are none, and for evals.periods of others."""
+    names = [metric.name for metric in training_metrics(settings)]
+    for name in settings.periods:
+        if name not in names:
+            raise UserError(f"evals.periods.{name}: no such metric; one of {', '.join(names)}")

@@ -15,11 +15,9 @@ from pathlib import Path
 
 from transformers import PreTrainedModel
 
-from evals.chosen import AUTO, find_all
+from evals.chosen import training_metrics
 from evals.errors import NotMeasurable
 from evals.inputs import TrainingInputs
-from evals.metric import Metric
-from evals.metrics import METRICS
 from evals.sets import EvalSets
 from liquid_train.errors import UserError
 from liquid_train.files import dispensable
@@ -54,7 +52,8 @@ def evaluate(
     Rank 0 writes out_dir/samples/step-NNNNNNNN.png and .json and out_dir/evals/step-NNNNNNNN-NAME.json.
     """
     handle = ModelHandle(model, vocabulary, image_tokenizer, grid, prompt, rank, world_size, multiratio=multiratio)
-    due = [m for m in asked_for(config) if last or step % config.periods.get(m.name, 1) == 0]
+    asked = [metric for metric in training_metrics(config) if metric.wanted(config)]
+    due = [metric for metric in asked if last or step % config.periods.get(metric.name, 1) == 0]
     count = max((metric.images_wanted(config) for metric in due), default=0)
     inputs = TrainingInputs(config, handle, EvalSets.of(sets, vocabulary.codebook_size), count)
     metrics: dict[str, float] = {}
@@ -76,22 +75,6 @@ def evaluate(
             with dispensable(f"evals: {metric.name} of step {step}"):
                 write_measurement(out_dir / "evals", metric.name, step, measured, metric.families)
     return metrics
-
-
-def measured_while_training() -> list[str]:
-    """Names of the package's metrics that can be measured while training."""
-    return [metric.name for metric in find_all(METRICS.names(), "evals.metrics") if metric.while_training]
-
-
-def asked_for(config: EvalsConfig) -> list[Metric]:
-    """Raises UserError for names that are none, and for a metric that cannot be measured while training."""
-    named = [name for name in config.metrics if name != AUTO]
-    automatic = measured_while_training() if AUTO in config.metrics else []
-    found = find_all([*automatic, *named], "evals.metrics")
-    for metric in found:
-        if not metric.while_training:
-            raise UserError(f"evals.metrics: {metric.name} is not measured while training; liquid eval measures it")
-    return [metric for metric in found if metric.wanted(config)]
 
 
 def tell(name: str, why: str) -> None:

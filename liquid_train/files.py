@@ -54,3 +54,10 @@ def sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def package_path(path: str) -> Path:
+    """A path from the config; `package:NAME` is NAME inside the installed package."""
+    return (
+        Path(__file__).resolve().parent / path.removeprefix("package:") if path.startswith("package:") else Path(path)
+    )

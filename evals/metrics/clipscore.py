@@ -14,7 +14,6 @@ import numpy as np
 
 from evals.identity import folder_identity
 from evals.inputs import Inputs, JobInputs
-from evals.judges.folder import check_model_folder
 from evals.judges.images import Images
 from evals.metric import Metric
 from evals.metrics import METRICS
@@ -34,10 +33,6 @@ class CLIPScore(Metric):
 
     draws = True
     needs = {"clipscore.model": "FOLDER with a CLIP model in Hugging Face format"}
-
-    def check(self) -> None:
-        super().check()
-        check_model_folder("clipscore.model", self.job.clipscore.model, "a CLIP model in Hugging Face format")
 
     def identity(self) -> Any:
         return [asdict(self.job.clipscore), folder_identity(self.job.clipscore.model)]

@@ -32,9 +32,6 @@ class Heldout(Metric):
             except UserError as error:
                 raise NotMeasurable(f"data.heldout.{name}.path={source.path}: {error}") from error
 
-    def check(self) -> None:
-        self.trained_with()
-
     def trained_with(self) -> TrainJob:
         """The config whose data.heldout is measured. Raises NotMeasurable where no run has one."""
         where = self.job.heldout.run

@@ -9,7 +9,6 @@ import numpy as np
 
 from evals.identity import folder_identity
 from evals.inputs import Inputs, JobInputs
-from evals.judges.folder import check_model_folder
 from evals.judges.images import Images
 from evals.metric import Metric
 from evals.metrics import METRICS
@@ -33,7 +32,6 @@ class VQAScore(Metric):
 
     def check(self) -> None:
         super().check()
-        check_model_folder("vqascore.model", self.job.vqascore.model, WHAT)
         if self.job.vqascore.pattern is not None:
             raise UserError(f"vqascore.pattern: {self.name} asks about whole texts only; leave one of them out")
 

@@ -27,7 +27,6 @@ from evals.generated import GeneratedImages
 from evals.identity import folder_identity
 from evals.inputs import Inputs, JobInputs
 from evals.json_files import named, read_json, read_lines
-from evals.judges.folder import check_folder
 from evals.metric import Metric
 from evals.metrics import METRICS
 from evals.settings import WISEConfig
@@ -53,10 +52,6 @@ class WISE(Metric):
     """With a model: the images, and no number. With wise.scores: the judge's numbers, and no model."""
 
     needs = {"wise.prompts": "FOLDER with WISE's three JSON files"}
-
-    def check(self) -> None:
-        super().check()
-        check_folder("wise.prompts", self.job.wise.prompts, "WISE's three JSON files")
 
     def identity(self) -> Any:
         return [asdict(self.job.wise), folder_identity(self.job.wise.prompts)]

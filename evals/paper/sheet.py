@@ -19,6 +19,8 @@ from liquid_train.measurement.measurement import Measurement, Value
 
 UNKNOWN = "not verified here"
 NONE = "–"
+# what each page shows: conf/sheet/
+SHEETS = {"paper": tuple(dict.fromkeys(row.metric for rows in GROUPS.values() for row in rows))}
 ALSO_NEEDED = {"reference_quality": ("features.path",)}  # only so are its numbers FID
 
 

@@ -20,8 +20,7 @@ from torch.distributed.distributed_c10d import _set_pg_timeout
 from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 
-from liquid_train.config.checks import degrees
-from liquid_train.distributed.settings import ParallelConfig
+from liquid_train.distributed.settings import ParallelConfig, degrees
 from liquid_train.distributed.tensor_parallel import cut
 from liquid_train.model.loss import LossModule
 

@@ -54,7 +54,7 @@ def fill_image_rows(
 
     codebook: [codes, embed_dim], the VQ's.
     """
-    assert image_init in ("mean", "normal", "codebook"), image_init  # config_checks.py has seen to it
+    assert image_init in ("mean", "normal", "codebook"), image_init  # the schema has seen to it
     tables = {id(module.weight) for module in (model.get_input_embeddings(), model.get_output_embeddings())}
     for name, parameter in model.named_parameters():  # in the same order on all ranks: TextRows.of is a collective
         if id(parameter) not in tables:

@@ -22,10 +22,10 @@ from torch.distributed.tensor import DTensor
 from torch.testing._internal.distributed.fake_pg import FakeStore  # importing it registers the backend "fake"
 from transformers import PreTrainedTokenizerFast
 
-from liquid_train.config.checks import degrees
 from liquid_train.config.compose import package_path
 from liquid_train.config.schema import PlanJob
 from liquid_train.distributed.parallelize import World, parallelize
+from liquid_train.distributed.settings import degrees
 from liquid_train.image_tokenizer.taming import VQConfig
 from liquid_train.launcher import processes
 from liquid_train.model import backbone

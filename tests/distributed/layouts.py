@@ -17,7 +17,6 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from liquid_train.cli import quote
 from liquid_train.config.compose import load
 from liquid_train.config.schema import TrainJob
 from liquid_train.data.loader import micro_batches
@@ -83,7 +82,7 @@ def plain(config: TrainJob, world: World) -> list[list[float]]:
 
 def main(jobs: Path, result: Path) -> None:
     todo = json.loads(jobs.read_text())
-    configs = {job["name"]: load("train", [quote(o) for o in job["overrides"]]) for job in todo}
+    configs = {job["name"]: load("train", job["overrides"]) for job in todo}
     found = {}
     with process_group(next(iter(configs.values())).parallel.tensor) as world:
         for name, config in configs.items():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -72,7 +73,7 @@ def test_none_is_a_spike_before_half_of_the_window_is_known() -> None:
 
 
 @pytest.mark.parametrize(("action", "found"), [("warn", 10), ("skip", 30)])
-def test_a_new_level_is_learned_unless_spikes_are_acted_on(action: str, found: int) -> None:
+def test_a_new_level_is_learned_unless_spikes_are_acted_on(action: Literal["warn", "skip"], found: int) -> None:
     """Where steps are left out the level cannot be a new one of the model: train.max_skipped ends the run."""
     state, config = GuardState(), SpikeConfig(action=action, window=20)
     for loss in normal(20):
