@@ -20,7 +20,7 @@ from typing import Any, ClassVar
 
 from evals.identity import folder_identity
 from evals.inputs import Inputs
-from evals.json_files import named, read_json
+from evals.json_files import named, read_published
 from evals.metric import Metric
 from evals.questions.answer_files import Answer, match_answers, pairs
 from evals.questions.collector import BenchmarkQuestion, BenchmarkSet, Collector, check_left_out, images_in
@@ -55,7 +55,7 @@ class Benchmark(Metric):
 
     def read_answers(self, path: Path, benchmark: BenchmarkSet, collector: Collector) -> list[Answer]:
         """What `prediction_files` writes, of somebody else's model: (key of its question, answer)."""
-        rows = read_json(path)
+        rows = read_published(path)
         if not isinstance(rows, list):
             form = f"{{{self.id_key!r}, {self.answer_key!r}}}"
             raise UserError(f"{path}: not a list of {form}; give the file that the server takes")

@@ -8,7 +8,7 @@ reported and does not end the run.
 
 from __future__ import annotations
 
-import sys
+import logging
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
@@ -25,6 +25,8 @@ from liquid_train.image_tokenizer.taming import ImageTokenizer
 from liquid_train.measurement.measurement import ModelHandle, write_measurement
 from liquid_train.training.settings import EvalsConfig
 from liquid_train.vocabulary import Vocabulary
+
+log = logging.getLogger(__name__)
 
 
 def evaluate(
@@ -78,7 +80,7 @@ def evaluate(
 
 
 def tell(name: str, why: str) -> None:
-    print(f"evals: {name} could not be measured: {why}", file=sys.stderr)
+    log.warning("evals: %s could not be measured: %s", name, why)
 
 
 @cache

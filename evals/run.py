@@ -17,6 +17,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -29,11 +30,11 @@ from evals.metric import Metric
 from evals.paper.sheet import measurable, write_sheet
 from evals.sets import EvalSets, eval_sets, in_run
 from evals.settings import SAMPLERS_VERSION, EvalJob
-from evals.tables import content_of, print_tables, print_values
+from evals.tables import content_of, print_numbers, print_tables, print_values
 from liquid_train.checkpoint.folder import model_folder, step_of
 from liquid_train.data.shards import ShardSet
 from liquid_train.errors import UserError
-from liquid_train.files import write_synced
+from liquid_train.files import check_folder, write_synced, writing
 from liquid_train.generate.job import progress_bar
 from liquid_train.generate.manifest import file_identity, is_current, model_identity, publish, staging_directory
 from liquid_train.measurement.measurement import Measurement, ModelHandle, Progress, file_name, write_measurement
@@ -77,10 +78,11 @@ def evaluate_checkpoint(config: EvalJob, checkpoint: str) -> None:
             print(f"{output}: evaluated with these settings already; nothing to do")
             show(output, files, left_out)
             return
-    with staging_directory(output) as partial:
+    what = output_setting(config, output)
+    check_folder(output, what, "give another folder with output=DIR")
+    with staging_directory(output, what) as partial:
         found, failed = measure_all(config, chosen, sets, folder, step, partial) if chosen.metrics else ({}, {})
-        for name, measured in found.items():
-            keep(output, name, step, measured, next(m for m in chosen.metrics if m.name == name))
+        write_found(output, step, found, chosen.metrics, what)
         if config.sheet is not None:
             title = f"{checkpoint}, {'the model' if step is None else f'step {step:,}'}"
             write_sheet(partial, title, found, unmeasured | failed)
@@ -101,23 +103,33 @@ def show(output: Path, files: list[Path], left_out: dict[str, str]) -> None:
         print(f"{name}: not measured: {why}")
 
 
-def keep(output: Path, name: str, step: int | None, measured: Measurement, metric: Metric) -> None:
-    """Write a measurement and the files that come with it."""
-    write_predictions(output, step, measured)
-    write_measurement(output, name, step, measured, metric.families)
-    for warning in measured.warnings:
-        print(f"{name}: {warning}")
+def write_found(
+    output: Path, step: int | None, found: dict[str, Measurement], metrics: list[Metric], what: str
+) -> None:
+    """Write every measurement with its predictions. Where the disk does not take them, their numbers are printed, and
+    UserError is raised."""
+    families = {metric.name: metric.families for metric in metrics}
+    try:
+        with writing(output, what, "make room, or give another folder with output=DIR"):
+            for name, measured in found.items():
+                write_predictions(output, step, measured)
+                write_measurement(output, name, step, measured, families[name])
+                for warning in measured.warnings:
+                    print(f"{name}: {warning}")
+    except UserError:
+        print_numbers([{key: asdict(v) for key, v in m.values.items()} for m in found.values()])
+        raise
 
 
 def score(config: EvalJob) -> None:
     """Answers and a judge's marks from files, into output/model-NAME.json."""
     metrics = find_all([name for name in config.metrics if name != AUTO], "metrics", config)
     assert config.output is not None  # evals/checks.py
-    output = Path(config.output)
-    found = [(metric, metric.score()) for metric in metrics]
-    for metric, measured in found:
-        keep(output, metric.name, None, measured, metric)
-    print_values([output / file_name(metric.name, None) for metric, _ in found])
+    output, what = Path(config.output), f"output={config.output}"
+    check_folder(output, what)
+    found = {metric.name: metric.score() for metric in metrics}
+    write_found(output, None, found, metrics, what)
+    print_values([output / file_name(name, None) for name in found])
     print(f"written to {output}")
 
 
@@ -127,6 +139,11 @@ def output_folder(config: EvalJob, folder: Path) -> Path:
     if not in_run(folder):
         raise UserError(f"output has no value, and checkpoint={config.checkpoint} belongs to no run; give output=DIR")
     return folder.parents[2] / "evals"
+
+
+def output_setting(config: EvalJob, output: Path) -> str:
+    """The setting that results go to `output`, with its value."""
+    return f"output={output}" if config.output is not None else f"checkpoint={config.checkpoint}, whose evals/"
 
 
 def inputs_of(config: EvalJob, folder: Path, chosen: Chosen, sets: EvalSets) -> dict[str, Any]:

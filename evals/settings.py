@@ -173,8 +173,8 @@ class EvalJob(Section):
     metrics: Annotated[
         list[str],
         setting(
-            "names (docs/evaluation.md), or import paths of your own; auto: all that need no files of their own, as the "
-            "data allow",
+            "names (docs/evaluation.md), or import paths of your own; auto: all that need no files of their own and "
+            "that the data allow",
             min_length=1,
         ),
     ] = field(default_factory=lambda: ["auto"])

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+
+from liquid_train.files import read_json
 
 NONE = "–"
 
@@ -24,9 +25,14 @@ def print_tables(folder: Path, console: Console | None = None) -> None:
 
 def print_values(files: list[Path], console: Console | None = None) -> None:
     """Every number of the given measurement files with its interval."""
+    print_numbers([content_of(path)["values"] for path in files], console)
+
+
+def print_numbers(found: list[dict[str, dict[str, Any]]], console: Console | None = None) -> None:
+    """By metric name {"value", "low", "high", "n"}, as a measurement's file has them."""
     table = Table("metric", "value", "95% interval", "n", title="All metrics", title_justify="left")
-    for path in files:
-        for key, value in content_of(path)["values"].items():
+    for values in found:
+        for key, value in values.items():
             interval = NONE if value["low"] is None else f"{value['low']:.4g} to {value['high']:.4g}"
             table.add_row(key, NONE if value["value"] is None else f"{value['value']:.4g}", interval, f"{value['n']:,}")
     (console or Console()).print(table)
@@ -68,7 +74,8 @@ def t2i_table(t2i: dict[str, Any]) -> Table:
 
 def content_of(path: Path) -> dict[str, Any]:
     """{} where there is no such file."""
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    content: dict[str, Any] = read_json(path) if path.is_file() else {}
+    return content
 
 
 def percent(value: float | None) -> str:

@@ -56,11 +56,14 @@ class Heldout(Metric):
         from liquid_train.training.heldout import heldout_set
 
         assert isinstance(inputs, JobInputs)
-        where, session = self.job.heldout, inputs.session
+        where, session, trained = self.job.heldout, inputs.session, self.trained_with()
         self.data: HeldoutSet = heldout_set(
-            self.trained_with(),
+            trained.data,
+            trained.loss,
+            trained.seed,
             session.vocabulary,
             session.card.vq_fingerprint,
+            micro_batch=trained.train.micro_batch,
             whole=where.whole,
             batches=where.batches,
         )

@@ -26,7 +26,7 @@ import numpy as np
 from evals.generated import GeneratedImages
 from evals.identity import folder_identity
 from evals.inputs import Inputs, JobInputs
-from evals.json_files import named, read_json, read_lines
+from evals.json_files import named, read_lines, read_published
 from evals.metric import Metric
 from evals.metrics import METRICS
 from evals.settings import WISEConfig
@@ -115,7 +115,7 @@ def read_prompts(config: WISEConfig) -> WISEPrompts:
             (p for p in (folder / f"{stem}.json", folder / f"{stem}_verified.json") if p.is_file()),
             folder / f"{stem}.json",
         )
-        rows = read_json(path)
+        rows = read_published(path)
         if not isinstance(rows, list):
             raise UserError(f"{path}: not a list of prompts; give the published file")
         for place, row in enumerate(rows, 1):

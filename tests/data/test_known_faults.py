@@ -14,7 +14,8 @@ from data_prep.shard_set import writer
 from liquid_train.cli import main
 from liquid_train.config.schema import TrainJob
 from liquid_train.data import remote
-from liquid_train.data.loader import BatchLoader, RankBatch, source_readers
+from liquid_train.data.batch import RankBatch
+from liquid_train.data.loader import BatchLoader, source_readers
 from liquid_train.data.mixture import Mixture, SourceReader
 from liquid_train.data.settings import TASKS, DataConfig, SourceConfig
 from liquid_train.data.shards import ShardSet
@@ -46,7 +47,7 @@ def batches(config: TrainJob, vocabulary: Vocabulary, steps: int = 10**6) -> lis
     """All batches of one rank, up to the end of the data where it has one."""
     found = []
     sets = {"s": ShardSet(config.data.sources["s"].path, codebook_size=1024)}
-    for batch in BatchLoader(config, sets, vocabulary, rank=0, world=1, first_step=0, steps=steps):
+    for batch in BatchLoader(config.data, config.seed, sets, vocabulary, rank=0, world=1, first_step=0, steps=steps):
         found.append(batch)
         if batch.ended:
             break
@@ -143,7 +144,8 @@ def test_a_chunk_is_read_once_for_many_documents(
     path = text_set(tmp_path / "set", samples=size * chunks, words=3)
     shards = Counted(path)
     assert len(shards.chunks) == chunks
-    readers = source_readers(job(path, "text", streams=streams), {"s": shards}, vocabulary)
+    config = job(path, "text", streams=streams)
+    readers = source_readers(config.data, config.seed, {"s": shards}, vocabulary)
     mixtures = [Mixture(stream, readers) for stream in range(streams)]
     for _ in range(size):
         for mixture in mixtures:

@@ -11,12 +11,12 @@ import pytest
 import torch
 
 from liquid_train.checkpoint.folder import checkpoint_name
+from liquid_train.checkpoint.progress import GuardState
 from liquid_train.config.compose import load
 from liquid_train.data.settings import TASKS
 from liquid_train.distributed.hang_detection import collective_timeout, lost_peer
-from liquid_train.train import check_skipped
 from liquid_train.training.settings import SpikeConfig
-from liquid_train.training.spikes import GuardState, is_spike, limit, parts_of
+from liquid_train.training.spikes import check_skipped, is_spike, limit, parts_of
 
 
 def normal(n: int, mean: float = 2.0, deviation: float = 0.05) -> list[float]:
