@@ -50,7 +50,7 @@ def check_files_to_score(c: EvalJob, asked: list[Metric]) -> None:
     if c.checkpoint is not None or c.watch is not None:
         refuse_files(c, asked)
         return
-    keys = {metric.name: key for metric in asked if (key := metric.scores_files()) is not None}
+    keys = {metric.name: key for metric in asked if (key := metric.scores_files())}
     given = ", ".join(keys.values())
     require(bool(given), "checkpoint has no value; give checkpoint=...")
     others = [name for name in c.metrics if name.rpartition(".")[2] not in keys]
