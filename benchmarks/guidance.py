@@ -14,7 +14,9 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from evals.easy_vqa.shapes_and_colors import CAPTIONS, generate_images, score
+from evals.easy_vqa.prompts import CAPTIONS
+from evals.easy_vqa.shapes_and_colors import score
+from evals.generated import generate_images
 from liquid_train.checkpoint.folder import model_folder
 from liquid_train.generate.session import open_model
 from liquid_train.image_tokenizer.opening import open_image_tokenizer

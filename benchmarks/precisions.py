@@ -14,7 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from evals.easy_vqa.shapes_and_colors import CAPTIONS, generate_images, score
+from evals.easy_vqa.prompts import CAPTIONS
+from evals.easy_vqa.shapes_and_colors import score
+from evals.generated import generate_images
 from liquid_train.checkpoint.folder import model_folder
 from liquid_train.data.sequences import prompt_ids
 from liquid_train.generate.image_sampler import sample_images

@@ -37,15 +37,18 @@ def image_set(
     side: int = 8,
     questions: int = 3,
     fingerprint: str | None = None,
+    colors: tuple[str, ...] = COLORS,
+    shapes: tuple[str, ...] = SHAPES,
 ) -> Path:
-    """`samples` captioned images of side x side random codes with questions."""
+    """`samples` captioned images of side x side random codes with questions. Words other than easy-VQA's for colors and
+    shapes make it a set that is not taken for easy-VQA."""
     (folder / PARTIAL).mkdir(parents=True)
     generator = np.random.default_rng(0)
     writers: list[ShardWriter] = []
     for n in range(samples):
         if n % per_shard == 0:
             writers.append(ShardWriter(folder, n // per_shard))
-        color, shape = COLORS[n % 3], SHAPES[n % 2]
+        color, shape = colors[n % 3], shapes[n % 2]
         asked = [
             ("what color is the shape?", color),
             ("what shape is present?", shape),

@@ -17,8 +17,8 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from evals.benchmarks.json_files import read_object
 from evals.distances.resizing import MODES, resize
+from evals.json_files import read_object
 from liquid_train.errors import UserError
 from liquid_train.files import sha256_of
 from liquid_train.generate.images import images_of

@@ -13,7 +13,7 @@ from liquid_train.checkpoint import folder as checkpoint
 from liquid_train.config.schema import TrainJob
 from liquid_train.distributed.parallelize import World, compute_dtype
 from liquid_train.generate.live_model import live_model
-from liquid_train.image_tokenizer.taming import ImageTokenizer
+from liquid_train.image_tokenizer.base import ImageTokenizer
 from liquid_train.model.backbone import ModelCard
 from liquid_train.model.loss import LossModule
 from liquid_train.training.heldout import heldout_set, log_heldout
@@ -67,8 +67,10 @@ class PeriodicEvaluation:
 
 
 def heldout_images(config: TrainJob) -> str | None:
-    """Path of the held-out set whose questions are asked while training."""
-    return next((s.path for s in config.data.heldout.values() if s.task == "vqa"), None)
+    """Path of the held-out set whose questions, captions and images are used while training: one with questions, else
+    one with captions."""
+    sources = config.data.heldout.values()
+    return next((s.path for task in ("vqa", "t2i", "i2t") for s in sources if s.task == task), None)
 
 
 def record_score(config: TrainJob, step: int, metrics: dict[str, Any]) -> None:

@@ -14,7 +14,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from evals.benchmarks.answer_normalizer import normal_textvqa, normal_vqav2, one_line
+from evals.questions.answer_normalizer import normal_textvqa, normal_vqav2, one_line
 from liquid_train.errors import UserError
 
 NEEDED = 3  # other people who gave the answer

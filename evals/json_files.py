@@ -11,7 +11,7 @@ from liquid_train.errors import UserError
 SHOWN = 5  # names in a message
 
 
-def read_json(path: Path) -> Any:
+def read_published(path: Path) -> Any:
     """The content of a file. Raises UserError for a file that is missing, no JSON, or has an object with a key that
     stands twice."""
     try:
@@ -35,8 +35,8 @@ def unique(pairs: list[tuple[str, Any]], path: Path) -> dict[str, Any]:
 
 
 def read_object(path: Path) -> dict[str, Any]:
-    """As read_json, of a file that holds one object."""
-    content = read_json(path)
+    """As read_published, of a file that holds one object."""
+    content = read_published(path)
     if not isinstance(content, dict):
         raise UserError(f"{path}: not an object; download it again")
     return content
@@ -75,3 +75,7 @@ def refuse(names: list[str], what: str) -> None:
     """Raise UserError with how many and the first names, unless there are none."""
     if names:
         raise UserError(f"{what}: {named(names)}")
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    path.write_text(json.dumps(content, indent=1, ensure_ascii=False), encoding="utf-8")
