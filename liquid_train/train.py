@@ -24,7 +24,6 @@ from liquid_train.config.schema import TrainJob
 from liquid_train.data.batch import MicroBatch, RankBatch, batch_digest, micro_batches
 from liquid_train.data.loader import LoaderError, one_clear_error
 from liquid_train.data.padding import padding_warning
-from liquid_train.data.settings import TASKS
 from liquid_train.distributed.hang_detection import Watchdog, collective_timeout, lost_peer, prepare_flight_recorder
 from liquid_train.distributed.parallelize import World, assert_dtypes, process_group, set_sync
 from liquid_train.distributed.step_timer import StepTimer
@@ -100,7 +99,7 @@ def train_step(run: Run, batches: list[MicroBatch], lr: float, stop: bool) -> di
     ).to(device)
     run.world.sum(share)
     total_weight, stops = share.tolist()
-    per_task = torch.zeros(4, len(TASKS), dtype=torch.float64, device=device)
+    per_task = torch.zeros(4, len(run.tasks), dtype=torch.float64, device=device)
     loss_sum = torch.zeros((), dtype=torch.float64, device=device)
     for i, batch in enumerate(batches):
         set_sync(run.root, i == len(batches) - 1)
@@ -122,7 +121,7 @@ def train_step(run: Run, batches: list[MicroBatch], lr: float, stop: bool) -> di
     # the same on all ranks: both were reduced
     finite = bool(torch.isfinite(norm)) and loss == loss and abs(loss) != float("inf")
     per_task = sums[:-1].view(4, -1).cpu()
-    spike = finite and is_spike(parts_of(per_task), run.progress.guard, spikes)
+    spike = finite and is_spike(parts_of(per_task, run.tasks), run.progress.guard, spikes)
     skipped = not finite or (spike and spikes.action != "warn")
     if not skipped:
         run.rates.step(run.optimizer, run.progress.step, lr)
@@ -175,7 +174,7 @@ def account(
     }
     so_far |= {"spikes": progress.guard.spikes, "rewinds": progress.guard.rewinds, "left_out": progress.guard.left_out}
     so_far |= share_metrics(progress.source_documents, progress.source_tokens)
-    return step_metrics(totals, result, so_far, lr, speed)
+    return step_metrics(totals, result, run.tasks, so_far, lr, speed)
 
 
 def assert_invariants(run: Run, batches: list[MicroBatch]) -> None:

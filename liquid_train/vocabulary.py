@@ -12,13 +12,14 @@ import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from tokenizers import Tokenizer, models, pre_tokenizers, trainers
-from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast, Qwen2Tokenizer
 
 from liquid_train.errors import UserError
+
+if TYPE_CHECKING:  # most of a second, which what only checks a prompt or a config need not spend
+    from transformers import PreTrainedTokenizerBase
 
 BOI, EOI, UNCONDITIONAL = "<boi>", "<eoi>", "<unconditional>"
 ENDOFTEXT = "<|endoftext|>"
@@ -95,6 +96,9 @@ def train_bpe(texts: Iterable[str], size: int, folder: Path) -> PreTrainedTokeni
     It is laid out as Qwen2's (normalization, splitting, the name of eos), because that is the class which AutoTokenizer
     picks for a folder whose config says qwen2: so it finds every id as it was.
     """
+    from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast, Qwen2Tokenizer
+
     qwen2 = Qwen2Tokenizer().backend_tokenizer
     bpe = Tokenizer(models.BPE())
     bpe.normalizer, bpe.pre_tokenizer, bpe.decoder = qwen2.normalizer, qwen2.pre_tokenizer, qwen2.decoder
@@ -117,6 +121,8 @@ def train_bpe(texts: Iterable[str], size: int, folder: Path) -> PreTrainedTokeni
 
 def load_tokenizer(folder: str | Path) -> PreTrainedTokenizerBase:
     """Load a tokenizer folder as its tokenizer.json says, no token added; UserError when there is none."""
+    from transformers import PreTrainedTokenizerFast
+
     try:
         return PreTrainedTokenizerFast.from_pretrained(folder, local_files_only=True)
     except (OSError, ValueError) as error:

@@ -10,7 +10,7 @@ from transformers import AutoConfig as HFConfig
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from liquid_train.config.compose import package_path
-from liquid_train.data.sequences import DEFAULT_PROMPT
+from liquid_train.data.tasks.t2i import DEFAULT_PROMPT
 from liquid_train.image_tokenizer.settings import VQSettings
 from liquid_train.image_tokenizer.taming import ImageTokenizer
 from liquid_train.model.backbone import ModelCard

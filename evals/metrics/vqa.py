@@ -18,7 +18,7 @@ from transformers import PreTrainedModel
 from data_prep.sources.easy_vqa import answer_type
 from evals.benchmarks.published_rules import pope_scores as pope_scores
 from evals.benchmarks.published_rules import textvqa_accuracy as textvqa_accuracy
-from liquid_train.data.sequences import encode_text
+from liquid_train.data.sequence_pieces import encode_text
 from liquid_train.data.shards import ShardSet
 from liquid_train.errors import UserError
 from liquid_train.generate.text_sampler import answer

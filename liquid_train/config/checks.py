@@ -11,9 +11,10 @@ from typing import Any
 from data_prep.settings import TokenizeJob
 from evals.settings import BENCHMARKS, METRICS, SHEETS, EvalJob
 from liquid_train.config.schema import PlanJob, TrainJob
-from liquid_train.data.settings import TASKS
+from liquid_train.data.tasks import task_names
 from liquid_train.distributed.settings import ParallelConfig
 from liquid_train.errors import UserError
+from liquid_train.generate.request import check_task
 from liquid_train.generate.settings import GenerateJob
 from liquid_train.measurement.settings import VQAScoreConfig, template_fields
 from liquid_train.model.settings import BackboneConfig
@@ -55,7 +56,6 @@ def check_train(c: TrainJob) -> None:
     for group, sources in (("sources", c.data.sources), ("heldout", c.data.heldout)):
         for name, source in sources.items():
             key = f"data.{group}.{name}"
-            require(source.task in TASKS, f"{key}.task={source.task}: one of {', '.join(TASKS)}")
             require(source.weight >= 0, f"{key}.weight={source.weight}: must be 0 or more")
             require(
                 source.max_epochs is None or source.max_epochs > 0,
@@ -74,8 +74,9 @@ def check_train(c: TrainJob) -> None:
     for skipped in c.data.skip:
         named = "/" in skipped and skipped.split("/")[0] in c.data.sources
         require(named, f"data.skip: {skipped}: not SOURCE/KEY with a source of {', '.join(c.data.sources)}")
+    tasks = task_names(c.data)
     for task in c.loss.weight:
-        require(task in TASKS, f"loss.weight.{task}: no such task; one of {', '.join(TASKS)}")
+        require(task in tasks, f"loss.weight.{task}: no such task; one of {', '.join(tasks)}")
     check_safety(c)
     check_parallel(c)
     check_periods(c)
@@ -236,13 +237,11 @@ def check_tokenize(c: TokenizeJob) -> None:
 
 
 def check_generate(c: GenerateJob) -> None:
-    one_of(c, "task", ("t2i", "i2t", "vqa", "t2t", "chat"))
+    check_task(c)
     require(
         c.size is None or re.fullmatch(r"[1-9]\d*x[1-9]\d*", c.size) is not None,
         f"size={c.size}: give WIDTHxHEIGHT in pixels, for example 512x512",
     )
-    require(c.size is None or c.task == "t2i", f"size={c.size}: only task=t2i draws; leave it out")
-    require(not c.compile or c.task == "t2i", "compile=true: only the steps of task=t2i are compiled; leave it out")
     one_of(c, "precision", ("bf16", "fp32", "int8"))
     require(c.temperature >= 0, f"temperature={c.temperature}: must be 0 (greedy) or more")
     require(0 < c.top_p <= 1, f"top_p={c.top_p}: a share above 0 and up to 1")

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-TASKS = ("text", "t2i", "i2t", "vqa", "chat")
-
 
 @dataclass
 class SourceConfig:

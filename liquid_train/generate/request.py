@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from liquid_train.checkpoint.folder import model_folder
+from liquid_train.data.sequence_pieces import Part
+from liquid_train.data.tasks import Generation, Task, find_task
 from liquid_train.errors import UserError
 from liquid_train.generate.manifest import file_identity, model_identity, text_digest
 from liquid_train.generate.settings import GenerateJob
 
 PLACE = re.compile(r"<image:([^<>]+)>")  # in a prompt: where an image stands
+ALSO_CALLED = {"t2t": "text"}  # names of tasks that generation has next to their own
 
 
 @dataclass(frozen=True)
@@ -27,12 +33,14 @@ class Question:
 
 @dataclass(frozen=True)
 class Request:
-    """prompts: of t2i and t2t. questions: of i2t with a file. image, prompt: of i2t with one image (no prompt: a
-    caption).
+    """prompts: of tasks that are given prompts. questions: of tasks that are given images, with a file. image, prompt:
+    of those with one image (no prompt: a caption).
 
     inputs: everything that determines what is written to `output`.
     """
 
+    task: Task
+    generation: Generation
     model: Path
     output: Path | None
     prompts: list[str]
@@ -47,31 +55,36 @@ def read_request(c: GenerateJob) -> Request:
     remedy."""
     if c.max_new_tokens < 1:
         raise UserError(f"max_new_tokens={c.max_new_tokens}: must be 1 or more")
+    task, generation = task_of(c.task)
     folder = model_folder(c.checkpoint)
     prompts: list[str] = []
     questions: list[Question] = []
     inside: list[Path] = []  # images that prompts name
-    if c.task in ("i2t", "vqa"):
+    if generation.given == "image":
         _refuse(c, "prompts")
+        if generation.question == "none":
+            _refuse(c, "prompt", "questions")
         if (c.image is None) == (c.questions is None):
-            raise UserError(
-                f"task={c.task}: give either image=FILE (with prompt=... for a question about it) or "
-                "questions=FILE.jsonl"
+            asked_how = (
+                ""
+                if generation.question == "none"
+                else " (with prompt=... for a question about it) or questions=FILE.jsonl"
             )
+            raise UserError(f"task={c.task}: give {'either ' if asked_how else ''}image=FILE{asked_how}")
         if c.questions is not None:
             _refuse(c, "prompt")
             _need_output(c, "answers.jsonl")
             questions = read_questions(Path(c.questions))
         elif not Path(str(c.image)).is_file():
             raise UserError(f"image={c.image}: no such file; give an image")
-        elif c.task == "vqa" and not c.prompt:
-            raise UserError('task=vqa: give the question, prompt="..."; task=i2t captions an image')
+        elif generation.question == "required" and not c.prompt:
+            raise UserError(f'task={c.task}: give the question, prompt="..."; task=i2t captions an image')
     else:
         _refuse(c, "image", "questions")
         if (c.prompt is None) == (c.prompts is None):
             raise UserError(f'task={c.task}: give either prompt="..." or prompts=FILE.txt')
         prompts = [c.prompt] if c.prompt is not None else read_prompts(Path(str(c.prompts)))
-        if c.task == "t2i":
+        if generation.makes == "image":
             _need_output(c, "the images")
         else:
             inside = [path for prompt in prompts for path in images_in(prompt)]
@@ -84,7 +97,35 @@ def read_request(c: GenerateJob) -> Request:
         raise UserError(f"output={output}: a file is there; give the name of a folder")
     asked = [*prompts, *(json.dumps(q.line, sort_keys=True) for q in questions), *([str(c.prompt)] if image else [])]
     images = [q.image for q in questions] or ([image] if image else inside)
-    return Request(folder, output, prompts, questions, image, c.prompt, _inputs(c, folder, asked, images))
+    inputs = _inputs(c, generation, folder, asked, images)
+    return Request(task, generation, folder, output, prompts, questions, image, c.prompt, inputs)
+
+
+def task_of(name: str) -> tuple[Task, Generation]:
+    """The task that task=NAME asks for, and how it is asked. UserError for one that does not say how."""
+    task = find_task(ALSO_CALLED.get(name, name), "task")
+    if task.generation is None:
+        raise UserError(
+            f"task={name}: it does not say how it is prompted (Task.generation), so nothing can be generated"
+        )
+    return task, task.generation
+
+
+def check_task(c: GenerateJob) -> None:
+    """UserError for a task that cannot generate, and for settings of images where it generates text."""
+    if task_of(c.task)[1].makes == "image":
+        return
+    if c.size is not None:
+        raise UserError(f"size={c.size}: only task=t2i generates images; leave it out")
+    if c.compile:
+        raise UserError("compile=true: only the steps of task=t2i are compiled; leave it out")
+
+
+def parts_of(text: str, codes: Mapping[Path, np.ndarray]) -> list[Part]:
+    """The words of a prompt, and the codes of an image where <image:FILE> stands. codes: grids [rows, columns] by
+    file."""
+    # split gives text, file, text, file, ..., text
+    return [codes[Path(part)] if n % 2 else part for n, part in enumerate(PLACE.split(text))]
 
 
 def images_in(prompt: str) -> list[Path]:
@@ -150,15 +191,15 @@ def _need_output(c: GenerateJob, what: str) -> None:
         raise UserError(f"output has no value; give output=DIR for {what}")
 
 
-def _inputs(c: GenerateJob, folder: Path, asked: list[str], images: list[Path]) -> dict[str, Any]:
+def _inputs(
+    c: GenerateJob, generation: Generation, folder: Path, asked: list[str], images: list[Path]
+) -> dict[str, Any]:
     """Everything that decides the results, and nothing that does not (batch_size, device)."""
-    keys = {
-        "t2i": ("seed", "guidance", "null_prompt", "size", "temperature", "top_k", "top_p", "precision", "compile"),
-        "i2t": ("max_new_tokens", "precision"),
-        "vqa": ("max_new_tokens", "precision"),
-        "t2t": ("seed", "temperature", "top_k", "top_p", "max_new_tokens", "precision"),
-        "chat": ("seed", "temperature", "top_k", "top_p", "max_new_tokens", "precision"),
-    }[c.task]
+    keys: tuple[str, ...] = ("max_new_tokens", "precision")  # text about an image is not sampled: the likeliest
+    if generation.makes == "image":
+        keys = ("seed", "guidance", "null_prompt", "size", "temperature", "top_k", "top_p", "precision", "compile")
+    elif generation.given == "prompt":
+        keys = ("seed", "temperature", "top_k", "top_p", *keys)
     return {
         "task": c.task,
         "model": model_identity(folder),

@@ -17,8 +17,7 @@ from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
 
 from liquid_train.data.batch import MicroBatch
-from liquid_train.data.sequences import IGNORED
-from liquid_train.data.settings import TASKS
+from liquid_train.data.sequence_pieces import IGNORED
 from liquid_train.model.backbone import rows_of
 from liquid_train.model.settings import LossConfig
 from liquid_train.vocabulary import Vocabulary
@@ -169,7 +168,7 @@ class LossModule(nn.Module):
             hidden, weight, targets, weights, options, torch.is_grad_enabled()
         )
         tasks = batch.tasks.view(-1)[chosen].long()
-        sums = torch.zeros(4, len(TASKS), device=hidden.device, dtype=torch.float64)
+        sums = torch.zeros(4, len(batch.task_names), device=hidden.device, dtype=torch.float64)
         for row, values in enumerate((losses, correct, torch.ones_like(losses), weights * losses)):
             sums[row].index_add_(0, tasks, values.double())
         return LossOutput(total, sums, chosen, losses, correct)

@@ -9,6 +9,7 @@ from typing import Any
 
 from liquid_train.checkpoint import folder as checkpoint
 from liquid_train.config.schema import TrainJob
+from liquid_train.data.tasks import find_task
 from liquid_train.distributed.parallelize import compute_dtype
 from liquid_train.generate.live_model import live_model
 from liquid_train.report.metric_families import headline
@@ -48,7 +49,12 @@ def evaluate_now(run: Run, last: bool) -> dict[str, Any]:
 
 def heldout_images(config: TrainJob) -> str | None:
     """Path of the held-out set whose questions are asked while training."""
-    return next((s.path for s in config.data.heldout.values() if s.task == "vqa"), None)
+    asked = (
+        source.path
+        for name, source in config.data.heldout.items()
+        if find_task(source.task, f"data.heldout.{name}.task").asks_questions
+    )
+    return next(asked, None)
 
 
 def log_evaluation(run: Run, tracker: Tracker | None, last: bool) -> None:

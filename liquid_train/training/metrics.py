@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import resource
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +13,7 @@ from transformers import PreTrainedModel
 
 from liquid_train.data.batch import RankBatch
 from liquid_train.data.loader import is_endless
-from liquid_train.data.settings import TASKS, DataConfig
+from liquid_train.data.settings import DataConfig
 from liquid_train.distributed.parallelize import World
 from liquid_train.scaling.flops import block_parameters, peak_flops, step_flops
 from liquid_train.vocabulary import Vocabulary
@@ -114,12 +115,12 @@ def share_metrics(documents: dict[str, int], tokens: dict[str, int]) -> dict[str
     }
 
 
-def task_metrics(per_task: torch.Tensor) -> dict[str, float]:
+def task_metrics(per_task: torch.Tensor, names: Sequence[str]) -> dict[str, float]:
     """per_task [4, tasks]: sums of loss, of correct, counts, sums of weighted loss -> loss, token accuracy, share of
-    targets and of the loss by task."""
+    targets and of the loss by task. names: of the tasks."""
     loss, correct, count, weighted = per_task
     metrics = {}
-    for i, task in enumerate(TASKS):
+    for i, task in enumerate(names):
         if count[i]:
             metrics[f"loss/{task}"] = float(loss[i] / count[i])
             metrics[f"accuracy/{task}"] = float(correct[i] / count[i])
@@ -156,13 +157,19 @@ def speed_metrics(
 
 
 def step_metrics(
-    totals: BatchTotals, result: dict[str, Any], so_far: dict[str, Any], lr: float, speed: dict[str, float]
+    totals: BatchTotals,
+    result: dict[str, Any],
+    tasks: Sequence[str],
+    so_far: dict[str, Any],
+    lr: float,
+    speed: dict[str, float],
 ) -> dict[str, Any]:
-    """One line. so_far: step, tokens, documents, skipped, shares of the sources; result: what train_step returned."""
+    """One line. result: what train_step returned; tasks: their names; so_far: step, tokens, documents, skipped, shares
+    of the sources."""
     return {
         **so_far,
         "loss": result["loss"],
-        **task_metrics(result["per_task"]),
+        **task_metrics(result["per_task"], tasks),
         "lr": lr,
         "grad_norm": result["grad_norm"],
         **speed,

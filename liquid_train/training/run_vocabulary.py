@@ -7,8 +7,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from liquid_train.config.schema import TrainJob
-from liquid_train.data.sequences import CAPTION_LEAD
 from liquid_train.data.shards import ShardSet
+from liquid_train.data.tasks.i2t import CAPTION_LEAD
 from liquid_train.errors import UserError
 from liquid_train.model.backbone import model_config
 from liquid_train.vocabulary import Vocabulary, add_image_tokens, load_tokenizer, train_bpe

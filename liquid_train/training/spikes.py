@@ -20,6 +20,7 @@ from __future__ import annotations
 import json
 import math
 import statistics
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -28,7 +29,6 @@ import torch.distributed as dist
 from torch import Tensor
 
 from liquid_train.checkpoint.folder import TRAINER, committed, step_of
-from liquid_train.data.settings import TASKS
 from liquid_train.training.settings import SpikeConfig
 
 if TYPE_CHECKING:
@@ -69,12 +69,12 @@ class Rewind:
     streams: dict[int, StreamState]
 
 
-def parts_of(per_task: Tensor) -> dict[str, tuple[float, float]]:
-    """per_task [4, tasks], the step's sums as LossOutput has them -> {task: (its share of the weights, its mean
-    loss)}."""
+def parts_of(per_task: Tensor, names: Sequence[str]) -> dict[str, tuple[float, float]]:
+    """per_task [4, tasks], the step's sums as LossOutput has them; names: of the tasks -> {task: (its share of the
+    weights, its mean loss)}."""
     loss, _, count, weighted = per_task
-    means = {task: float(loss[i] / count[i]) for i, task in enumerate(TASKS) if count[i]}
-    weights = {task: float(weighted[TASKS.index(task)]) / mean for task, mean in means.items() if mean > 0}
+    means = {task: float(loss[i] / count[i]) for i, task in enumerate(names) if count[i]}
+    weights = {task: float(weighted[names.index(task)]) / mean for task, mean in means.items() if mean > 0}
     whole = sum(weights.values())
     return {task: (weight / whole, means[task]) for task, weight in weights.items() if whole > 0}
 

@@ -16,6 +16,7 @@ from liquid_train.checkpoint.resume import as_lines, changes_since, continued, f
 from liquid_train.config.compose import package_path
 from liquid_train.config.schema import TrainJob
 from liquid_train.data.loader import BatchLoader, open_sources
+from liquid_train.data.tasks import task_names
 from liquid_train.distributed.parallelize import World, compute_dtype, parallelize
 from liquid_train.distributed.step_timer import StepTimer
 from liquid_train.image_tokenizer.preprocess import nearest_size
@@ -43,6 +44,7 @@ class Run:
         self.config, self.world, self.dir = config, world, Path(config.run.dir)
         self.timer = timer or StepTimer()
         self.steps = planned_steps(config)
+        self.tasks = task_names(config.data)
         self.resumed_from = rewind.checkpoint if rewind else find_checkpoint(config)
         vq_config, vq_weights = package_path(config.vq.config), package_path(config.vq.checkpoint)
         self.image_tokenizer = ImageTokenizer.from_files(vq_config, vq_weights)

@@ -14,8 +14,10 @@ from evals.metrics.answer_probability import answer_probabilities
 from evals.metrics.caption_parts import questions_about
 from evals.metrics.self_vqascore import CaptionPairs, GeneratedTexts, area, score_generated, tell_captions
 from liquid_train.config.compose import load
-from liquid_train.data.sequences import encode_text, prompt_ids, question_ids
+from liquid_train.data.sequence_pieces import encode_text
+from liquid_train.data.sequences import prompt_ids
 from liquid_train.data.shards import ShardSet
+from liquid_train.data.tasks.vqa import question_ids
 from liquid_train.measurement.measurement import ModelHandle
 from liquid_train.measurement.settings import QuestionPart, VQAScoreConfig
 from tests.shard_sets import image_set, text_set
