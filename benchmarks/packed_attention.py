@@ -1,4 +1,5 @@
-"""Documents gathered into rectangles (liquid_train.model.attention) against a block-diagonal mask over the packed row.
+"""padded_sdpa (liquid_train.model.attention), which gathers documents into padded batches, against a block-diagonal
+mask over the packed row.
 
 Baseline: torch's scaled_dot_product_attention with a boolean [seq_len, seq_len] mask of the same documents, which is
 what transformers builds for packed rows on a CPU. Same documents, same tensors, forward and backward, interleaved,

@@ -39,9 +39,10 @@ from liquid_train.generate.images import contact_sheet, decode, save_png
 from liquid_train.image_tokenizer.taming import ImageTokenizer
 from liquid_train.measurement.measurement import Measurement, ModelHandle, write_measurement
 from liquid_train.measurement.provenance import Provenance, seeds_text, texts_digest
-from liquid_train.training.settings import PERIODIC, EvalsConfig
+from liquid_train.training.settings import EvalsConfig
 from liquid_train.vocabulary import Vocabulary
 
+PERIODIC = ("vqa", "grid", "image_quality", "self_vqascore", "captions", "language")
 BATCH = 64  # images generated together
 
 

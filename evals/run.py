@@ -128,7 +128,7 @@ def chosen_names(config: EvalJob) -> list[str]:
 
 def score(config: EvalJob) -> None:
     """Answers and a judge's marks from files, into output/model-NAME.json."""
-    assert config.output is not None  # config_checks.check_eval
+    assert config.output is not None  # evals.checks
     output = Path(config.output)
     found = score_files(config)
     for name, measured in found.items():
@@ -264,7 +264,7 @@ def write_predictions(output: Path, step: int | None, measured: Measurement) -> 
     """The files and images that a benchmark's server or program takes, and the names of what was left out."""
     for name, text in measured.detail.get("files", {}).items():
         write_synced(prediction_path(output, step, name), text)
-    for name, pixels in measured.detail.get("images", {}).items():
+    for name, pixels in measured.detail.get("image_files", {}).items():
         from liquid_train.generate.images import save_png
 
         save_png(prediction_path(output, step, name), pixels)

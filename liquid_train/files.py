@@ -1,31 +1,44 @@
-"""Files that are there whole or not at all, and how their content is told."""
+"""Files that are there whole or not at all, and JSON files."""
 
 from __future__ import annotations
 
 import contextlib
 import errno
 import hashlib
+import json
 import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
+
+from liquid_train.errors import UserError
 
 
 def is_full(error: BaseException) -> bool:
-    """Whether a file could not be written for want of room: on the disk, in a quota, under a limit. Rust libraries give
-    the text of it alone."""
+    """Whether a write failed for lack of room: on the disk, in a quota, under a size limit. Of Rust libraries' errors
+    only the text tells."""
     numbers = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
     return getattr(error, "errno", None) in numbers or any(f"(os error {n})" in str(error) for n in numbers)
 
 
 @contextlib.contextmanager
 def dispensable(what: str) -> Iterator[None]:
-    """Write files that a run can do without: where the disk does not take them, one line on stderr says so, and it goes
-    on."""
+    """Write files that a run can do without: where they cannot be written, one line on stderr says so, and the run
+    continues."""
     try:
         yield
     except OSError as error:
         print(f"{what} could not be written: {error}. The run goes on without.", file=sys.stderr)
+
+
+def read_json(path: Path) -> Any:
+    """The content of a JSON file (UTF-8). Raises OSError where it cannot be read, FileNotFoundError where there is
+    none, and UserError, with the path, where it is not JSON."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:  # a UnicodeDecodeError is one too
+        raise UserError(f"{path}: not JSON ({error})") from error
 
 
 def sha256_of(path: Path) -> str:
@@ -34,16 +47,16 @@ def sha256_of(path: Path) -> str:
 
 
 def write_synced(path: Path, content: str | bytes) -> None:
-    """Write a file aside, sync and rename it: readers see the old content or the new one, also after a power cut."""
-    staging_directory = path.with_name(f".{path.name}.partial")
-    staging_directory.write_bytes(content.encode() if isinstance(content, str) else content)
-    sync(staging_directory)
-    move_into_place(staging_directory, path)
+    """Write a temporary file, sync and rename it: readers see the old content or the new, even after a power cut."""
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_bytes(content.encode() if isinstance(content, str) else content)
+    sync(partial)
+    move_into_place(partial, path)
 
 
-def move_into_place(staging_directory: Path, final: Path) -> None:
+def move_into_place(partial: Path, final: Path) -> None:
     """Rename a file that is written and synced."""
-    os.replace(staging_directory, final)
+    os.replace(partial, final)
     sync(final.parent)
 
 
@@ -54,3 +67,10 @@ def sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def package_path(path: str) -> Path:
+    """A path from the config; `package:NAME` is NAME inside the installed package."""
+    return (
+        Path(__file__).resolve().parent / path.removeprefix("package:") if path.startswith("package:") else Path(path)
+    )

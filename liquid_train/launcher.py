@@ -11,11 +11,10 @@ import tempfile
 from pathlib import Path
 from typing import IO, Any
 
-from liquid_train.config.checks import degrees
 from liquid_train.config.schema import TrainJob
+from liquid_train.distributed.settings import degrees
+from liquid_train.distributed.signals import STOP_FILE
 from liquid_train.errors import UserError
-
-STOP_FILE = "LIQUID_STOP_FILE"  # environment variable: the ranks save and leave once this file is there
 
 
 def processes(config: TrainJob) -> int:

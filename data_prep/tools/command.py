@@ -111,7 +111,6 @@ def _add_index(tool: argparse.ArgumentParser) -> None:
 
 def _preview(arguments: list[str]) -> int:
     """`liquid data inspect KEY=VALUE ...`"""
-    from liquid_train.cli import quote
     from liquid_train.config.compose import load
     from liquid_train.debug.preview import preview
 
@@ -132,7 +131,7 @@ def _preview(arguments: list[str]) -> int:
     if args.sequences < 1:
         raise UserError(f"--sequences {args.sequences}: must be 1 or more")
     _check_image("--pictures", args.images)
-    preview(load("train", [quote(o) for o in args.overrides]), args.sequences, args.images)
+    preview(load("train", list(args.overrides)), args.sequences, args.images)
     return 0
 
 

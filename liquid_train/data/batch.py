@@ -20,7 +20,7 @@ from liquid_train.model.settings import LossConfig
 
 @dataclass(frozen=True)
 class MicroBatch:
-    """Tensors of n sequences. targets are the labels shifted by one: targets[i, j] is what position j predicts."""
+    """Tensors of n sequences. Targets are shifted: targets[i, j] is what position j of sequence i predicts."""
 
     input_ids: Tensor  # [n, seq_len] int64
     targets: Tensor  # [n, seq_len] int64, -100 = none
@@ -45,7 +45,7 @@ class RankBatch:
     epochs: dict[str, float]
     dropped: dict[str, int] = field(default_factory=dict)
     damaged: int = 0
-    ended: bool = True  # every source is used up: the rank's streams, this step's and all others, have nothing left
+    ended: bool = True  # none of the rank's streams has a document left
 
     @property
     def documents(self) -> int:
@@ -60,7 +60,7 @@ class RankBatch:
 
 
 def batch_digest(digests: dict[int, bytes]) -> str:
-    """Hash of a whole global batch from its sequences' digests, in the batch's order."""
+    """Digest of a global batch, from those of its sequences by number."""
     return hashlib.sha256(b"".join(digests[g] for g in sorted(digests))).hexdigest()
 
 
@@ -106,8 +106,8 @@ def collate(sequences: list[Sequence], size: int, data: DataConfig, loss: LossCo
 
 
 def target_weights(targets: Tensor, by_task: Tensor, lengths: list[int], normalize: str) -> Tensor:
-    """Weight of each target [seq_len]: that of its task, `by_task` [seq_len], over its document's target count
-    (`document`), its root (`sqrt`) or 1."""
+    """Weight of each target, fp32 [seq_len]: that of its task, `by_task` [seq_len], divided by its document's number of
+    targets (loss.normalize=document), by the root of that (sqrt), or by 1 (token)."""
     has_target = (targets != IGNORED).float()
     weights = has_target * by_task
     if normalize != "token":

@@ -9,28 +9,24 @@ from typing import Any
 import torch
 from torch import Tensor
 
-STEPS_PER_DOUBLING = 4  # rectangle lengths: at most a quarter of a document's length is padding
+STEPS_PER_DOUBLING = 4  # of padded lengths: the padding is at most a quarter of a document's length
 
 
 @dataclass(frozen=True)
 class DocumentPlan:
-    """Where the documents of a flat row of N tokens lie.
+    """Where the documents of a flat row of N tokens lie, and how they are gathered into padded batches."""
 
-    gather[b]: token numbers [documents, length] of rectangle b (padding repeats a document's last token).
-    restore: [N], each token's place in the rectangles laid out flat, one after the other.
-    starts: int32 [documents + 1], the first token of each document, and N. longest: tokens of the longest one.
-    masks: what a kernel made of the plan, by sliding window, for the other layers.
-    """
-
+    # one entry a padded batch: token numbers int64 [documents, padded length]; padding repeats the last token
     gather: tuple[Tensor, ...]
-    restore: Tensor
-    starts: Tensor
-    longest: int
+    restore: Tensor  # int64 [N]: each token's place in all padded batches, flattened one after the other
+    starts: Tensor  # int32 [documents + 1]: the first token of each document, then N
+    longest: int  # tokens of the longest document
+    # by sliding window: the mask that a kernel built from the plan at the first layer, for the other layers
     masks: dict[int | None, Any] = field(default_factory=dict, compare=False)
 
     @classmethod
     def from_lengths(cls, lengths: list[int]) -> DocumentPlan:
-        """Plan for documents that lie one after the other with these lengths."""
+        """The plan for documents of these lengths, one after the other."""
         groups: dict[int, list[tuple[int, int]]] = defaultdict(list)
         start = 0
         for length in lengths:
@@ -58,6 +54,7 @@ class DocumentPlan:
 
 
 def padded_length(length: int) -> int:
-    """The next of 8, 16, 24, 32, then four steps a doubling: 40, 48, 56, 64, 80, 96, ..."""
+    """The length that a document is padded to: the next of 8, 16, 24, 32, then four steps a doubling: 40, 48, 56, 64,
+    80, 96, ..."""
     step = max(8, 1 << max(0, (length - 1).bit_length() - 1 - (STEPS_PER_DOUBLING.bit_length() - 1)))
     return -(-length // step) * step

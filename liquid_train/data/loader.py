@@ -1,11 +1,10 @@
-"""Global batches out of canonical streams, for one rank: which sequences are its own, workers, and the state that
-travels along.
+"""One rank's part of every global batch, read from the canonical streams that it owns by worker processes.
 
     stream 0..S-1 --> rank s % R --> worker (s // R) % W --> step t: sequences t*B .. (t+1)*B-1, sequence g from stream
     g % S
 
-The order of global batches depends on (seed, config, shards) alone. Every step brings the states of the streams it
-advanced, so what was prefetched and never trained on does not count.
+The order of global batches depends on (seed, config, shards) alone. Every step brings along the states of the streams
+that it advanced, so that batches which were prefetched and never trained on do not count.
 """
 
 from __future__ import annotations
@@ -29,8 +28,7 @@ from liquid_train.vocabulary import Vocabulary
 
 
 class StepPart(TypedDict):
-    """What one worker adds to a step: sequences by their place in the global batch, and its streams' states after
-    them."""
+    """What one worker contributes to a step: sequences by their number g, and its streams' states after them."""
 
     sequences: dict[int, Sequence]
     states: dict[int, StreamState]
@@ -41,19 +39,19 @@ class StepPart(TypedDict):
 
 
 class LoaderError(RuntimeError):
-    """What went wrong in this rank's loader, in one line: a worker that died, or the message of what it raised."""
+    """One line about a failure in this rank's loader: a worker died, or the message of what it raised."""
 
 
 def open_set(data: DataConfig, path: str, vq_fingerprint: str | None, codebook_size: int | None) -> ShardSet:
-    """One shard set for training or evaluation. Raises UserError when its folder, index or VQ is not right."""
+    """A shard set for training or evaluation. Raises UserError for a wrong folder, index or VQ."""
     cache = ChunkCache(data.cache, data.cache_gib) if data.cache else None
     return ShardSet(path, vq_fingerprint=vq_fingerprint, codebook_size=codebook_size, cache=cache)
 
 
 def open_sources(data: DataConfig, vq_fingerprint: str | None, codebook_size: int | None = None) -> dict[str, ShardSet]:
-    """Open every source's shard set; UserError names the source when its folder, index or VQ is not right."""
+    """Every source's shard set. Raises UserError, with the source's name, for a wrong folder, index or VQ."""
     sets: dict[str, ShardSet] = {}
-    opened: dict[str, ShardSet] = {}  # tasks that share a folder share what was read of it
+    opened: dict[str, ShardSet] = {}  # sources of the same folder share its shard set
     for name, source in data.sources.items():
         try:
             if source.path not in opened:
@@ -79,12 +77,12 @@ def source_readers(
 
 
 def is_endless(data: DataConfig) -> bool:
-    """Whether some source is read again and again."""
+    """Whether some source is repeated without end."""
     return any(s.weight > 0 and s.max_epochs is None for s in data.sources.values())
 
 
 class StreamDataset(IterableDataset):
-    """A rank's streams, one StepPart after another; every worker serves its own share of the streams."""
+    """A rank's streams, one StepPart a step; every worker serves its own share of the streams."""
 
     def __init__(
         self,
@@ -132,9 +130,9 @@ class StreamDataset(IterableDataset):
 
 
 def _epochs(streams: dict[int, PackedStream], readers: dict[str, SourceReader]) -> dict[str, float]:
-    """Passes over each source up to the streams' windows at hand: items read by all of them / items of the source.
+    """Passes over each source up to the streams' current windows: items read by all of them / items of the source.
 
-    An item that is being read counts by its samples, as if each made one document.
+    An item that is being read counts by its share of documents, as if every sample made one.
     """
     passes = {}
     positions = [stream.state["mixture"]["positions"] for stream in streams.values()]
@@ -146,10 +144,10 @@ def _epochs(streams: dict[int, PackedStream], readers: dict[str, SourceReader]) 
 
 @contextmanager
 def one_clear_error() -> Iterator[None]:
-    """Turn what torch says of a worker's death, or of an exception in it, into a LoaderError.
+    """Turn torch's report of a worker's death, or of an exception in a worker, into a LoaderError.
 
-    torch learns of a death by a signal, so the exception can appear anywhere in the training loop: it is wrapped as a
-    whole.
+    torch learns of a death by a signal, so that its exception may be raised anywhere in the training loop: all of it
+    must be in this context.
     """
     try:
         yield
@@ -171,8 +169,7 @@ def one_clear_error() -> Iterator[None]:
 
 
 class BatchLoader:
-    """Iterate over a rank's batches from `first_step` on; `states` are the canonical streams' states of a
-    checkpoint."""
+    """Iterates over a rank's batches from `first_step` on. states: the canonical streams', from a checkpoint."""
 
     def __init__(
         self,
@@ -211,7 +208,7 @@ class BatchLoader:
         for step in range(self.first_step, self.steps):
             batch = RankBatch(step, {}, {}, {})
             epochs, dropped = Counter[str](), Counter[str]()
-            for _ in range(max(1, self.workers)):  # the loader takes its workers in turn: one part of each makes a step
+            for _ in range(max(1, self.workers)):  # torch's loader takes turns: one part of each worker makes a step
                 with one_clear_error():
                     part: StepPart = next(parts)
                 batch.sequences.update(part["sequences"])
@@ -225,5 +222,5 @@ class BatchLoader:
 
 
 def _as_it_is(part: Any) -> Any:
-    """In place of torch's conversion, which walks through every state of every stream."""
+    """Replaces torch's conversion to tensors, which would walk through every state of every stream."""
     return part

@@ -1,8 +1,8 @@
-"""Reading a shard set: plain webdataset tars and the index.json that lies next to them (DESIGN section 4).
+"""Reading a shard set: plain webdataset tars, and the index.json next to them.
 
-The index cuts every tar into chunks of 256 samples with their byte offsets. A chunk is read as one range of bytes, from
-a folder or a URL, so any sample is within reach without scanning, from as many processes as like to: a ShardSet keeps
-no file open and pickles.
+The index divides every tar into chunks of 256 samples and holds their byte offsets. A chunk is read as one byte range
+from a folder or a URL, so that any process reaches any sample without scanning. A ShardSet keeps no file open and can
+be pickled.
 """
 
 from __future__ import annotations
@@ -26,29 +26,28 @@ from liquid_train.errors import UserError
 
 log = logging.getLogger(__name__)
 
-CACHED_CHUNKS = 128  # 32,768 samples: a small set, dealt sample by sample, is read once
+CACHED_CHUNKS = 128  # 32,768 samples, so that a small set, which is dealt sample by sample, is read only once
 
 
-@dataclass(slots=True)  # not frozen: a set has hundreds of thousands of them, and they are made in a third of the time
+@dataclass(slots=True)  # not frozen: a set has hundreds of thousands, and this makes them in a third of the time
 class Chunk:
-    """Consecutive samples of one shard: `count` of them from sample number `first` of the whole set, at byte `offset`
-    of the tar."""
+    """Consecutive samples of one shard."""
 
     shard: int
-    first: int
+    first: int  # number of its first sample in the whole set
     count: int
-    offset: int
+    offset: int  # in the tar, in bytes
 
 
 class ShardSet:
-    """A folder of shards, opened by its index. `path` may be a URL of fsspec's; chunks read from one are kept in
-    `cache`, if given.
+    """A folder of shards, opened by its index. `path` may be an fsspec URL; `cache` keeps chunks that were read from
+    one.
 
-    num_samples, chunks: over all shards, in order. digest: sha256 over the shards' own. fingerprint, codebook_size: of
-    the VQ that made the codes; None for a set of texts. bad: damaged samples met so far, by reason, each counted once.
-    A folder of tars without index gets one first (build_index.py); its codes are taken to be of the VQ that is asked
-    for.
-    Raises UserError when there is no such folder or index, or when the codes are not of the VQ that is asked for.
+    num_samples, chunks: over all shards, in order. digest: sha256 over the shards' digests. fingerprint, codebook_size:
+    of the VQ that made the codes; None for a set of texts. bad: damaged samples met so far, by reason, each counted
+    once.
+    A folder of tars without an index gets one first (index_builder.py); its codes are taken to be of the VQ asked for.
+    Raises UserError when there is no such folder or index, or the codes are of another VQ than the one asked for.
     """
 
     def __init__(
@@ -95,7 +94,7 @@ class ShardSet:
             )
 
     def _check_unknown_vq(self, fingerprint: str | None, codebook_size: int | None, remedy: str) -> None:
-        """For an index that was made from the tars: their codes pass where they are in range."""
+        """For an index that was built from the tars: only the range of the codes can be checked."""
         highest = self.index.get("max_code")
         if highest is None:
             return
@@ -116,16 +115,16 @@ class ShardSet:
 
     @property
     def multiratio_sizes(self) -> list[tuple[int, int]]:
-        """Width and height in pixels of the list that its images were fitted to (tokenize.crop=multiratio); empty for
+        """Width and height in pixels of the sizes that its images were fitted to (tokenize.crop=multiratio); empty for
         other sets."""
         crop = self.index.get("recipe", {}).get("crop", {})
         return [(int(width), int(height)) for width, height in crop.get("sizes", ())]
 
     def check_files(self) -> None:
-        """Raise UserError naming the first tar that the index lists and that is missing or has another size.
+        """Raise UserError for the first tar of the index that is missing or has another size.
 
-        Over http, where folders cannot be listed, 64 tars stand for a larger set; and the server has to send ranges of
-        bytes.
+        Over http, where folders cannot be listed, 64 tars of a larger set are checked, and that the server sends byte
+        ranges.
         """
         try:
             sizes = self._folder.sizes([shard["url"] for shard in self.shards])
@@ -166,12 +165,12 @@ class ShardSet:
         return self.num_samples
 
     def _places(self, i: int) -> list[Sample | None]:
-        """One entry a sample of chunk `i`, None where it is damaged; the last few chunks are kept."""
+        """The samples of chunk `i`, None for damaged ones; the last few chunks are kept."""
         if i in self._cache:
             self._cache.move_to_end(i)
             return self._cache[i]
         places, damage = self._parse_chunk(i)
-        if i not in self._counted:  # a second epoch meets the same damage: it is not new
+        if i not in self._counted:  # the same damage is met again in the next epoch
             self._counted.add(i)
             for which, reason, count in damage:
                 log.warning(
@@ -184,10 +183,9 @@ class ShardSet:
         return places
 
     def _parse_chunk(self, i: int) -> tuple[list[Sample | None], list[tuple[str, str, int]]]:
-        """The chunk's places, and what is damaged: (which sample or samples, reason, how many).
+        """The samples of chunk `i`, None for damaged ones, and what is damaged: (which, reason, how many).
 
-        A sample of which no file is left cannot be told from its neighbours: the places at the end count as damaged for
-        it.
+        Which sample has lost all its files cannot be told, so the last ones of the chunk count as damaged.
         """
         chunk = self.chunks[i]
         try:
@@ -225,9 +223,9 @@ class ShardSet:
 
 
 def read_index(folder: Folder) -> dict[str, Any]:
-    """The index.json of a shard folder, made first where tars lie there without one.
+    """The index.json of a shard folder; built first where the tars have none.
 
-    Raises UserError when there is no folder, nothing to make an index of, or when the file is not what it should be.
+    Raises UserError when there is no folder, nothing to build an index of, or the file is not a shard index.
     """
     path = folder.path
     file = f"{path}/{INDEX_NAME}"

@@ -6,28 +6,26 @@ from typing import TypedDict
 
 
 class MixtureState(TypedDict):
-    """Where a stream stands. drawn, tokens: documents and their tokens per source; positions: per source [item ordinal,
-    offset in the item]."""
+    """How far a stream has read; everything by source."""
 
-    drawn: dict[str, int]
+    drawn: dict[str, int]  # documents
     tokens: dict[str, int]
-    positions: dict[str, list[int]]
+    positions: dict[str, list[int]]  # [item ordinal, offset in the item]
 
 
 class DocumentName(TypedDict):
-    """What is needed to build a document again; start: first token, for the rest of a text that was split."""
+    """What is needed to build a document again."""
 
     source: str
-    ordinal: int
-    offset: int
-    start: int
+    ordinal: int  # of the source's item in the stream
+    offset: int  # of the document in the item
+    start: int  # its first token: above 0 for the rest of a text that was split
 
 
 class StreamState(TypedDict):
-    """window: number of the window; emitted: its sequences already given out; mixture and carry: as at the window's
-    start."""
+    """A position between two packed sequences (packing.py)."""
 
-    window: int
-    emitted: int
-    mixture: MixtureState
-    carry: list[DocumentName]
+    window: int  # its number
+    emitted: int  # sequences of the window that were emitted
+    mixture: MixtureState  # at the start of the window
+    carry: list[DocumentName]  # documents that did not fit the window before

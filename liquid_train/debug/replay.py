@@ -18,7 +18,7 @@ import torch
 from rich.progress import track
 
 from liquid_train.checkpoint.folder import committed, step_of
-from liquid_train.checkpoint.state import read_progress
+from liquid_train.checkpoint.progress import read_progress
 from liquid_train.config.compose import package_path, read_config
 from liquid_train.config.schema import TrainJob
 from liquid_train.data.batch import MicroBatch, RankBatch, batch_digest

@@ -27,7 +27,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from liquid_train.errors import UserError
 from liquid_train.generate.manifest import is_current, publish, staging_directory
-from liquid_train.generate.request import Request, images_in, parts_of, read_request
+from liquid_train.generate.request import CheckedRequest, images_in, parts_of, read_request
 from liquid_train.generate.settings import GenerateJob
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ def run(config: GenerateJob) -> None:
         describe_image(config, request, session)
 
 
-def generate_images(config: GenerateJob, request: Request, session: Session) -> None:
+def generate_images(config: GenerateJob, request: CheckedRequest, session: Session) -> None:
     """Draw every prompt and write PNGs and index.jsonl, all at once at the end."""
     from liquid_train.generate.image_sampler import sample_images
     from liquid_train.generate.images import decode, save_png
@@ -100,7 +100,7 @@ def generate_images(config: GenerateJob, request: Request, session: Session) -> 
     print(f"{len(rows)} images and index.jsonl in {request.output} ({time.perf_counter() - start:.1f} s)")
 
 
-def answer_questions(config: GenerateJob, request: Request, session: Session) -> None:
+def answer_questions(config: GenerateJob, request: CheckedRequest, session: Session) -> None:
     """Answer a file of questions; an image that cannot be read gets no answer but an "error", and is counted and
     logged.
 
@@ -153,7 +153,7 @@ def answer_questions(config: GenerateJob, request: Request, session: Session) ->
     print(f"{len(asked)} answers in {request.output / 'answers.jsonl'}{left_out}")
 
 
-def describe_image(config: GenerateJob, request: Request, session: Session) -> None:
+def describe_image(config: GenerateJob, request: CheckedRequest, session: Session) -> None:
     """Print the answer to one question about one image, or its caption without a question."""
     from liquid_train.generate.images import encode, load_image
     from liquid_train.generate.session import open_vq
@@ -185,7 +185,7 @@ def describe_image(config: GenerateJob, request: Request, session: Session) -> N
     print(row["answer"])
 
 
-def complete_texts(config: GenerateJob, request: Request, session: Session) -> None:
+def complete_texts(config: GenerateJob, request: CheckedRequest, session: Session) -> None:
     """Print what follows each prompt as it comes, or write it where an output is given."""
     from liquid_train.generate.image_sampler import Sampling
     from liquid_train.generate.text_sampler import Streamed, complete_ids
@@ -217,7 +217,7 @@ def complete_texts(config: GenerateJob, request: Request, session: Session) -> N
     print(f"{len(texts)} texts in {request.output / 'completions.jsonl'}")
 
 
-def named_images(config: GenerateJob, request: Request, session: Session) -> dict[Path, Any]:
+def named_images(config: GenerateJob, request: CheckedRequest, session: Session) -> dict[Path, Any]:
     """Codes [rows, columns] of the images that the prompts name. UserError for one that cannot be read."""
     from liquid_train.generate.images import encode, load_image
     from liquid_train.generate.session import open_vq

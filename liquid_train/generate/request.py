@@ -13,17 +13,16 @@ import numpy as np
 
 from liquid_train.checkpoint.folder import model_folder
 from liquid_train.data.sequence_pieces import Part
-from liquid_train.data.tasks import Generation, Task, find_task
+from liquid_train.data.tasks import Generation, Task, generating_task
 from liquid_train.errors import UserError
 from liquid_train.generate.manifest import file_identity, model_identity, text_digest
 from liquid_train.generate.settings import GenerateJob
 
 PLACE = re.compile(r"<image:([^<>]+)>")  # in a prompt: where an image stands
-ALSO_CALLED = {"t2t": "text"}  # names of tasks that generation has next to their own
 
 
 @dataclass(frozen=True)
-class Question:
+class QuestionLine:
     """One line of a questions file; `line` is all it says, `image` where its image is."""
 
     image: Path
@@ -32,7 +31,7 @@ class Question:
 
 
 @dataclass(frozen=True)
-class Request:
+class CheckedRequest:
     """prompts: of tasks that are given prompts. questions: of tasks that are given images, with a file. image, prompt:
     of those with one image (no prompt: a caption).
 
@@ -44,33 +43,33 @@ class Request:
     model: Path
     output: Path | None
     prompts: list[str]
-    questions: list[Question]
+    questions: list[QuestionLine]
     image: Path | None
     prompt: str | None
     inputs: dict[str, Any]
 
 
-def read_request(c: GenerateJob) -> Request:
+def read_request(c: GenerateJob) -> CheckedRequest:
     """Check the keys against each other and read the files they name. Raises UserError with the key, the value and a
     remedy."""
     if c.max_new_tokens < 1:
         raise UserError(f"max_new_tokens={c.max_new_tokens}: must be 1 or more")
-    task, generation = task_of(c.task)
+    task, generation = generating_task(c.task, "task")
     folder = model_folder(c.checkpoint)
     prompts: list[str] = []
-    questions: list[Question] = []
+    questions: list[QuestionLine] = []
     inside: list[Path] = []  # images that prompts name
     if generation.given == "image":
         _refuse(c, "prompts")
         if generation.question == "none":
             _refuse(c, "prompt", "questions")
+            if c.image is None:
+                raise UserError(f"task={c.task}: give image=FILE")
         if (c.image is None) == (c.questions is None):
-            asked_how = (
-                ""
-                if generation.question == "none"
-                else " (with prompt=... for a question about it) or questions=FILE.jsonl"
+            raise UserError(
+                f"task={c.task}: give either image=FILE (with prompt=... for a question about it) or "
+                "questions=FILE.jsonl"
             )
-            raise UserError(f"task={c.task}: give {'either ' if asked_how else ''}image=FILE{asked_how}")
         if c.questions is not None:
             _refuse(c, "prompt")
             _need_output(c, "answers.jsonl")
@@ -98,27 +97,7 @@ def read_request(c: GenerateJob) -> Request:
     asked = [*prompts, *(json.dumps(q.line, sort_keys=True) for q in questions), *([str(c.prompt)] if image else [])]
     images = [q.image for q in questions] or ([image] if image else inside)
     inputs = _inputs(c, generation, folder, asked, images)
-    return Request(task, generation, folder, output, prompts, questions, image, c.prompt, inputs)
-
-
-def task_of(name: str) -> tuple[Task, Generation]:
-    """The task that task=NAME asks for, and how it is asked. UserError for one that does not say how."""
-    task = find_task(ALSO_CALLED.get(name, name), "task")
-    if task.generation is None:
-        raise UserError(
-            f"task={name}: it does not say how it is prompted (Task.generation), so nothing can be generated"
-        )
-    return task, task.generation
-
-
-def check_task(c: GenerateJob) -> None:
-    """UserError for a task that cannot generate, and for settings of images where it generates text."""
-    if task_of(c.task)[1].makes == "image":
-        return
-    if c.size is not None:
-        raise UserError(f"size={c.size}: only task=t2i generates images; leave it out")
-    if c.compile:
-        raise UserError("compile=true: only the steps of task=t2i are compiled; leave it out")
+    return CheckedRequest(task, generation, folder, output, prompts, questions, image, c.prompt, inputs)
 
 
 def parts_of(text: str, codes: Mapping[Path, np.ndarray]) -> list[Part]:
@@ -142,7 +121,7 @@ def read_prompts(path: Path) -> list[str]:
     return found
 
 
-def read_questions(path: Path) -> list[Question]:
+def read_questions(path: Path) -> list[QuestionLine]:
     """Lines {"image", "question"}; an image's path is relative to the file's folder, or else to the working folder.
 
     Raises UserError for a missing or empty file, for a line that is not such an object and for images that do not
@@ -162,7 +141,7 @@ def read_questions(path: Path) -> list[Question]:
         if not isinstance(image, str) or not isinstance(question, str):
             raise UserError(f'questions={path}, line {number}: "image" and "question" must be text')
         beside = path.parent / image  # an absolute path stays what it is
-        found.append(Question(beside if beside.is_file() else Path(image), question, line))
+        found.append(QuestionLine(beside if beside.is_file() else Path(image), question, line))
     if not found:
         raise UserError(f'questions={path}: no question in it; write one JSON object {{"image", "question"}} a line')
     missing = [q.image for q in found if not q.image.is_file()]

@@ -24,9 +24,10 @@ from liquid_train.errors import UserError
 from liquid_train.model import attention_kernels
 
 PACKED = "liquid_packed"
+PADDED_SDPA = "padded_sdpa"
 
 
-# the documents' lengths differ in every batch: a compiled block would be compiled again for each
+# document lengths differ in every batch: a compiled block would be compiled again for each
 @torch.compiler.disable
 def packed_attention(
     module: nn.Module,
@@ -39,7 +40,7 @@ def packed_attention(
     document_plan: DocumentPlan | None = None,
     softcap: float | None = None,
     sliding_window: int | None = None,
-    kernel: str = "rectangles",
+    kernel: str = PADDED_SDPA,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
     """query [n, heads, seq_len, head_dim], key and value [n, kv_heads, seq_len, head_dim] -> [n, seq_len, heads,
@@ -55,7 +56,7 @@ def packed_attention(
     return attend(query, key, value, document_plan, scaling=scaling, softcap=softcap, window=sliding_window), None
 
 
-def rectangles(
+def padded_sdpa(
     query: Tensor,
     key: Tensor,
     value: Tensor,
@@ -65,7 +66,8 @@ def rectangles(
     softcap: float | None,
     window: int | None,
 ) -> Tensor:
-    """Shapes as in packed_attention."""
+    """Gather the documents into padded batches, attend causally there, and put the results back. Shapes as in
+    packed_attention."""
     n, _, seq_len, _ = query.shape
     # [N, heads, head_dim]
     flat = [t.transpose(1, 2).reshape(n * seq_len, t.shape[1], t.shape[3]) for t in (query, key, value)]
@@ -83,18 +85,18 @@ def rectangles(
 
 
 def implementation(kernel: str) -> str:
-    """The attn_implementation of transformers under which a kernel is registered."""
-    return PACKED if kernel == "rectangles" else f"{PACKED}_{kernel}"
+    """The name under which a kernel is registered with transformers, for attn_implementation."""
+    return PACKED if kernel == PADDED_SDPA else f"{PACKED}_{kernel}"
 
 
 def choose_kernel(wish: str, device: torch.device, dtype: torch.dtype, softcap: float | None) -> str:
-    """The kernel for a device, compute dtype and model: `wish`, or where that is auto the first of flash, varlen and
-    flex that runs.
+    """The kernel for a device, compute dtype and model: `wish`, or for auto the first of flash, varlen, flex and
+    padded_sdpa that runs.
 
-    Raises UserError with the reason where the wish cannot be met.
+    Raises UserError with the reason where `wish` does not run.
     """
     reasons = {kernel: why_not(device, dtype, softcap) for kernel, why_not in attention_kernels.WHY_NOT.items()} | {
-        "rectangles": None
+        PADDED_SDPA: None
     }
     if wish == "auto":
         return next(kernel for kernel, reason in reasons.items() if reason is None)
@@ -106,14 +108,14 @@ def choose_kernel(wish: str, device: torch.device, dtype: torch.dtype, softcap: 
 
 def describe(kernel: str, softcap: float | None) -> str:
     """How attention is computed, for the log."""
-    if kernel != "rectangles":
+    if kernel != PADDED_SDPA:
         return f"attention within documents: {attention_kernels.NAMES[kernel]}"
     how = (
         "torch's fused scaled_dot_product_attention"
         if softcap is None
         else f"plain products: no fused kernel here has soft-capping at {softcap:g}"
     )
-    return f"attention within documents, gathered into rectangles, by {how}"
+    return f"attention within documents, gathered into padded batches, by {how}"
 
 
 def _attend(
@@ -143,10 +145,10 @@ def _band(width: int, window: int | None, device: torch.device) -> Tensor:
 
 
 def _no_mask(*args: Any, **kwargs: Any) -> None:
-    """The documents' borders are in the plan; transformers need not build a mask."""
+    """transformers need not build a mask: the borders of the documents are in the plan."""
 
 
-KERNELS = {"rectangles": rectangles, **attention_kernels.KERNELS}
+KERNELS = {PADDED_SDPA: padded_sdpa, **attention_kernels.KERNELS}
 for _kernel in KERNELS:
     AttentionInterface.register(implementation(_kernel), partial(packed_attention, kernel=_kernel))
     AttentionMaskInterface.register(implementation(_kernel), _no_mask)

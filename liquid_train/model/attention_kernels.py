@@ -1,4 +1,4 @@
-"""Kernels that attend the documents of packed rows as they lie, for CUDA: no rectangles, no padding.
+"""Kernels that attend within the documents of packed rows in place, for CUDA: nothing is gathered or padded.
 
     flash   flash-attn's variable-length kernel: sliding windows and soft-capping
     varlen  torch's own variable-length kernel: sliding windows, no soft-capping

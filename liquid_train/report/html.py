@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from liquid_train.report.run_reader import Run, last, number, read_run, setting, summarize, summary
+from liquid_train.report.run_reader import RunRecord, last, number, read_run, setting, summarize, summary
 from liquid_train.report.tables import answer_type, duration, list_runs, percent, plain, print_summary, quantity, status
 
 __all__ = ["inputs_digest", "list_runs", "print_summary", "report_is_current", "status", "summary", "write_report"]
@@ -82,7 +82,7 @@ def write_report(run_dir: str | Path) -> Path:
     return path
 
 
-def page_context(run: Run) -> dict[str, Any]:
+def page_context(run: RunRecord) -> dict[str, Any]:
     """Everything that the template names."""
     from markupsafe import Markup
 
@@ -115,7 +115,7 @@ def page_context(run: Run) -> dict[str, Any]:
     }
 
 
-def progress_text(run: Run) -> str:
+def progress_text(run: RunRecord) -> str:
     """'finished: 2,000 of 2,000 steps' and the like."""
     steps, tokens = setting(run.config, "train.steps"), setting(run.config, "train.tokens")
     if run.state == "not started":
@@ -170,7 +170,7 @@ def tiles(head: dict[str, Any]) -> list[dict[str, str]]:
     return out
 
 
-def facts(run: Run) -> list[tuple[str, str]]:
+def facts(run: RunRecord) -> list[tuple[str, str]]:
     """What was trained, from config.yaml: the lines that a reader asks for first."""
     c = run.config
     shape = setting(c, "backbone.architecture") or {}
@@ -209,7 +209,7 @@ def _batch(config: dict[str, Any]) -> str | None:
     return f"{batch} packed sequences of {length:,} tokens a step" if batch and isinstance(length, int) else None
 
 
-def task_rows(run: Run, head: dict[str, Any]) -> list[dict[str, Any]]:
+def task_rows(run: RunRecord, head: dict[str, Any]) -> list[dict[str, Any]]:
     """Per task: the last training loss and accuracy (mean of the last 50 logged steps) next to the held-out ones."""
     recent = run.train[-50:]
     rows = []

@@ -1,7 +1,7 @@
-"""Held-out loss and token accuracy per task, over fixed documents, with the training loss's own code.
+"""Held-out loss and token accuracy per task, over fixed documents, by the code of the training loss.
 
-Every rank packs all documents alike and measures its share of the rows; sums of single documents are added up in fp64.
-So the numbers are the same for any number of ranks, and documents can be resampled for the intervals.
+Every rank packs all documents in the same way and measures its share of the rows; each document's sums are kept in
+fp64. So the numbers are the same for any number of ranks, and documents can be resampled for the intervals.
 """
 
 from __future__ import annotations
@@ -39,23 +39,22 @@ RESAMPLES = 500
 
 @dataclass(frozen=True)
 class HeldoutSet:
-    """rows: packed documents, the same on every rank. noted: by source and reason, how many samples were left out or
-    shortened."""
+    """Packed held-out documents, the same on every rank."""
 
     rows: list[Sequence]
-    noted: dict[str, int]
+    noted: dict[str, int]  # by source and reason: samples that were left out or shortened
     data: DataConfig
     loss: LossConfig
     seed: int
-    micro_batch: int
+    micro_batch: int  # rows of a forward pass
     pad: int
 
     def batches(self, rank: int, ranks: int) -> Iterator[tuple[list[int], MicroBatch]]:
-        """(numbers of the rows, micro-batch of them) of one rank; every rank gets as many, some of them perhaps of no
-        row."""
+        """(numbers of the rows, their micro-batch) of one rank. Every rank gets the same number of micro-batches; the
+        last ones may have no row."""
         size = self.micro_batch
         own = list(range(rank, len(self.rows), ranks))
-        for start in range(0, len(range(0, len(self.rows), ranks)), size):  # rank 0 has the most
+        for start in range(0, len(range(0, len(self.rows), ranks)), size):  # as many as rank 0, which has the most
             numbers = own[start : start + size]
             yield numbers, collate([self.rows[n] for n in numbers], size, self.data, self.loss, self.pad)
 
@@ -71,11 +70,11 @@ def heldout_set(
     whole: bool = False,
     batches: int | None = None,
 ) -> HeldoutSet:
-    """The documents of data.heldout. Captions, prompts and questions are drawn once (epoch 0), and no caption is
-    replaced by <unconditional>.
+    """The documents of data.heldout, packed. Captions, prompts and questions are drawn once (epoch 0), and no caption
+    is replaced by <unconditional>.
 
-    whole: all samples, not max_samples of each source. batches: so many micro-batches of rows, chosen by the config's
-    seed.
+    whole: all samples instead of max_samples of each source. batches: only so many micro-batches of rows, chosen by
+    `seed`.
     Raises UserError, with the source's name, for a folder that cannot be read or has codes of another VQ.
     """
     documents: list[Document] = []
@@ -100,7 +99,7 @@ def heldout_set(
 
 
 def alone(documents: list[Document], seq_len: int) -> list[list[Document]]:
-    """Rows for what the gaps between other documents had no place for."""
+    """Rows for documents that fitted no gap between others."""
     rows: list[list[Document]] = []
     for document in documents:
         while len(document) > seq_len:
@@ -111,14 +110,14 @@ def alone(documents: list[Document], seq_len: int) -> list[list[Document]]:
 
 
 @torch.no_grad()
-def measure(root: LossModule, data: HeldoutSet, world: World, dtype: torch.dtype) -> Measurement:
-    """heldout_loss/TASK, nats per target token, and heldout_accuracy/TASK; n counts tokens. A collective of all ranks.
-    dtype: computed in."""
+def measure_heldout(root: LossModule, data: HeldoutSet, world: World, dtype: torch.dtype) -> Measurement:
+    """heldout_loss/TASK in nats a target token, and heldout_accuracy/TASK; n counts tokens. dtype: what the model
+    computes in, for the provenance. A collective of all ranks."""
     firsts = np.cumsum([0, *(row.documents for row in data.rows)])  # number of each row's first document
     sums = torch.zeros(3, int(firsts[-1]), dtype=torch.float64, device=world.device)
     for numbers, batch in data.batches(world.data_rank, world.data_size):
         output = root(batch.to(world.device))
-        owners = torch.zeros(batch.targets.shape, dtype=torch.int64)  # of each place, its document
+        owners = torch.zeros(batch.targets.shape, dtype=torch.int64)  # document of each position
         for i, n in enumerate(numbers):
             row = data.rows[n]
             covered = np.repeat(np.arange(firsts[n], firsts[n + 1]), row.lengths[: row.documents])
@@ -143,8 +142,8 @@ def measure(root: LossModule, data: HeldoutSet, world: World, dtype: torch.dtype
 
 
 def by_task(sums: np.ndarray, tasks: np.ndarray, names: tuple[str, ...], seed: int) -> dict[str, Value]:
-    """sums [loss, right ones, targets; documents] -> means over the targets of each task, with intervals from resampled
-    documents. names: of the tasks, by number."""
+    """sums [3, documents]: of loss, of correct targets, of targets -> means over the targets of each task, with
+    intervals from resampled documents. names: of the tasks, by number."""
     values = {}
     kind = f"{bootstrap_name(RESAMPLES, seed)}, of documents"
     for task in sorted(set(tasks.tolist())):
@@ -171,11 +170,11 @@ def warnings(data: HeldoutSet, tasks: np.ndarray) -> list[str]:
 def log_heldout(
     root: LossModule, data: HeldoutSet, world: World, step: int, out_dir: Path, dtype: torch.dtype
 ) -> dict[str, float]:
-    """While training: {"val/loss/TASK", "val/accuracy/TASK"}, and rank 0 writes
-    out_dir/evals/step-NNNNNNNN-heldout.json; a collective."""
+    """During training: {"val/loss/TASK", "val/accuracy/TASK"}. Rank 0 writes out_dir/evals/step-NNNNNNNN-heldout.json.
+    A collective."""
     if not data.rows:
         return {}
-    measured = measure(root, data, world, dtype)
+    measured = measure_heldout(root, data, world, dtype)
     if world.main:
         with dispensable(f"evals: heldout of step {step}"):
             write_measurement(out_dir / "evals", "heldout", step, measured)
@@ -183,15 +182,17 @@ def log_heldout(
 
 
 def heldout(handle: ModelHandle, data: HeldoutSet) -> Measurement:
-    """The same of a plain model."""
+    """The held-out measurement of a plain model, outside training."""
     with packed(handle.model):
         root = LossModule.of(handle.model, handle.vocabulary, LossConfig(chunk=data.loss.chunk))
-        return measure(root, data, World(handle.rank, handle.world_size, handle.model.device), handle.model.dtype)
+        return measure_heldout(
+            root, data, World(handle.rank, handle.world_size, handle.model.device), handle.model.dtype
+        )
 
 
 @contextmanager
 def packed(model: PreTrainedModel) -> Iterator[None]:
-    """Let the model attend within packed documents, by the best kernel that its device has."""
+    """Have the model attend within packed documents, by the best kernel for its device."""
     config, before = model.config, model.config._attn_implementation
     kernel = choose_kernel("auto", model.device, model.dtype, getattr(config, "attn_logit_softcapping", None))
     config._attn_implementation = implementation(kernel)

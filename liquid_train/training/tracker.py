@@ -22,12 +22,12 @@ SECONDS_BETWEEN_LINES = 15  # plain lines where there is no terminal to draw a b
 
 
 class RunLock:
-    """Exclusive right to write into a run folder; UserError when another process holds it. Freed when the process
-    ends, however it ends."""
+    """The exclusive right to write to a run folder. Raises UserError when another process has it. Released when the
+    process ends, however it ends."""
 
     def __init__(self, run_dir: Path) -> None:
         run_dir.mkdir(parents=True, exist_ok=True)
-        self._file = open(run_dir / ".lock", "w")  # noqa: SIM115 - held as long as the run
+        self._file = open(run_dir / ".lock", "w")  # noqa: SIM115 - open as long as the run
         try:
             fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # per process: loader workers do not inherit it
         except OSError as error:
@@ -40,7 +40,7 @@ class RunLock:
 
 
 def drop_lines_after(path: Path, step: int) -> None:
-    """Rewrite metrics.jsonl without the lines of later steps (and without one a kill cut in half), atomically."""
+    """Rewrite metrics.jsonl, atomically, without the lines of later steps and a line that a kill has cut."""
     if not path.exists():
         return
     kept = []
@@ -54,7 +54,7 @@ def drop_lines_after(path: Path, step: int) -> None:
 
 
 class Tracker:
-    """Rank 0's log. `log` takes a step's metrics; what is not finite is written as null."""
+    """Rank 0's log. Numbers that are not finite are written as null."""
 
     def __init__(
         self, run_dir: Path, config: TrackerConfig, *, name: str, settings: dict[str, Any], first_step: int, steps: int
@@ -66,7 +66,7 @@ class Tracker:
         self._run_dir = run_dir
         self._steps = steps
         self._console = Console(stderr=True)
-        self._wandb = WandbRun(run_dir, config.wandb, name, settings, self.say, group=name)
+        self._wandb = WandbRun(run_dir, config.wandb, name, settings, self.log, group=name)
         self._bar = self._start_bar(first_step) if config.progress and self._console.is_terminal else None
         self._quiet = not config.progress
         self._last_line = 0.0
@@ -88,7 +88,8 @@ class Tracker:
         return bar
 
     def write(self, metrics: dict[str, Any]) -> None:
-        """Append one object to metrics.jsonl and W&B. What the disk does not take is kept, and written once it does."""
+        """Append one object to metrics.jsonl and W&B. What cannot be written for now is kept in memory and written
+        later."""
         clean = {k: (None if isinstance(v, float) and not math.isfinite(v) else v) for k, v in metrics.items()}
         kept_back = bool(self._pending)
         self._pending += json.dumps(clean).encode() + b"\n"
@@ -96,7 +97,7 @@ class Tracker:
             self._write_pending()
         except OSError as error:
             if not kept_back:
-                self.say(
+                self.log(
                     f"{self.path}: {error.strerror}. Training goes on; the lines are kept in memory and written when "
                     "there is room."
                 )
@@ -109,11 +110,11 @@ class Tracker:
         self._wandb.log_evaluation(self._run_dir / "evals", step, self._run_dir / "samples" / f"step-{step:08d}.png")
 
     def _write_pending(self) -> None:
-        while self._pending:  # a disk that fills up takes a part of a line; the rest follows right after it later
+        while self._pending:  # a full disk may take a part of a line; the rest is appended later
             self._pending = self._pending[self._file.write(self._pending) :]
 
     def show(self, metrics: dict[str, Any]) -> None:
-        """Update the bar, or print a line now and then where there is no terminal."""
+        """Update the bar; without a terminal, print a line now and then."""
         step = metrics["step"]
         text = " ".join(f"{k.removeprefix('loss/')} {v:.3f}" for k, v in metrics.items() if k.startswith("loss/"))
         text = f"loss {metrics['loss']:.3f} ({text}) {metrics['tokens_per_second']:,.0f} tokens/s"
@@ -124,7 +125,7 @@ class Tracker:
             left = (self._last_line - self._started) / max(1, step - self._first) * (self._steps - step)
             self._console.print(f"step {step}/{self._steps} {text}, {left:.0f} s left", highlight=False, soft_wrap=True)
 
-    def say(self, text: str) -> None:
+    def log(self, text: str) -> None:
         """Print a line."""
         self._console.print(text, markup=False, highlight=False, soft_wrap=True)
 
@@ -135,6 +136,6 @@ class Tracker:
             self._write_pending()
             os.fsync(self._file.fileno())
         except OSError as error:
-            self.say(f"{self.path}: {error.strerror}. Its last lines may be missing.")
+            self.log(f"{self.path}: {error.strerror}. Its last lines may be missing.")
         self._file.close()
         self._wandb.finish()

@@ -5,13 +5,13 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from typing import Literal
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from liquid_train.cli import quote
 from liquid_train.config.compose import load
 from liquid_train.config.schema import TrainJob
 from liquid_train.data.batch import RankBatch, batch_digest, micro_batches
@@ -30,7 +30,7 @@ Setup = tuple[TrainJob, dict[str, ShardSet], Vocabulary]
 @pytest.fixture(scope="module")
 def setup(tmp_path_factory: pytest.TempPathFactory) -> Setup:
     root = tmp_path_factory.mktemp("data")
-    config = load("train", ["experiment=quickstart", "train.steps=8", *(quote(o) for o in mixture_overrides(root))])
+    config = load("train", ["experiment=quickstart", "train.steps=8", *mixture_overrides(root)])
     sets = open_sources(config.data, None)
     tokenizer = train_bpe(training_texts(config, sets), 300, root / "bpe")
     return config, sets, Vocabulary(tokenizer, 1024, len(tokenizer) + 1024)
@@ -164,7 +164,7 @@ def test_micro_batches_of_uneven_ranks_match(setup: Setup) -> None:
 
 
 @pytest.mark.parametrize("normalize", ["document", "sqrt"])
-def test_loss_weights(setup: Setup, normalize: str) -> None:
+def test_loss_weights(setup: Setup, normalize: Literal["document", "sqrt"]) -> None:
     config, sets, vocabulary = setup
     config.data.workers = 0
     config.loss.normalize, config.loss.weight = normalize, {"vqa": 3.0}

@@ -14,7 +14,6 @@ from typing import Any
 import pytest
 
 from liquid_train.checkpoint.resume import changes_since, shard_digests
-from liquid_train.cli import quote
 from liquid_train.config.compose import load
 from liquid_train.config.schema import TrainJob
 from liquid_train.data.loader import BatchLoader, LoaderError, open_sources, source_readers
@@ -32,7 +31,7 @@ Setup = tuple[Callable[..., TrainJob], dict[str, ShardSet], Vocabulary, Path]
 @pytest.fixture(scope="module")
 def setup(tmp_path_factory: pytest.TempPathFactory) -> Setup:
     root = tmp_path_factory.mktemp("rules")
-    overrides = ["experiment=quickstart", "train.steps=8", *(quote(o) for o in mixture_overrides(root))]
+    overrides = ["experiment=quickstart", "train.steps=8", *mixture_overrides(root)]
 
     def configured(*more: str) -> TrainJob:
         return load("train", [*overrides, *more])

@@ -52,7 +52,7 @@ def rank_main(rank: int, size: int, folder: Path, config: TrainJob) -> None:
 def draw_sharded(world: World, folder: Path, architecture: str) -> None:
     lm, vocabulary = tiny(folder / f"tokenizer-{world.rank}", architecture)
     root = LossModule.of(lm, vocabulary, LossConfig())
-    parallelize(root, ParallelConfig(precision="fp32"), world)
+    parallelize(root, lm, ParallelConfig(precision="fp32"), world)
     settings = EvalsConfig(guidance=7.0, temperature=1.0, prompts=PROMPTS, images=len(PROMPTS), quality_images=0)
     for _ in range(2):  # the second time shows that the first left everything in its place
         with live_model(root, lm, world.device) as model:
@@ -75,7 +75,7 @@ def measure_everything(world: World, folder: Path, config: TrainJob) -> None:
     )
     root = LossModule.of(lm, vocabulary, config.loss)
     if world.size > 1:
-        parallelize(root, ParallelConfig(precision="fp32"), world)
+        parallelize(root, lm, ParallelConfig(precision="fp32"), world)
     found = log_heldout(root, data, world, 1, out_dir, compute_dtype(config.parallel))
     with live_model(root, lm, world.device) as model:
         found |= evaluate(

@@ -43,7 +43,7 @@ def rank_main(rank: int, ranks: int, folder: str, parallel: dict[str, Any]) -> N
     root.options = replace(root.options, vocabulary=parallel.pop("vocabulary", root.options.vocabulary))
     whole = sum(p.numel() for p in root.parameters())
     config = ParallelConfig(precision="fp32", **parallel)
-    parallelize(root, config, World(rank, ranks, torch.device("cpu"), config.tensor))
+    parallelize(root, lm, config, World(rank, ranks, torch.device("cpu"), config.tensor))
     local: int = sum(p.to_local().numel() for p in root.parameters())  # type: ignore[attr-defined]
     batch = batch_of(min(vocabulary.text_size, root.options.vocabulary))
     total = root(batch).total

@@ -112,6 +112,15 @@ def find_task(task: str, key: str) -> Task:
     return kind()
 
 
+def generating_task(task: str, key: str) -> tuple[Task, Generation]:
+    """The task that `liquid generate` is asked for, t2t for text, and how it generates. UserError for one that does
+    not."""
+    found = find_task("text" if task == "t2t" else task, key)
+    if found.generation is None:
+        raise UserError(f"{key}={task}: nothing can be generated: the task does not say how (Task.generation)")
+    return found, found.generation
+
+
 def task_names(data: DataConfig) -> tuple[str, ...]:
     """Names of a run's tasks, FIRST, then the config's others, sorted: a task's number in arrays is its place here.
 
