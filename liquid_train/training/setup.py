@@ -20,7 +20,7 @@ from liquid_train.model import backbone
 from liquid_train.model.attention import choose_kernel, describe, implementation
 from liquid_train.model.embedding_init import fill_image_rows
 from liquid_train.model.loss import LossModule
-from liquid_train.optim.adamw import build_optimizer
+from liquid_train.optim.optimizer import build_optimizer
 from liquid_train.optim.row_rates import RowRates
 from liquid_train.training.metrics import Compute
 from liquid_train.training.run_vocabulary import make_tokenizer, open_vocabulary
@@ -84,7 +84,7 @@ class TrainedModel:
     words."""
 
     root: LossModule
-    optimizer: torch.optim.AdamW
+    optimizer: torch.optim.Optimizer
     rates: RowRates
     compute: Compute
     attention: str
