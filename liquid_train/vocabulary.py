@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from liquid_train.errors import UserError
+from liquid_train.model.families import Family, special_token_triples
 
 if TYPE_CHECKING:  # most of a second, which what only checks a prompt or a config need not spend
     from transformers import PreTrainedTokenizerBase
@@ -24,14 +25,6 @@ if TYPE_CHECKING:  # most of a second, which what only checks a prompt or a conf
 BOI, EOI, UNCONDITIONAL = "<boi>", "<eoi>", "<unconditional>"
 ENDOFTEXT = "<|endoftext|>"
 IMAGE_TOKENS = (BOI, EOI, UNCONDITIONAL)
-
-# Unused entries of each family's tokenizer that take over as <boi> <eoi> <unconditional>: the first triple that exists.
-TAKEN_OVER = (
-    ("<unused0>", "<unused1>", "<unused2>"),  # Gemma
-    ("<|reserved_special_token_0|>", "<|reserved_special_token_1|>", "<|reserved_special_token_2|>"),  # Llama 3
-    ("<|vision_start|>", "<|vision_end|>", "<|vision_pad|>"),  # Qwen2.5
-    ("<repo_name>", "<reponame>", "<file_sep>"),  # SmolLM2
-)
 
 
 @dataclass(frozen=True)
@@ -129,10 +122,12 @@ def load_tokenizer(folder: str | Path) -> PreTrainedTokenizerBase:
         raise UserError(f"{folder}: no tokenizer that transformers can load: {str(error).splitlines()[0]}") from error
 
 
-def add_image_tokens(source: str | Path, folder: Path, names: list[str] | None = None) -> PreTrainedTokenizerBase:
+def add_image_tokens(
+    source: str | Path, folder: Path, names: list[str] | None = None, family: Family | None = None
+) -> PreTrainedTokenizerBase:
     """Copy the tokenizer of `source` into `folder`, three unused entries renamed to <boi> <eoi> <unconditional>.
 
-    The renaming goes through tokenizer.json, tokenizer_config.json and the chat template alike, so len(tokenizer) and
+    names: of the three; else the model's `family` names them. The renaming goes through tokenizer.json, tokenizer_config.json and the chat template alike, so len(tokenizer) and
     with it every image id stays what it was. Raises UserError when the entries do not exist or the length would
     change.
     """
@@ -141,7 +136,8 @@ def add_image_tokens(source: str | Path, folder: Path, names: list[str] | None =
     if all(t in vocab for t in IMAGE_TOKENS):
         original.save_pretrained(folder)
         return original
-    triple = tuple(names) if names else next((t for t in TAKEN_OVER if all(n in vocab for n in t)), None)
+    known = (t for t in special_token_triples(family) if all(n in vocab for n in t))
+    triple = tuple(names) if names else next(known, None)
     if triple is None or len(triple) != 3 or any(n not in vocab for n in triple):
         raise UserError(f"backbone.special_tokens={names}: name three unused entries of the tokenizer in {source}")
     original.save_pretrained(folder)

@@ -19,6 +19,7 @@ from transformers import PreTrainedModel
 from liquid_train.data.batch import MicroBatch
 from liquid_train.data.sequence_pieces import IGNORED
 from liquid_train.model.backbone import rows_of
+from liquid_train.model.families import family_of
 from liquid_train.model.settings import LossConfig
 from liquid_train.vocabulary import Vocabulary
 
@@ -148,7 +149,7 @@ class LossModule(nn.Module):
     @classmethod
     def of(cls, lm: PreTrainedModel, vocabulary: Vocabulary, config: LossConfig) -> LossModule:
         """The loss of a backbone by `config`, with the backbone's own soft-capping (Gemma-2)."""
-        softcap = getattr(lm.config, "final_logit_softcapping", None)
+        softcap = family_of(lm.config.model_type).logit_softcap(lm.config)
         return cls(lm, HeadOptions(vocabulary.image_end, config.chunk, softcap, config.z_loss))
 
     def forward(self, batch: MicroBatch) -> LossOutput:

@@ -30,6 +30,7 @@ from liquid_train.measurement.intervals import bootstrap, bootstrap_name
 from liquid_train.measurement.measurement import Measurement, ModelHandle, Value, write_measurement
 from liquid_train.measurement.provenance import Provenance, texts_digest
 from liquid_train.model.attention import choose_kernel, implementation
+from liquid_train.model.families import family_of
 from liquid_train.model.loss import LossModule
 from liquid_train.model.settings import LossConfig
 from liquid_train.vocabulary import Vocabulary
@@ -194,7 +195,7 @@ def heldout(handle: ModelHandle, data: HeldoutSet) -> Measurement:
 def packed(model: PreTrainedModel) -> Iterator[None]:
     """Have the model attend within packed documents, by the best kernel for its device."""
     config, before = model.config, model.config._attn_implementation
-    kernel = choose_kernel("auto", model.device, model.dtype, getattr(config, "attn_logit_softcapping", None))
+    kernel = choose_kernel("auto", model.device, model.dtype, family_of(config.model_type).attention_softcap(config))
     config._attn_implementation = implementation(kernel)
     try:
         yield

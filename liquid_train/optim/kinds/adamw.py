@@ -14,7 +14,7 @@ def adamw(groups: Groups, settings: OptimizerConfig) -> torch.optim.Optimizer:
     """optimizer.betas and optimizer.eps are its own settings."""
     if settings.options:
         raise UserError(
-            f"optimizer.options={settings.options}: optimizer.kind=adamw has none, but optimizer.betas and optimizer.eps"
+            f"optimizer.options={settings.options}: optimizer.kind=adamw takes optimizer.betas and optimizer.eps"
         )
     first, second = settings.betas
     return torch.optim.AdamW(groups, lr=settings.lr, betas=(first, second), eps=settings.eps, fused=True)
