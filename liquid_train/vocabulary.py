@@ -127,9 +127,9 @@ def add_image_tokens(
 ) -> PreTrainedTokenizerBase:
     """Copy the tokenizer of `source` into `folder`, three unused entries renamed to <boi> <eoi> <unconditional>.
 
-    names: of the three; else the model's `family` names them. The renaming goes through tokenizer.json, tokenizer_config.json and the chat template alike, so len(tokenizer) and
-    with it every image id stays what it was. Raises UserError when the entries do not exist or the length would
-    change.
+    names: of the three; by default those that the model's `family` names, or else any other. The renaming goes through
+    tokenizer.json, tokenizer_config.json and the chat template alike, so len(tokenizer), and with it every image id,
+    stays what it was. Raises UserError when the entries do not exist or the length would change.
     """
     original = load_tokenizer(source)
     vocab = original.get_vocab()

@@ -221,7 +221,7 @@ def load_for_inference(
 
 
 def read_vocabulary(folder: str | Path) -> Vocabulary:
-    """The vocabulary of an HF folder that liquid train wrote, whose family, if its card names one, is used from here on.
+    """The vocabulary of an HF folder that liquid train wrote; the family that its card names is used from here on.
 
     Raises UserError where its tokenizer was changed.
     """

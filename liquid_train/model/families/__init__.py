@@ -1,9 +1,9 @@
 """What is special about families of language models, one file a family, named by transformers' model_type.
 
-A model without a file here takes the general path: transformers' own forward pass for generation, soft-capping where its
-config states some, and <boi> <eoi> <unconditional> in place of the first unused tokenizer entries that any family names.
-A family of your own is a subclass of Family; backbone.family names it by its import path. Its module may also register
-an architecture of your own with transformers.AutoConfig and AutoModelForCausalLM.
+A model without a file here takes the general path: transformers' own forward pass for generation, soft-capping where
+its config states some, and <boi> <eoi> <unconditional> in place of the first unused tokenizer entries that any family
+names. A family of your own is a subclass of Family; backbone.family names it by its import path. Its module may also
+register an architecture of your own with transformers.AutoConfig and AutoModelForCausalLM.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Gemma (Gemma Team 2024, arXiv 2403.08295). Embeddings are scaled by the root of the width, by transformers' module."""
+"""Gemma (Gemma Team 2024, arXiv 2403.08295). transformers' embedding module scales by the root of the width itself."""
 
 from __future__ import annotations
 
