@@ -12,7 +12,9 @@ from liquid_train.data.settings import DataConfig
 from liquid_train.data.tasks import find_task, task_names
 from liquid_train.distributed.settings import LaunchConfig, ParallelConfig
 from liquid_train.image_tokenizer.settings import VQSettings
+from liquid_train.model.families import find_family
 from liquid_train.model.settings import BackboneConfig, LossConfig
+from liquid_train.optim.kinds import check_own_kind
 from liquid_train.optim.settings import OptimizerConfig, ScheduleConfig
 from liquid_train.training.settings import EvalsConfig, RunConfig, TrackerConfig, TrainConfig
 
@@ -52,6 +54,9 @@ class TrainJob(Section):
             c.backbone.init == "random" or c.backbone.path is not None,
             "backbone.init=pretrained needs backbone.path=FOLDER with an HF model",
         )
+        check_own_kind(c.optimizer)
+        if c.backbone.family is not None:
+            find_family(c.backbone.family, "backbone.family")
         known = task_names(c.data)
         tasks = sorted(
             {find_task(s.task, f"data.sources.{n}.task").name for n, s in c.data.sources.items() if s.weight > 0}

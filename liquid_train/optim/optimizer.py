@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Sequence
 
 import torch
@@ -19,7 +18,7 @@ def build_optimizer(lm: PreTrainedModel, config: OptimizerConfig) -> torch.optim
     """The optimizer of optimizer.kind over three groups: embedding and head, other matrices, vectors (norms and biases,
     which do not decay).
 
-    Raises UserError for a kind that is none, or that does not take optimizer.options.
+    Raises UserError for a kind that is none.
     """
     tables = token_tables(lm)
     matrices = [p for p in lm.parameters() if p.ndim > 1 and not any(p is table for table in tables)]
@@ -47,16 +46,8 @@ def state_bytes(parameters: Sequence[Tensor], config: OptimizerConfig) -> int:
 
 def _build(groups: Groups, config: OptimizerConfig) -> torch.optim.Optimizer:
     kind = OPTIMIZERS.find(config.kind, "optimizer.kind")
-    if isinstance(kind, type):
-        try:
-            inspect.signature(kind).bind(groups, lr=config.lr, **config.options)
-        except TypeError as error:
-            raise UserError(
-                f"optimizer.options={config.options}: optimizer.kind={config.kind} cannot be called with them: {error}"
-            ) from error
-        optimizer = kind(groups, lr=config.lr, **config.options)
-    else:
-        optimizer = kind(groups, config)
+    arguments = {"lr": config.lr, **config.options}
+    optimizer = kind(groups, **arguments) if isinstance(kind, type) else kind(groups, config)
     if not isinstance(optimizer, torch.optim.Optimizer):
         raise UserError(
             f"optimizer.kind={config.kind}: not a torch.optim.Optimizer, nor a function of parameter groups and "
