@@ -6,7 +6,7 @@ import sys
 from importlib import import_module
 from typing import Any
 
-from liquid_train import __version__
+from liquid_train import __version__, logs
 from liquid_train.errors import UserError
 from liquid_train.jobs import JOBS
 
@@ -55,6 +55,7 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     name, rest = args[0], args[1:]
     try:
+        logs.set_up()
         if name in ("--completion", "--complete"):
             return int(import_module("liquid_train.config.completion").main(name, rest))
         if name in JOBS:

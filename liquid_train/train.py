@@ -11,15 +11,17 @@ from pathlib import Path
 import torch
 from torch.distributed.checkpoint.api import CheckpointException
 
+from liquid_train import logs
 from liquid_train.config.compose import load
 from liquid_train.config.schema import TrainJob
 from liquid_train.data.loader import LoaderError, one_clear_error
 from liquid_train.distributed.hang_detection import Watchdog, collective_timeout, lost_peer, prepare_flight_recorder
 from liquid_train.distributed.parallelize import World, process_group
+from liquid_train.distributed.rank_errors import report_bug, report_lost_peer, report_mistake
 from liquid_train.distributed.signals import StopSignal
 from liquid_train.distributed.step_timer import StepTimer
 from liquid_train.errors import UserError
-from liquid_train.files import is_full
+from liquid_train.files import check_folder, is_full, writing
 from liquid_train.training.spikes import Rewind
 from liquid_train.training.trainer import Trainer
 
@@ -70,39 +72,42 @@ def train_from(
 
 
 def main(overrides: list[str]) -> int:
-    """Run one rank; 0, or 2 after one line on stderr for a user's mistake."""
+    """Run one rank. Exit status: 0; 2 after one line on stderr for a user's mistake; 1 after a traceback."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     # collections that walk through torch's and transformers' objects cost half a second while the data is opened
     gc.freeze()
     timer = StepTimer()
     try:
+        logs.set_up()
         config = load("train", overrides)
-        hangs, timeout = Path(config.run.dir) / "hangs", config.train.hang_timeout
+        run_dir = Path(config.run.dir)
+        check_folder(run_dir, f"run.dir={run_dir}")
+        hangs, timeout = run_dir / "hangs", config.train.hang_timeout
         prepare_flight_recorder(hangs)
         with (
+            writing(run_dir, f"run.dir={run_dir}", "make room there, and start the same command again"),
             Watchdog(timer, timeout, hangs),
             process_group(config.parallel.tensor, collective_timeout(timeout)) as world,
             one_clear_error(),
         ):
             train(config, world, timer)
     except LoaderError as error:  # one rank's own: the others do not know of it
-        print(f"liquid train: rank {os.environ.get('RANK', 0)}: {error}", file=sys.stderr)
+        report_mistake(str(error), own=True)
         return 2
     except UserError as error:
-        if int(os.environ.get("RANK", 0)) == 0:
-            print(f"liquid train: {error}", file=sys.stderr)
+        report_mistake(str(error))
         return 2
     except (Exception, CheckpointException) as error:
-        lost = lost_peer(error)
-        if not lost and not is_full(error):
+        if lost := lost_peer(error):
+            report_lost_peer(f"{lost} ({timer})")
+            return 2
+        if is_full(error):  # what Rust libraries raise is no OSError
+            report_mistake(f"{error}; make room for run.dir={run_dir} and start the same command again", own=True)
+            return 2
+        if int(os.environ.get("WORLD_SIZE", 1)) == 1:
             raise
-        why = (
-            f"{lost} ({timer})"
-            if lost
-            else f"{error}; make room for run.dir={config.run.dir} and start the same command again"
-        )
-        print(f"liquid train: rank {os.environ.get('RANK', 0)}: {why}", file=sys.stderr)
-        return 2
+        report_bug(error)
+        return 1
     return 0
 
 

@@ -118,7 +118,9 @@ def load_tokenizer(folder: str | Path) -> PreTrainedTokenizerBase:
 
     try:
         return PreTrainedTokenizerFast.from_pretrained(folder, local_files_only=True)
-    except (OSError, ValueError) as error:
+    except Exception as error:
+        if not isinstance(error, OSError | ValueError) and type(error) is not Exception:  # tokenizers raises bare ones
+            raise
         raise UserError(f"{folder}: no tokenizer that transformers can load: {str(error).splitlines()[0]}") from error
 
 

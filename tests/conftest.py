@@ -6,7 +6,14 @@ from pathlib import Path
 
 import pytest
 
+from liquid_train import logs
 from tests.data.test_shards import make_set
+
+
+@pytest.fixture(scope="session", autouse=True)
+def messages_on_stderr() -> None:
+    """As at the start of every command, for tests that call a job's functions."""
+    logs.set_up()
 
 
 @pytest.fixture(scope="module")

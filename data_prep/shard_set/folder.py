@@ -207,6 +207,8 @@ def read_json(path: Path) -> dict[str, Any] | None:
         value = json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
         return None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror or error}; choose another tokenize.output") from error
     except ValueError as error:
         raise UserError(f"{path}: not JSON ({error}); remove it, or choose another tokenize.output") from error
     if not isinstance(value, dict):

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 from liquid_train.errors import UserError
+from liquid_train.files import check_file
 
 
 def parser() -> argparse.ArgumentParser:
@@ -207,5 +208,4 @@ def _check_image(flag: str, path: Path | None) -> None:
         return
     if path.suffix.lower() != ".png":
         raise UserError(f"{flag} {path}: a PNG is written; give a name that ends in .png")
-    if path.is_dir():
-        raise UserError(f"{flag} {path}: a folder; give the name of a file")
+    check_file(path, f"{flag} {path}")

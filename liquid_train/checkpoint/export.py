@@ -19,7 +19,7 @@ from transformers.utils import SAFE_WEIGHTS_INDEX_NAME
 from liquid_train.checkpoint.safetensors_shards import ShardPlan
 from liquid_train.data.remote import file_system
 from liquid_train.errors import UserError
-from liquid_train.files import read_json, sync, write_synced
+from liquid_train.files import check_folder, read_json, sync, write_synced
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 CONFIG = "config.json"  # without it a folder is no model
@@ -51,6 +51,7 @@ def _to_folder(source: Path, output: str, dtype: torch.dtype | None, shard_gib: 
     final = Path(output).absolute()
     if final.is_file() or (final.is_dir() and any(final.iterdir())):
         raise UserError(f"{output} exists already; give a folder that is empty or not there")
+    check_folder(final, f"OUTPUT {output}")
     partial = final.with_name(f".{final.name}.partial")
     try:
         shutil.rmtree(partial, ignore_errors=True)

@@ -32,6 +32,9 @@ def _line(error: Any, schema: type[Section]) -> str:
     location = [str(part) for part in error["loc"]]
     key, value, kind = ".".join(location), error["input"], error["type"]
     if kind in ("unexpected_keyword_argument", "extra_forbidden"):
+        while isinstance(value, dict) and len(value) == 1:  # a whole section that does not exist
+            ((inner, value),) = value.items()
+            key = f"{key}.{inner}"
         return f"{key}: no such key{nearest(key, _siblings(schema, location))}"
     item = find(schema, key)
     while item is None and location:  # inside a list: the key is that of the list

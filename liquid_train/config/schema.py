@@ -21,7 +21,7 @@ from liquid_train.training.settings import EvalsConfig, RunConfig, TrackerConfig
 
 @dataclass
 class TrainJob(Section):
-    """Everything `liquid train` reads."""
+    """Train a backbone on a mixture of shard sets, on any number of ranks; called again, go on where it was."""
 
     seed: Annotated[int, setting("decides first weights and the order of data", ge=0)] = 0
     run: RunConfig = field(default_factory=RunConfig)
@@ -78,7 +78,7 @@ class TrainJob(Section):
 
 @dataclass
 class PlanJob(TrainJob):
-    """Everything `liquid plan` reads: a training config, of which it uses backbone, vq.config, parallel and launch."""
+    """Parameters, and bytes of one rank, of a training config; backbone, vq.config, parallel and launch are used."""
 
     format: Annotated[Literal["table", "json"], setting("how the plan is printed")] = "table"
 

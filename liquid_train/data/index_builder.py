@@ -25,6 +25,7 @@ from typing import Any
 from liquid_train.data.shard_format import INDEX_KIND, INDEX_NAME, TAR_ERRORS, DamagedSample, decode_sample, split_name
 from liquid_train.data.storage import Folder, LocalFolder, open_folder
 from liquid_train.errors import UserError
+from liquid_train.files import check_folder
 
 log = logging.getLogger(__name__)
 
@@ -46,14 +47,14 @@ def build_index(path: str | Path) -> dict[str, Any]:
                 f"{path}: has an {INDEX_NAME}; remove that first to have it made anew (a VQ's fingerprint in it is "
                 "lost then)"
             )
+        remedy = f"index a copy that can be, and put its {INDEX_NAME} next to the tars"
+        if isinstance(folder, LocalFolder):
+            check_folder(folder.path, str(path), remedy)
         index = read_tars(folder)
         try:
             folder.write(INDEX_NAME, to_text(index))
         except OSError as error:
-            raise UserError(
-                f"{path}: cannot be written to ({error.strerror}); index a copy that can be, and put its "
-                f"{INDEX_NAME} next to the tars"
-            ) from error
+            raise UserError(f"{path}: cannot be written to ({error.strerror}); {remedy}") from error
     return index
 
 

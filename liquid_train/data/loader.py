@@ -144,7 +144,7 @@ def _epochs(streams: dict[int, PackedStream], readers: dict[str, SourceReader]) 
 
 @contextmanager
 def one_clear_error() -> Iterator[None]:
-    """Turn torch's report of a worker's death, or of an exception in a worker, into a LoaderError.
+    """Turn torch's report of a worker's death, or of a user's mistake that one found, into a LoaderError.
 
     torch learns of a death by a signal, so that its exception may be raised anywhere in the training loop: all of it
     must be in this context.
@@ -157,7 +157,10 @@ def one_clear_error() -> Iterator[None]:
         if isinstance(error, LoaderError) or not said:
             raise
         if "Original Traceback" in said[0]:  # the worker itself could say what was wrong
-            raise LoaderError(said[0].splitlines()[-1].removeprefix("ValueError: ")) from error
+            _, mistake, message = said[0].rpartition(f"{UserError.__module__}.{UserError.__qualname__}: ")
+            if not isinstance(error, UserError) or not mistake:
+                raise  # a bug, with the worker's traceback
+            raise LoaderError(message) from error
         remedy = (
             "often it ran out of memory (see the kernel's log): lower data.workers or data.window; "
             "data.workers=0 shows an error of its "

@@ -46,10 +46,10 @@ def packed_attention(
     """query [n, heads, seq_len, head_dim], key and value [n, kv_heads, seq_len, head_dim] -> [n, seq_len, heads,
     head_dim].
 
-    Raises UserError without a plan: attention across documents must never happen silently.
+    Raises ValueError without a plan: attention across documents must never happen silently.
     """
     if document_plan is None:
-        raise UserError(
+        raise ValueError(
             f"attention {PACKED!r} needs document_plan=; load the model with another attn_implementation for inference"
         )
     attend = KERNELS[kernel]

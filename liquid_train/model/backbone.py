@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
@@ -50,13 +50,16 @@ class ModelCard:
 
     @classmethod
     def read(cls, folder: str | Path) -> ModelCard:
-        """UserError when the folder has no liquid.json."""
+        """UserError when the folder has no liquid.json, or a damaged one."""
         path = Path(folder) / CARD
         if not path.is_file():
             raise UserError(
                 f"{folder}: no {CARD} there; give a run, a checkpoint or a model/ folder that liquid train wrote"
             )
-        return cls(**json.loads(path.read_text()))
+        try:
+            return cls(**json.loads(path.read_text()))
+        except (ValueError, TypeError) as error:  # no JSON, no object, or other fields
+            raise UserError(f"{path}: damaged, or of another version of liquid train: {error}") from error
 
     def write(self, folder: Path) -> None:
         values = {name: value for name, value in asdict(self).items() if name != "family" or value is not None}
@@ -200,8 +203,11 @@ def fill_from_folder(model: PreTrainedModel, folder: str | Path) -> None:
 
 
 def _names(path: Path) -> list[str]:
-    with safe_open(path, "pt") as file:
-        return list(file.keys())
+    try:
+        with safe_open(path, "pt") as file:
+            return list(file.keys())
+    except SafetensorError as error:
+        raise UserError(f"{path}: not a safetensors file that can be read: {error}; fetch it again") from error
 
 
 def named_full_tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
@@ -216,8 +222,16 @@ def load_for_inference(
 ) -> tuple[Any, Vocabulary, ModelCard]:
     """Load an HF folder that liquid train wrote: (plain transformers model in eval mode, its vocabulary, its card)."""
     vocabulary = read_vocabulary(folder)
-    model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, local_files_only=True)
-    return model.to(device).eval().requires_grad_(False), vocabulary, ModelCard.read(folder)
+    return open_language_model(folder, dtype).to(device), vocabulary, ModelCard.read(folder)
+
+
+def open_language_model(folder: str | Path, dtype: torch.dtype) -> Any:
+    """The plain transformers model of an HF folder, in eval mode, on the CPU. Raises UserError where there is none."""
+    try:
+        model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, local_files_only=True)
+    except (OSError, ValueError, SafetensorError) as error:
+        raise UserError(f"{folder}: no model that transformers can load: {' '.join(str(error).split())}") from error
+    return model.eval().requires_grad_(False)
 
 
 def read_vocabulary(folder: str | Path) -> Vocabulary:

@@ -19,7 +19,7 @@ def main(rest: list[str]) -> int:
         "--strict", action="store_true", help="compare: exit with 2 when something was not measured alike"
     )
     parser.add_argument("--step", type=int, help="replay: which step's batch to rebuild and take apart")
-    parser.add_argument("--output", help="replay: a folder for documents.jsonl and images.png")
+    parser.add_argument("--output", help="report: the page's file; replay: a folder for documents.jsonl and images.png")
     args = parser.parse_args(rest)
     if args.action == "list":
         report.list_runs(Path(args.path or "runs"))
@@ -41,7 +41,5 @@ def main(rest: list[str]) -> int:
             raise UserError(f"replay needs --step N; liquid run status {folder} tells how many there are")
         import_module("liquid_train.debug.replay").replay(folder, args.step, args.output)
         return 0
-    if not report.report_is_current(folder):
-        report.write_report(folder)
-    report.print_summary(folder)
+    report.report(folder, Path(args.output) if args.output else None)
     return 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from dataclasses import replace
 from importlib import import_module
@@ -17,8 +18,9 @@ from liquid_train.image_tokenizer.taming import ImageTokenizer
 from liquid_train.model.backbone import ModelCard
 from liquid_train.model.loss import LossModule
 from liquid_train.training.heldout import heldout_set, log_heldout
-from liquid_train.training.tracker import Tracker
 from liquid_train.vocabulary import Vocabulary
+
+log = logging.getLogger(__name__)
 
 
 class PeriodicEvaluation:
@@ -75,7 +77,7 @@ def heldout_images(config: TrainJob) -> str | None:
     return next(asked, None)
 
 
-def record_score(config: TrainJob, tracker: Tracker, step: int, metrics: dict[str, Any]) -> None:
+def record_score(config: TrainJob, step: int, metrics: dict[str, Any]) -> None:
     """Record the number that the best checkpoint is chosen by, where checkpoint.best names one. Where that cannot be
     done, log why: training goes on."""
     metric = config.checkpoint.best
@@ -83,12 +85,12 @@ def record_score(config: TrainJob, tracker: Tracker, step: int, metrics: dict[st
         return
     value = metrics.get(metric, math.nan)
     if not math.isfinite(value):
-        tracker.log(f"step {step} has no score: checkpoint.best={metric} was not measured, or is not a number")
+        log.warning(f"step {step} has no score: checkpoint.best={metric} was not measured, or is not a number")
         return
     try:
         checkpoint.note_score(Path(config.run.dir), step, metric, config.checkpoint.best_is, value)
     except OSError as error:
-        tracker.log(
+        log.warning(
             f"step {step}: its score could not be noted ({error}). Training goes on; the best checkpoint is then one "
             "of the others."
         )

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import fcntl
 import json
+import logging
 import math
 import os
 import time
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from liquid_train.errors import UserError
 from liquid_train.files import write_synced
+from liquid_train.logs import console
 from liquid_train.training.settings import TrackerConfig
 from liquid_train.training.wandb import WandbRun
+
+log = logging.getLogger(__name__)
 
 SECONDS_BETWEEN_LINES = 15  # plain lines where there is no terminal to draw a bar on
 
@@ -54,7 +57,7 @@ def drop_lines_after(path: Path, step: int) -> None:
 
 
 class Tracker:
-    """Rank 0's log. Numbers that are not finite are written as null."""
+    """Rank 0's record of the numbers. `write` takes a step's metrics; what is not finite is written as null."""
 
     def __init__(
         self, run_dir: Path, config: TrackerConfig, *, name: str, settings: dict[str, Any], first_step: int, steps: int
@@ -65,8 +68,8 @@ class Tracker:
         self._pending = b""  # not written yet: the disk was full
         self._run_dir = run_dir
         self._steps = steps
-        self._console = Console(stderr=True)
-        self._wandb = WandbRun(run_dir, config.wandb, name, settings, self.log, group=name)
+        self._console = console()
+        self._wandb = WandbRun(run_dir, config.wandb, name, settings, group=name)
         self._bar = self._start_bar(first_step) if config.progress and self._console.is_terminal else None
         self._quiet = not config.progress
         self._last_line = 0.0
@@ -97,7 +100,7 @@ class Tracker:
             self._write_pending()
         except OSError as error:
             if not kept_back:
-                self.log(
+                log.warning(
                     f"{self.path}: {error.strerror}. Training goes on; the lines are kept in memory and written when "
                     "there is room."
                 )
@@ -123,11 +126,7 @@ class Tracker:
         elif not self._quiet and (time.monotonic() - self._last_line > SECONDS_BETWEEN_LINES or step == self._steps):
             self._last_line = time.monotonic()
             left = (self._last_line - self._started) / max(1, step - self._first) * (self._steps - step)
-            self._console.print(f"step {step}/{self._steps} {text}, {left:.0f} s left", highlight=False, soft_wrap=True)
-
-    def log(self, text: str) -> None:
-        """Print a line."""
-        self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+            log.info(f"step {step}/{self._steps} {text}, {left:.0f} s left")
 
     def close(self) -> None:
         if self._bar is not None:
@@ -136,6 +135,6 @@ class Tracker:
             self._write_pending()
             os.fsync(self._file.fileno())
         except OSError as error:
-            self.log(f"{self.path}: {error.strerror}. Its last lines may be missing.")
+            log.warning(f"{self.path}: {error.strerror}. Its last lines may be missing.")
         self._file.close()
         self._wandb.finish()

@@ -4,6 +4,7 @@ recovery from a spike of the loss."""
 from __future__ import annotations
 
 import json
+import logging
 import sys
 import time
 from collections.abc import Iterator
@@ -46,6 +47,8 @@ from liquid_train.training.profiler import StepProfile
 from liquid_train.training.setup import build_card, build_model, build_vocabulary, restore_progress
 from liquid_train.training.spikes import Rewind, check_skipped, go_back, is_spike, parts_of, spike_report
 from liquid_train.training.tracker import RunLock, Tracker
+
+log = logging.getLogger(__name__)
 
 
 class Trainer:
@@ -131,10 +134,10 @@ class Trainer:
         for line in [self.attention, *self.notes, padding_warning(c.data, c.seed, self.sets, self.vocabulary)]:
             self._report(line)
 
-    def _report(self, line: str | None) -> None:
-        """Print a line, on the main rank."""
-        if self.tracker and line:
-            self.tracker.log(line)
+    def _report(self, line: str | None, level: int = logging.INFO) -> None:
+        """Log what all ranks know, once: on the main rank."""
+        if self.world.main and line:
+            log.log(level, line)
 
     def batches(self) -> Iterator[RankBatch]:
         """This rank's part of one global batch after another. When every source is used up: sets out_of_data, ends."""
@@ -283,7 +286,7 @@ class Trainer:
         if self.tracker:
             self.tracker.write_evaluation({"step": step, **found})
             self._report(f"step {step}: {headline(found)}, in {time.perf_counter() - started:.1f} s")
-            record_score(self.config, self.tracker, step, found)
+            record_score(self.config, step, found)
 
     def save_when_due(self) -> None:
         """Save at the last step, and every checkpoint.every steps: then the next steps are made while it is written."""
@@ -329,7 +332,7 @@ class Trainer:
         except SaveFailed as error:
             every = self.config.checkpoint.every
             again = min(max(-(-self.progress.step // every), self.saver.step // every + 1) * every, self.steps)
-            self._report(f"{error}. Training goes on; the next checkpoint is tried at step {again}.")
+            self._report(f"{error}. Training goes on; the next checkpoint is tried at step {again}.", logging.WARNING)
             return
         if written is not None:
             self._report(

@@ -7,11 +7,14 @@ The first failure is reported, and the run continues without W&B; metrics.jsonl 
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
 from liquid_train.training.settings import WandbConfig
+
+log = logging.getLogger(__name__)
 
 COLUMNS: list[str | int] = ["metric", "value", "low", "high", "n"]
 
@@ -30,12 +33,11 @@ class WandbRun:
         config: WandbConfig,
         name: str,
         settings: dict[str, Any],
-        report: Callable[[str], None],
         *,
         group: str,
         any_order: bool = False,
     ) -> None:
-        self._report, self._any_order = report, any_order
+        self._any_order = any_order
         self._run: Any = None
         if config.mode != "disabled":
             self._guarded(lambda: self._start(folder, config, name, settings, group))
@@ -78,10 +80,8 @@ class WandbRun:
     def _guarded(self, action: Callable[[], None]) -> None:
         try:
             action()
-        except (
-            Exception
-        ) as error:  # its process has died, it cannot log in, or its folder cannot be written: any class of its own
-            self._report(
+        except Exception as error:  # its own process is gone, it cannot log in, or its folder cannot be written
+            log.warning(
                 f"W&B takes no more metrics ({type(error).__name__}: {error}). It goes on without; metrics.jsonl has "
                 "them all."
             )

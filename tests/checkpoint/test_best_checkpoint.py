@@ -118,6 +118,7 @@ def test_periods_decide_what_is_measured_and_the_last_step_measures_all(tmp_path
 
 def test_settings_that_cannot_work_are_told(tmp_path):
     base = [
+        "data=easy_vqa",
         "evals=easy_vqa",
         "evals.every=100",
         "checkpoint.every=200",
