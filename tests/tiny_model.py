@@ -9,7 +9,7 @@ import torch
 from transformers import AutoConfig as HFConfig
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from liquid_train.data.sequences import DEFAULT_PROMPT
+from liquid_train.data.tasks.t2i import DEFAULT_PROMPT
 from liquid_train.files import package_path
 from liquid_train.image_tokenizer.kinds.taming.network import TamingVQGAN
 from liquid_train.image_tokenizer.settings import VQSettings

@@ -9,7 +9,9 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel
 
-from liquid_train.data.sequences import encode_text, prompt_ids, question_ids
+from liquid_train.data.sequence_pieces import encode_text
+from liquid_train.data.sequences import prompt_ids
+from liquid_train.data.tasks.vqa import question_ids
 from liquid_train.generate.decoder import CachedDecoder, left_padded
 from liquid_train.vocabulary import Vocabulary
 

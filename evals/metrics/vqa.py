@@ -93,7 +93,7 @@ def ask(
 ) -> list[str]:
     """The model's answer to every question. images: which image is shown in place of image i (default:
     itself)."""
-    from liquid_train.data.sequences import encode_text
+    from liquid_train.data.sequence_pieces import encode_text
     from liquid_train.generate.text_sampler import answer
 
     # one token more than the longest right answer: a longer answer must not be cut to a right one

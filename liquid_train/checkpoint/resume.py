@@ -16,8 +16,8 @@ from liquid_train.errors import UserError
 from liquid_train.files import read_json
 from liquid_train.image_tokenizer.opening import tokenizer_files
 
-# A checkpoint with other values of these cannot be continued: weights and ids would not fit.
-FIXED = ("backbone", "vq")
+# A checkpoint with other values of these cannot be continued: weights, ids or optimizer state would not fit.
+FIXED = ("backbone", "vq", "optimizer.kind")
 # These determine the order of the data: a change needs data.allow_change.
 ORDER = (
     "seed",

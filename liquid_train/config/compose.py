@@ -138,7 +138,9 @@ def check(config: Any) -> None:
             raise UserError(f"{key} has no value; give {key}=...")
         if value == "" and item.is_path:
             raise UserError(f"{key} is empty; give a path" + (f", or null: {item.null}" if item.null else ""))
-        for name in (value if isinstance(value, list) else [value]) if item.kinds and value is not None else []:
+        for name in (
+            (value if isinstance(value, list) else [value]) if item.kinds and value not in (None, "auto") else []
+        ):
             if "." in name or name not in registry(item.kinds).names():
                 registry(item.kinds).find(name, key)
     _check_sections(config, "")

@@ -10,6 +10,7 @@ import numpy as np
 
 from liquid_train.config.schema import TrainJob
 from liquid_train.data.loader import BatchLoader, open_sources
+from liquid_train.data.tasks import task_names
 from liquid_train.debug.token_text import ReadableDocument, documents
 from liquid_train.generate.images import contact_sheet, decode, save_png
 from liquid_train.image_tokenizer.opening import open_image_tokenizer
@@ -42,7 +43,7 @@ def preview(config: TrainJob, count: int, images: str | Path | None = None) -> N
                 f"sequence {number} (step {batch.step + 1}): {sequence.documents} documents, {sequence.padding} of "
                 f"{len(sequence.ids)} tokens empty"
             )
-            for document in documents(sequence, vocabulary):
+            for document in documents(sequence, vocabulary, task_names(config.data)):
                 print(line(document))
                 codes = document.codes()
                 grids += [] if codes is None else [codes]

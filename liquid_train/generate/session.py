@@ -11,7 +11,7 @@ import torch
 from transformers import AutoConfig, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
-from liquid_train.data.sequences import DEFAULT_PROMPT
+from liquid_train.data.tasks.t2i import DEFAULT_PROMPT
 from liquid_train.errors import UserError
 from liquid_train.generate.fused_decode import join_weights
 from liquid_train.generate.int8 import quantize

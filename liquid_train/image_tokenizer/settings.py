@@ -19,7 +19,9 @@ class VQSettings(Section):
     checkpoint: Annotated[str, setting("taming: its weights, .ckpt or .safetensors", is_path=True)] = (
         "package:weights/vq_easy/model.safetensors"
     )
-    kind: Annotated[str, setting("which kind of image tokenizer")] = TAMING
+    kind: Annotated[
+        str, setting("which kind of image tokenizer", kinds="liquid_train.image_tokenizer.kinds:IMAGE_TOKENIZERS")
+    ] = TAMING
     options: Annotated[dict[str, Any], setting("arguments of an image tokenizer of your own")] = field(
         default_factory=dict
     )

@@ -29,17 +29,15 @@ from liquid_train.image_tokenizer.opening import tokenizer_sizes
 from liquid_train.launcher import processes
 from liquid_train.model import backbone
 from liquid_train.model.loss import LossModule
+from liquid_train.optim.optimizer import state_bytes
 from liquid_train.vocabulary import Vocabulary, load_tokenizer
-
-MOMENTS = 2  # AdamW keeps running means of the gradient and of its square
-STEP_BYTES = 4  # and a step count for each parameter, fp32
 
 
 @dataclass(frozen=True)
 class MemoryPlan:
     """parameters: of the untouched backbone, tied weights once; parameters_extended: with a row for each image code.
 
-    Bytes are those of rank 0, which holds the most, between steps: weights, gradients, AdamW's moments and step counts.
+    Bytes are those of rank 0, which holds the most, between steps: weights, gradients, optimizer state.
     Gathered copies of a block, activations and logits come on top.
     """
 
@@ -80,7 +78,7 @@ def make_plan(config: PlanJob) -> MemoryPlan:
         parallelize(root, lm, config.parallel, world)
         local = [p.to_local() if isinstance(p, DTensor) else p for p in root.parameters()]
     weights = sum(p.numel() * p.element_size() for p in local)
-    optimizer = MOMENTS * weights + STEP_BYTES * len(local)
+    optimizer = state_bytes(local, config.optimizer)
     return MemoryPlan(
         parameters,
         parameters_extended,

@@ -19,8 +19,9 @@ from liquid_train.image_tokenizer.preprocess import nearest_size
 from liquid_train.model import backbone
 from liquid_train.model.attention import choose_kernel, describe, implementation
 from liquid_train.model.embedding_init import fill_image_rows
+from liquid_train.model.families import family_of
 from liquid_train.model.loss import LossModule
-from liquid_train.optim.adamw import build_optimizer
+from liquid_train.optim.optimizer import build_optimizer
 from liquid_train.optim.row_rates import RowRates
 from liquid_train.training.metrics import Compute
 from liquid_train.training.run_vocabulary import make_tokenizer, open_vocabulary
@@ -77,6 +78,7 @@ def build_card(
         sizes=[list(size) for size in sizes],
         vq_kind=config.vq.kind,
         vq_options=config.vq.options,
+        family=config.backbone.family,
     )
 
 
@@ -86,7 +88,7 @@ class TrainedModel:
     words."""
 
     root: LossModule
-    optimizer: torch.optim.AdamW
+    optimizer: torch.optim.Optimizer
     rates: RowRates
     compute: Compute
     attention: str
@@ -98,7 +100,7 @@ def build_model(
     """On meta, then sharded, then filled: from the checkpoint, a published model, or at random; a collective."""
     settings = config.backbone
     hf_config = backbone.model_config(settings, vocabulary.text_size)
-    softcap = getattr(hf_config, "attn_logit_softcapping", None)
+    softcap = family_of(hf_config.model_type).attention_softcap(hf_config)
     kernel = choose_kernel(config.parallel.attention, world.device, compute_dtype(config.parallel), softcap)
     lm = backbone.build(hf_config, vocabulary, implementation(kernel))
     root = LossModule.of(lm, vocabulary, config.loss)

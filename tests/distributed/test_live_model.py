@@ -17,7 +17,7 @@ from evals.generated import generate_shared
 from evals.periodic import evaluate
 from liquid_train.config.compose import load
 from liquid_train.config.schema import TrainJob
-from liquid_train.data.sequences import DEFAULT_PROMPT
+from liquid_train.data.tasks.t2i import DEFAULT_PROMPT
 from liquid_train.distributed.parallelize import World, compute_dtype, parallelize
 from liquid_train.distributed.settings import ParallelConfig
 from liquid_train.generate.image_sampler import sample_images

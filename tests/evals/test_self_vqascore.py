@@ -16,8 +16,10 @@ from evals.judges.caption_parts import questions_about
 from evals.metrics.captions import area, tell_captions
 from evals.metrics.self_vqascore import GeneratedTexts, score_generated
 from liquid_train.config.compose import load
-from liquid_train.data.sequences import encode_text, prompt_ids, question_ids
+from liquid_train.data.sequence_pieces import encode_text
+from liquid_train.data.sequences import prompt_ids
 from liquid_train.data.shards import ShardSet
+from liquid_train.data.tasks.vqa import question_ids
 from liquid_train.measurement.measurement import ModelHandle
 from liquid_train.measurement.settings import QuestionPart, VQAScoreConfig
 from tests.shard_sets import image_set, text_set
