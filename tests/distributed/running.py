@@ -12,6 +12,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from liquid_train.cli import quote
+from tests import forked
 from tests.shard_sets import mixture_overrides
 
 TIMINGS = {"tokens_per_second", "mfu", "data_wait_fraction", "memory_gib"}
@@ -28,12 +30,9 @@ def data_overrides(root: Path) -> list[str]:
     return json.loads((root / "overrides.json").read_text())
 
 
-def command(root: Path, run: str, *overrides: str) -> list[str]:
+def arguments(root: Path, run: str, *overrides: str) -> list[str]:
+    """What follows `liquid train`."""
     return [
-        sys.executable,
-        "-m",
-        "liquid_train.cli",
-        "train",
         "experiment=quickstart",
         *data_overrides(root),
         "evals.every=0",
@@ -42,12 +41,34 @@ def command(root: Path, run: str, *overrides: str) -> list[str]:
     ]
 
 
+def command(root: Path, run: str, *overrides: str) -> list[str]:
+    return [sys.executable, "-m", "liquid_train.cli", "train", *arguments(root, run, *overrides)]
+
+
+def ranks_asked_for(overrides: tuple[str, ...]) -> int | None:
+    """launch.nproc, as far as a number is given."""
+    given = [o.removeprefix("launch.nproc=") for o in overrides if o.startswith("launch.nproc=")]
+    return int(given[-1]) if given and given[-1].isdigit() else None
+
+
 def attempt(root: Path, run: str, *overrides: str) -> subprocess.CompletedProcess[str]:
+    """`liquid train`: a single rank is forked, several are started by the command as a user starts it."""
+    if ranks_asked_for(overrides) == 1:
+        return forked.liquid("train", *arguments(root, run, *overrides), env=ENV)
+    return launch(root, run, *overrides)
+
+
+def launch(root: Path, run: str, *overrides: str) -> subprocess.CompletedProcess[str]:
+    """The command as a user starts it, in a new interpreter, and torchrun where there are several ranks."""
     return subprocess.run(command(root, run, *overrides), env=ENV, capture_output=True, text=True, timeout=280)
 
 
 def train(root: Path, run: str, *overrides: str) -> list[dict[str, Any]]:
-    """A run that must succeed: its metrics."""
+    """A run that must succeed: its metrics. Its ranks are those of torchrun, without torchrun (tests/forked.py)."""
+    ranks = ranks_asked_for(overrides)
+    if ranks is not None and ranks > 1:
+        forked.train_ranks([quote(o) for o in arguments(root, run, *overrides)], ranks, env=ENV)
+        return metrics(root / run)
     done = attempt(root, run, *overrides)
     assert done.returncode == 0, done.stderr
     return metrics(root / run)
