@@ -4,6 +4,10 @@
 from __future__ import annotations
 
 import gc
+
+if __name__ == "__main__":
+    gc.set_threshold(100_000)  # while torch and transformers are imported, as in cli.py; `main` sets it back
+
 import json
 import os
 import platform
@@ -384,6 +388,7 @@ def main(overrides: list[str]) -> int:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     # collections that walk through torch's and transformers' objects cost half a second while the data is opened
     gc.freeze()
+    gc.set_threshold(700, 10, 10)  # Python's own, which cli.py raises for the imports
     timer = StepTimer()
     try:
         config = load("train", overrides)

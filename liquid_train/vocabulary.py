@@ -68,7 +68,7 @@ class Vocabulary:
 
     @property
     def eos(self) -> int:
-        return self.tokenizer.eos_token_id
+        return int(self.tokenizer.eos_token_id)
 
     @property
     def pad(self) -> int:
@@ -86,7 +86,7 @@ def special_id(tokenizer: PreTrainedTokenizerBase, token: str) -> int:
         raise UserError(
             f"the tokenizer has no {token}; set backbone.special_tokens=[a,b,c] to three of its unused entries"
         )
-    return found
+    return int(found)
 
 
 def train_bpe(texts: Iterable[str], size: int, folder: Path) -> PreTrainedTokenizerBase:
@@ -118,9 +118,10 @@ def train_bpe(texts: Iterable[str], size: int, folder: Path) -> PreTrainedTokeni
 def load_tokenizer(folder: str | Path) -> PreTrainedTokenizerBase:
     """Load a tokenizer folder as its tokenizer.json says, no token added; UserError when there is none."""
     try:
-        return PreTrainedTokenizerFast.from_pretrained(folder, local_files_only=True)
+        tokenizer: PreTrainedTokenizerBase = PreTrainedTokenizerFast.from_pretrained(folder, local_files_only=True)
     except (OSError, ValueError) as error:
         raise UserError(f"{folder}: no tokenizer that transformers can load: {str(error).splitlines()[0]}") from error
+    return tokenizer
 
 
 def add_image_tokens(source: str | Path, folder: Path, names: list[str] | None = None) -> PreTrainedTokenizerBase:

@@ -84,7 +84,6 @@ def test_the_wheel_states_its_command_and_extras(wheel: zipfile.ZipFile) -> None
     assert (metadata["Name"], metadata["Requires-Python"]) == ("liquid-train", ">=3.11")
     assert set(metadata.get_all("Provides-Extra", [])) == {
         "gpu",
-        "fid",
         "language",
         "peft",
         "ui",

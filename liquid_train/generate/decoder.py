@@ -165,7 +165,8 @@ class Decoder:
         config._attn_implementation = GROUPED
         try:
             arguments = {"attention_mask": masks, "position_ids": position, self.cache_argument: self.cache}
-            return self.body(input_ids=ids, use_cache=True, **arguments).last_hidden_state
+            hidden: Tensor = self.body(input_ids=ids, use_cache=True, **arguments).last_hidden_state
+            return hidden
         finally:
             config._attn_implementation = before
 

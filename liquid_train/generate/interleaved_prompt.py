@@ -65,7 +65,8 @@ def conversation_ids(turns: Sequence[tuple[str, Sequence[Part]]], tokenizer: Pre
         if not found:
             raise UserError(f"the model's chat template leaves out a message of role {role}")
         ids += tokenizer.encode(before, add_special_tokens=False) + parts_ids(parts, tokenizer)
-    return ids + tokenizer.encode(rest, add_special_tokens=False)
+    ids += tokenizer.encode(rest, add_special_tokens=False)
+    return ids
 
 
 def end_of_turn(tokenizer: PreTrainedTokenizerBase) -> int | None:
