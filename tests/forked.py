@@ -23,13 +23,15 @@ import tempfile
 import time
 import traceback
 from collections.abc import Callable, Sequence
-from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
 import torch.multiprocessing
 
 ROOT = Path(__file__).parents[1]
+Job = tuple[
+    Callable[..., Any], tuple[Any, ...], dict[str, str]
+]  # target, its arguments, what is set in the environment
 TIMEOUT = 280.0  # seconds; pytest's own is 300
 os.environ.setdefault("PYTHONPATH", str(ROOT))  # the forkserver imports before it is told our sys.path
 FORKS = multiprocessing.get_context("forkserver")
@@ -42,7 +44,16 @@ def liquid(
     *arguments: str, cwd: Path | None = None, env: dict[str, str] | None = None
 ) -> subprocess.CompletedProcess[str]:
     """`liquid ARGUMENTS`: exit status, stdout and stderr."""
-    return run_together([(_liquid, (list(arguments),), env or {})], cwd)[0]
+    with Together([(_liquid, (list(arguments),), env or {})], cwd) as started:
+        return started.wait()[0]
+
+
+def run_ranks(target: Callable[..., Any], args: tuple[Any, ...], ranks: int, env: dict[str, str] | None = None) -> None:
+    """`target(*args)` on each of `ranks` ranks, with the environment that torchrun gives them. All must succeed."""
+    with Together(rank_jobs(target, args, ranks, env)) as started:
+        ended = started.wait()
+    failed = [f"rank {n}, exit status {d.returncode}: {d.stderr[-4000:]}" for n, d in enumerate(ended) if d.returncode]
+    assert not failed, "\n".join(failed)
 
 
 def train_ranks(overrides: Sequence[str], ranks: int, env: dict[str, str] | None = None) -> None:
@@ -50,21 +61,18 @@ def train_ranks(overrides: Sequence[str], ranks: int, env: dict[str, str] | None
     run_ranks(_train, (list(overrides),), ranks, env)
 
 
-def run_ranks(target: Callable[..., Any], args: tuple[Any, ...], ranks: int, env: dict[str, str] | None = None) -> None:
-    """`target(*args)` on each of `ranks` ranks, with the environment that torchrun gives them. All must succeed."""
+def start_ranks(overrides: Sequence[str], ranks: int, env: dict[str, str] | None = None) -> Together:
+    """The same, not waited for."""
+    return Together(rank_jobs(_train, (list(overrides),), ranks, env))
+
+
+def rank_jobs(target: Callable[..., Any], args: tuple[Any, ...], ranks: int, env: dict[str, str] | None) -> list[Job]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    common = {
-        "WORLD_SIZE": str(ranks),
-        "LOCAL_WORLD_SIZE": str(ranks),
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port),
-        **(env or {}),
-    }
-    jobs = [(target, args, {**common, "RANK": str(n), "LOCAL_RANK": str(n)}) for n in range(ranks)]
-    for rank, done in enumerate(run_together(jobs)):
-        assert done.returncode == 0, f"rank {rank} of {ranks}, exit status {done.returncode}: {done.stderr[-4000:]}"
+    size = str(ranks)
+    group = {"WORLD_SIZE": size, "LOCAL_WORLD_SIZE": size, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    return [(target, args, {**(env or {}), **group, "RANK": str(n), "LOCAL_RANK": str(n)}) for n in range(ranks)]
 
 
 def spawn(target: Callable[..., Any], args: tuple[Any, ...], nprocs: int) -> None:
@@ -72,55 +80,60 @@ def spawn(target: Callable[..., Any], args: tuple[Any, ...], nprocs: int) -> Non
     torch.multiprocessing.start_processes(target, args, nprocs, start_method="forkserver")
 
 
-def run_together(
-    jobs: Sequence[tuple[Callable[..., Any], tuple[Any, ...], dict[str, str]]], cwd: Path | None = None
-) -> list[subprocess.CompletedProcess[str]]:
-    """Run every (target, args, environment) in a forked process, until all have ended; one that fails ends the others.
+class Together:
+    """Forked processes that run until all have ended, or one has failed; as a context, they are gone at its end.
 
-    The exit status is 0 where the target returns None, else what it returns, or 1 after its traceback.
+    The exit status of one is 0 where its target returns None, else what it returns, or 1 after its traceback.
     """
-    with tempfile.TemporaryDirectory(prefix="forked-") as folder:
-        processes, files = [], []
-        for number, (target, args, more) in enumerate(jobs):
-            out, err = Path(folder, f"{number}.out"), Path(folder, f"{number}.err")
+
+    def __init__(self, jobs: Sequence[Job], cwd: Path | None = None) -> None:
+        self.folder = tempfile.TemporaryDirectory(prefix="forked-")
+        self.files = [tuple(Path(self.folder.name, f"{n}.{end}") for end in ("out", "err")) for n in range(len(jobs))]
+        self.processes = []
+        for (target, args, more), (out, err) in zip(jobs, self.files, strict=True):
             environment = {**os.environ, "OMP_NUM_THREADS": "1", **more}
             arguments = (target, args, environment, str(cwd or Path.cwd()), str(out), str(err))
-            process = FORKS.Process(target=_child, args=arguments)
-            process.start()
-            processes.append(process)
-            files.append((out, err))
-        try:
-            _wait(processes)
-        finally:
-            _end(processes)
+            self.processes.append(FORKS.Process(target=_child, args=arguments))
+            self.processes[-1].start()
+
+    def __enter__(self) -> Together:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.kill()
+        self.folder.cleanup()
+
+    def poll(self) -> int | None:
+        """The exit status of the first that has ended."""
+        return next((process.exitcode for process in self.processes if process.exitcode is not None), None)
+
+    def kill(self) -> None:
+        """kill -9 of whatever still runs, with everything it has started; waits until it is gone."""
+        for process in self.processes:
+            if process.exitcode is None and process.pid is not None:
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
+                process.kill()  # one that had no session of its own yet
+        for process in self.processes:
+            process.join()
+
+    def wait(self) -> list[subprocess.CompletedProcess[str]]:
+        """Until all have ended, or ten seconds after one has failed: the others wait for it."""
+        deadline = time.monotonic() + TIMEOUT
+        while running := [process.sentinel for process in self.processes if process.exitcode is None]:
+            if any(process.exitcode for process in self.processes):
+                deadline = min(deadline, time.monotonic() + 10)
+            if time.monotonic() > deadline:
+                break
+            multiprocessing.connection.wait(running, timeout=1)
+        hung = all(not process.exitcode for process in self.processes) and bool(running)
+        self.kill()
+        if hung:
+            raise TimeoutError(f"not ended after {TIMEOUT:.0f} seconds: {[_text(err) for _, err in self.files]}")
         return [
-            subprocess.CompletedProcess([], process.exitcode or 0, *(_text(path) for path in paths))
-            for process, paths in zip(processes, files, strict=True)
+            subprocess.CompletedProcess([], process.exitcode or 0, _text(out), _text(err))
+            for process, (out, err) in zip(self.processes, self.files, strict=True)
         ]
-
-
-def _wait(processes: list[BaseProcess]) -> None:
-    deadline = time.monotonic() + TIMEOUT
-    failed_at = None
-    while any(process.exitcode is None for process in processes):
-        now = time.monotonic()
-        if failed_at is None and any(process.exitcode for process in processes):
-            failed_at = now
-        if failed_at is not None and now > failed_at + 10:
-            return  # the others wait for the one that failed
-        if now > deadline:
-            raise TimeoutError(f"a command has not ended after {TIMEOUT:.0f} seconds")
-        multiprocessing.connection.wait([p.sentinel for p in processes if p.exitcode is None], timeout=1)
-
-
-def _end(processes: list[BaseProcess]) -> None:
-    """Whatever still runs, with everything it has started."""
-    for process in processes:
-        if process.exitcode is None and process.pid is not None:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            process.kill()  # one that had no session of its own yet
-        process.join()
 
 
 def _text(path: Path) -> str:

@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
-NAMED = re.compile(r"`((?:[\w.-]+/)+[\w.-]+\.(?:py|sh|sbatch|yaml|html|svg))\b")  # `conf/vq/easy.yaml`
+NAMED = re.compile(r"`((?:[\w.-]+/)+[\w.-]+\.(?:py|sh|sbatch|yaml|svg))\b")  # `conf/vq/easy.yaml`
 TEST = re.compile(r"\b(tests/[\w/]+\.py)(?:::(\w+))?")
 # a path may leave out where it begins: `data/packing.py`, `data/mixed.yaml`
 BEGINNINGS = ("", "liquid_train", "conf", "evals", "data_prep")

@@ -87,7 +87,14 @@ def start(root: Path, run: str, *overrides: str, stderr: int = subprocess.DEVNUL
     return subprocess.Popen(command(root, run, *overrides), env=ENV, stderr=stderr, text=True, start_new_session=True)
 
 
-def wait_for_step(run: Path, step: int, process: subprocess.Popen[str]) -> None:
+def start_ranks(root: Path, run: str, *overrides: str) -> forked.Together:
+    """The ranks that torchrun starts for the command, without it: `kill` ends them with everything they started."""
+    ranks = ranks_asked_for(overrides)
+    assert ranks is not None
+    return forked.start_ranks([quote(o) for o in arguments(root, run, *overrides)], ranks, env=ENV)
+
+
+def wait_for_step(run: Path, step: int, process: subprocess.Popen[str] | forked.Together) -> None:
     """Until `step` is logged; an error when the process ends before."""
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline and process.poll() is None:
