@@ -29,9 +29,8 @@ from typing import Any
 import torch.multiprocessing
 
 ROOT = Path(__file__).parents[1]
-Job = tuple[
-    Callable[..., Any], tuple[Any, ...], dict[str, str]
-]  # target, its arguments, what is set in the environment
+# target, arguments, additions to the environment
+Job = tuple[Callable[..., Any], tuple[Any, ...], dict[str, str]]
 TIMEOUT = 280.0  # seconds; pytest's own is 300
 os.environ.setdefault("PYTHONPATH", str(ROOT))  # the forkserver imports before it is told our sys.path
 FORKS = multiprocessing.get_context("forkserver")
@@ -56,13 +55,8 @@ def run_ranks(target: Callable[..., Any], args: tuple[Any, ...], ranks: int, env
     assert not failed, "\n".join(failed)
 
 
-def train_ranks(overrides: Sequence[str], ranks: int, env: dict[str, str] | None = None) -> None:
-    """What `torchrun --nproc-per-node=RANKS -m liquid_train.train OVERRIDES` starts. All of them must succeed."""
-    run_ranks(_train, (list(overrides),), ranks, env)
-
-
 def start_ranks(overrides: Sequence[str], ranks: int, env: dict[str, str] | None = None) -> Together:
-    """The same, not waited for."""
+    """What `torchrun --nproc-per-node=RANKS -m liquid_train.train OVERRIDES` starts."""
     return Together(rank_jobs(_train, (list(overrides),), ranks, env))
 
 

@@ -63,13 +63,23 @@ def launch(root: Path, run: str, *overrides: str) -> subprocess.CompletedProcess
     return subprocess.run(command(root, run, *overrides), env=ENV, capture_output=True, text=True, timeout=280)
 
 
+def without_launcher(root: Path, run: str, *overrides: str) -> subprocess.CompletedProcess[str]:
+    """The ranks that torchrun starts for the command, without torchrun: the exit status of one that failed, if any, and
+    what all of them printed."""
+    ranks = ranks_asked_for(overrides)
+    if ranks is None or ranks == 1:
+        return attempt(root, run, *overrides)
+    with start_ranks(root, run, *overrides) as started:
+        ended = started.wait()
+    out, err = "".join(d.stdout for d in ended), "".join(d.stderr for d in ended)
+    # those that waited for one that failed were killed: -9
+    status = max((d.returncode for d in ended if d.returncode), default=0)
+    return subprocess.CompletedProcess([], status, out, err)
+
+
 def train(root: Path, run: str, *overrides: str) -> list[dict[str, Any]]:
     """A run that must succeed: its metrics. Its ranks are those of torchrun, without torchrun (tests/forked.py)."""
-    ranks = ranks_asked_for(overrides)
-    if ranks is not None and ranks > 1:
-        forked.train_ranks([quote(o) for o in arguments(root, run, *overrides)], ranks, env=ENV)
-        return metrics(root / run)
-    done = attempt(root, run, *overrides)
+    done = without_launcher(root, run, *overrides)
     assert done.returncode == 0, done.stderr
     return metrics(root / run)
 
