@@ -2,16 +2,20 @@
 PYTHON ?= python3
 # Processes that pytest starts.
 WORKERS ?= 2
+# Extra arguments for pytest: make test PYTEST_ARGS="-k shards"
+PYTEST_ARGS ?=
 # Extra arguments for pip, for example an index with CPU-only builds of torch.
 PIP_ARGS ?=
 VENV := .venv
 STAMP := $(VENV)/.installed
 export OMP_NUM_THREADS ?= 1
+# compiled modules are kept: commands that tests start need not compile the program again
+unexport PYTHONDONTWRITEBYTECODE
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 .DEFAULT_GOAL := help
 # A worker that has nothing left takes tests from the other one, file by file as far as it goes: what a file's tests share
 # is made once.
-PYTEST := $(VENV)/bin/pytest -q -n $(WORKERS) --dist worksteal
+PYTEST := $(VENV)/bin/pytest -q -n $(WORKERS) --dist worksteal $(PYTEST_ARGS)
 .PHONY: help install quickstart quickstart-long test test-fast test-slow lint format bench
 
 help:  ## this list

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
 
 from evals.distances.features import open_features
 from evals.distances.frechet import FeatureSums, Gaussian, frechet_distance
@@ -73,11 +72,16 @@ def psnr(a: np.ndarray, b: np.ndarray) -> float:
     """dB of two uint8 images [H, W, 3]; equal ones get 100, not infinity, so that a mean exists."""
     if np.array_equal(a, b):
         return 100.0
+    # here: 1 to 3 seconds, which every other evaluation, and training, would pay
+    from torchmetrics.functional.image import peak_signal_noise_ratio
+
     return min(100.0, float(peak_signal_noise_ratio(as_batch(a), as_batch(b), data_range=255.0)))
 
 
 def ssim(a: np.ndarray, b: np.ndarray) -> float:
     """Structural similarity (Wang et al. 2004) of two uint8 images [H, W, 3], 11 pixels Gaussian window."""
+    from torchmetrics.functional.image import structural_similarity_index_measure
+
     found = structural_similarity_index_measure(as_batch(a), as_batch(b), data_range=255.0)
     assert isinstance(found, torch.Tensor)
     return float(found)

@@ -268,10 +268,10 @@ def test_a_changed_set_reads_no_stale_chunk(server: RangeServer, local: Path, tm
     ShardSet(f"{server.url}/set", cache=cache).read_chunk(1)
     with open(local / "shard-00000.tar", "r+b") as tar:
         tar.seek(member_offset(local / "shard-00000.tar", "train/img-00300.txt")[1])
-        tar.write(b"PICTURE")
+        tar.write(b"IMAGE")
     index["shardlist"][0]["sha256"] = "0" * 64
     (local / "index.json").write_text(json.dumps(index))
-    assert ShardSet(f"{server.url}/set", cache=cache).sample(300)["text"] == "PICTURE 300 ü"  # type: ignore[index]
+    assert ShardSet(f"{server.url}/set", cache=cache).sample(300)["text"] == "IMAGE 300 ü"  # type: ignore[index]
 
 
 @pytest.mark.parametrize("damage", ["flip", "cut", "empty"])
