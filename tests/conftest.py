@@ -9,7 +9,8 @@ import pytest
 from tests.data.test_shards import make_set
 
 # Beginnings of the names of tests that take more than a second or so, because they train, start processes, or measure a
-# whole model: `make test-fast` leaves them out, and what they cover is not counted (counting costs a third of their time).
+# whole model: `make test-fast` leaves them out, and what they cover is not counted (counting costs a third of their
+# time).
 LONG = (
     "tests/distributed/",
     "tests/data_prep/test_tokenize_parts.py",
