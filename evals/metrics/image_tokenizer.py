@@ -111,6 +111,8 @@ def psnr(a: np.ndarray, b: np.ndarray) -> float:
 
     if np.array_equal(a, b):
         return 100.0
+    # here: 1 to 3 seconds, which every other evaluation, and training, would pay
+
     return min(100.0, float(peak_signal_noise_ratio(as_batch(a), as_batch(b), data_range=255.0)))
 
 

@@ -85,10 +85,11 @@ class Curve:
 def smooth(values: list[float], width: int) -> np.ndarray:
     """Centred moving mean, [n] -> [n], narrower towards both ends: unlike an exponential one it does not lag after a
     steep fall."""
-    total = np.concatenate([[0.0], np.cumsum(values)])
+    total: np.ndarray = np.concatenate([[0.0], np.cumsum(values)])
     i = np.arange(len(values))
     half = np.minimum(width // 2, np.minimum(i, len(values) - 1 - i))
-    return (total[i + half + 1] - total[i - half]) / (2 * half + 1)
+    means: np.ndarray = (total[i + half + 1] - total[i - half]) / (2 * half + 1)
+    return means
 
 
 def thin(steps: list[int], values: list[float], bins: int = 200) -> Points:

@@ -58,9 +58,8 @@ class RunRecord:
     def progress(self) -> float | None:
         """Share of the planned length that is done, or None where config.yaml states no length."""
         steps, tokens = setting(self.config, "train.steps"), setting(self.config, "train.tokens")
-        if steps:
-            return min(1.0, self.step / steps)
-        return min(1.0, self.tokens / tokens) if tokens else None
+        done, length = (self.step, steps) if steps else (self.tokens, tokens)
+        return min(1.0, done / float(length)) if length else None
 
     @property
     def state(self) -> str:

@@ -114,7 +114,8 @@ class Engine:
             pixels = load_image(image, self.session.sizes(self.tokenizer.downsampling))
         except READ_ERRORS as error:
             raise UserError(f"image: not an image that can be read: {error}") from error
-        return encode(self.tokenizer, pixels[None])[0]
+        codes: np.ndarray = encode(self.tokenizer, pixels[None])[0]
+        return codes
 
     def reply(
         self,

@@ -29,6 +29,7 @@ from liquid_train.model.settings import LossConfig
 from liquid_train.training.heldout import heldout_set, log_heldout
 from liquid_train.training.settings import EvalsConfig
 from tests.distributed.running import data_overrides, make_data
+from tests.forked import spawn
 from tests.tiny_model import tiny, vq
 
 PROMPTS = [f"a {('red', 'teal', 'blue')[i % 3]} {('circle', 'rectangle')[i % 2]}" for i in range(24)]
@@ -100,7 +101,7 @@ def measure_everything(world: World, folder: Path, config: TrainJob) -> None:
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What two ranks have left there, and the data."""
     root = make_data(tmp_path_factory.mktemp("live"))
-    torch.multiprocessing.spawn(rank_main, (2, root, settings(root)), nprocs=2)
+    spawn(rank_main, (2, root, settings(root)), nprocs=2)
     return root
 
 
@@ -131,7 +132,7 @@ def test_two_ranks_draw_what_one_process_draws(folder: Path, tmp_path: Path, arc
 def test_one_two_and_four_ranks_measure_the_same(folder: Path) -> None:
     """Every number with its interval, on every rank; and the provenance, so that they compare."""
     measure_everything(World(0, 1, torch.device("cpu")), folder, settings(folder))
-    torch.multiprocessing.spawn(rank_main, (4, folder, settings(folder)), nprocs=4)
+    spawn(rank_main, (4, folder, settings(folder)), nprocs=4)
     single = json.loads((folder / "found-1-0.json").read_text())
     assert {
         "val/loss/text",
