@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
 from liquid_train.config.fields import MISSING, Section, require, setting
+from liquid_train.config.log_settings import LogConfig
 from liquid_train.image_tokenizer.settings import VQSettings
 
 
@@ -103,3 +104,4 @@ class TokenizeJob(Section):
     seed: Annotated[int, setting("decides the mirrored and shifted copies", ge=0)] = 0
     vq: VQSettings = field(default_factory=VQSettings)
     tokenize: TokenizeSettings = field(default_factory=TokenizeSettings)
+    log: LogConfig = field(default_factory=LogConfig)

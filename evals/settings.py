@@ -7,6 +7,7 @@ from importlib import import_module
 from typing import Annotated, Any
 
 from liquid_train.config.fields import Section, setting
+from liquid_train.config.log_settings import LogConfig
 from liquid_train.generate.settings import trained_with
 from liquid_train.image_tokenizer.settings import VQSettings
 from liquid_train.measurement.settings import FeaturesConfig, HeldoutConfig, LanguageConfig, VQAScoreConfig
@@ -207,6 +208,7 @@ class EvalJob(Section):
     batch_size: Annotated[int, setting("images or questions together; decides the speed, not the result", ge=1)] = 120
     device: Annotated[str, setting("auto: a GPU where there is one; else cpu, cuda, cuda:N")] = "auto"
     vq: VQSettings = field(default_factory=trained_with)
+    log: LogConfig = field(default_factory=LogConfig)
 
     def check(self, key: str) -> None:
         import_module("evals.checks").check_eval(self)  # by name: it reads these settings

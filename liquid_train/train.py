@@ -84,6 +84,7 @@ def main(overrides: list[str]) -> int:
     try:
         logs.set_up()
         config = load("train", overrides)
+        logs.set_up(config.log.level)
         run_dir = Path(config.run.dir)
         check_folder(run_dir, f"run.dir={run_dir}")
         hangs, timeout = run_dir / "hangs", config.train.hang_timeout

@@ -1,4 +1,4 @@
-"""An image tokenizer and a data source of a user's own, outside the package: docs/extending_data.md as it stands."""
+"""An image tokenizer and a data source of a user's own, outside the package: docs/extending.md as it stands."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from liquid_train.image_tokenizer.opening import open_image_tokenizer
 from liquid_train.image_tokenizer.settings import VQSettings
 from tests.extending import Example, run_command
 
-PAGE = "extending_data.md"
+PAGE = "extending.md"
 SMALL = ("tracker.wandb.mode=disabled", "data.workers=0", "data.global_batch=2", "train.micro_batch=2")
 
 

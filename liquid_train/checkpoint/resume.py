@@ -33,6 +33,7 @@ ORDER = (
 # These belong to the machine or the occasion, not to the run: a change is not reported.
 FREE = (
     "run",
+    "log",
     "launch",
     "tracker",
     "checkpoint",

@@ -6,6 +6,7 @@ import re
 from importlib import import_module
 from typing import Any
 
+from liquid_train import logs
 from liquid_train.config.compose import job_schema, load, search_path, to_yaml
 from liquid_train.config.help import job_help
 from liquid_train.config.overrides import CommandLine
@@ -21,6 +22,7 @@ def run_job(name: str, arguments: list[str]) -> int:
     if name == "eval":
         rest = [sheet_or_metrics(a) for a in rest]
     config = load(name, rest)
+    logs.set_up(config.log.level)
     if len(rest) < len(arguments):
         print(to_yaml(config), end="")
         return 0

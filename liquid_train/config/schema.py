@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 
 from liquid_train.checkpoint.settings import CheckpointConfig
 from liquid_train.config.fields import Section, require, setting
+from liquid_train.config.log_settings import LogConfig
 from liquid_train.data.settings import DataConfig
 from liquid_train.data.tasks import find_task, task_names
 from liquid_train.distributed.settings import LaunchConfig, ParallelConfig
@@ -37,6 +38,7 @@ class TrainJob(Section):
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     evals: EvalsConfig = field(default_factory=EvalsConfig)
     tracker: TrackerConfig = field(default_factory=TrackerConfig)
+    log: LogConfig = field(default_factory=LogConfig)
 
     def check(self, key: str) -> None:
         c = self

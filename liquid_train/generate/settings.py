@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
 from liquid_train.config.fields import MISSING, Section, require, setting
+from liquid_train.config.log_settings import LogConfig
 from liquid_train.data.tasks import generating_task
 from liquid_train.image_tokenizer.settings import AUTO, VQSettings
 
@@ -83,6 +84,7 @@ class GenerateJob(Section):
     ] = False
     device: Annotated[str, setting("auto: a GPU where there is one; else cpu, cuda, cuda:N")] = "auto"
     vq: VQSettings = field(default_factory=trained_with)
+    log: LogConfig = field(default_factory=LogConfig)
 
     def check(self, key: str) -> None:
         size = self.size

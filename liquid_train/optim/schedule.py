@@ -31,3 +31,19 @@ def learning_rate(step: int, steps: int, peak: float, schedule: ScheduleConfig) 
 def steps_of(length: float, steps: int) -> int:
     """Number of steps: `length` itself, or below 1 that share of `steps`."""
     return round(length if length >= 1 else length * steps)
+
+
+def peak_warning(steps: int, peak: float, schedule: ScheduleConfig) -> str | None:
+    """A line where the learning rate never comes up to optimizer.lr, since the warmup is longer than the run, or where
+    the decay begins before the warmup ends."""
+    warmup = steps_of(schedule.warmup, steps)
+    decaying = steps_of(schedule.decay, steps) if schedule.kind == "wsd" else 0
+    if warmup + decaying <= steps:
+        return None
+    rising = range(min(warmup, steps - decaying))
+    highest = max((learning_rate(step, steps, peak, schedule) for step in rising), default=0.0)
+    decay = f" and schedule.decay={schedule.decay:g}" if schedule.kind == "wsd" else ""
+    return (
+        f"schedule.warmup={schedule.warmup:g}{decay} leave no room in {steps} steps: the learning rate never reaches "
+        f"optimizer.lr={peak:g}, at most {highest:.3g}"
+    )

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Annotated
 
 from liquid_train.config.fields import MISSING, Section, require, setting
+from liquid_train.config.log_settings import LogConfig
 from liquid_train.generate.settings import Precision, trained_with
 from liquid_train.image_tokenizer.settings import VQSettings
 
@@ -49,6 +50,7 @@ class ServeJob(Section):
     precision: Annotated[Precision, setting("int8: bf16 with one byte for each weight of the layers")] = "fp32"
     device: Annotated[str, setting("auto: a GPU where there is one; else cpu, cuda, cuda:N")] = "auto"
     vq: VQSettings = field(default_factory=trained_with)
+    log: LogConfig = field(default_factory=LogConfig)
 
     def check(self, key: str) -> None:
         require(

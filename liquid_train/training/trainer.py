@@ -31,7 +31,7 @@ from liquid_train.distributed.step_timer import StepTimer
 from liquid_train.errors import UserError
 from liquid_train.files import write_synced
 from liquid_train.image_tokenizer.opening import open_image_tokenizer
-from liquid_train.optim.schedule import learning_rate
+from liquid_train.optim.schedule import learning_rate, peak_warning
 from liquid_train.report.metric_families import headline
 from liquid_train.training.environment import environment
 from liquid_train.training.evaluation import PeriodicEvaluation, record_score
@@ -130,6 +130,8 @@ class Trainer:
             f"{c.run.dir} {start}: {parameters:,} parameters, {self.world.size} rank(s) on {self.world.device.type}, "
             f"{self.steps} steps of {c.data.global_batch} x {c.data.seq_len} tokens"
         )
+        warning = peak_warning(self.steps, c.optimizer.lr, c.schedule)
+        self._report(warning, logging.WARNING)
         for line in [self.attention, *self.notes, padding_warning(c.data, c.seed, self.sets, self.vocabulary)]:
             self._report(line)
 

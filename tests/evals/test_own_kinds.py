@@ -27,12 +27,12 @@ ANIMALS: dict[str, Any] = {"colors": ("spotted", "striped", "plain"), "shapes": 
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def example(page: str, folder: Path) -> Path:
-    """The code of a page, saved under the name that its first line states."""
-    text = (ROOT / "docs" / page).read_text(encoding="utf-8")
-    (code,) = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
+def example(name: str, folder: Path) -> Path:
+    """A module of docs/extending.md, saved under the name that its first line states."""
+    text = (ROOT / "docs" / "extending.md").read_text(encoding="utf-8")
+    (code,) = re.findall(rf"```python\n(# {name}\n.*?)```", text, flags=re.DOTALL)
     folder.mkdir(exist_ok=True)
-    path = folder / code.splitlines()[0].removeprefix("# ")
+    path = folder / name
     path.write_text(code)
     return path
 
@@ -64,7 +64,7 @@ def values(run_dir: Path, name: str) -> dict[str, Any]:
 
 
 def test_a_metric_of_ones_own_is_measured_kept_and_shown_in_the_report(run_dir: Path, tmp_path: Path) -> None:
-    module = example("extending_metric.md", tmp_path / "mine")
+    module = example("brightness.py", tmp_path / "mine")
     call = ("eval", f"checkpoint={run_dir}", "metrics=[brightness.Brightness]", "device=cpu")
     done = liquid(module.parent, *call)
     assert done.returncode == 0, done.stderr
@@ -79,7 +79,7 @@ def test_a_metric_of_ones_own_is_measured_kept_and_shown_in_the_report(run_dir: 
 
 
 def test_a_benchmark_of_ones_own_is_asked_and_scored_from_a_file(run_dir: Path, tmp_path: Path) -> None:
-    module = example("extending_benchmark.md", tmp_path / "mine")
+    module = example("animals.py", tmp_path / "mine")
     rows = [{"id": n, "image": "cat", "question": f"what animal, {n}?", "answer": "cat"} for n in range(3)]
     (module.parent / "animals.json").write_text(json.dumps({"data": rows}))
     benchmark_sets.image(module.parent / "animals" / "cat.png")

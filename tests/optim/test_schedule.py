@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from liquid_train.optim.schedule import learning_rate
+from liquid_train.optim.schedule import learning_rate, peak_warning
 from liquid_train.optim.settings import ScheduleConfig
 
 
@@ -32,3 +32,26 @@ def test_a_decay_branches_off_a_longer_run() -> None:
     assert long[80:380] == [1.0] * 300
     as_share = [learning_rate(step, 100, 1.0, ScheduleConfig(kind="wsd", warmup=0.1, decay=0.2)) for step in range(100)]
     assert as_share == short
+
+
+@pytest.mark.parametrize(
+    ("settings", "warned"),
+    [
+        (ScheduleConfig("cosine", warmup=0.03), False),
+        (ScheduleConfig("constant", warmup=100), False),
+        (ScheduleConfig("constant", warmup=101), True),
+        (ScheduleConfig("cosine", warmup=500), True),
+        (ScheduleConfig("wsd", warmup=0.5, decay=0.5), False),
+        (ScheduleConfig("wsd", warmup=60, decay=60), True),  # the decay begins in the middle of the warmup
+        (ScheduleConfig("wsd", warmup=10, decay=20), False),
+        (ScheduleConfig("wsd", warmup=10, decay=200), True),
+    ],
+)
+def test_a_schedule_that_never_reaches_its_peak_is_reported(settings: ScheduleConfig, warned: bool) -> None:
+    line = peak_warning(100, 1e-3, settings)
+    assert (line is not None) == warned
+    assert line is None or "the learning rate never reaches optimizer.lr=0.001" in line
+
+
+def test_a_single_step_is_no_cause_for_a_warning() -> None:
+    assert peak_warning(1, 1e-3, ScheduleConfig()) is None
