@@ -12,7 +12,7 @@ from liquid_train.generate.settings import trained_with
 from liquid_train.image_tokenizer.settings import VQSettings
 from liquid_train.measurement.settings import FeaturesConfig, HeldoutConfig, LanguageConfig, VQAScoreConfig
 
-SAMPLERS_VERSION = 1  # raised by whoever changes how images or answers are drawn: all is then measured again
+SAMPLERS_VERSION = 1  # raised by whoever changes how images or answers are generated: all is then measured again
 
 
 @dataclass

@@ -1,5 +1,5 @@
-"""Precision and recall of images (Kynkaanniemi et al. 2019): how many drawn ones look real, how many real ones could
-be drawn.
+"""Precision and recall of images (Kynkaanniemi et al. 2019): how many generated ones look real, how many real ones
+could be generated.
 
 A set covers what lies within its images' spheres, each as wide as the distance to the image's k-th nearest
 neighbour in its set.
@@ -43,6 +43,6 @@ def covered(points: np.ndarray, features: np.ndarray, neighbours: int = NEIGHBOU
 def precision_recall(
     generated: np.ndarray, real: np.ndarray, neighbours: int = NEIGHBOURS
 ) -> tuple[np.ndarray, np.ndarray]:
-    """(bool [drawn]: covered by the real ones, bool [real]: covered by the drawn ones); their means are precision and
-    recall."""
+    """(bool [generated]: covered by the real ones, bool [real]: covered by the generated ones); their means are
+    precision and recall."""
     return covered(generated, real, neighbours), covered(real, generated, neighbours)

@@ -1,6 +1,7 @@
 """The very model that is measured says how well an image fits a text. No second model is needed.
 
-    P(answer | image, question with the text in it)    VQAScore (Lin et al. 2024), with the drawing model as the judge
+    P(answer | image, question with the text in it)    VQAScore (Lin et al. 2024), with the generating model as the
+                                                       judge
 
 or, where the config takes texts apart, by the answers to questions about their parts (evals/judges/caption_parts.py).
 """

@@ -1,4 +1,5 @@
-"""The images of samples/step-NNNNNNNN.png, drawn while training; of easy-VQA also their right colours and shapes."""
+"""The images of samples/step-NNNNNNNN.png, generated while training; of easy-VQA also their right colours and
+shapes."""
 
 from __future__ import annotations
 

@@ -4,7 +4,7 @@ MJHQ-30K        FOLDER/meta_data.json {ID: {"category", "prompt"}}, FOLDER/mjhq3
                 FOLDER/CATEGORY/ID.jpg)
 any other one   images below FOLDER with their prompt in a .txt of the same name; the first subfolder is the category
 
-One image is drawn of each prompt. Through Inception or a Hugging Face model real ones are seen as they are, through
+One image is generated of each prompt. Through Inception or a Hugging Face model real ones are seen as they are, through
 the image tokenizer's encoder scaled and cut to the model's size. Only features are kept: the sets may be of any size.
 """
 
@@ -163,7 +163,7 @@ def reference_quality(
     For one process.
 
     Raises UserError with counts and names where more real images cannot be read than max_bad allows, before anything
-    is drawn.
+    is generated.
     """
     data, real, content = real_features(handle, data, network, features, max_bad)
     generated, last = generated_features(handle, [p.prompt for p in data.images], network, draw, seed)
@@ -233,7 +233,7 @@ def generated_features(
     draw: Callable[[ModelHandle, list[str], int], GeneratedImages],
     seed: int,
 ) -> tuple[np.ndarray, GeneratedImages]:
-    """(fp32 [n, d] of one image a prompt, the last of the drawn parts)."""
+    """(fp32 [n, d] of one image a prompt, the last of the generated parts)."""
     parts = []
     for start in range(0, len(prompts), DRAWN_TOGETHER):
         quiet = replace(handle, progress=later(handle, start, len(prompts)))

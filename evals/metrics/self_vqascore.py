@@ -38,7 +38,7 @@ class SelfVQAScore(Metric):
 
 @dataclass(frozen=True)
 class GeneratedTexts:
-    """codes: one grid an image; texts: what each was drawn from; tags: what skills each text asks for (may be
+    """codes: one grid an image; texts: what each was generated from; tags: what skills each text asks for (may be
     empty)."""
 
     codes: Sequence[np.ndarray]

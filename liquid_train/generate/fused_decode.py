@@ -1,5 +1,5 @@
-"""One token a row through a decoder, without the calls around the arithmetic: the step that drawing repeats a thousand
-times.
+"""One token a row through a decoder, without the calls around the arithmetic: the step that image generation repeats a
+thousand times.
 
 In a small model the modules of transformers, their keyword arguments and a dozen small operations for each norm and
 rotation cost as much as the products. Here a step is a flat list of products over the same weights. It serves the

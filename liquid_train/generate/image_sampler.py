@@ -4,11 +4,11 @@
             -> one code a step, from the image rows of the head alone, until the grid is full
 
 Guidance is the published convention: logits = uncond + guidance * (cond - uncond), so that 7 means cond*7 - uncond*6
-and 1 means no guidance. Text ids cannot be drawn, and an image always has exactly rows x columns codes; the <eoi>
+and 1 means no guidance. Text ids cannot be generated, and an image always has exactly rows x columns codes; the <eoi>
 after them is certain, so nobody computes it.
 
-An image is a function of its prompt and its seed, to the bit, whatever is drawn next to it. Random numbers come from
-the seed.
+An image is a function of its prompt and its seed, to the bit, whatever is generated next to it. Random numbers come
+from the seed.
 The logits must not change in their last bit either, or a draw near the border of two codes flips and the image goes
 another way. Two things would change them. A matrix product adds up in another order when it has few rows: so it never
 has few (MIN_ROWS).
@@ -34,12 +34,12 @@ from liquid_train.generate.compiled_decode import require_compiler
 from liquid_train.generate.decoder import CachedDecoder, left_padded
 from liquid_train.vocabulary import UNCONDITIONAL, Vocabulary
 
-Progress = Callable[[int, int], None]  # (codes drawn, codes in all)
+Progress = Callable[[int, int], None]  # (codes generated, codes in all)
 
 # Measured with MKL and oneDNN for 1 to 8 threads: from 12 rows on, a row of a product has the same bits in any product.
 # On a GPU kernels are chosen by the number of rows at every size: there a batch is always filled up to batch_size.
 MIN_ROWS = 16
-WIDTH_STEP = 16  # prompts are padded to the next multiple, and drawn next to those of the same width
+WIDTH_STEP = 16  # prompts are padded to the next multiple, and generated next to those of the same width
 
 
 @dataclass(frozen=True)
@@ -144,7 +144,7 @@ class ImageSampler:
         return columns_of(max(len(prompt), len(self.null or ())))
 
     def batches(self, prompts: Sequence[Sequence[int]]) -> list[list[int]]:
-        """Numbers of the prompts that are drawn together: of one width, in their order, the widest first."""
+        """Numbers of the prompts that are generated together: of one width, in their order, the widest first."""
         by_width: dict[int, list[int]] = defaultdict(list)
         for n, prompt in enumerate(prompts):
             by_width[self.width(prompt)].append(n)

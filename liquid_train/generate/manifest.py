@@ -3,8 +3,8 @@
     FOLDER/manifest.json  {"inputs": {...}, "files": {name: sha256}}
 
 A folder is up to date when the inputs are the same and every file has the content it was written with. Results are
-written into a folder aside; `publish` moves them in, the manifest last, and takes away what an earlier manifest lists
-and the new one does not.
+written into a staging directory; `publish` moves them in, the manifest last, and takes away what an earlier manifest
+lists and the new one does not.
 """
 
 from __future__ import annotations

@@ -140,8 +140,8 @@ def read_questions(path: Path) -> list[QuestionLine]:
             ) from error
         if not isinstance(image, str) or not isinstance(question, str):
             raise UserError(f'questions={path}, line {number}: "image" and "question" must be text')
-        beside = path.parent / image  # an absolute path stays what it is
-        found.append(QuestionLine(beside if beside.is_file() else Path(image), question, line))
+        nearby = path.parent / image  # an absolute path stays what it is
+        found.append(QuestionLine(nearby if nearby.is_file() else Path(image), question, line))
     if not found:
         raise UserError(f'questions={path}: no question in it; write one JSON object {{"image", "question"}} a line')
     missing = [q.image for q in found if not q.image.is_file()]

@@ -92,8 +92,8 @@ class UnwritablePage(UserError):
 
 
 def write_report(run_dir: str | Path, output: Path | None = None) -> Path:
-    """Write `output`, by default RUN/report.html (aside, then renamed), and return its path. Raises UserError for a
-    folder that is no run, UnwritablePage where the file cannot be written."""
+    """Write `output`, by default RUN/report.html (written under another name, then renamed), and return its path.
+    Raises UserError for a folder that is no run, UnwritablePage where the file cannot be written."""
     import jinja2
 
     run = read_run(run_dir)

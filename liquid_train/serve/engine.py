@@ -58,14 +58,15 @@ class Engine:
         self.session.null_prompt(AUTO, r.guidance)
 
     def kind(self, r: GenerateRequest) -> tuple[object, ...]:
-        """Equal for requests that can be drawn as one batch: size, settings, and columns of the prompt in the cache."""
+        """Equal for requests that can be generated as one batch: size, settings, and columns of the prompt in the
+        cache."""
         grid, stated = self._size(r)
         ids = described_ids(self.session.vocabulary, r.prompt, self.session.card.prompt, stated)
         return grid, r.guidance, r.temperature, r.top_k, r.top_p, columns_of(len(ids))
 
     def generate(self, asked: Sequence[GenerateRequest], row_done: Callable[[int, int], object]) -> list[np.ndarray]:
         """The images of requests of one kind: uint8 [count, height, width, 3] each. row_done: called with (rows of
-        codes drawn, rows in all)."""
+        codes generated, rows in all)."""
         r, card = asked[0], self.session.card
         (rows, columns), stated = self._size(r)
 

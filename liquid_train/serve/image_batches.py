@@ -1,6 +1,7 @@
-"""Drawings that wait at the same time are drawn as one batch where they agree in everything but prompt and seed.
+"""Requests for images that wait at the same time are served as one batch where they agree in everything but prompt and
+seed.
 
-A drawing whose turn comes takes along those after it that fit, up to limits.pictures in all. Theirs are then ready
+A request whose turn comes takes along those after it that fit, up to limits.pictures in all. Theirs are then ready
 when their own turn comes, so nobody is overtaken. No image changes: it depends on its prompt and seed alone (see
 generate/sampler.py).
 """
@@ -21,7 +22,7 @@ from liquid_train.serve.worker import Stopped, Worker
 
 @dataclass(eq=False)
 class Waiting:
-    """A drawing that was asked for. pixels: its images, once they were drawn next to another's."""
+    """One request for images. pixels: its images, once they were generated next to another's."""
 
     asked: GenerateRequest
     check: Check
@@ -38,7 +39,7 @@ class Waiting:
 
 
 class ImageBatches:
-    """What is to be drawn, for the API and the page alike, in front of the one worker."""
+    """What is to be generated, for the API and the page alike, in front of the one worker."""
 
     def __init__(self, engine: Engine, worker: Worker) -> None:
         self.engine, self.worker = engine, worker
@@ -52,7 +53,7 @@ class ImageBatches:
         row_done: Callable[[int, int], object] = lambda done, rows: None,
     ) -> Future[np.ndarray]:
         """Images uint8 [count, height, width, 3] of a request that was checked. row_done: called with (rows of codes
-        drawn, rows in all).
+        generated, rows in all).
 
         Raises what Worker.submit does. A batch is given up once nobody wants any image of it.
         """
@@ -75,7 +76,7 @@ class ImageBatches:
         return first.pixels
 
     def _batch(self, first: Waiting) -> list[Waiting]:
-        """Those that are drawn now, in the order in which they came."""
+        """Those that are generated now, in the order in which they came."""
         with self.lock:
             others = [w for w in self.line if w is not first and w.pixels is None]
         batch, room = [first], self.engine.limits.pictures - first.asked.count

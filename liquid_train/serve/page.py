@@ -1,4 +1,4 @@
-"""The page: drawing with a gallery, and a conversation about images. It asks the same engine as the API, through the
+"""The page: images in a gallery, and a conversation about images. It asks the same engine as the API, through the
 same line.
 
 A handler is a generator that shows how far the worker is; `stop` sets the event that the work looks at after every row
@@ -112,7 +112,12 @@ def image_tab(image_batches: ImageBatches, stops: Stops) -> None:
             )
             count = gr.Slider(1, limits.pictures, value=min(4, limits.pictures), step=1, label="Images")
             seed = gr.Number(
-                value=0, precision=0, minimum=0, maximum=MAX_SEED, label="Seed", info="image i is drawn with seed + i"
+                value=0,
+                precision=0,
+                minimum=0,
+                maximum=MAX_SEED,
+                label="Seed",
+                info="image i is generated with seed + i",
             )
             with gr.Row():
                 start = gr.Button("Draw", variant="primary", min_width=100)

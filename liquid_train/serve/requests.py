@@ -42,7 +42,7 @@ Size = Annotated[str, AfterValidator(is_size)]
 
 
 class GenerateRequest(BaseModel):
-    """Images of one prompt; image i is drawn with seed + i."""
+    """Images of one prompt; image i is generated with seed + i."""
 
     model_config = STRICT
     prompt: Text

@@ -433,7 +433,7 @@ def test_drawings_that_wait_together_are_one_batch_and_the_same_images(
 
     def first_row(done: int, _: int) -> None:
         rows.append(done)
-        stops[0].set()  # the one that took the others along is not wanted any more: they are drawn all the same
+        stops[0].set()  # the one that took the others along is not wanted any more: they are generated all the same
 
     futures = [image_batches.submit(one, stop, first_row) for one, stop in zip(asked, stops, strict=True)]
     stops[4].set()
