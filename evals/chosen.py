@@ -13,6 +13,7 @@ from evals.metric import Metric
 from evals.metrics import METRICS
 from evals.sets import EvalSets
 from evals.settings import EvalJob
+from liquid_train.config.schema import TrainJob
 from liquid_train.errors import UserError
 from liquid_train.training.settings import EvalsConfig
 
@@ -118,8 +119,11 @@ def training_metrics(settings: EvalsConfig) -> list[Metric]:
     return [*(m for m in automatic if AUTO in settings.metrics and m.name not in own), *named]
 
 
-def check_training(settings: EvalsConfig) -> None:
+def check_training(config: TrainJob) -> None:
     """Raises UserError for evals.metrics that are none, and for evals.periods of others."""
+    settings = config.evals
+    if not settings.periods and settings.metrics == [AUTO]:
+        return
     names = [metric.name for metric in training_metrics(settings)]
     for name in settings.periods:
         if name not in names:

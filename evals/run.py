@@ -47,11 +47,7 @@ SAMPLING = ("seed", "images_per_prompt", "guidance", "temperature", "top_k")
 def run(config: EvalJob) -> None:
     """Evaluate a checkpoint, or without one score what is in files. Raises UserError for a user's mistake, before the
     model is loaded where that can be told."""
-    if config.watch is not None:
-        from evals.watch import watch
-
-        watch(config)
-    elif config.checkpoint is None:
+    if config.checkpoint is None:
         score(config)
     else:
         evaluate_checkpoint(config, config.checkpoint)

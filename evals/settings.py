@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from importlib import import_module
 from typing import Annotated, Any
 
 from liquid_train.config.fields import Section, setting
@@ -209,6 +208,3 @@ class EvalJob(Section):
     device: Annotated[str, setting("auto: a GPU where there is one; else cpu, cuda, cuda:N")] = "auto"
     vq: VQSettings = field(default_factory=trained_with)
     log: LogConfig = field(default_factory=LogConfig)
-
-    def check(self, key: str) -> None:
-        import_module("evals.checks").check_eval(self)  # by name: it reads these settings

@@ -119,8 +119,7 @@ def found() -> set[Import]:
 def test_no_modules_import_each_other(found: set[Import]) -> None:
     edges = {(i.importer, i.imported) for i in found}
     assert len(edges) > 500
-    assert cycles(edges - KNOWN_CYCLES) == []
-    assert edges >= KNOWN_CYCLES, "remove from the list what is gone"
+    assert cycles(edges) == []
 
 
 def test_liquid_train_starts_evals_and_data_prep_by_name(found: set[Import]) -> None:
@@ -130,7 +129,7 @@ def test_liquid_train_starts_evals_and_data_prep_by_name(found: set[Import]) -> 
         for i in found
         if i.importer.startswith("liquid_train") and not i.imported.startswith("liquid_train") and i.how != "name"
     }
-    assert above == KNOWN_UPWARD
+    assert above == set()
 
 
 def test_data_prep_does_not_know_evals(found: set[Import]) -> None:
@@ -176,15 +175,3 @@ def test_the_reader_sees_every_kind_of_import(tmp_path: Path) -> None:
         Import("evals", a, "module"),
     }
     assert cycles({("1", "2"), ("2", "3"), ("3", "2"), ("3", "4"), ("5", "1")}) == [["2", "3"]]
-
-
-# What is still to be untangled; nothing may be added.
-KNOWN_CYCLES: set[tuple[str, str]] = {
-    ("data_prep.shard_set.maker", "data_prep.tokenize"),
-    ("evals.checks", "evals.settings"),
-    ("evals.suite", "evals.run"),
-    ("evals.watch", "evals.run"),
-}
-KNOWN_UPWARD: set[tuple[str, str]] = {
-    ("liquid_train.image_tokenizer.training", "data_prep.sources.easy_vqa"),
-}

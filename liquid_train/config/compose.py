@@ -66,6 +66,9 @@ def load(job: str, arguments: list[str]) -> Any:
     line = CommandLine.read(arguments)
     config = typed(schema, compose_config(job, schema, line))
     check(config)
+    for name in JOBS[job].checks:
+        module, _, function = name.partition(":")
+        getattr(import_module(module), function)(config)
     return config
 
 

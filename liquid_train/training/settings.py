@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from importlib import import_module
 from typing import Annotated, Literal
 
 from liquid_train.config.fields import Section, require, setting
@@ -120,8 +119,6 @@ class EvalsConfig(Section):
     language: LanguageConfig = field(default_factory=LanguageConfig)
 
     def check(self, key: str) -> None:
-        if self.periods or self.metrics != ["auto"]:
-            import_module("evals.chosen").check_training(self)  # by name: evals uses this package
         for name, period in self.periods.items():
             require(
                 self.every > 0 and period % self.every == 0,
