@@ -43,7 +43,8 @@ def committed(run_dir: str | Path) -> list[Path]:
 
 
 def read_commit(checkpoint: Path) -> dict[str, Any]:
-    return json.loads((checkpoint / COMMIT).read_text())
+    content: dict[str, Any] = json.loads((checkpoint / COMMIT).read_text())
+    return content
 
 
 def problems(checkpoint: Path, *, hashes: bool = False) -> list[str]:

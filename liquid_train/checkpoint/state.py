@@ -20,11 +20,12 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch.distributed as dist
-import torch.distributed.checkpoint as dcp
 from torch import Tensor
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.staging import DefaultStager, StagingOptions
 from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict, set_optimizer_state_dict
+from torch.distributed.checkpoint.state_dict_loader import load as dcp_load
+from torch.distributed.checkpoint.state_dict_saver import save as dcp_save
 from torch.optim import Optimizer
 
 from liquid_train.checkpoint import folder as checkpoint
@@ -186,7 +187,7 @@ def write_optimizer(folder: Path, state: dict[str, Any], group: dist.ProcessGrou
     """Every rank writes its part of the optimizer state; a collective. Raises SaveFailed on all ranks where one of them
     could not."""
     try:
-        dcp.save(state, checkpoint_id=folder, process_group=group)
+        dcp_save(state, checkpoint_id=folder, process_group=group)
     except CheckpointException as error:  # torch has gathered what every rank raised
         found = [
             f"rank {rank}: {why}" for rank, (failure, _) in error.failures.items() if (why := why_not_written(failure))
@@ -235,5 +236,5 @@ def load_checkpoint(folder: Path, root: LossModule, optimizer: Optimizer) -> Non
     """Fill weights and optimizer from a checkpoint, on any number of ranks; a collective."""
     fill_from_folder(root.lm, folder / "model")
     state = {"optimizer": get_optimizer_state_dict(root, optimizer)}
-    dcp.load(state, checkpoint_id=folder / "optimizer")
+    dcp_load(state, checkpoint_id=folder / "optimizer")
     set_optimizer_state_dict(root, optimizer, state["optimizer"])

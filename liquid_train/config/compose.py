@@ -203,4 +203,4 @@ def read_config(run_dir: Path) -> TrainJob:
 
 def to_yaml(config: Any) -> str:
     """A config dataclass as yaml text, every value as it is: read_config reads it back."""
-    return yaml.safe_dump(asdict(config), sort_keys=False, allow_unicode=True, width=10**6)
+    return str(yaml.safe_dump(asdict(config), sort_keys=False, allow_unicode=True, width=10**6))

@@ -35,12 +35,14 @@ class Described:
     @property
     def null(self) -> str | None:
         """What null means."""
-        return self._extra("null")
+        null: str | None = self._extra("null")
+        return null
 
     @property
     def kinds(self) -> str | None:
         """The registry whose names it takes."""
-        return self._extra("kinds")
+        kinds: str | None = self._extra("kinds")
+        return kinds
 
     @property
     def is_path(self) -> bool:

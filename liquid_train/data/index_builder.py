@@ -67,7 +67,8 @@ def missing_index(folder: Folder) -> dict[str, Any]:
     """
     with _alone(folder):
         if _has_index(folder):
-            return json.loads(folder.read(INDEX_NAME))
+            index: dict[str, Any] = json.loads(folder.read(INDEX_NAME))
+            return index
         start, path = time.monotonic(), folder.path
         index = read_tars(folder)
         kept = f"it is made again at every start: `liquid data index {path}` keeps it"

@@ -81,7 +81,7 @@ def is_endless(data: DataConfig) -> bool:
     return any(s.weight > 0 and s.max_epochs is None for s in data.sources.values())
 
 
-class StreamDataset(IterableDataset):
+class StreamDataset(IterableDataset[StepPart]):
     """A rank's streams, one StepPart a step; every worker serves its own share of the streams."""
 
     def __init__(
@@ -218,7 +218,7 @@ class BatchLoader:
                 batch.states.update(part["states"])
                 batch.damaged += part["damaged"]
                 batch.ended &= part["ended"]
-                epochs.update(part["epochs"])  # type: ignore[arg-type]  # a Counter adds any numbers
+                epochs.update(part["epochs"])
                 dropped.update(part["dropped"])
             batch.epochs, batch.dropped = dict(epochs), dict(dropped)
             yield batch

@@ -49,7 +49,8 @@ def file_system(url: str) -> tuple[Any, str]:
     # uncompressed: a byte range of a compressed file would be a range of something else
     options = {"headers": {"Accept-Encoding": "identity"}} if url.startswith(("http://", "https://")) else {}
     try:
-        return url_to_fs(url, **options)
+        found: tuple[Any, str] = url_to_fs(url, **options)
+        return found
     except ImportError as error:
         kind = url.partition("://")[0].rpartition("::")[2]
         package = PACKAGES.get(kind)
@@ -124,7 +125,8 @@ class RemoteFolder:
 
     def _size(self, name: str) -> int | None:
         try:
-            return self._request(name, "info")["size"]
+            size: int | None = self._request(name, "info")["size"]
+            return size
         except FileNotFoundError:
             return MISSING
 
@@ -149,7 +151,8 @@ class RemoteFolder:
     def _list(self, folder: str) -> list[dict[str, Any]]:
         self._connect()[0].invalidate_cache()
         try:
-            return self._request(folder, "ls", detail=True)
+            entries: list[dict[str, Any]] = self._request(folder, "ls", detail=True)
+            return entries
         except FileNotFoundError:
             return []
 

@@ -162,7 +162,7 @@ class ShardSet:
             yield from self.read_chunk(i)
 
     def __len__(self) -> int:
-        return self.num_samples
+        return int(self.num_samples)
 
     def _places(self, i: int) -> list[Sample | None]:
         """The samples of chunk `i`, None for damaged ones; the last few chunks are kept."""

@@ -14,7 +14,7 @@ import time
 import traceback
 from datetime import timedelta
 
-import torch.distributed as dist
+from torch.distributed.distributed_c10d import PrefixStore, Store, TCPStore
 
 from liquid_train.distributed.heartbeat import HOST
 
@@ -71,12 +71,12 @@ def _world_size() -> int:
     return int(os.environ.get("WORLD_SIZE", 1))
 
 
-def _store() -> dist.Store | None:
+def _store() -> Store | None:
     """A connection to the store of torchrun's agent; None where there is none."""
     if _world_size() < 2 or os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
         return None
     try:
-        store = dist.TCPStore(
+        store = TCPStore(
             os.environ["MASTER_ADDR"],
             int(os.environ["MASTER_PORT"]),
             is_master=False,
@@ -84,7 +84,7 @@ def _store() -> dist.Store | None:
         )
     except (RuntimeError, ValueError):
         return None
-    return dist.PrefixStore(f"liquid/errors/{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
+    return PrefixStore(f"liquid/errors/{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
 
 
 def _note(message: str) -> None:
@@ -114,6 +114,6 @@ def _told_already(message: str) -> bool:
         except (RuntimeError, ValueError):
             pass  # rank 0 is fine, or waits for this one
         key = hashlib.sha256(message.encode()).hexdigest()
-        return store.compare_set(key, "", str(_rank())).decode() != str(_rank())
+        return bool(store.compare_set(key, "", str(_rank())).decode() != str(_rank()))
     except (RuntimeError, ValueError):
         return False

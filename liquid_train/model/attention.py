@@ -28,7 +28,7 @@ PADDED_SDPA = "padded_sdpa"
 
 
 # document lengths differ in every batch: a compiled block would be compiled again for each
-@torch.compiler.disable
+@torch.compiler.disable  # type: ignore[untyped-decorator]
 def packed_attention(
     module: nn.Module,
     query: Tensor,

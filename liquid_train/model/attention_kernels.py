@@ -52,7 +52,8 @@ def flash(
         window_size=(-1 if window is None else window - 1, 0),
         softcap=softcap or 0.0,
     )
-    return out.view(q.shape[0], q.shape[2], q.shape[1], q.shape[3])
+    attended: Tensor = out.view(q.shape[0], q.shape[2], q.shape[1], q.shape[3])
+    return attended
 
 
 def varlen(
@@ -78,7 +79,8 @@ def varlen(
         window_size=(-1 if window is None else window - 1, 0),
         enable_gqa=q.shape[1] != k.shape[1],
     )
-    return out.view(q.shape[0], q.shape[2], q.shape[1], q.shape[3])
+    attended: Tensor = out.view(q.shape[0], q.shape[2], q.shape[1], q.shape[3])
+    return attended
 
 
 def flex(
@@ -98,7 +100,8 @@ def flex(
     out = attend(
         q, k, v, score_mod=capped, block_mask=plan.masks[window], scale=scaling, enable_gqa=q.shape[1] != k.shape[1]
     )
-    return out.transpose(1, 2)
+    attended: Tensor = out.transpose(1, 2)
+    return attended
 
 
 def _flat(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -97,7 +97,8 @@ def model_config(backbone: BackboneConfig, tokenizer_entries: int) -> PreTrained
 def _hf_config(backbone: BackboneConfig, tokenizer_entries: int) -> PreTrainedConfig:
     if backbone.path is not None:
         try:
-            return AutoConfig.from_pretrained(backbone.path, local_files_only=True)
+            published: PreTrainedConfig = AutoConfig.from_pretrained(backbone.path, local_files_only=True)
+            return published
         except (OSError, ValueError) as error:
             raise UserError(f"backbone.path={backbone.path}: {' '.join(str(error).split())}") from error
     fields = {"vocab_size": tokenizer_entries, **backbone.architecture}
@@ -117,7 +118,9 @@ def build(config: PreTrainedConfig, vocabulary: Vocabulary, attention: str = PAC
         tokenizer.pad_token_id,
     )
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config, dtype=torch.float32, attn_implementation=attention)
+        model: PreTrainedModel = AutoModelForCausalLM.from_config(
+            config, dtype=torch.float32, attn_implementation=attention
+        )
     model.generation_config = GenerationConfig.from_model_config(config)
     return model
 

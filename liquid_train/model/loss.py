@@ -90,7 +90,7 @@ class ChunkedCrossEntropy(torch.autograd.Function):
         return total, losses, correct
 
     @staticmethod
-    def backward(ctx: Any, grad_total: Tensor, *_: Tensor) -> tuple[Tensor, Tensor, None, None, None, None]:  # type: ignore[override]
+    def backward(ctx: Any, grad_total: Tensor, *_: Tensor) -> tuple[Tensor, Tensor, None, None, None, None]:
         grad_hidden, grad_weight = ctx.gradients
         del ctx.gradients  # scaled in place, so only once: a copy would be as large as the head
         return grad_hidden.mul_(grad_total), grad_weight.mul_(grad_total).to(ctx.dtype), None, None, None, None
@@ -160,7 +160,7 @@ class LossModule(nn.Module):
         hidden = hidden.reshape(-1, hidden.shape[-1]).index_select(0, chosen)
         targets, weights = batch.targets.view(-1)[chosen], batch.weights.view(-1)[chosen]
         weight, options = self._head()
-        total, losses, correct = ChunkedCrossEntropy.apply(
+        total, losses, correct = ChunkedCrossEntropy.apply(  # type: ignore[no-untyped-call]
             hidden, weight, targets, weights, options, torch.is_grad_enabled()
         )
         tasks = batch.tasks.view(-1)[chosen].long()
