@@ -21,7 +21,8 @@ from liquid_train.checkpoint.folder import model_folder
 from liquid_train.config.compose import read_config
 from liquid_train.config.schema import TrainJob
 from liquid_train.data.settings import SourceConfig
-from liquid_train.data.shards import Sample, ShardSet
+from liquid_train.data.shard_format import Sample
+from liquid_train.data.shards import ShardSet
 from liquid_train.errors import UserError
 
 LOOKED_AT = 1024  # samples in which something must occur, to be counted as there

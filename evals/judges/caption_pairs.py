@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from evals.errors import NotMeasurable
-from liquid_train.data.shards import Sample, ShardSet
+from liquid_train.data.shard_format import Sample
+from liquid_train.data.shards import ShardSet
 
 
 @dataclass(frozen=True)

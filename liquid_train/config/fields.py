@@ -38,6 +38,7 @@ class Section:
     )
     kind_key: ClassVar[str] = "kind"
     options_key: ClassVar[str] = "options"
+    kind_settings: ClassVar[tuple[str, ...]] = ()
 
     def check(self, key: str) -> None:
         """What must hold between the settings of this section; `key`: its dotted name, with a dot at the end.

@@ -14,7 +14,7 @@ import time
 import traceback
 from datetime import timedelta
 
-from torch.distributed.distributed_c10d import PrefixStore, Store, TCPStore
+from torch._C._distributed_c10d import PrefixStore, Store, TCPStore
 
 from liquid_train.distributed.heartbeat import HOST
 

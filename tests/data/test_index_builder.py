@@ -129,7 +129,7 @@ def test_where_it_cannot_be_kept(tars: Path, monkeypatch: pytest.MonkeyPatch, ca
     def refuse(*_: object) -> None:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(storage.os, "replace", refuse)
+    monkeypatch.setattr("liquid_train.data.storage.os.replace", refuse)
     monkeypatch.setattr("liquid_train.files.os.replace", refuse)
     assert len(list(ShardSet(tars))) == 900
     assert (

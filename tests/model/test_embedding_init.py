@@ -12,7 +12,8 @@ from torch import Tensor
 
 from liquid_train.config.compose import load
 from liquid_train.model import backbone
-from liquid_train.model.embedding_init import ROW_BLOCK, TextRows, codebook_rows, fill_image_rows, mean_rows
+from liquid_train.model.backbone import ROW_BLOCK
+from liquid_train.model.embedding_init import TextRows, codebook_rows, fill_image_rows, mean_rows
 from liquid_train.model.settings import BackboneConfig
 from liquid_train.vocabulary import Vocabulary, add_image_tokens
 from tests.model.test_backbone import pretrained
