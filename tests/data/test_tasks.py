@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -33,8 +34,8 @@ HERE = __name__
 
 
 def data(*tasks: str, heldout: tuple[str, ...] = ()) -> DataConfig:
-    named = [{f"s{n}": SourceConfig("x", task) for n, task in enumerate(group)} for group in (tasks, heldout)]
-    return DataConfig(*named)
+    sources, held = ({f"s{n}": SourceConfig("x", task) for n, task in enumerate(g)} for g in (tasks, heldout))
+    return DataConfig(sources, held)
 
 
 def test_every_file_is_a_task_of_its_name() -> None:
@@ -80,7 +81,7 @@ def test_an_answer_and_an_order_of_questions_are_drawn_by_sample() -> None:
     sample: Any = {"key": "k", "codes": np.zeros((1, 1)), "info": {"questions": questions}}
     source = SourceConfig("x", "vqa", questions_per_document=2)
     vqa = find_task("vqa", "task")
-    first, again, other = (vqa.documents(sample, source, lambda n=n: keyed_generator(n)) for n in (0, 0, 1))
+    first, again, other = (vqa.documents(sample, source, partial(keyed_generator, n)) for n in (0, 0, 1))
     assert [len(document["turns"]) for document in first] == [2, 2, 1]
     assert first == again != other
     assert sorted(question for document in first for question, _ in document["turns"]) == [str(n) for n in range(5)]
