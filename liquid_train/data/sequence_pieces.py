@@ -29,7 +29,8 @@ def bos_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
 
 def encode_text(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
     """Ids of plain text: nothing added, and a spelled-out special token ("<eos>") stays ordinary characters."""
-    return tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True)
+    ids: list[int] = tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True)
+    return ids
 
 
 def image_ids(codes: np.ndarray, tokenizer: PreTrainedTokenizerBase) -> np.ndarray:

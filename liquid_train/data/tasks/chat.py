@@ -102,7 +102,8 @@ def conversation_ids(turns: Sequence[tuple[str, Sequence[Part]]], tokenizer: Pre
     ids: list[int] = []
     for (_, parts), said in zip(turns, before, strict=True):
         ids += tokenizer.encode(said, add_special_tokens=False) + parts_ids(parts, tokenizer)
-    return ids + tokenizer.encode(last, add_special_tokens=False)
+    ids += tokenizer.encode(last, add_special_tokens=False)
+    return ids
 
 
 def end_of_turn(tokenizer: PreTrainedTokenizerBase) -> int | None:
