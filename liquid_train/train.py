@@ -6,6 +6,9 @@ from __future__ import annotations
 import gc
 import os
 import sys
+
+if __name__ == "__main__":  # a rank that torchrun started
+    gc.set_threshold(100_000)  # while torch and transformers are imported, as in cli.py; `main` sets it back
 from pathlib import Path
 
 import torch
@@ -76,6 +79,7 @@ def main(overrides: list[str]) -> int:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     # collections that walk through torch's and transformers' objects cost half a second while the data is opened
     gc.freeze()
+    gc.set_threshold(700, 10, 10)  # Python's own, which cli.py raises for the imports
     timer = StepTimer()
     try:
         logs.set_up()

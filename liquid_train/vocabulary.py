@@ -62,7 +62,7 @@ class Vocabulary:
 
     @property
     def eos(self) -> int:
-        return self.tokenizer.eos_token_id
+        return int(self.tokenizer.eos_token_id)
 
     @property
     def pad(self) -> int:
@@ -80,7 +80,7 @@ def special_id(tokenizer: PreTrainedTokenizerBase, token: str) -> int:
         raise UserError(
             f"the tokenizer has no {token}; set backbone.special_tokens=[a,b,c] to three of its unused entries"
         )
-    return found
+    return int(found)
 
 
 def train_bpe(texts: Iterable[str], size: int, folder: Path) -> PreTrainedTokenizerBase:
@@ -117,11 +117,12 @@ def load_tokenizer(folder: str | Path) -> PreTrainedTokenizerBase:
     from transformers import PreTrainedTokenizerFast
 
     try:
-        return PreTrainedTokenizerFast.from_pretrained(folder, local_files_only=True)
+        tokenizer: PreTrainedTokenizerBase = PreTrainedTokenizerFast.from_pretrained(folder, local_files_only=True)
     except Exception as error:
         if not isinstance(error, OSError | ValueError) and type(error) is not Exception:  # tokenizers raises bare ones
             raise
         raise UserError(f"{folder}: no tokenizer that transformers can load: {str(error).splitlines()[0]}") from error
+    return tokenizer
 
 
 def add_image_tokens(

@@ -17,6 +17,7 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+import liquid_train
 from data_prep.sources.easy_vqa import COLORS, SHAPES
 from liquid_train.config import compose as config
 
@@ -57,6 +58,7 @@ def test_the_wheel_has_code_configs_weights_and_template_and_nothing_else(wheel:
         "liquid_train/data/shards.py",
     } <= names
     assert {"liquid_train/report/template.html", "liquid_train/weights/vq_easy/model.safetensors"} <= names
+    assert {f"{package}/py.typed" for package in ("liquid_train", "data_prep", "evals")} <= names
 
 
 def test_an_unpacked_wheel_finds_its_own_configs(wheel: zipfile.ZipFile, tmp_path: Path) -> None:
@@ -81,9 +83,9 @@ def test_the_wheel_states_its_command_and_extras(wheel: zipfile.ZipFile) -> None
     assert "liquid = liquid_train.cli:main" in wheel.read(f"{info}/entry_points.txt").decode()
     metadata = Parser().parsestr(wheel.read(f"{info}/METADATA").decode())
     assert (metadata["Name"], metadata["Requires-Python"]) == ("liquid-train", ">=3.11")
+    assert metadata["Version"] == liquid_train.__version__
     assert set(metadata.get_all("Provides-Extra", [])) == {
         "gpu",
-        "fid",
         "language",
         "peft",
         "ui",
@@ -139,7 +141,10 @@ def test_make_alone_prints_every_target() -> None:
         "quickstart",
         "quickstart-long",
         "test",
+        "test-fast",
+        "test-slow",
         "lint",
+        "format",
         "bench",
     }
 

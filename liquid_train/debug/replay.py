@@ -19,7 +19,7 @@ from rich.progress import track
 
 from liquid_train.checkpoint.folder import committed, step_of
 from liquid_train.checkpoint.progress import read_progress
-from liquid_train.config.compose import package_path, read_config
+from liquid_train.config.compose import read_config
 from liquid_train.config.schema import TrainJob
 from liquid_train.data.batch import MicroBatch, RankBatch, batch_digest
 from liquid_train.data.document_plan import DocumentPlan
@@ -31,7 +31,7 @@ from liquid_train.debug.token_text import ReadableDocument, documents
 from liquid_train.errors import UserError
 from liquid_train.files import check_folder, write_synced, writing
 from liquid_train.generate.images import contact_sheet, decode, save_png
-from liquid_train.image_tokenizer.taming import ImageTokenizer
+from liquid_train.image_tokenizer.opening import open_image_tokenizer
 from liquid_train.logs import console
 from liquid_train.model import backbone
 from liquid_train.model.loss import LossModule
@@ -115,7 +115,7 @@ def left_out(run_dir: Path, step: int) -> int:
 
 def rebuild(config: TrainJob, vocabulary: Vocabulary, step: int, checkpoint: Path | None) -> RankBatch:
     """The whole global batch of 1-based data step `step`, from a checkpoint before it or from the first step."""
-    vq = ImageTokenizer.from_files(package_path(config.vq.config), package_path(config.vq.checkpoint), parts=())
+    vq = open_image_tokenizer(config.vq, parts=())
     sets = open_sources(config.data, vq.fingerprint, vq.codebook_size)
     progress = read_progress(checkpoint)[0] if checkpoint else None
     first, states = (progress.step + progress.guard.left_out, progress.streams) if progress else (0, {})
@@ -207,9 +207,7 @@ def write_output(folder: Path, found: list[ReplayedDocument], grids: list[np.nda
     write_synced(folder / "documents.jsonl", "".join(json.dumps(asdict(d), ensure_ascii=False) + "\n" for d in found))
     if not grids:
         return
-    vq = ImageTokenizer.from_files(
-        package_path(config.vq.config), package_path(config.vq.checkpoint), parts=("decoder",)
-    )
+    vq = open_image_tokenizer(config.vq, parts=("decoder",))
     same = [grid for grid in grids if grid.shape == grids[0].shape]
     save_png(folder / "images.png", contact_sheet(list(decode(vq, np.stack(same))), COLUMNS))
     print(f"{folder}: documents.jsonl, images.png ({len(same)} images)")

@@ -38,7 +38,7 @@ class PreallocatedLayer(DynamicLayer):
     """
 
     def __init__(self, capacity: int) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.capacity, self.length = capacity, 0
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
@@ -166,7 +166,8 @@ class CachedDecoder:
         config._attn_implementation = GROUPED
         try:
             arguments = {"attention_mask": masks, "position_ids": position, self.cache_argument: self.cache}
-            return self.body(input_ids=ids, use_cache=True, **arguments).last_hidden_state
+            hidden: Tensor = self.body(input_ids=ids, use_cache=True, **arguments).last_hidden_state
+            return hidden
         finally:
             config._attn_implementation = before
 

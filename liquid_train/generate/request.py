@@ -15,7 +15,7 @@ from liquid_train.checkpoint.folder import model_folder
 from liquid_train.data.sequence_pieces import Part
 from liquid_train.data.tasks import Generation, Task, generating_task
 from liquid_train.errors import UserError
-from liquid_train.generate.manifest import file_identity, model_identity, text_digest
+from liquid_train.generate.manifest import file_identity, model_identity, text_digest, vq_identity
 from liquid_train.generate.settings import GenerateJob
 
 PLACE = re.compile(r"<image:([^<>]+)>")  # in a prompt: where an image stands
@@ -182,7 +182,7 @@ def _inputs(
     return {
         "task": c.task,
         "model": model_identity(folder),
-        "vq": [file_identity(Path(path)) if Path(path).is_file() else path for path in (c.vq.config, c.vq.checkpoint)],
+        **vq_identity(c.vq),
         "asked": text_digest("\n".join(asked)),
         "images": text_digest(json.dumps([file_identity(path) for path in images])),
         **{key: getattr(c, key) for key in keys},

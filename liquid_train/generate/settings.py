@@ -8,14 +8,14 @@ from typing import Annotated, Literal
 
 from liquid_train.config.fields import MISSING, Section, require, setting
 from liquid_train.data.tasks import generating_task
-from liquid_train.image_tokenizer.settings import VQSettings
+from liquid_train.image_tokenizer.settings import AUTO, VQSettings
 
 Precision = Literal["fp32", "bf16", "int8"]
 
 
 def trained_with() -> VQSettings:
     """The image tokenizer that a checkpoint was trained with."""
-    return VQSettings("auto", "auto")
+    return VQSettings(AUTO, AUTO, AUTO)
 
 
 @dataclass

@@ -22,6 +22,7 @@ from torch.distributed.tensor._utils import compute_local_shape_and_global_offse
 from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, PreTrainedConfig, PreTrainedModel
 
 from liquid_train.errors import UserError
+from liquid_train.image_tokenizer.settings import TAMING, VQSettings
 from liquid_train.model.attention import PACKED
 from liquid_train.model.families import family_of, find_family, use_family
 from liquid_train.model.settings import BackboneConfig
@@ -46,7 +47,15 @@ class ModelCard:
     null_prompt: str = "<unconditional>"
     # width and height in pixels that a prompt may state (tokenize.crop=multiratio)
     sizes: list[list[int]] = field(default_factory=list)
+    # what follows is in the file only where it is not the default
     family: str | None = None  # backbone.family, where one was named
+    vq_kind: str = TAMING
+    vq_options: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def vq(self) -> VQSettings:
+        """The image tokenizer that it was trained with."""
+        return VQSettings(self.vq_config, self.vq_checkpoint, self.vq_kind, self.vq_options)
 
     @classmethod
     def read(cls, folder: str | Path) -> ModelCard:
@@ -62,8 +71,12 @@ class ModelCard:
             raise UserError(f"{path}: damaged, or of another version of liquid train: {error}") from error
 
     def write(self, folder: Path) -> None:
-        values = {name: value for name, value in asdict(self).items() if name != "family" or value is not None}
-        (folder / CARD).write_text(json.dumps(values, indent=2))
+        content = asdict(self)
+        if self.vq_kind == TAMING:
+            del content["vq_kind"], content["vq_options"]
+        if self.family is None:
+            del content["family"]
+        (folder / CARD).write_text(json.dumps(content, indent=2))
 
 
 def model_config(backbone: BackboneConfig, tokenizer_entries: int) -> PreTrainedConfig:

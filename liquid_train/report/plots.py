@@ -85,10 +85,11 @@ class Curve:
 def smooth(values: list[float], width: int) -> np.ndarray:
     """Centred moving mean, [n] -> [n], narrower towards both ends: unlike an exponential one it does not lag after a
     steep fall."""
-    total = np.concatenate([[0.0], np.cumsum(values)])
+    total: np.ndarray = np.concatenate([[0.0], np.cumsum(values)])
     i = np.arange(len(values))
     half = np.minimum(width // 2, np.minimum(i, len(values) - 1 - i))
-    return (total[i + half + 1] - total[i - half]) / (2 * half + 1)
+    means: np.ndarray = (total[i + half + 1] - total[i - half]) / (2 * half + 1)
+    return means
 
 
 def thin(steps: list[int], values: list[float], bins: int = 200) -> Points:
@@ -247,14 +248,15 @@ def _learning(run: RunRecord) -> list[Curve]:
 def _evaluations(run: RunRecord) -> list[Curve]:
     """One figure a family of numbers; a legend where there are several."""
     keys = dict.fromkeys(key for line in run.evaluations for key in line if key.startswith("eval/"))
+    places = {key: place(key.removeprefix("eval/"), run.families) for key in keys}
     figures: dict[str, list[str]] = {}
     for key in keys:
-        figures.setdefault(place(key.removeprefix("eval/")).title, []).append(key)
+        figures.setdefault(places[key].title, []).append(key)
     curves = []
     for title, own in figures.items():
-        first = place(own[0].removeprefix("eval/"))
+        first = places[own[0]]
         baseline = number(run.vqa.get("blind_accuracy")) if "eval/vqa_accuracy" in own else first.chance
-        lines = {place(key.removeprefix("eval/")).label: series(run.evaluations, key) for key in own}
+        lines = {places[key].label: series(run.evaluations, key) for key in own}
         single = len(own) == 1
         shown: dict[str, Any] = {"heldout": lines[first.label]} if single else {"lines": lines}
         curves.append(

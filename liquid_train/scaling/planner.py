@@ -22,11 +22,10 @@ from torch.distributed.tensor import DTensor
 from torch.testing._internal.distributed.fake_pg import FakeStore  # importing it registers the backend "fake"
 from transformers import PreTrainedTokenizerFast
 
-from liquid_train.config.compose import package_path
 from liquid_train.config.schema import PlanJob
 from liquid_train.distributed.parallelize import World, parallelize
 from liquid_train.distributed.settings import degrees
-from liquid_train.image_tokenizer.taming import VQConfig
+from liquid_train.image_tokenizer.opening import tokenizer_sizes
 from liquid_train.launcher import processes
 from liquid_train.model import backbone
 from liquid_train.model.loss import LossModule
@@ -64,7 +63,7 @@ def run(config: PlanJob) -> None:
 def make_plan(config: PlanJob) -> MemoryPlan:
     """Raises UserError where degrees, folders or VQ files do not fit, before a model is built."""
     ranks = world_size(config)
-    codebook_size = VQConfig.from_yaml(package_path(config.vq.config)).n_embed
+    codebook_size = tokenizer_sizes(config.vq).codebook_size
     settings = config.backbone
     entries = len(load_tokenizer(settings.tokenizer)) if settings.tokenizer else settings.tokenizer_size
     hf_config = backbone.model_config(settings, entries)

@@ -18,11 +18,12 @@ from liquid_train.data.tasks.text import Text
 from liquid_train.errors import UserError
 from liquid_train.generate.image_sampler import Sampling, columns_of, described_ids, sample_images
 from liquid_train.generate.images import decode, encode, load_image
-from liquid_train.generate.session import AUTO, Session
+from liquid_train.generate.session import Session
 from liquid_train.generate.settings import GenerateJob
 from liquid_train.generate.text_sampler import Streamed, answer, caption, complete_ids
+from liquid_train.image_tokenizer.base import ImageTokenizer
 from liquid_train.image_tokenizer.preprocess import READ_ERRORS
-from liquid_train.image_tokenizer.taming import ImageTokenizer
+from liquid_train.image_tokenizer.settings import AUTO
 from liquid_train.serve.requests import AnswerRequest, GenerateRequest, Limited
 from liquid_train.serve.settings import ServeLimits
 
@@ -113,7 +114,8 @@ class Engine:
             pixels = load_image(image, self.session.sizes(self.tokenizer.downsampling))
         except READ_ERRORS as error:
             raise UserError(f"image: not an image that can be read: {error}") from error
-        return encode(self.tokenizer, pixels[None])[0]
+        codes: np.ndarray = encode(self.tokenizer, pixels[None])[0]
+        return codes
 
     def reply(
         self,

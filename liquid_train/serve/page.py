@@ -47,7 +47,7 @@ def mount(app: FastAPI, image_batches: ImageBatches, path: str) -> FastAPI:
 
     limits = image_batches.engine.limits
     blocks = build(image_batches).queue(max_size=None, default_concurrency_limit=limits.waiting + 1, api_open=False)
-    return gr.mount_gradio_app(
+    mounted: FastAPI = gr.mount_gradio_app(
         app,
         blocks,
         path=path,
@@ -57,6 +57,7 @@ def mount(app: FastAPI, image_batches: ImageBatches, path: str) -> FastAPI:
         ssr_mode=False,
         css=CSS,
     )
+    return mounted
 
 
 def build(image_batches: ImageBatches) -> gr.Blocks:

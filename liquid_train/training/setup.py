@@ -14,8 +14,8 @@ from liquid_train.checkpoint.state import load_checkpoint
 from liquid_train.config.schema import TrainJob
 from liquid_train.data.shards import ShardSet
 from liquid_train.distributed.parallelize import World, compute_dtype, parallelize
+from liquid_train.image_tokenizer.base import ImageTokenizer
 from liquid_train.image_tokenizer.preprocess import nearest_size
-from liquid_train.image_tokenizer.taming import ImageTokenizer
 from liquid_train.model import backbone
 from liquid_train.model.attention import choose_kernel, describe, implementation
 from liquid_train.model.embedding_init import fill_image_rows
@@ -76,6 +76,8 @@ def build_card(
         config.data.prompts[0],
         null_prompt=UNCONDITIONAL if config.data.unconditional else "",
         sizes=[list(size) for size in sizes],
+        vq_kind=config.vq.kind,
+        vq_options=config.vq.options,
         family=config.backbone.family,
     )
 
@@ -112,7 +114,8 @@ def build_model(
     elif settings.init == "pretrained":
         assert settings.path is not None
         backbone.fill_from_folder(lm, settings.path)
-        fill_image_rows(lm, vocabulary, settings.image_init, image_tokenizer.quantize.embedding.weight, config.seed)
+        codebook = image_tokenizer.code_vectors() if settings.image_init == "codebook" else None
+        fill_image_rows(lm, vocabulary, settings.image_init, codebook, config.seed)
     else:
         backbone.fill_random(lm, config.seed)
     return TrainedModel(root, optimizer, rates, compute, describe(kernel, softcap))

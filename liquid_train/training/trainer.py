@@ -20,7 +20,7 @@ from liquid_train.checkpoint import folder as checkpoint
 from liquid_train.checkpoint.async_writer import Saver
 from liquid_train.checkpoint.resume import find_checkpoint, planned_steps
 from liquid_train.checkpoint.state import SaveFailed, snapshot
-from liquid_train.config.compose import package_path, to_yaml
+from liquid_train.config.compose import to_yaml
 from liquid_train.config.schema import TrainJob
 from liquid_train.data.batch import MicroBatch, RankBatch, batch_digest, micro_batches
 from liquid_train.data.loader import BatchLoader, open_sources
@@ -30,7 +30,7 @@ from liquid_train.distributed.parallelize import World, assert_dtypes, set_sync
 from liquid_train.distributed.step_timer import StepTimer
 from liquid_train.errors import UserError
 from liquid_train.files import write_synced
-from liquid_train.image_tokenizer.taming import ImageTokenizer
+from liquid_train.image_tokenizer.opening import open_image_tokenizer
 from liquid_train.optim.schedule import learning_rate
 from liquid_train.report.metric_families import headline
 from liquid_train.training.environment import environment
@@ -64,8 +64,7 @@ class Trainer:
         self.timer = timer or StepTimer()
         self.steps, self.tasks = planned_steps(config), task_names(config.data)
         self.resumed_from = rewind.checkpoint if rewind else find_checkpoint(config)
-        vq = config.vq
-        self.image_tokenizer = ImageTokenizer.from_files(package_path(vq.config), package_path(vq.checkpoint))
+        self.image_tokenizer = open_image_tokenizer(config.vq)
         fingerprint, codebook_size = self.image_tokenizer.fingerprint, self.image_tokenizer.codebook_size
         self.sets = open_sources(config.data, fingerprint, codebook_size)
         self.progress, self.notes = restore_progress(config, self.resumed_from, self.sets)

@@ -5,8 +5,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import subprocess
-import sys
 import tarfile
 from pathlib import Path
 
@@ -14,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests import forked
 from tests.distributed.running import ENV, TIMINGS
 
 ARCHIVE = Path(__file__).parents[1] / "fixtures" / "run_of_0053d72.tar.xz"
@@ -28,14 +27,7 @@ def older(tmp_path: Path) -> Path:
 
 
 def liquid(folder: Path, *arguments: str) -> str:
-    done = subprocess.run(
-        [sys.executable, "-P", "-m", "liquid_train.cli", *arguments],
-        cwd=folder,
-        env=ENV,
-        capture_output=True,
-        text=True,
-        timeout=240,
-    )
+    done = forked.liquid(*arguments, cwd=folder, env=ENV)
     assert done.returncode == 0, done.stderr
     return done.stdout
 

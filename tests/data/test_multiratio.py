@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +17,7 @@ from liquid_train.generate.images import load_image
 from liquid_train.generate.session import Session, open_model, open_vq
 from liquid_train.image_tokenizer.settings import VQSettings
 from liquid_train.model.backbone import ModelCard
+from tests import forked
 
 SIZES = [[32, 16], [24, 24], [16, 32]]  # width, height in pixels
 SHAPE = {
@@ -73,20 +71,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         f"data.sources.{task}.{key}" for task in ("t2i", "i2t") for key in (f"path={root / 'set'}", "weight=1.0")
     ]
     others = ["~data.sources.text", "~data.sources.vqa", "~data.heldout"]
-    command = [
-        sys.executable,
-        "-m",
-        "liquid_train.cli",
-        "train",
-        "experiment=quickstart",
-        *TRAIN,
-        *sources,
-        *others,
-        f"run.dir={root / 'run'}",
-    ]
-    done = subprocess.run(
-        command, capture_output=True, text=True, timeout=280, env=os.environ | {"OMP_NUM_THREADS": "1"}
-    )
+    done = forked.liquid("train", "experiment=quickstart", *TRAIN, *sources, *others, f"run.dir={root / 'run'}")
     assert done.returncode == 0, done.stderr
     return root / "run"
 

@@ -1,5 +1,4 @@
-"""Train tiny models of all families in one layout of ranks, for test_layouts.py: torchrun -m tests.distributed.layouts
-JOBS.json RESULT.json
+"""Train tiny models of all families in one layout of ranks, for test_layouts.py, which starts `main` on every rank.
 
 JOBS.json: [{"name", "overrides"}]; RESULT.json: {name: [[loss, gradient norm] of every step]}. The job's name begins
 with `plain` for the reference: a transformers model with eager attention and full logits, every document alone, torch's
@@ -10,7 +9,6 @@ from __future__ import annotations
 
 import copy
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -83,7 +81,3 @@ def main(jobs: Path, result: Path) -> None:
             found[name] = (plain if name.startswith("plain") else ours)(config, world)
         if world.main:
             result.write_text(json.dumps(found))
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]))

@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from tests import forked
 from tests.shard_sets import mixture_overrides
 
 TIMINGS = {"tokens_per_second", "mfu", "data_wait_fraction", "memory_gib"}
@@ -28,12 +29,9 @@ def data_overrides(root: Path) -> list[str]:
     return json.loads((root / "overrides.json").read_text())
 
 
-def command(root: Path, run: str, *overrides: str) -> list[str]:
+def arguments(root: Path, run: str, *overrides: str) -> list[str]:
+    """What follows `liquid train`."""
     return [
-        sys.executable,
-        "-m",
-        "liquid_train.cli",
-        "train",
         "experiment=quickstart",
         *data_overrides(root),
         "evals.every=0",
@@ -42,13 +40,45 @@ def command(root: Path, run: str, *overrides: str) -> list[str]:
     ]
 
 
+def command(root: Path, run: str, *overrides: str) -> list[str]:
+    return [sys.executable, "-m", "liquid_train.cli", "train", *arguments(root, run, *overrides)]
+
+
+def ranks_asked_for(overrides: tuple[str, ...]) -> int | None:
+    """launch.nproc, as far as a number is given."""
+    given = [o.removeprefix("launch.nproc=") for o in overrides if o.startswith("launch.nproc=")]
+    return int(given[-1]) if given and given[-1].isdigit() else None
+
+
 def attempt(root: Path, run: str, *overrides: str) -> subprocess.CompletedProcess[str]:
+    """`liquid train`: a single rank is forked, several are started by the command as a user starts it."""
+    if ranks_asked_for(overrides) == 1:
+        return forked.liquid("train", *arguments(root, run, *overrides), env=ENV)
+    return launch(root, run, *overrides)
+
+
+def launch(root: Path, run: str, *overrides: str) -> subprocess.CompletedProcess[str]:
+    """The command as a user starts it, in a new interpreter, and torchrun where there are several ranks."""
     return subprocess.run(command(root, run, *overrides), env=ENV, capture_output=True, text=True, timeout=280)
 
 
+def without_launcher(root: Path, run: str, *overrides: str) -> subprocess.CompletedProcess[str]:
+    """The ranks that torchrun starts for the command, without torchrun: the exit status of one that failed, if any, and
+    what all of them printed."""
+    ranks = ranks_asked_for(overrides)
+    if ranks is None or ranks == 1:
+        return attempt(root, run, *overrides)
+    with start_ranks(root, run, *overrides) as started:
+        ended = started.wait()
+    out, err = "".join(d.stdout for d in ended), "".join(d.stderr for d in ended)
+    # those that waited for one that failed were killed: -9
+    status = max((d.returncode for d in ended if d.returncode), default=0)
+    return subprocess.CompletedProcess([], status, out, err)
+
+
 def train(root: Path, run: str, *overrides: str) -> list[dict[str, Any]]:
-    """A run that must succeed: its metrics."""
-    done = attempt(root, run, *overrides)
+    """A run that must succeed: its metrics. Its ranks are those of torchrun, without torchrun (tests/forked.py)."""
+    done = without_launcher(root, run, *overrides)
     assert done.returncode == 0, done.stderr
     return metrics(root / run)
 
@@ -66,7 +96,14 @@ def start(root: Path, run: str, *overrides: str, stderr: int = subprocess.DEVNUL
     return subprocess.Popen(command(root, run, *overrides), env=ENV, stderr=stderr, text=True, start_new_session=True)
 
 
-def wait_for_step(run: Path, step: int, process: subprocess.Popen[str]) -> None:
+def start_ranks(root: Path, run: str, *overrides: str) -> forked.Together:
+    """The ranks that torchrun starts for the command, without it: `kill` ends them with everything they started."""
+    ranks = ranks_asked_for(overrides)
+    assert ranks is not None
+    return forked.start_ranks(arguments(root, run, *overrides), ranks, env=ENV)
+
+
+def wait_for_step(run: Path, step: int, process: subprocess.Popen[str] | forked.Together) -> None:
     """Until `step` is logged; an error when the process ends before."""
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline and process.poll() is None:

@@ -17,7 +17,18 @@ from pathlib import Path
 import pytest
 
 from liquid_train.checkpoint import folder as checkpoint
-from tests.distributed.running import attempt, kill_all, make_data, metrics, ranks, start, train, wait_for_step
+from tests.distributed.running import (
+    attempt,
+    kill_all,
+    make_data,
+    metrics,
+    ranks,
+    start,
+    start_ranks,
+    train,
+    wait_for_step,
+)
+from tests.forked import Together
 
 COMMON = ("launch.nproc=2", "schedule=constant", "checkpoint.shard_gib=1e-4", "checkpoint.every=1")
 ENDLESS = (*COMMON, "train.steps=1000000")
@@ -28,7 +39,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_data(tmp_path_factory.mktemp("faults"))
 
 
-def wait_until(condition: Callable[[], object], process: subprocess.Popen[str], what: str) -> None:
+def wait_until(condition: Callable[[], object], process: subprocess.Popen[str] | Together, what: str) -> None:
     deadline = time.monotonic() + 120
     while not condition():
         assert process.poll() is None and time.monotonic() < deadline, (
@@ -53,7 +64,7 @@ def newest_step(run: Path) -> int:
     return checkpoint.step_of(complete[-1]) if complete else 0
 
 
-def kill_in_a_save(run: Path, process: subprocess.Popen[str], dice: random.Random) -> bool:
+def kill_in_a_save(run: Path, process: Together, dice: random.Random) -> bool:
     """kill -9 of everything at a random moment of a save, which takes as long as the one before. Whether it was still
     being written."""
     wait_until(lambda: partials(run), process, "a save")
@@ -62,7 +73,7 @@ def kill_in_a_save(run: Path, process: subprocess.Popen[str], dice: random.Rando
     seconds = time.monotonic() - begun
     wait_until(lambda: partials(run), process, "another save")
     time.sleep(dice.uniform(0, seconds))
-    kill_all(process)
+    process.kill()
     return bool(partials(run))
 
 
@@ -75,7 +86,8 @@ def test_killed_while_saving(root: Path, kills: int) -> None:
     while hits < kills:
         attempts += 1
         assert attempts <= 3 * kills, f"only {hits} of {attempts} kills hit a save"
-        hits += kill_in_a_save(run, start(root, name, *ENDLESS), dice)
+        with start_ranks(root, name, *ENDLESS) as started:
+            hits += kill_in_a_save(run, started, dice)
         before, reached = reached, checkpoint.step_of(newest(run))
         assert reached > before
     end = reached + 3

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.distributed.running import attempt, make_data, metrics, start, wait_for_step
+from tests.distributed.running import make_data, metrics, start, wait_for_step, without_launcher
 from tests.shard_sets import image_set
 
 SOURCES = ("text", "t2i", "i2t", "vqa")
@@ -22,7 +22,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def trained(root: Path, run: str, *overrides: str) -> tuple[subprocess.CompletedProcess[str], list[dict]]:
-    return attempt(root, run, *overrides), metrics(root / run)
+    return without_launcher(root, run, *overrides), metrics(root / run)
 
 
 def test_training_ends_when_every_source_is_used_up(root: Path) -> None:

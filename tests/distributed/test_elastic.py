@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from liquid_train.checkpoint import folder as checkpoint
-from tests.distributed.running import kill_all, make_data, start, train, wait_for_step, without_timings
+from tests.distributed.running import make_data, start_ranks, train, wait_for_step, without_timings
 
 STEPS = 60
 FLEET = [(2, 1), (3, 0), (4, 2), (1, 4)]  # ranks, loader processes of each
@@ -36,9 +36,9 @@ def kill_and_go_on(root: Path, run: str, fleet: list[tuple[int, int]], seed: int
     dice = random.Random(seed)
     reached = 0
     for ranks, workers in fleet[:-1]:
-        process = start(root, run, *options(ranks, workers))
-        wait_for_step(root / run, reached + dice.randint(5, 14), process)
-        kill_all(process)
+        with start_ranks(root, run, *options(ranks, workers)) as started:
+            wait_for_step(root / run, reached + dice.randint(5, 14), started)
+            started.kill()
         reached = checkpoint.step_of(checkpoint.committed(root / run)[-1])
     assert 0 < reached < STEPS
     return train(root, run, *options(*fleet[-1]))

@@ -4,13 +4,13 @@ single documents."""
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-from tests.distributed.running import ENV, data_overrides, make_data
+from tests.distributed import layouts
+from tests.distributed.running import data_overrides, make_data
+from tests.forked import run_ranks
 
 STEPS = 20
 FAMILIES = {
@@ -55,15 +55,7 @@ def overrides(root: Path, run: str, family: str, *more: str) -> list[str]:
 def run_jobs(root: Path, name: str, ranks: int, jobs: dict[str, list[str]]) -> dict[str, list[list[float]]]:
     todo, result = root / f"{name}.json", root / f"{name}-result.json"
     todo.write_text(json.dumps([{"name": job, "overrides": o} for job, o in jobs.items()]))
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"]
-    done = subprocess.run(
-        [*torchrun, "-m", "tests.distributed.layouts", str(todo), str(result)],
-        env=ENV,
-        capture_output=True,
-        text=True,
-        timeout=280,
-    )
-    assert done.returncode == 0, done.stderr[-4000:]
+    run_ranks(layouts.main, (todo, result), ranks)
     return json.loads(result.read_text())
 
 

@@ -13,7 +13,8 @@ import torch
 import torch.distributed as dist
 from torch.distributed.tensor import DTensor
 
-from evals.periodic import evaluate, generate_prompts
+from evals.generated import generate_shared
+from evals.periodic import evaluate
 from liquid_train.config.compose import load
 from liquid_train.config.schema import TrainJob
 from liquid_train.data.tasks.t2i import DEFAULT_PROMPT
@@ -28,6 +29,7 @@ from liquid_train.model.settings import LossConfig
 from liquid_train.training.heldout import heldout_set, log_heldout
 from liquid_train.training.settings import EvalsConfig
 from tests.distributed.running import data_overrides, make_data
+from tests.forked import spawn
 from tests.tiny_model import tiny, vq
 
 PROMPTS = [f"a {('red', 'teal', 'blue')[i % 3]} {('circle', 'rectangle')[i % 2]}" for i in range(24)]
@@ -56,8 +58,9 @@ def draw_sharded(world: World, folder: Path, architecture: str) -> None:
     settings = EvalsConfig(guidance=7.0, temperature=1.0, prompts=PROMPTS, images=len(PROMPTS), quality_images=0)
     for _ in range(2):  # the second time shows that the first left everything in its place
         with live_model(root, lm, world.device) as model:
-            codes = generate_prompts(
+            codes = generate_shared(
                 ModelHandle(model, vocabulary, vq(), GRID, DEFAULT_PROMPT, world.rank, world.size),
+                PROMPTS,
                 settings,
                 len(PROMPTS),
             ).codes
@@ -98,7 +101,7 @@ def measure_everything(world: World, folder: Path, config: TrainJob) -> None:
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What two ranks have left there, and the data."""
     root = make_data(tmp_path_factory.mktemp("live"))
-    torch.multiprocessing.spawn(rank_main, (2, root, settings(root)), nprocs=2)
+    spawn(rank_main, (2, root, settings(root)), nprocs=2)
     return root
 
 
@@ -129,7 +132,7 @@ def test_two_ranks_draw_what_one_process_draws(folder: Path, tmp_path: Path, arc
 def test_one_two_and_four_ranks_measure_the_same(folder: Path) -> None:
     """Every number with its interval, on every rank; and the provenance, so that they compare."""
     measure_everything(World(0, 1, torch.device("cpu")), folder, settings(folder))
-    torch.multiprocessing.spawn(rank_main, (4, folder, settings(folder)), nprocs=4)
+    spawn(rank_main, (4, folder, settings(folder)), nprocs=4)
     single = json.loads((folder / "found-1-0.json").read_text())
     assert {
         "val/loss/text",

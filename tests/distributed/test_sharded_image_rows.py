@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
@@ -15,6 +14,7 @@ from liquid_train.model import backbone
 from liquid_train.model.embedding_init import fill_image_rows
 from liquid_train.model.settings import BackboneConfig
 from liquid_train.vocabulary import Vocabulary, load_tokenizer
+from tests.forked import spawn
 from tests.model.test_backbone import pretrained
 
 CODES = 1201  # with the text's rows not a multiple of 2
@@ -59,4 +59,4 @@ def test_ranks_make_the_rows_that_one_makes(tmp_path: Path) -> None:
         assert len(tables) == 2 and not any((table == 0).all(1).any() for table in tables.values()), (
             "no row was left out"
         )
-    mp.spawn(rank_main, (folder, wanted), nprocs=4)
+    spawn(rank_main, (folder, wanted), nprocs=4)

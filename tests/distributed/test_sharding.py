@@ -20,6 +20,7 @@ from liquid_train.distributed.settings import ParallelConfig
 from liquid_train.model.attention import PACKED
 from liquid_train.model.loss import LossModule
 from liquid_train.model.settings import LossConfig
+from tests import forked
 from tests.tiny_model import tiny
 
 LENGTH = 32
@@ -60,7 +61,7 @@ def rank_main(rank: int, ranks: int, folder: str, parallel: dict[str, Any]) -> N
 
 
 def spawn(folder: Path, ranks: int, **parallel: Any) -> list[dict[str, Any]]:
-    torch.multiprocessing.spawn(rank_main, (ranks, str(folder), parallel), nprocs=ranks)
+    forked.spawn(rank_main, (ranks, str(folder), parallel), nprocs=ranks)
     return [json.loads((folder / f"rank-{rank}.json").read_text()) for rank in range(ranks)]
 
 

@@ -21,11 +21,13 @@ from tests.distributed.running import (
     attempt,
     data_overrides,
     kill_all,
+    launch,
     make_data,
     metrics,
     start,
     train,
     wait_for_step,
+    without_launcher,
     without_timings,
 )
 from tests.shard_sets import image_set
@@ -42,7 +44,9 @@ def one_rank(root: Path) -> list[dict]:
 
 
 def test_two_ranks_equal_one(root: Path, one_rank: list[dict]) -> None:
-    two = train(root, "two", "train.steps=20", "launch.nproc=2", "train.batch_digest=true", "data.workers=1")
+    done = launch(root, "two", "train.steps=20", "launch.nproc=2", "train.batch_digest=true", "data.workers=1")
+    assert done.returncode == 0, done.stderr
+    two = metrics(root / "two")
     assert [m["batch_digest"] for m in two] == [m["batch_digest"] for m in one_rank]
     for a, b in zip(one_rank, two, strict=True):
         assert abs(a["loss"] - b["loss"]) < 1e-4 and a["grad_norm"] == pytest.approx(b["grad_norm"], rel=1e-3)
@@ -209,7 +213,7 @@ def test_damaged_samples_are_counted_and_survived(root: Path, tmp_path: Path) ->
     paths = [f"data.sources.{task}.path={images}" for task in ("t2i", "i2t", "vqa")]
     lines = train(root, "damaged", "train.steps=8", "launch.nproc=2", *paths)
     assert any(lines[-1].get(f"dropped/{task}: codes do not parse") for task in ("t2i", "i2t", "vqa"))
-    done = attempt(root, "too-damaged", "train.steps=8", "launch.nproc=2", "data.max_bad=0.001", *paths)
+    done = without_launcher(root, "too-damaged", "train.steps=8", "launch.nproc=2", "data.max_bad=0.001", *paths)
     assert done.returncode == 2 and "data.max_bad=0.001" in done.stderr and "Traceback" not in done.stderr
 
 

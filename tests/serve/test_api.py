@@ -406,6 +406,7 @@ def test_drawings_that_wait_together_are_one_batch_and_the_same_images(
 ) -> None:
     """Taken along: what fits into four images and has the same settings. A stopped one leaves the others' images
     alone."""
+    from liquid_train.generate.image_sampler import sample_images
     from liquid_train.serve import engine
     from liquid_train.serve.requests import GenerateRequest
     from liquid_train.serve.worker import Stopped
@@ -420,7 +421,7 @@ def test_drawings_that_wait_together_are_one_batch_and_the_same_images(
         GenerateRequest(prompt="a red circle", guidance=1.0, seed=7),
     ]
     alone = [image_batches.submit(one, threading.Event()).result(60) for one in asked]
-    batches, draw = [], engine.sample_images
+    batches, draw = [], sample_images
 
     def watched(*arguments: Any, **options: Any) -> Any:
         batches.append(options["seeds"])
@@ -506,7 +507,7 @@ def test_a_missing_package_names_its_pip_command(
     monkeypatch.setitem(sys.modules, "gradio", None)  # import gradio: ImportError
     assert main(["serve", f"checkpoint={folder}"]) == 2
     said = capsys.readouterr().err
-    assert "pip install 'liquid-train[ui]'" in said and "ui=false" in said
+    assert "pip install -e '.[ui]'" in said and "ui=false" in said
 
 
 def test_only_this_machine_is_listened_on_unless_told_otherwise() -> None:
