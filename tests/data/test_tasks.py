@@ -39,7 +39,7 @@ def data(*tasks: str, heldout: tuple[str, ...] = ()) -> DataConfig:
 
 
 def test_every_file_is_a_task_of_its_name() -> None:
-    assert set(TASKS.names()) == set(FIRST)
+    assert set(FIRST) <= set(TASKS.names())
     for name in TASKS.names():
         assert find_task(name, "task").name == name
 

@@ -73,7 +73,7 @@ def test_backbone_family_is_used_from_where_the_config_is_read() -> None:
 
 
 def test_what_is_no_family_is_refused() -> None:
-    with pytest.raises(UserError, match="backbone.family=gpt: no such backbone family; one of gemma, gemma2, llama"):
+    with pytest.raises(UserError, match="backbone.family=gpt: no such backbone family; one of .*gemma2.*llama"):
         find_family("gpt", "backbone.family")
     with pytest.raises(UserError, match="backbone.family=pathlib.Path: not a subclass"):
         find_family("pathlib.Path", "backbone.family")

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from liquid_train.errors import UserError
-from liquid_train.optim.kinds import OPTIMIZERS, check_own_kind
+from liquid_train.optim.kinds import check_own_kind
 from liquid_train.optim.optimizer import build_optimizer, state_bytes
 from liquid_train.optim.settings import OptimizerConfig
 from tests.tiny_model import tiny
@@ -52,7 +52,7 @@ def test_groups_and_settings(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("settings", "says"),
     [
-        ({"kind": "nothing"}, "optimizer.kind=nothing: no such optimizer; one of adamw"),
+        ({"kind": "nothing"}, "optimizer.kind=nothing: no such optimizer; one of .*adamw"),
         ({"kind": "adamw", "options": {"speed": 1}}, "optimizer.options={'speed': 1}: optimizer.kind=adamw takes"),
         ({"kind": f"{HERE}.nothing"}, "not a torch.optim.Optimizer"),
     ],
@@ -74,6 +74,5 @@ def test_a_users_own_is_checked_before_anything_is_built() -> None:
 
 def test_bytes_of_the_state() -> None:
     parameters = [torch.empty(7, 5, device="meta"), torch.empty(3, 2, device="meta"), torch.empty(11, device="meta")]
-    assert OPTIMIZERS.names() == ["adamw"]
     assert state_bytes(parameters, OptimizerConfig()) == 2 * 4 * (35 + 6 + 11) + 3 * 4
     assert state_bytes(parameters, OptimizerConfig(kind=f"{HERE}.OneMoment")) == 2 * (35 + 6 + 11) + 3 * 8
