@@ -30,7 +30,8 @@ class Section:
     file).
 
     kind_key: the setting that names the section's kind, which `_target_` in a config stands for; options_key: where the
-    other keys that stand next to `_target_` go, as the arguments of a user's own kind.
+    other keys that stand next to `_target_` go, as the arguments of a user's own kind. kind_settings: those of the
+    section's own settings that go there too, since only the package's kinds have them.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(

@@ -15,7 +15,6 @@ import fsspec
 import numpy as np
 import pytest
 
-from liquid_train.data import storage
 from liquid_train.data.index_builder import build_index
 from liquid_train.data.shards import ShardSet
 from tests.data.test_shards import CODEBOOK, member_offset, overwrite
