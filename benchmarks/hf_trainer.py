@@ -52,13 +52,11 @@ from benchmarks.machine import machine
 from data_prep import tokenize
 from liquid_train.config.compose import load
 from liquid_train.config.schema import TrainJob
-from liquid_train.data.loader import micro_batches
 from liquid_train.data.packing import Sequence as Row
 from liquid_train.data.sequences import IGNORED
 from liquid_train.distributed.parallelize import process_group
 from liquid_train.generate.live_model import live_model
-from liquid_train.train import account, train_step
-from liquid_train.training.trainer import Run
+from liquid_train.training.trainer import Trainer as OurTrainer
 
 WAYS = ("padded", "packed", "ours")
 TOLERANCE = 1e-4  # of the first step's loss, absolute
@@ -112,33 +110,23 @@ def make_shards(folder: Path) -> None:
         )
 
 
-def close(run: Run) -> None:
-    """As train.py ends: sharded tensors are gone before the process group is."""
-    if run.lock:
-        run.lock.release()
-    del run.root, run.optimizer
-
-
 def ours(config: TrainJob) -> Measured:
     """Train as train.py does; evaluation and checkpoints are left out."""
     documents = tokens = positions = 0
     with process_group() as world:
-        run = Run(config, world)
+        trainer = OurTrainer(config, world)
         loss, watch = 0.0, Stopwatch()
-        for batch in list(run.loader):
-            before = time.perf_counter()
-            result = train_step(
-                run, micro_batches(config, batch, world.size, run.vocabulary.pad), config.optimizer.lr, False
-            )
-            account(run, batch, result, config.optimizer.lr, time.perf_counter() - before, 0.0)
+        for batch in list(trainer.loader):
+            result = trainer.step(batch)
+            trainer.log(batch, result)
             if batch.step == 0:
-                loss, watch = result["loss"], Stopwatch()
+                loss, watch = result.loss, Stopwatch()
                 continue
             documents += batch.documents
             positions += len(batch.sequences) * config.data.seq_len
             tokens += len(batch.sequences) * config.data.seq_len - batch.padding
         spent = watch.read()
-        close(run)
+        trainer.close()
     return {"loss": loss, **spent, "documents": documents, "tokens": tokens, "positions": positions}
 
 
@@ -146,12 +134,12 @@ def start(config: TrainJob) -> tuple[PreTrainedModel, int, list[list[list[Docume
     """What ours would train: a plain transformers model with the same weights, the padding id, and the documents
     [step][row]."""
     with process_group() as world:
-        run = Run(config, world)
-        rows = [[documents(s) for _, s in sorted(batch.sequences.items())] for batch in run.loader]
-        with live_model(run.root, run.root.lm, world.device) as gathered:
+        trainer = OurTrainer(config, world)
+        rows = [[documents(s) for _, s in sorted(batch.sequences.items())] for batch in trainer.loader]
+        with live_model(trainer.root, trainer.root.lm, world.device) as gathered:
             model = copy.deepcopy(gathered)
-        pad = run.vocabulary.pad
-        close(run)
+        pad = trainer.vocabulary.pad
+        trainer.close()
     model.set_attn_implementation("sdpa")
     model.config.use_cache = False  # with a cache, transformers does not see that position ids restart
     return model.train().requires_grad_(True), pad, rows

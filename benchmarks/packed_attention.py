@@ -1,4 +1,5 @@
-"""Documents gathered into rectangles (liquid_train.model.attention) against a block-diagonal mask over the packed row.
+"""padded_sdpa (liquid_train.model.attention), which gathers documents into padded batches, against a block-diagonal
+mask over the packed row.
 
 Baseline: torch's scaled_dot_product_attention with a boolean [seq_len, seq_len] mask of the same documents, which is
 what transformers builds for packed rows on a CPU. Same documents, same tensors, forward and backward, interleaved,
@@ -15,7 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from liquid_train.model.attention import DocumentPlan, packed_attention
+from liquid_train.data.document_plan import DocumentPlan
+from liquid_train.model.attention import packed_attention
 
 HEADS, HEAD_DIM, ROWS, SEQ_LEN, REPEATS = 5, 32, 2, 1024, 5
 LENGTHS = [80, 120, 81, 79, 118, 82, 83, 119, 80, 78, 104]  # of one row, as the quickstart packs them

@@ -111,7 +111,9 @@ def packing(sets: dict[str, ShardSet], vocabulary: Vocabulary) -> None:
     )
     for seq_len, window in WINDOWS.items():
         config = job(sets, tasks, seq_len, window)
-        readers = source_readers(config, {task: sets[name] for task, name in tasks.items()}, vocabulary)
+        readers = source_readers(
+            config.data, config.seed, {task: sets[name] for task, name in tasks.items()}, vocabulary
+        )
         stream = PackedStream(0, readers, seq_len, window, vocabulary.pad)
         sequences, buffered = [], 0
         while sum(s.documents for s in sequences) < DOCUMENTS:
@@ -147,7 +149,7 @@ def ours(sets: dict[str, ShardSet], task: str, name: str, vocabulary: Vocabulary
     config.data.workers = workers
     opened = {task: ShardSet(sets[name].path)}
     tokens = 0
-    for batch in BatchLoader(config, opened, vocabulary, rank=0, world=1, first_step=0, steps=10**9):
+    for batch in BatchLoader(config.data, config.seed, opened, vocabulary, rank=0, world=1, first_step=0, steps=10**9):
         tokens += len(batch.sequences) * config.data.seq_len - batch.padding
         if batch.ended:
             break

@@ -9,6 +9,7 @@ neither on the number of parts and processes nor on how often the job was killed
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 from dataclasses import dataclass, replace
@@ -26,11 +27,13 @@ from data_prep.shard_set.writer import CHUNK_SAMPLES
 from data_prep.sources import Source, open_source
 from liquid_train.config.compose import package_path
 from liquid_train.errors import UserError
-from liquid_train.files import sha256_of
+from liquid_train.files import check_folder, concerns, sha256_of
 from liquid_train.image_tokenizer.settings import VQSettings
 
 if TYPE_CHECKING:  # torch is imported only where something is left to encode
     from data_prep.encode.encoder import BatchEncoder
+
+log = logging.getLogger(__name__)
 
 # of what this program writes; part of the recipe: raise it when the same settings give other samples than before
 FORMAT = 2
@@ -86,6 +89,7 @@ def run(config: TokenizeJob) -> None:
             "nothing to do"
         )
         return
+    check_folder(Path(t.output), f"tokenize.output={t.output}")
     if crop:
         encoding = encoding or open_encoding(config, crop)
         recipe["vq"]["fingerprint"] = encoding.encoder.model.fingerprint
@@ -97,9 +101,8 @@ def run(config: TokenizeJob) -> None:
                 folder.begin(plan)
             SetMaker(t, source, folder, plan, part, encoding).make()
     except OSError as error:  # a full disk, above all
-        raise UserError(
-            f"tokenize.output={t.output}: {error}; finished shards are kept, the same command goes on from there"
-        ) from error
+        key = f"tokenize.output={t.output}" if concerns(error, folder.path) else f"tokenize.input={t.input}"
+        raise UserError(f"{key}: {error}; finished shards are kept, the same command goes on from there") from error
 
 
 def open_crop(t: TokenizeSettings, vq: VQSettings) -> Crop:
@@ -195,7 +198,7 @@ def settle_plan(
         from data_prep.encode.batch_size import fastest_batch
 
         encoding = _with_batch(encoding, fastest_batch(encoding.encoder, encoding.crop.size, encoding.crop.size))
-        print(f"{t.output}: batches of {encoding.encoder.settings.batch_size}, the fastest here")
+        log.info("%s: batches of %d, the fastest here", t.output, encoding.encoder.settings.batch_size)
     inputs = [[name, source.count(name)] for name in source.inputs()]
     plan = Plan(recipe, inputs, None, dict(source.omitted()), max_bad=t.max_bad)
     if encoding:

@@ -15,8 +15,8 @@ not end the run.
 from __future__ import annotations
 
 import json
+import logging
 import math
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -39,9 +39,12 @@ from liquid_train.generate.images import contact_sheet, decode, save_png
 from liquid_train.image_tokenizer.taming import ImageTokenizer
 from liquid_train.measurement.measurement import Measurement, ModelHandle, write_measurement
 from liquid_train.measurement.provenance import Provenance, seeds_text, texts_digest
-from liquid_train.training.settings import PERIODIC, EvalsConfig
+from liquid_train.training.settings import EvalsConfig
 from liquid_train.vocabulary import Vocabulary
 
+log = logging.getLogger(__name__)
+
+PERIODIC = ("vqa", "grid", "image_quality", "self_vqascore", "captions", "language")
 BATCH = 64  # images generated together
 
 
@@ -119,11 +122,11 @@ def measurements(
 
 def guarded(name: str, measure: Callable[[], Measurement]) -> Iterator[tuple[str, Measurement]]:
     """The measurement, or nothing and a line where the data does not allow it: what every rank finds out alike
-    (ValueError)."""
+    (UserError)."""
     try:
         yield name, measure()
     except UserError as error:
-        print(f"evals: {name} could not be measured: {error}", file=sys.stderr)
+        log.warning("evals: %s could not be measured: %s", name, error)
 
 
 def grid_measurement(handle: ModelHandle, generated: t2i.GeneratedImages, count: int) -> Measurement:

@@ -35,7 +35,7 @@ from liquid_train.config.compose import read_config
 from liquid_train.config.schema import TrainJob
 from liquid_train.data.shards import ShardSet
 from liquid_train.errors import UserError
-from liquid_train.files import write_synced
+from liquid_train.files import check_folder, write_synced, writing
 from liquid_train.generate.job import progress_bar
 from liquid_train.generate.manifest import (
     file_identity,
@@ -93,13 +93,11 @@ def run(config: EvalJob) -> None:
         print_tables(output)
         print_values(files)
         return
-    with staging_directory(output) as partial:
+    what = output_setting(config, output)
+    check_folder(output, what, "give another folder with output=DIR")
+    with staging_directory(output, what) as partial:
         found, failed = evaluate(config, folder, step, partial) if names else ({}, {})
-        for name, measured in found.items():
-            write_predictions(output, step, measured)
-            write_measurement(output, name, step, measured)
-            for warning in measured.warnings:
-                print(f"{name}: {warning}")
+        write_found(output, step, found, what)
         if config.sheet is not None:
             unmeasured |= failed
             write_sheet(
@@ -128,16 +126,28 @@ def chosen_names(config: EvalJob) -> list[str]:
 
 def score(config: EvalJob) -> None:
     """Answers and a judge's marks from files, into output/model-NAME.json."""
-    assert config.output is not None  # config_checks.check_eval
+    assert config.output is not None  # evals.checks
     output = Path(config.output)
+    check_folder(output, f"output={output}")
     found = score_files(config)
-    for name, measured in found.items():
-        write_predictions(output, None, measured)
-        write_measurement(output, name, None, measured)
-        for warning in measured.warnings:
-            print(f"{name}: {warning}")
+    write_found(output, None, found, f"output={output}")
     print_values([output / file_name(name, None) for name in found])
     print(f"written to {output}")
+
+
+def write_found(output: Path, step: int | None, found: dict[str, Measurement], what: str) -> None:
+    """Write every measurement with its predictions. Where the disk does not take them, their numbers are printed, and
+    UserError is raised."""
+    try:
+        with writing(output, what, "make room, or give another folder with output=DIR"):
+            for name, measured in found.items():
+                write_predictions(output, step, measured)
+                write_measurement(output, name, step, measured)
+                for warning in measured.warnings:
+                    print(f"{name}: {warning}")
+    except UserError:
+        print_numbers([{key: asdict(v) for key, v in m.values.items()} for m in found.values()])
+        raise
 
 
 def in_run(folder: Path) -> bool:
@@ -181,6 +191,11 @@ def output_folder(config: EvalJob, folder: Path) -> Path:
     if not in_run(folder):
         raise UserError(f"output has no value, and checkpoint={config.checkpoint} belongs to no run; give output=DIR")
     return folder.parents[2] / "evals"
+
+
+def output_setting(config: EvalJob, output: Path) -> str:
+    """The setting that results go to `output`, with its value."""
+    return f"output={output}" if config.output is not None else f"checkpoint={config.checkpoint}, whose evals/"
 
 
 def inputs_of(config: EvalJob, folder: Path) -> dict[str, Any]:
@@ -264,7 +279,7 @@ def write_predictions(output: Path, step: int | None, measured: Measurement) -> 
     """The files and images that a benchmark's server or program takes, and the names of what was left out."""
     for name, text in measured.detail.get("files", {}).items():
         write_synced(prediction_path(output, step, name), text)
-    for name, pixels in measured.detail.get("images", {}).items():
+    for name, pixels in measured.detail.get("image_files", {}).items():
         from liquid_train.generate.images import save_png
 
         save_png(prediction_path(output, step, name), pixels)
@@ -404,9 +419,14 @@ def print_tables(folder: Path, console: Console | None = None) -> None:
 
 def print_values(files: list[Path], console: Console | None = None) -> None:
     """Every number of the given measurement files with its interval."""
+    print_numbers([read_json(path)["values"] for path in files], console)
+
+
+def print_numbers(found: list[dict[str, dict[str, Any]]], console: Console | None = None) -> None:
+    """By metric name {"value", "low", "high", "n"}, as a measurement's file has them."""
     table = Table("metric", "value", "95% interval", "n", title="All metrics", title_justify="left")
-    for path in files:
-        for key, value in read_json(path)["values"].items():
+    for values in found:
+        for key, value in values.items():
             interval = NONE if value["low"] is None else f"{value['low']:.4g} to {value['high']:.4g}"
             table.add_row(key, NONE if value["value"] is None else f"{value['value']:.4g}", interval, f"{value['n']:,}")
     (console or Console()).print(table)

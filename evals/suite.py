@@ -71,8 +71,16 @@ class Inputs:
         where, vocabulary = config.heldout, session.vocabulary
         self.heldout = None
         if "heldout" in config.metrics:
+            trained = trained_with(config)
             self.heldout = heldout_set(
-                trained_with(config), vocabulary, self.card.vq_fingerprint, whole=where.whole, batches=where.batches
+                trained.data,
+                trained.loss,
+                trained.seed,
+                vocabulary,
+                self.card.vq_fingerprint,
+                micro_batch=trained.train.micro_batch,
+                whole=where.whole,
+                batches=where.batches,
             )
         if chosen(config) & {"vqa", "image_quality"}:
             _ = self.questions, self.train

@@ -27,7 +27,7 @@ from liquid_train.checkpoint.resume import planned_steps
 from liquid_train.config.compose import read_config
 from liquid_train.config.schema import TrainJob
 from liquid_train.errors import UserError
-from liquid_train.files import sha256_of, write_synced
+from liquid_train.files import check_folder, sha256_of, write_synced
 from liquid_train.measurement.measurement import file_name
 from liquid_train.report.run_reader import json_lines
 from liquid_train.training.wandb import WandbRun, logged_name
@@ -52,7 +52,6 @@ def watch(config: EvalJob) -> None:
                 training.tracker.wandb,
                 f"{training.run.name}-evals",
                 asdict(config),
-                print,
                 group=training.run.name,
                 any_order=True,
             )
@@ -147,6 +146,7 @@ def note(path: Path, line: dict[str, Any]) -> None:
 def watching(run_dir: Path) -> Iterator[None]:
     """The exclusive right to write RUN/evals/metrics.jsonl."""
     folder = run_dir / "evals"
+    check_folder(folder, f"watch={run_dir}, whose evals/", "evaluate a copy that can be written to")
     folder.mkdir(exist_ok=True)
     with open(folder / ".lock", "w") as file:
         try:

@@ -1,31 +1,90 @@
-"""Files that are there whole or not at all, and how their content is told."""
+"""Files that are there whole or not at all, JSON files, and what is said where nothing can be written."""
 
 from __future__ import annotations
 
 import contextlib
 import errno
 import hashlib
+import json
+import logging
 import os
-import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
+
+from liquid_train.errors import UserError
+
+log = logging.getLogger(__name__)
+PROBE = b"\0" * 65536  # a full disk may still have room for a name
 
 
 def is_full(error: BaseException) -> bool:
-    """Whether a file could not be written for want of room: on the disk, in a quota, under a limit. Rust libraries give
-    the text of it alone."""
+    """Whether a write failed for lack of room: on the disk, in a quota, under a size limit. Of Rust libraries' errors
+    only the text tells."""
     numbers = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
     return getattr(error, "errno", None) in numbers or any(f"(os error {n})" in str(error) for n in numbers)
 
 
+def concerns(error: OSError, folder: Path) -> bool:
+    """Whether an OSError comes from writing to `folder`: it names a file there, or the disk is full."""
+    names = [str(name) for name in (error.filename, error.filename2) if isinstance(name, str | os.PathLike)]
+    return is_full(error) or any(Path(name).absolute().is_relative_to(folder.absolute()) for name in names)
+
+
+def check_folder(folder: Path, what: str, remedy: str = "choose another folder") -> None:
+    """Try whether `folder` can be made and written to, before the work whose results go there; nothing is left of it.
+
+    what: the setting with its value, for example "run.dir=runs/mine"; remedy: what would be right. Raises UserError.
+    """
+    there = next(path for path in (folder.absolute(), *folder.absolute().parents) if os.path.lexists(path))
+    if not there.is_dir():
+        link = there.is_symlink() and not there.exists()
+        found = f"{there} is a {'link to nothing' if link else 'file, not a folder'}"
+        raise UserError(f"{what}: cannot be written to: {found}; {remedy}")
+    try:
+        with tempfile.NamedTemporaryFile(dir=there, prefix=".liquid-", suffix=".probe") as probe:
+            probe.write(PROBE)
+            probe.flush()
+            os.fsync(probe.fileno())
+    except OSError as error:
+        raise UserError(f"{what}: cannot be written to: {error.strerror or error} ({there}); {remedy}") from error
+
+
+def check_file(file: Path, what: str, remedy: str = "give another name") -> None:
+    """`check_folder` for one file, which may be there already and is replaced then. Raises UserError."""
+    if file.is_dir():
+        raise UserError(f"{what}: a folder; give the name of a file")
+    check_folder(file.parent, what, remedy)
+
+
 @contextlib.contextmanager
-def dispensable(what: str) -> Iterator[None]:
-    """Write files that a run can do without: where the disk does not take them, one line on stderr says so, and it goes
-    on."""
+def writing(folder: Path, what: str, remedy: str) -> Iterator[None]:
+    """Turn an OSError of the block that concerns `folder` into a UserError, as check_folder words it."""
     try:
         yield
     except OSError as error:
-        print(f"{what} could not be written: {error}. The run goes on without.", file=sys.stderr)
+        if not concerns(error, folder):
+            raise
+        raise UserError(f"{what}: cannot be written to: {error.strerror or error}; {remedy}") from error
+
+
+@contextlib.contextmanager
+def dispensable(what: str) -> Iterator[None]:
+    """Write files that a run can do without: where the disk does not take them, a warning says so, and it goes on."""
+    try:
+        yield
+    except OSError as error:
+        log.warning("%s could not be written: %s. The run goes on without.", what, error)
+
+
+def read_json(path: Path) -> Any:
+    """The content of a JSON file (UTF-8). Raises OSError where it cannot be read, FileNotFoundError where there is
+    none, and UserError, with the path, where it is not JSON."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:  # a UnicodeDecodeError is one too
+        raise UserError(f"{path}: not JSON ({error})") from error
 
 
 def sha256_of(path: Path) -> str:
@@ -34,16 +93,16 @@ def sha256_of(path: Path) -> str:
 
 
 def write_synced(path: Path, content: str | bytes) -> None:
-    """Write a file aside, sync and rename it: readers see the old content or the new one, also after a power cut."""
-    staging_directory = path.with_name(f".{path.name}.partial")
-    staging_directory.write_bytes(content.encode() if isinstance(content, str) else content)
-    sync(staging_directory)
-    move_into_place(staging_directory, path)
+    """Write a temporary file, sync and rename it: readers see the old content or the new, even after a power cut."""
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_bytes(content.encode() if isinstance(content, str) else content)
+    sync(partial)
+    move_into_place(partial, path)
 
 
-def move_into_place(staging_directory: Path, final: Path) -> None:
+def move_into_place(partial: Path, final: Path) -> None:
     """Rename a file that is written and synced."""
-    os.replace(staging_directory, final)
+    os.replace(partial, final)
     sync(final.parent)
 
 
@@ -54,3 +113,10 @@ def sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def package_path(path: str) -> Path:
+    """A path from the config; `package:NAME` is NAME inside the installed package."""
+    return (
+        Path(__file__).resolve().parent / path.removeprefix("package:") if path.startswith("package:") else Path(path)
+    )

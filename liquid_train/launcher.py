@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import os
-import re
 import signal
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
-from liquid_train.config.checks import degrees
 from liquid_train.config.schema import TrainJob
+from liquid_train.distributed.settings import degrees
+from liquid_train.distributed.signals import STOP_FILE
 from liquid_train.errors import UserError
+from liquid_train.files import check_folder
 
-STOP_FILE = "LIQUID_STOP_FILE"  # environment variable: the ranks save and leave once this file is there
+LAST_SECONDS = 10  # that ranks get to end by themselves once one has failed
 
 
 def processes(config: TrainJob) -> int:
@@ -35,6 +36,7 @@ def launch(config: TrainJob, overrides: list[str]) -> int:
     if is_complete(config):
         print(f"{config.run.dir}: trained to the end already (its last checkpoint is complete); nothing to do")
         return 0
+    check_folder(Path(config.run.dir), f"run.dir={config.run.dir}")
     ranks = processes(config)
     streams = config.data.streams or config.data.global_batch
     replicate, shard, _ = degrees(config.parallel, ranks)
@@ -52,17 +54,17 @@ def launch(config: TrainJob, overrides: list[str]) -> int:
     torchrun = [
         sys.executable,
         "-m",
-        "torch.distributed.run",
+        "liquid_train.torchrun",
         "--standalone",
         f"--nproc-per-node={ranks}",
         "--signals-to-handle=SIGINT,SIGHUP,SIGQUIT",
+        f"--shutdown-timeout={LAST_SECONDS}",
     ]
     return supervise([*torchrun, "-m", "liquid_train.train", *overrides])
 
 
 def supervise(command: list[str]) -> int:
-    """Run torchrun, have the ranks stop on SIGTERM or SIGUSR1, and keep torchrun's own trace from the terminal: a rank
-    says what was wrong.
+    """Run torchrun and have the ranks stop on SIGTERM or SIGUSR1. Returns its exit status (liquid_train/torchrun.py).
 
     torchrun itself ignores these signals: it would give its ranks 30 seconds, and none on a second signal, which a
     process group or Slurm delivers to it next to ours. The ranks look for a file instead; a second SIGTERM ends them as
@@ -77,9 +79,7 @@ def supervise(command: list[str]) -> int:
     with tempfile.TemporaryDirectory(prefix="liquid-") as folder:
         stop = Path(folder) / "stop"
         env = {**os.environ, "TORCH_CPP_LOG_LEVEL": "ERROR", STOP_FILE: str(stop)}
-        with subprocess.Popen(
-            command, stderr=subprocess.PIPE, text=True, errors="replace", env=env, preexec_fn=ignore_stops
-        ) as process:
+        with subprocess.Popen(command, env=env, preexec_fn=ignore_stops) as process:
 
             def on_stop(*_: Any) -> None:
                 if stop.exists():
@@ -89,22 +89,4 @@ def supervise(command: list[str]) -> int:
             for number in stops:
                 signal.signal(number, on_stop)
             signal.signal(signal.SIGINT, lambda *_: process.send_signal(signal.SIGINT))
-            assert process.stderr is not None
-            _pass_on(process.stderr)
-    if process.returncode:
-        print("liquid train: a rank ended with an error (its message is above)", file=sys.stderr)
-        return 2
-    return 0
-
-
-def _pass_on(lines: IO[str]) -> None:
-    """Print the ranks' lines, without torchrun's: its own begin with a level and a date, or follow its traceback.
-
-    A rank may still have something to say after torchrun has noticed that another one ended.
-    """
-    launcher = False
-    for line in lines:
-        launcher = launcher or bool(re.match(r"[EW]\d{4} .*torch/distributed/(elastic|run)", line))
-        if line.startswith("liquid train: ") or (not launcher and not re.match(r"[EWI]\d{4} ", line)):
-            sys.stderr.write(line)
-            sys.stderr.flush()
+            return process.wait()

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from liquid_train import logs
 from tests.data.test_shards import make_set
 
 # Beginnings of the names of tests that take more than a second or so, because they train, start processes, or measure a
@@ -23,6 +24,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker(pytest.mark.long)
             if config.pluginmanager.hasplugin("pytest_cov"):
                 item.add_marker(pytest.mark.no_cover)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def messages_on_stderr() -> None:
+    """As at the start of every command, for tests that call a job's functions."""
+    logs.set_up()
 
 
 @pytest.fixture(scope="module")

@@ -12,14 +12,13 @@ from PIL import Image
 
 from data_prep import tokenize
 from data_prep.sources import open_source
-from liquid_train.cli import quote
 from liquid_train.config.compose import load
 from liquid_train.data.shards import ShardSet
 from liquid_train.image_tokenizer.taming import ImageTokenizer
 
 
 def config(source, where, *overrides):
-    return load("tokenize", [quote(o) for o in (f"tokenize.source={source}", f"tokenize.input={where}", *overrides)])
+    return load("tokenize", [f"tokenize.source={source}", f"tokenize.input={where}", *overrides])
 
 
 def settings_of(source, where, *overrides):

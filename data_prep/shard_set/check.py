@@ -16,7 +16,7 @@ from data_prep.shard_set.folder import DROPPED_NAME
 from data_prep.shard_set.index import code_counts, perplexity
 from data_prep.shard_set.stream import Files, chunk_files, chunk_spans, shard_files
 from data_prep.shard_set.writer import shard_name
-from liquid_train.data.shards import INDEX_NAME, DamagedSample, Sample, decode_sample
+from liquid_train.data.shard_format import INDEX_NAME, DamagedSample, Sample, decode_sample
 from liquid_train.files import sha256_of
 
 SHOWN = 20  # problems of one kind that are listed; the others are counted

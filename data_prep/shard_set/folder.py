@@ -28,7 +28,7 @@ from typing import IO, Any
 
 from data_prep.shard_set.plan import Plan
 from data_prep.shard_set.writer import PARTIAL, shard_name, shard_number, to_json
-from liquid_train.data.shards import INDEX_NAME
+from liquid_train.data.shard_format import INDEX_NAME
 from liquid_train.errors import UserError
 from liquid_train.files import sha256_of, write_synced
 
@@ -207,6 +207,8 @@ def read_json(path: Path) -> dict[str, Any] | None:
         value = json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
         return None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror or error}; choose another tokenize.output") from error
     except ValueError as error:
         raise UserError(f"{path}: not JSON ({error}); remove it, or choose another tokenize.output") from error
     if not isinstance(value, dict):

@@ -10,7 +10,7 @@ import numpy as np
 from data_prep.encode.crops import TOO_LONG
 from data_prep.shard_set.folder import SetFolder
 from data_prep.shard_set.plan import Plan
-from liquid_train.data.shards import INDEX_KIND, decode_codes, group_files
+from liquid_train.data.shard_format import INDEX_KIND, decode_codes, group_files
 from liquid_train.errors import UserError
 
 Record = dict[str, Any]  # {"entry", "left_out", "codes"} of one shard

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from data_prep.encode.encoder import Encoded, Task
     from data_prep.tokenize import Encoding
 
+from liquid_train.logs import console
+
 log = logging.getLogger(__name__)
 
 SHOWN = 20  # rows that are left out and named on the terminal; dropped.jsonl names all
@@ -199,6 +201,7 @@ def progress(label: str, total: int, shown: bool) -> Iterator[Callable[[int], No
         MofNCompleteColumn(),
         rate,
         TimeRemainingColumn(),
+        console=console(),
         disable=not shown,
     ) as bar:
         task = bar.add_task(label, total=total, rate=0.0)

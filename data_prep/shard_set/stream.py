@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from liquid_train.data.shards import INDEX_NAME, group_files, read_index
+from liquid_train.data.shard_format import INDEX_NAME, group_files
+from liquid_train.data.shards import read_index
 from liquid_train.data.storage import open_folder
 from liquid_train.errors import UserError
 

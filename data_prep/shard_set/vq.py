@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from liquid_train.config.compose import package_path
-from liquid_train.data.shards import INDEX_NAME
+from liquid_train.data.shard_format import INDEX_NAME
 from liquid_train.errors import UserError
 from liquid_train.image_tokenizer.settings import VQSettings
 

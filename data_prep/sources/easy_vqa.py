@@ -63,10 +63,14 @@ def answer_type(answer: str) -> str:
     return "color" if answer in COLORS else "shape" if answer in SHAPES else "yes/no"
 
 
+class Contradiction(ValueError):
+    """The answers about an image exclude each other: damage of that image, which is counted."""
+
+
 def derive(questions: list[tuple[str, str]], candidates: tuple[str, ...]) -> str | None:
     """The one of `candidates` that the (question, answer) pairs leave, or None when several are left.
 
-    Raises UserError when the answers contradict each other (none is left).
+    Raises Contradiction when the answers contradict each other (none is left).
     """
     left = set(candidates)
     for question, answer in questions:
@@ -80,7 +84,7 @@ def derive(questions: list[tuple[str, str]], candidates: tuple[str, ...]) -> str
         elif words & set(candidates):  # "what color is the circle?" tells the shape
             left &= words
     if not left:
-        raise UserError(f"contradicting answers: {questions}")
+        raise Contradiction(f"contradicting answers: {questions}")
     return left.pop() if len(left) == 1 else None
 
 
@@ -88,7 +92,7 @@ def describe(number: int, path: Path, questions: list[tuple[str, str]]) -> EasyV
     """One image with what its answers tell; contradicting answers are a `problem` of this image, not an error."""
     try:
         return EasyVQAImage(number, path, questions, derive(questions, COLORS), derive(questions, SHAPES))
-    except ValueError:
+    except Contradiction:
         return EasyVQAImage(number, path, questions, None, None, problem="contradicting answers")
 
 

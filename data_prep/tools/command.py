@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 from liquid_train.errors import UserError
+from liquid_train.files import check_file
 
 
 def parser() -> argparse.ArgumentParser:
@@ -111,7 +112,6 @@ def _add_index(tool: argparse.ArgumentParser) -> None:
 
 def _preview(arguments: list[str]) -> int:
     """`liquid data inspect KEY=VALUE ...`"""
-    from liquid_train.cli import quote
     from liquid_train.config.compose import load
     from liquid_train.debug.preview import preview
 
@@ -132,7 +132,7 @@ def _preview(arguments: list[str]) -> int:
     if args.sequences < 1:
         raise UserError(f"--sequences {args.sequences}: must be 1 or more")
     _check_image("--pictures", args.images)
-    preview(load("train", [quote(o) for o in args.overrides]), args.sequences, args.images)
+    preview(load("train", list(args.overrides)), args.sequences, args.images)
     return 0
 
 
@@ -208,5 +208,4 @@ def _check_image(flag: str, path: Path | None) -> None:
         return
     if path.suffix.lower() != ".png":
         raise UserError(f"{flag} {path}: a PNG is written; give a name that ends in .png")
-    if path.is_dir():
-        raise UserError(f"{flag} {path}: a folder; give the name of a file")
+    check_file(path, f"{flag} {path}")

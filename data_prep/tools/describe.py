@@ -14,7 +14,7 @@ from data_prep.shard_set.check import Problems, index_faults
 from data_prep.shard_set.index import code_counts, counted, perplexity
 from data_prep.shard_set.maker import progress
 from data_prep.shard_set.stream import open_index, shard_files
-from liquid_train.data.shards import DamagedSample, decode_sample
+from liquid_train.data.shard_format import DamagedSample, decode_sample
 from liquid_train.errors import UserError
 from liquid_train.files import write_synced
 

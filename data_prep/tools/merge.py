@@ -22,7 +22,7 @@ from data_prep.shard_set.maker import print_summary, progress
 from data_prep.shard_set.plan import Plan
 from data_prep.shard_set.writer import shard_name, shard_number
 from liquid_train.errors import UserError
-from liquid_train.files import move_into_place, sha256_of, sync
+from liquid_train.files import check_folder, move_into_place, sha256_of, sync
 
 MAX_BAD = "--max-bad"
 
@@ -43,7 +43,7 @@ def merge(output: Path, folders: list[Path], max_bad: float | None = None) -> No
     Raises UserError for parts of different sets, for shards that no part or two parts have, and for damaged ones.
     """
     if output.exists() and not output.is_dir():
-        raise UserError(f"{output}: a file; give the folder of the set")
+        raise UserError(f"OUTPUT {output}: a file; give the folder of the set")
     target = SetFolder(output)
     parts = [open_part(path) for path in folders]
     if any(path.resolve() == output.resolve() for path in folders):
@@ -72,6 +72,7 @@ def merge(output: Path, folders: list[Path], max_bad: float | None = None) -> No
         allowed,
         MAX_BAD,
     )
+    check_folder(output, f"OUTPUT {output}", "the parts are as they were; choose another folder")
     check_content([*begun, *parts])
     try:
         _complete(target, plan, parts, allowed)

@@ -29,7 +29,7 @@ from data_prep.sources import PACKAGED_SOURCES, Source, open_source
 from data_prep.sources.base import Item
 from data_prep.sources.parquet import ParquetSource
 from data_prep.sources.webdataset import WebdatasetSource
-from liquid_train.data.shards import Sample, decode_sample
+from liquid_train.data.shard_format import Sample, decode_sample
 from liquid_train.errors import UserError
 
 if TYPE_CHECKING:

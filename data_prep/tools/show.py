@@ -9,7 +9,8 @@ import numpy as np
 
 from data_prep.shard_set.stream import open_index, shard_files
 from data_prep.shard_set.vq import VQFiles, open_vq
-from liquid_train.data.shards import Sample, ShardSet
+from liquid_train.data.shard_format import Sample
+from liquid_train.data.shards import ShardSet
 from liquid_train.errors import UserError
 
 

@@ -15,7 +15,8 @@ from data_prep.shard_set.maker import progress
 from data_prep.shard_set.plan import Plan
 from data_prep.shard_set.stream import open_index
 from data_prep.shard_set.vq import FLAGS, VQFiles, mismatch
-from liquid_train.data.shards import INDEX_NAME, ShardSet
+from liquid_train.data.shard_format import INDEX_NAME
+from liquid_train.data.shards import ShardSet
 from liquid_train.errors import UserError
 
 if TYPE_CHECKING:

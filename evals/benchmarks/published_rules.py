@@ -23,9 +23,9 @@ COGNITION = ("commonsense_reasoning", "numerical_calculation", "text_translation
 
 
 def leave_one_out(given: str, answers: Sequence[str]) -> float:
-    """Mean over the answers of min(1, how many of the others equal `given` / 3). Raises UserError without answers."""
+    """Mean over the answers of min(1, how many of the others equal `given` / 3). Raises ValueError without answers."""
     if not answers:
-        raise UserError("a question without answers has no accuracy; leave it out and count it")
+        raise ValueError("a question without answers has no accuracy; leave it out and count it")
     same = [answer == given for answer in answers]
     return sum(min(1.0, (sum(same) - own) / NEEDED) for own in same) / len(same)
 
@@ -103,7 +103,7 @@ def mme_reads(text: str) -> str:
 
 def mme_scores(rows: Sequence[MMERow]) -> dict[str, float]:
     """Points by subtask (0 to 200: accuracy + share of images with all questions right, each times 100), and their sums
-    "perception" and "cognition" where rows have subtasks of them. Raises UserError for a label other than yes and
+    "perception" and "cognition" where rows have subtasks of them. Raises ValueError for a label other than yes and
     no."""
     right: dict[str, dict[str, list[bool]]] = defaultdict(lambda: defaultdict(list))
     for row in rows:
@@ -123,7 +123,7 @@ def mme_scores(rows: Sequence[MMERow]) -> dict[str, float]:
 def label_is_yes(label: str) -> bool:
     value = label.strip().lower()
     if value not in ("yes", "no"):
-        raise UserError(f"label {label!r}: must be yes or no")
+        raise ValueError(f"label {label!r}: must be yes or no")
     return value == "yes"
 
 

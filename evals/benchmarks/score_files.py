@@ -16,7 +16,7 @@ from liquid_train.measurement.provenance import texts_digest
 
 
 def score_files(config: EvalJob) -> dict[str, Measurement]:
-    """The chosen metrics, each from its file (config_checks.check_eval sees to it that each has one). Raises UserError
+    """The chosen metrics, each from its file (evals.checks sees to it that each has one). Raises UserError
     with counts and names for what is missing, stands twice, or is unknown."""
     return {
         name: score_wise(config) if name == "wise" else score_answers(name, config)

@@ -8,15 +8,16 @@ hf         a vision model in Hugging Face format (CLIP, DINOv2), features.path=F
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 
+from evals.benchmarks.json_files import read_object
 from evals.distances.resizing import MODES, resize
 from liquid_train.errors import UserError
 from liquid_train.files import sha256_of
@@ -51,7 +52,7 @@ def open_features(config: FeaturesConfig, tokenizer: ImageTokenizer) -> FeatureN
         raise UserError(f"features.resize={config.resize}: one of {', '.join(MODES)}")
     if config.kind == "vq":
         if not hasattr(tokenizer, "encoder"):
-            raise UserError("features.kind=vq: the image tokenizer was opened without its encoder")
+            raise ValueError("features.kind=vq: the image tokenizer was opened without its encoder")
         return vq_features(tokenizer)
     makers = {"inception": inception_features, "hf": hf_features}
     if config.kind not in makers:
@@ -119,17 +120,16 @@ def hf_features(path: Path, mode: str, device: torch.device) -> FeatureNetwork:
     from transformers import AutoModel
 
     weights = folder_weights(path, "features.path", "a CLIP or DINOv2 model")
-    about = (
-        json.loads((path / "preprocessor_config.json").read_text())
-        if (path / "preprocessor_config.json").is_file()
-        else {}
-    )
+    about = read_object(path / "preprocessor_config.json") if (path / "preprocessor_config.json").is_file() else {}
     if not {"image_mean", "image_std"} <= about.keys():
         raise UserError(
             f"features.path={path}: preprocessor_config.json with image_mean and image_std is missing; copy it from "
             "the model's repository"
         )
-    model = AutoModel.from_pretrained(path, local_files_only=True).eval().to(device)
+    try:
+        model = AutoModel.from_pretrained(path, local_files_only=True).eval().to(device)
+    except (OSError, ValueError, SafetensorError) as error:
+        raise UserError(f"features.path={path}: no model that transformers can load: {error}") from error
     vision = getattr(model, "vision_model", model)
     projection = getattr(model, "visual_projection", torch.nn.Identity())
     side = vision.config.image_size

@@ -10,7 +10,7 @@ import torch
 from transformers import PreTrainedModel
 
 from liquid_train.data.sequences import encode_text, prompt_ids, question_ids
-from liquid_train.generate.decoder import Decoder, left_padded
+from liquid_train.generate.decoder import CachedDecoder, left_padded
 from liquid_train.vocabulary import Vocabulary
 
 
@@ -63,6 +63,6 @@ def continuation_log_probabilities(
 ) -> np.ndarray:
     """Log probability of every text id after the last `places` tokens of each row, fp64 [rows, places, text ids]."""
     longest = max(len(row) for row in rows)
-    decoder = Decoder(model, len(rows), longest, longest)
+    decoder = CachedDecoder(model, len(rows), longest, longest)
     hidden = decoder.feed(*left_padded(rows, vocabulary.pad, decoder.device))[:, -places:]
     return decoder.logits(hidden, 0, vocabulary.text_size).double().log_softmax(-1).cpu().numpy()

@@ -147,7 +147,7 @@ def kernel_value(generated: np.ndarray, real: np.ndarray, seed: int) -> tuple[Va
 def small_sample_warnings(generated: int, real: int, width: int, floor: float | None) -> list[str]:
     """A set with fewer images than features + 1 has a covariance without full rank, and its distance is too high."""
     warnings = []
-    for name, n in (("drawn", generated), ("real", real)):
+    for name, n in (("generated", generated), ("real", real)):
         if n < width + 1:
             known = f"; {generated} real images themselves are {floor:.4g} from the others" if floor is not None else ""
             warnings.append(

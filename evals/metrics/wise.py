@@ -143,7 +143,7 @@ def images(handle: ModelHandle, data: WISEPrompts, generated: GeneratedImages) -
         dtype=handle.dtype,
     )
     detail = {
-        "images": {f"wise/{p.id}.png": pixels for p, pixels in zip(data.prompts, generated.pixels, strict=True)},
+        "image_files": {f"wise/{p.id}.png": pixels for p, pixels in zip(data.prompts, generated.pixels, strict=True)},
         "files": {"wise/judge.jsonl": "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)},
     }
     told = (

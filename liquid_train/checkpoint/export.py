@@ -1,6 +1,6 @@
-"""`liquid checkpoint export`: the model of a checkpoint for plain transformers, in a folder or in an object store.
+"""`liquid checkpoint export`: a checkpoint's model for plain transformers, in a folder or an object store.
 
-Weights are read, cast and written file by file: memory holds one file of the output, and one tensor of the source.
+Weights are read, cast and written file by file: memory holds one file of the output and one tensor of the source.
 """
 
 from __future__ import annotations
@@ -16,24 +16,24 @@ from safetensors import safe_open
 from torch import Tensor
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME
 
-from liquid_train.checkpoint.safetensors_shards import Plan
+from liquid_train.checkpoint.safetensors_shards import ShardPlan
 from liquid_train.data.remote import file_system
 from liquid_train.errors import UserError
-from liquid_train.files import sync, write_synced
+from liquid_train.files import check_folder, read_json, sync, write_synced
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 CONFIG = "config.json"  # without it a folder is no model
 
 
-def export(source: Path, output: str | Path, *, dtype: str | None = None, shard_gib: float = 5.0) -> Plan:
-    """Copy a folder in Hugging Face format to `output`, its weights cast to `dtype` (None: as stored) and cut into
-    files anew.
+def export(source: Path, output: str | Path, *, dtype: str | None = None, shard_gib: float = 5.0) -> ShardPlan:
+    """Copy a folder in Hugging Face format to `output`, with its weights cast to `dtype` (None: as stored) and split
+    into files of up to `shard_gib` GiB.
 
-    Everything next to the weights (tokenizer, generation config, liquid.json) is copied; config.json names the new
-    dtype. output: a folder, which appears under its name when it is complete, or a URL of fsspec's (s3://bucket/model),
-    where config.json comes last.
-    ValueError: output exists, source has no safetensors, a value is too large for fp16, or the output cannot be
-    written.
+    Everything else (tokenizer, generation config, liquid.json) is copied, and config.json names the new dtype. output:
+    a folder, which appears under its name once it is complete, or an fsspec URL (s3://bucket/model), where config.json
+    is written last.
+    Raises UserError when output exists or cannot be written, source has no safetensors, or a value is too large for
+    fp16.
     """
     if not shard_gib > 0:
         raise UserError(f"--shard-gib {shard_gib:g}: must be above 0")
@@ -47,10 +47,11 @@ def export(source: Path, output: str | Path, *, dtype: str | None = None, shard_
         raise UserError(f"{output}: could not be written: {error}") from error
 
 
-def _to_folder(source: Path, output: str, dtype: torch.dtype | None, shard_gib: float) -> Plan:
+def _to_folder(source: Path, output: str, dtype: torch.dtype | None, shard_gib: float) -> ShardPlan:
     final = Path(output).absolute()
     if final.is_file() or (final.is_dir() and any(final.iterdir())):
         raise UserError(f"{output} exists already; give a folder that is empty or not there")
+    check_folder(final, f"OUTPUT {output}")
     partial = final.with_name(f".{final.name}.partial")
     try:
         shutil.rmtree(partial, ignore_errors=True)
@@ -66,7 +67,7 @@ def _to_folder(source: Path, output: str, dtype: torch.dtype | None, shard_gib: 
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def _to_store(source: Path, url: str, dtype: torch.dtype | None, shard_gib: float) -> Plan:
+def _to_store(source: Path, url: str, dtype: torch.dtype | None, shard_gib: float) -> ShardPlan:
     system, root = file_system(url.rstrip("/"))
     if system.exists(f"{root}/{CONFIG}"):
         raise UserError(f"{url} holds a model already; give another URL, or remove it there")
@@ -85,11 +86,11 @@ def _to_store(source: Path, url: str, dtype: torch.dtype | None, shard_gib: floa
 
 def _copy_weights(
     source: Path, folder: Path, dtype: torch.dtype | None, shard_gib: float, written: Callable[[], None] = lambda: None
-) -> Plan:
-    """Write the files one after another; `written` is called after each, and may take it away before the next is
-    made."""
+) -> ShardPlan:
+    """Write the weight files one after another. `written` is called after each, and may move the file away before the
+    next is made."""
     where = {}
-    stand_ins = {}  # on the meta device: what the tensors will be, without their content
+    stand_ins = {}  # meta tensors: shape and dtype of the output's tensors
     for path in sorted(source.glob("*.safetensors")):
         with safe_open(path, "pt") as file:
             for name in file.keys():  # noqa: SIM118 - a file, not a dict
@@ -99,7 +100,7 @@ def _copy_weights(
                 stand_ins[name] = torch.empty(
                     stored.get_shape(), dtype=dtype if dtype and kept.is_floating_point else kept, device="meta"
                 )
-    plan = Plan.of(stand_ins.items(), shard_gib)
+    plan = ShardPlan.of(stand_ins.items(), shard_gib)
     for number, names in enumerate(plan.names):
         tensors = {}
         for name in names:
@@ -123,6 +124,6 @@ def _copy_rest(source: Path, folder: Path, dtype: torch.dtype | None) -> None:
         if path.is_file() and path.suffix != ".safetensors" and path.name != SAFE_WEIGHTS_INDEX_NAME:
             shutil.copyfile(path, folder / path.name)
     if dtype is not None:
-        config = json.loads((source / CONFIG).read_text())
+        config = read_json(source / CONFIG)
         config.pop("torch_dtype", None)  # the name of older transformers
         write_synced(folder / CONFIG, json.dumps(config | {"dtype": str(dtype).removeprefix("torch.")}, indent=2))

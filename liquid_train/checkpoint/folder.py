@@ -1,8 +1,8 @@
-"""Checkpoint folders: found, committed atomically, kept or removed. What is inside them is train_state.py's.
+"""Checkpoint folders: found, committed atomically, kept or removed. What is inside them is written by state.py.
 
 A checkpoint is written as checkpoints/.step-N.partial, its COMMIT.json (sizes and hashes of every file) last; then the
-folder is renamed to step-N. A folder without a valid COMMIT.json does not exist for anybody. Neither torch nor
-transformers is imported.
+folder is renamed to step-N. Readers ignore a folder without a valid COMMIT.json. Neither torch nor transformers is
+imported.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from liquid_train.errors import UserError
-from liquid_train.files import sha256_of, sync, write_synced
+from liquid_train.files import read_json, sha256_of, sync, write_synced
 
 SCHEMA = 1
 COMMIT = "COMMIT.json"
-TRAINER = "trainer.json"  # how far the run is, and its config
+TRAINER = "trainer.json"  # how far the run has come, and its config
 SCORES = "scores.json"  # checkpoints/scores.json: {"metric", "best_is", "scores": {step: value}}
 BEST = "best"
 SUPERSEDED = "superseded"
@@ -47,8 +47,8 @@ def read_commit(checkpoint: Path) -> dict[str, Any]:
 
 
 def problems(checkpoint: Path, *, hashes: bool = False) -> list[str]:
-    """What is wrong with a checkpoint: empty when it is complete. Sizes are compared; with `hashes` the contents
-    too."""
+    """What is wrong with a checkpoint, by the sizes of its files, with `hashes` also by their content; empty when it is
+    complete."""
     try:
         commit = read_commit(checkpoint)
     except (OSError, json.JSONDecodeError) as error:
@@ -68,10 +68,10 @@ def problems(checkpoint: Path, *, hashes: bool = False) -> list[str]:
 
 
 def model_folder(path: str | Path) -> Path:
-    """The model/ folder meant by a run (its newest complete checkpoint), a checkpoint, RUN/checkpoints/best or an HF
-    folder.
+    """The model/ folder of a run (of its newest complete checkpoint), of a checkpoint, or of RUN/checkpoints/best; a
+    folder in Hugging Face format is its own.
 
-    Raises UserError saying what the path is not.
+    Raises UserError where the path is none of these.
     """
     path = Path(path)
     if path.name == BEST and path.parent.name == "checkpoints":
@@ -104,8 +104,8 @@ def model_folder(path: str | Path) -> Path:
 
 
 def begin(run_dir: Path, step: int) -> Path:
-    """An empty folder to write checkpoint `step` into. What kills left after is removed: unfinished ones, and halves
-    of old ones."""
+    """An empty folder to write checkpoint `step` into. What killed processes left is removed: unfinished checkpoints,
+    and half-deleted ones."""
     folder = run_dir / "checkpoints"
     for left in [
         *folder.glob(".step-*.partial"),
@@ -123,8 +123,8 @@ def partial_folder(run_dir: Path, step: int) -> Path:
 
 
 def described(partial: Path, part: int = 0, parts: int = 1) -> dict[str, dict[str, Any]]:
-    """Sync what was written; its sizes and hashes. `part` of `parts` does its share of the files: one process a
-    part."""
+    """Sync the written files and return their sizes and hashes by name. Each of `parts` processes does the files of its
+    `part`."""
     files = {}
     for path in sorted(p for p in partial.rglob("*") if p.is_file())[part::parts]:
         sync(path)
@@ -133,7 +133,7 @@ def described(partial: Path, part: int = 0, parts: int = 1) -> dict[str, dict[st
 
 
 def commit(partial: Path, step: int, fingerprints: dict[str, str], files: dict[str, dict[str, Any]]) -> Path:
-    """Write COMMIT.json last and give the folder its final name. files: what `described` says of every one."""
+    """Write COMMIT.json last and give the folder its final name. files: what `described` returned, of all parts."""
     ordered = {name: files[name] for name in sorted(files)}
     write_synced(
         partial / COMMIT,
@@ -149,7 +149,8 @@ def commit(partial: Path, step: int, fingerprints: dict[str, str], files: dict[s
 
 
 def abandon(run_dir: Path, step: int) -> str:
-    """Remove a checkpoint that could not be written. Returns what is left on the disk and of the run, in words."""
+    """Remove a checkpoint that could not be written. Returns a phrase for the log: the free space, and where a restart
+    would begin."""
     shutil.rmtree(partial_folder(run_dir, step), ignore_errors=True)
     free = shutil.disk_usage(run_dir).free / 2**30
     complete = committed(run_dir)
@@ -160,12 +161,12 @@ def abandon(run_dir: Path, step: int) -> str:
 def read_scores(run_dir: str | Path) -> dict[str, Any]:
     """What checkpoints/scores.json holds; {} where there is none."""
     path = Path(run_dir) / "checkpoints" / SCORES
-    return json.loads(path.read_text()) if path.is_file() else {}
+    return read_json(path) if path.is_file() else {}
 
 
 def note_score(run_dir: Path, step: int, metric: str, best_is: str, value: float) -> None:
-    """Note what the model of `step` is worth. Forgotten: scores by another metric, and of later steps (the run went
-    back after them)."""
+    """Record the score of the model of `step`. Scores by another metric, and those of later steps (the run has gone
+    back), are dropped."""
     known = read_scores(run_dir)
     same = (known.get("metric"), known.get("best_is")) == (metric, best_is)
     scores = {s: v for s, v in known["scores"].items() if int(s) < step} if same else {}
@@ -175,7 +176,7 @@ def note_score(run_dir: Path, step: int, metric: str, best_is: str, value: float
 
 
 def best(run_dir: str | Path) -> Path | None:
-    """The complete checkpoint with the best score, the newer of two alike; None where none has one."""
+    """The complete checkpoint with the best score, the newer of two equal ones; None where none has a score."""
     known = read_scores(run_dir)
     scored = [
         (known["scores"][str(step_of(p))], step_of(p), p)
@@ -187,9 +188,9 @@ def best(run_dir: str | Path) -> Path | None:
 
 
 def retain(run_dir: Path, keep: int, keep_every: int | None = None) -> None:
-    """Remove all complete checkpoints but the newest `keep`, those of every `keep_every`-th step, and the best.
+    """Remove all complete checkpoints except the newest `keep`, those of every `keep_every`-th step, and the best.
 
-    A folder loses its COMMIT.json first, so a kill leaves no half one.
+    COMMIT.json is removed first, so that a kill leaves no half-deleted folder that looks complete.
     """
     kept = best(run_dir)
     for old in committed(run_dir)[:-keep]:
@@ -199,17 +200,15 @@ def retain(run_dir: Path, keep: int, keep_every: int | None = None) -> None:
 
 
 def set_aside(run_dir: Path, step: int) -> list[Path]:
-    """Move complete checkpoints of later steps than `step` to checkpoints/superseded/: the run has gone back after
-    them.
+    """Move complete checkpoints of later steps than `step` to checkpoints/superseded/, because the run has gone back.
 
-    They are not lost, but no resume finds them, and they take no place among the newest ones. Returns where they are
-    now.
+    They are not lost, but no resume finds them, and they do not count among the newest. Returns their new paths.
     """
-    staging_directory = run_dir / "checkpoints" / SUPERSEDED
+    superseded = run_dir / "checkpoints" / SUPERSEDED
     moved = []
     for old in committed(run_dir):
         if step_of(old) > step:
-            staging_directory.mkdir(exist_ok=True)
-            shutil.rmtree(staging_directory / old.name, ignore_errors=True)
-            moved.append(old.rename(staging_directory / old.name))
+            superseded.mkdir(exist_ok=True)
+            shutil.rmtree(superseded / old.name, ignore_errors=True)
+            moved.append(old.rename(superseded / old.name))
     return moved

@@ -1,25 +1,24 @@
-"""Which checkpoint a run goes on from, and whether it may: the rules of checkpoint.resume, free of torch."""
+"""Which checkpoint a run resumes from, and whether it may: the rules of checkpoint.resume. torch is not imported."""
 
 from __future__ import annotations
 
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from liquid_train.checkpoint.folder import TRAINER, committed, problems, step_of
 from liquid_train.config.compose import package_path
 from liquid_train.config.schema import TrainJob
 from liquid_train.data.settings import SourceConfig
 from liquid_train.data.shards import ShardSet
+from liquid_train.data.stream_state import StreamState
 from liquid_train.errors import UserError
+from liquid_train.files import read_json
 
-if TYPE_CHECKING:  # it needs transformers
-    from liquid_train.data.packing import StreamState
-
-# A checkpoint trained under another value of these cannot be continued: weights and ids would not fit.
+# A checkpoint with other values of these cannot be continued: weights and ids would not fit.
 FIXED = ("backbone", "vq")
-# These make the order of data: a change needs data.allow_change.
+# These determine the order of the data: a change needs data.allow_change.
 ORDER = (
     "seed",
     "data.sources",
@@ -31,7 +30,7 @@ ORDER = (
     "data.prompts",
     "data.weight_unit",
 )
-# These belong to the machine or the occasion, not to the run: a change is not worth a word.
+# These belong to the machine or the occasion, not to the run: a change is not reported.
 FREE = (
     "run",
     "launch",
@@ -49,16 +48,17 @@ FREE = (
     "train.profile_steps",
     "parallel",
 )
-SHARDS = "data.sources.{}.shards"  # stands for the content of a source's shard set among the keys that changed
-SAME_POSITIONS = ("weight", "max_epochs")  # a source's keys that leave every document where it was
+SHARDS = "data.sources.{}.shards"  # the key under which a change of a shard set's content is listed
+SAME_POSITIONS = ("weight", "max_epochs")  # keys of a source that do not move any document
 
 Changes = dict[str, tuple[Any, Any]]  # dotted key -> (old, new)
 
 
 def find_checkpoint(config: TrainJob) -> Path | None:
-    """The checkpoint to go on from, or None for a fresh start. UserError when checkpoint.resume names none.
+    """The checkpoint to resume from, or None for a fresh start. Raises UserError when checkpoint.resume names no
+    complete checkpoint.
 
-    A run that began at another run's checkpoint (a branch) goes on from its own newest one once it has any: the same
+    A run that branched off another run's checkpoint resumes from its own newest one once it has any, so that the same
     command serves the start and every restart.
     """
     if config.checkpoint.resume == "none":
@@ -88,12 +88,12 @@ def differences(old: Any, new: Any, prefix: str = "") -> Changes:
 
 
 def changes_since(checkpoint: Path, config: TrainJob, shards: dict[str, str]) -> Changes:
-    """What differs from what the checkpoint was trained under; `shards`: digest of each source's shard set as it is
-    now.
+    """Config keys whose values differ from those the checkpoint was trained with. shards: current digest of each
+    source's shard set; a set that was only moved counts as the same.
 
-    A shard set that only lies elsewhere is the same. UserError where the checkpoint cannot be continued like this.
+    Raises UserError where the checkpoint cannot be continued with these changes.
     """
-    trainer = json.loads((checkpoint / TRAINER).read_text())
+    trainer = read_json(checkpoint / TRAINER)
     trained = filled(trainer["config"], asdict(TrainJob()))
     trained["data"]["sources"] = {k: filled(v, asdict(SourceConfig())) for k, v in trained["data"]["sources"].items()}
     changed = {
@@ -120,7 +120,7 @@ def changes_since(checkpoint: Path, config: TrainJob, shards: dict[str, str]) ->
 
 
 def filled(stored: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
-    """A stored config with the defaults of keys that did not exist when it was written."""
+    """A stored config, completed with the defaults of keys that did not exist when it was written."""
     both = defaults | stored
     return {
         k: filled(v, defaults[k]) if isinstance(v, dict) and isinstance(defaults.get(k), dict) else v
@@ -133,7 +133,7 @@ def as_lines(changes: Changes) -> list[str]:
 
 
 def shard_digests(config: TrainJob) -> dict[str, str]:
-    """Digest of each source's shard set, by its index."""
+    """Digest of each source's shard set, from its index."""
     digests = {path: ShardSet(path).digest for path in {source.path for source in config.data.sources.values()}}
     return {name: digests[source.path] for name, source in config.data.sources.items()}
 
@@ -141,14 +141,14 @@ def shard_digests(config: TrainJob) -> dict[str, str]:
 def continued(
     streams: dict[int, StreamState], changes: Changes, config: TrainJob
 ) -> tuple[dict[int, StreamState], list[str]]:
-    """The streams' states as far as they still make sense after `changes` (data.allow_change), and lines that say what
-    was given up.
+    """The streams' states as far as they hold after `changes` (data.allow_change), and lines that report what was
+    given up.
 
-    Another seed or number of streams deals every document anew: no position holds. Otherwise a source keeps its
-    positions unless its shards or the documents made of them changed, and every stream goes on at the beginning of its
-    window at hand.
+    With another seed or number of streams all documents are dealt anew, and no position holds. Otherwise a source keeps
+    its positions unless its shards or the documents made of them changed, and every stream resumes at the beginning of
+    its current window.
     """
-    # only their effect on the number counts
+    # these two matter only through the number of streams
     order = {k for k in changes if _under(k, ORDER)} - {"data.global_batch", "data.streams"}
     now = config.data.streams or config.data.global_batch
     before = (
@@ -177,7 +177,7 @@ def continued(
 
 
 def _restarted(state: StreamState, kept: list[str]) -> StreamState:
-    """A stream at the beginning of its window, shares counted anew, positions of the sources `kept`."""
+    """The stream at the beginning of its window, with the positions of the sources `kept`; shares are counted anew."""
     positions = {name: p for name, p in state["mixture"]["positions"].items() if name in kept}
     carry = [name for name in state["carry"] if name["source"] in kept]
     return {
@@ -201,8 +201,8 @@ def planned_steps(config: TrainJob) -> int:
 
 
 def is_complete(config: TrainJob) -> bool:
-    """True when the run's newest checkpoint is that of the last planned step, under this config, and its content is as
-    recorded."""
+    """Whether the run's newest checkpoint is of the last planned step, of this very config, and intact by its
+    hashes."""
     newest = find_checkpoint(config)
     if newest is None or newest.resolve() != committed(config.run.dir)[-1].resolve():
         return False
@@ -211,8 +211,8 @@ def is_complete(config: TrainJob) -> bool:
 
 
 def check_inputs(config: TrainJob) -> None:
-    """Everything that can be said without torch before ranks are started: shard folders, VQ files, the checkpoint to
-    resume."""
+    """Checks that need no torch, made before any rank is started: shard sets, VQ files, the checkpoint to resume from.
+    Raises UserError."""
     checked: set[str] = set()
     for group, sources in (("sources", config.data.sources), ("heldout", config.data.heldout)):
         for name, source in sources.items():

@@ -1,4 +1,4 @@
-"""Folders in Hugging Face format, written file by file: never more than one file's tensors are in memory.
+"""Weights in Hugging Face format, written file by file: at most one file's tensors are in memory.
 
 One model.safetensors, or model-0000i-of-0000n.safetensors with model.safetensors.index.json, as transformers writes and
 reads them.
@@ -20,20 +20,19 @@ from liquid_train.files import write_synced
 
 
 @dataclass(frozen=True)
-class Plan:
-    """Which tensors go into which file, in the order they come. names: of every file; elements, size: of all, size in
-    bytes."""
+class ShardPlan:
+    """Which tensors go into which file, in their order in the model."""
 
-    names: list[list[str]]
-    elements: int
-    size: int
+    names: list[list[str]]  # of each file's tensors
+    elements: int  # of all tensors
+    size: int  # of all tensors, in bytes
 
     @classmethod
-    def of(cls, tensors: Iterable[tuple[str, Tensor]], shard_gib: float) -> Plan:
-        """Files of at most shard_gib * 2**30 bytes; a larger tensor has one of its own. Only shapes and dtypes are
-        read: meta tensors do.
+    def of(cls, tensors: Iterable[tuple[str, Tensor]], shard_gib: float) -> ShardPlan:
+        """Files of at most shard_gib * 2**30 bytes; a larger tensor gets a file of its own. Only shapes and dtypes are
+        read, so meta tensors suffice.
 
-        Neighbours stay together, so that tensors that come one after another fill one file at a time.
+        Consecutive tensors stay together, so that a stream of tensors fills one file at a time.
         """
         names: list[list[str]] = []
         elements = size = filled = 0
@@ -58,12 +57,12 @@ class Plan:
         path = folder / self.file(number)
         try:
             save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path, metadata={"format": "pt"})
-        except SafetensorError as error:  # what safetensors makes of an OSError
+        except SafetensorError as error:  # what safetensors turns an OSError into
             raise OSError(f"{path}: {error}") from error
-        path.chmod(folder.stat().st_mode & 0o666)  # safetensors gives a file to its owner alone
+        path.chmod(folder.stat().st_mode & 0o666)  # safetensors makes files readable for their owner only
 
     def write_index(self, folder: Path) -> None:
-        """The index that tells which tensor is in which file; nothing where there is one file."""
+        """Write the index that maps each tensor to its file; none where there is one file."""
         if len(self.names) > 1:
             weight_map = {name: self.file(number) for number, names in enumerate(self.names) for name in names}
             index = {"metadata": {"total_parameters": self.elements, "total_size": self.size}, "weight_map": weight_map}

@@ -1,11 +1,11 @@
 """What a checkpoint holds: weights as an HF folder, optimizer state through torch.distributed.checkpoint, and
 trainer.json.
 
-trainer.json: step, tokens, documents, the state of every canonical data stream, and the config it was trained with. The
-model has no dropout and every random choice of the data is keyed, so there is no generator's state to keep.
+trainer.json: the progress (progress.py) with the state of every canonical data stream, and the config. The model has no
+dropout, and every random choice in the data is keyed, so there is no random generator's state to keep.
 
-Any rank may find the disk full. So a save is cut into parts, each followed by an agreement of all ranks: none waits for
-another that has given up.
+Any rank may find the disk full. So a save is done in parts, and after each all ranks agree whether it succeeded: no
+rank waits for one that has given up.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import contextlib
 import functools
 import json
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any, cast
@@ -29,44 +29,27 @@ from torch.optim import Optimizer
 
 from liquid_train.checkpoint import folder as checkpoint
 from liquid_train.checkpoint.folder import TRAINER
-from liquid_train.checkpoint.safetensors_shards import Plan
+from liquid_train.checkpoint.progress import Progress
+from liquid_train.checkpoint.safetensors_shards import ShardPlan
 from liquid_train.checkpoint.settings import CheckpointConfig
 from liquid_train.config.schema import TrainJob
-from liquid_train.data.loader import owner
-from liquid_train.data.packing import StreamState
+from liquid_train.data.batch import owner
+from liquid_train.data.stream_state import StreamState
 from liquid_train.distributed.parallelize import World
 from liquid_train.errors import UserError
 from liquid_train.files import sha256_of, write_synced
 from liquid_train.model.backbone import ModelCard, fill_from_folder, named_full_tensors
 from liquid_train.model.loss import LossModule
-from liquid_train.training.spikes import GuardState
 from liquid_train.vocabulary import Vocabulary
 
 
-@dataclass
-class Progress:
-    """How far a run is. step: optimizer steps done; tokens, documents: trained on (also by source, without padding);
-    streams: state of every canonical stream; shards: digest of each source's shard set, which the streams' states are
-    positions in."""
-
-    step: int = 0
-    tokens: int = 0
-    documents: int = 0
-    skipped: int = 0  # steps left out because their loss or gradient was not finite
-    streams: dict[int, StreamState] = field(default_factory=dict)
-    shards: dict[str, str] = field(default_factory=dict)
-    source_documents: dict[str, int] = field(default_factory=dict)
-    source_tokens: dict[str, int] = field(default_factory=dict)
-    guard: GuardState = field(default_factory=GuardState)  # what is known of loss spikes
-
-
 class SaveFailed(UserError):
-    """A checkpoint could not be written: why, in one line, the same on all ranks. Nothing is left of it."""
+    """A checkpoint could not be written. One line with the reason, the same on all ranks; nothing of it is left."""
 
 
 def why_not_written(error: BaseException) -> str | None:
-    """Why a file could not be written, or None for another kind of error. Libraries hide the OSError: tokenizers raises
-    its text, torch's zip writer complains of its own position."""
+    """Why a file could not be written, or None for any other error. Libraries hide the OSError: tokenizers raises its
+    text only, torch's zip writer complains about its own position."""
     if "inline_container.cc" in str(error):
         return "torch could not write its file"
     return str(error) if isinstance(error, OSError) or "(os error " in str(error) else None
@@ -74,8 +57,8 @@ def why_not_written(error: BaseException) -> str | None:
 
 @contextlib.contextmanager
 def agreed(group: dist.ProcessGroup) -> Iterator[None]:
-    """Work on files that may fail on any rank: where it does, all of them raise SaveFailed. A collective; the body must
-    not be one."""
+    """Runs work on files that may fail on any rank: where it does, all ranks raise SaveFailed. A collective, whose body
+    must contain none."""
     failure, rank = None, dist.get_rank(group)
     try:
         yield
@@ -91,16 +74,15 @@ def agreed(group: dist.ProcessGroup) -> Iterator[None]:
 
 @dataclass
 class Snapshot:
-    """What a checkpoint will hold. optimizer: this rank's part; files: round by round the tensors of the safetensors
-    file that this rank writes then, by the numbering of `plan` ({}: none); trainer: the text of trainer.json; rest:
-    writes what model/ has next to weights."""
+    """What a checkpoint will hold, this rank's part of it."""
 
     step: int
     optimizer: dict[str, Any]
-    plan: Plan
+    plan: ShardPlan
+    # round by round, the tensors of the safetensors file that this rank writes, numbered as in `plan`; {}: no file
     files: Iterable[dict[str, Tensor]]
-    trainer: str
-    rest: Callable[[Path], None]
+    trainer: str  # the text of trainer.json
+    rest: Callable[[Path], None]  # writes what model/ holds besides the weights
     vq_fingerprint: str
 
 
@@ -115,14 +97,14 @@ def snapshot(
     *,
     copied: bool,
 ) -> Snapshot:
-    """The run's state at this step; a collective. Of progress.streams each rank gives the streams it owns.
+    """The run's state at this step; a collective. Of progress.streams each rank contributes the streams it owns.
 
-    copied: everything is copied into the CPU's memory, so that training can go on while it is written: this rank's part
-    of the optimizer state and its share of the weights. Otherwise it must be written before the next step, and no more
-    than one file is held.
+    copied: this rank's parts of the optimizer state and of the weights are copied to CPU memory, so that training can
+    continue while they are written. Otherwise the snapshot must be written before the next step, and holds one file at
+    a time.
     """
     state: dict[str, Any] = {"optimizer": get_optimizer_state_dict(root, optimizer)}
-    plan = Plan.of(root.lm.named_parameters(), config.checkpoint.shard_gib)
+    plan = ShardPlan.of(root.lm.named_parameters(), config.checkpoint.shard_gib)
     files: Iterable[dict[str, Tensor]] = own_files(plan, root, world)
     if copied:
         stager = DefaultStager(
@@ -145,12 +127,11 @@ def snapshot(
     return Snapshot(progress.step, state, plan, files, json.dumps(trainer), rest, card.vq_fingerprint)
 
 
-def own_files(plan: Plan, root: LossModule, world: World) -> Iterator[dict[str, Tensor]]:
-    """The model's weights whole, as {name: tensor} of one safetensors file after another; a collective of all ranks.
+def own_files(plan: ShardPlan, root: LossModule, world: World) -> Iterator[dict[str, Tensor]]:
+    """The model's full weights, as {name: tensor} of one safetensors file after another; a collective of all ranks.
 
-    The ranks take the files in turn: round i yields file i * world.size + rank, {} where there is none, as many rounds
-    on all ranks.
-    No rank holds more than the file it yields and one tensor.
+    The ranks take turns: round i yields file i * world.size + rank, or {} where there is none, so that all ranks have
+    the same number of rounds. A rank holds at most the file that it yields, and one tensor more.
     """
     tensors = named_full_tensors(root.lm)
     held: dict[str, Tensor] = {}
@@ -163,10 +144,10 @@ def own_files(plan: Plan, root: LossModule, world: World) -> Iterator[dict[str, 
             held = {}
 
 
-def write(state: Snapshot, run_dir: Path, settings: CheckpointConfig, group: dist.ProcessGroup) -> None:
+def write_checkpoint(state: Snapshot, run_dir: Path, settings: CheckpointConfig, group: dist.ProcessGroup) -> None:
     """Write and commit a checkpoint; a collective of all ranks, through `group`.
 
-    Raises SaveFailed on all ranks where one of them could not write; older checkpoints are as they were.
+    Raises SaveFailed on all ranks where one of them could not write; older checkpoints stay as they are.
     """
     rank, size = dist.get_rank(group), dist.get_world_size(group)
     main, step = rank == 0, state.step
@@ -202,7 +183,8 @@ def write(state: Snapshot, run_dir: Path, settings: CheckpointConfig, group: dis
 
 
 def write_optimizer(folder: Path, state: dict[str, Any], group: dist.ProcessGroup) -> None:
-    """Every rank writes its part of the optimizer state; a collective. SaveFailed on all ranks where one could not."""
+    """Every rank writes its part of the optimizer state; a collective. Raises SaveFailed on all ranks where one of them
+    could not."""
     try:
         dcp.save(state, checkpoint_id=folder, process_group=group)
     except CheckpointException as error:  # torch has gathered what every rank raised
@@ -215,7 +197,7 @@ def write_optimizer(folder: Path, state: dict[str, Any], group: dist.ProcessGrou
 
 
 def write_model(folder: Path, state: Snapshot, group: dist.ProcessGroup) -> None:
-    """model/: every rank its files, the first one all that is not weights; a collective."""
+    """Write model/: every rank its weight files, rank 0 also all the rest; a collective."""
     rank, size = dist.get_rank(group), dist.get_world_size(group)
     with agreed(group):
         folder.mkdir(parents=True, exist_ok=True)
@@ -230,7 +212,7 @@ def write_model(folder: Path, state: Snapshot, group: dist.ProcessGroup) -> None
 
 
 def write_rest_of_model(folder: Path, root: LossModule, card: ModelCard, vocabulary: Vocabulary) -> None:
-    """What an HF folder has next to its weights: config, generation config, tokenizer, liquid.json."""
+    """What an HF folder holds besides the weights: config, generation config, tokenizer, liquid.json."""
     hf_config = root.lm.config.to_dict() | {"architectures": [type(root.lm).__name__], "dtype": "float32"}
     hf_config.pop("_attn_implementation", None)
     (folder / "config.json").write_text(json.dumps(hf_config, indent=2))
@@ -240,8 +222,8 @@ def write_rest_of_model(folder: Path, root: LossModule, card: ModelCard, vocabul
 
 
 def _gather_streams(states: dict[int, StreamState], world: World) -> dict[int, StreamState]:
-    """Every stream's state from the rank that it belongs to: a resumed rank also holds the others', as they were
-    then."""
+    """Every stream's state, from the rank that owns the stream. (A resumed rank also holds the states of other ranks'
+    streams, as they were at the resume.)"""
     parts: list[dict[int, StreamState] | None] = [None] * world.size
     dist.all_gather_object(
         parts, {s: state for s, state in states.items() if owner(s, world.data_size) == world.data_rank}
@@ -249,26 +231,7 @@ def _gather_streams(states: dict[int, StreamState], world: World) -> dict[int, S
     return {k: v for part in parts if part for k, v in part.items()}
 
 
-def read_progress(folder: Path) -> tuple[Progress, dict[str, Any]]:
-    """(progress, config it was trained with) of a checkpoint."""
-    state = json.loads((folder / TRAINER).read_text())
-    streams = {int(k): v for k, v in state["streams"].items()}
-    # not in checkpoints of older versions
-    by_source = {k: state.get(k, {}) for k in ("source_documents", "source_tokens")}
-    progress = Progress(
-        state["step"],
-        state["tokens"],
-        state["documents"],
-        state["skipped"],
-        streams,
-        state.get("shards", {}),
-        **by_source,
-        guard=GuardState(**state.get("guard", {})),
-    )
-    return progress, state["config"]
-
-
-def load(folder: Path, root: LossModule, optimizer: Optimizer) -> None:
+def load_checkpoint(folder: Path, root: LossModule, optimizer: Optimizer) -> None:
     """Fill weights and optimizer from a checkpoint, on any number of ranks; a collective."""
     fill_from_folder(root.lm, folder / "model")
     state = {"optimizer": get_optimizer_state_dict(root, optimizer)}

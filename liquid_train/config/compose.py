@@ -1,35 +1,44 @@
-"""Hydra composes yaml files and overrides; the result is merged into the dataclasses of the job."""
+"""From a job's name and its command line to its settings: Hydra composes, pydantic checks, the sections check
+themselves.
+
+conf/<job>.yaml, its groups, ./conf, --config-dir     Hydra (groups, experiments, interpolation)
+    + key=value, read by the type that the schema gives the key (overrides.py)
+    -> the job's dataclass, or UserError with the key, the value and what would be right
+"""
 
 from __future__ import annotations
 
-import difflib
 import re
-from dataclasses import fields, is_dataclass
+from dataclasses import asdict, fields, is_dataclass
+from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+import yaml
 from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
-from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from pydantic import TypeAdapter, ValidationError
 
-from data_prep.settings import TokenizeJob
-from evals.settings import EvalJob
-from liquid_train.config.schema import PlanJob, TrainJob
+from liquid_train.config.explain import explained, nearest
+from liquid_train.config.fields import MISSING, Section, registry
+from liquid_train.config.overrides import CommandLine, apply
+from liquid_train.config.schema import TrainJob
+from liquid_train.config.schema_walk import all_keys, described
 from liquid_train.errors import UserError
-from liquid_train.generate.settings import GenerateJob
-from liquid_train.serve.settings import ServeJob
+from liquid_train.files import package_path as package_path
+from liquid_train.jobs import JOBS
 
-JOBS: dict[str, type] = {
-    "train": TrainJob,
-    "plan": PlanJob,
-    "tokenize": TokenizeJob,
-    "generate": GenerateJob,
-    "serve": ServeJob,
-    "eval": EvalJob,
-}
+
+def job_schema(job: str) -> type[Section]:
+    """The dataclass of a job. Raises UserError for an unknown one."""
+    if job not in JOBS:
+        raise UserError(f"unknown job {job!r}; one of {', '.join(JOBS)}")
+    module, _, name = JOBS[job].settings.partition(":")
+    return cast(type[Section], getattr(import_module(module), name))
 
 
 def conf_dir() -> Path:
@@ -39,49 +48,136 @@ def conf_dir() -> Path:
     return inside if inside.is_dir() else package.parent / "conf"
 
 
-def package_path(path: str) -> Path:
-    """A path from the config; `package:NAME` is NAME inside the installed package."""
-    return (
-        Path(__file__).resolve().parents[1] / path.removeprefix("package:")
-        if path.startswith("package:")
-        else Path(path)
-    )
+def search_path(line: CommandLine) -> list[Path]:
+    """Where groups are looked for: the installed conf/, then ./conf, then --config-dir. UserError for one that is not
+    there."""
+    for given in line.config_dirs:
+        if not given.is_dir():
+            raise UserError(
+                f"--config-dir {given}: no such folder; give one that holds groups such as backbone/NAME.yaml"
+            )
+    own = [*([Path("conf")] if Path("conf").is_dir() else []), *line.config_dirs]
+    found = [conf_dir()]
+    return found + [p.resolve() for p in own if p.resolve() != found[0]]
 
 
-def load(job: str, overrides: list[str]) -> Any:
-    """Compose conf/<job>.yaml with overrides into its dataclass.
-
-    Raises UserError with the key, the value and what would be right, whatever was wrong.
-    """
-    if job not in JOBS:
-        raise UserError(f"unknown job {job!r}; one of {', '.join(JOBS)}")
-    GlobalHydra.instance().clear()
-    # Keys and defaults only: types are checked after composing, so that a new source can be added key by key
-    ConfigStore.instance().store(name=f"{job}_schema", node=OmegaConf.to_container(OmegaConf.structured(JOBS[job])))
-    try:
-        with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-            composed = compose(job, overrides=overrides)
-    except (HydraException, OmegaConfBaseException) as error:
-        raise UserError(_hydra_message(error, JOBS[job])) from error
-    config = typed(JOBS[job], composed)
-    from liquid_train.config.checks import CHECKS  # it needs the dataclasses above
-
-    CHECKS[job](config)
+def load(job: str, arguments: list[str]) -> Any:
+    """The settings of a job from its command line, `key=value ...`. Raises UserError whatever was wrong."""
+    schema = job_schema(job)
+    line = CommandLine.read(arguments)
+    config = typed(schema, compose_config(job, schema, line))
+    check(config)
     return config
 
 
-def typed(schema: type, composed: DictConfig | ListConfig) -> Any:
-    """Merge a composed config into the schema: types checked, unknown keys refused, missing ones named."""
+def compose_config(job: str, schema: type[Section], line: CommandLine) -> dict[str, Any]:
+    """Everything that was set, as nested dictionaries: groups first, then single keys of the command line."""
+    paths = search_path(line)
+    chosen, values = line.split(schema, paths, job)
+    # keys and defaults only: types are checked after composing, so that a new source can be added key by key
+    ConfigStore.instance().store(name=f"{job}_schema", node=asdict(schema()))
+    GlobalHydra.instance().clear()
+    further = ",".join(_quoted(f"file://{path}") for path in paths[1:])
     try:
-        merged = OmegaConf.merge(OmegaConf.structured(schema), composed)
-        missing = sorted(OmegaConf.missing_keys(merged))
-        if missing:
-            raise UserError(f"{missing[0]} has no value; give {missing[0]}=...")
-        return OmegaConf.to_object(merged)
+        with initialize_config_dir(str(paths[0]), version_base="1.3"):
+            composed = compose(job, overrides=[f"hydra.searchpath=[{further}]", *chosen])
+        apply(composed, values, schema)
+        return cast(dict[str, Any], OmegaConf.to_container(composed, resolve=True))
+    except HydraException as error:
+        raise UserError(_hydra_message(error, schema)) from error
     except OmegaConfBaseException as error:
-        key = getattr(error, "full_key", None) or getattr(error, "key", None) or ""
-        text = str(error).split("\n")[0]
-        raise UserError(f"{key}: {text}{_suggest(str(key), schema)}") from error
+        key = getattr(error, "full_key", None) or getattr(error, "key", None) or job
+        raise UserError(f"{key}: {str(error).splitlines()[0]}") from error
+
+
+def _quoted(text: str) -> str:
+    """Text in Hydra's grammar: a backslash escapes only a quote, or the backslashes right before one."""
+    return "'" + re.sub(r"(\\*)('|$)", lambda m: m[1] * 2 + ("\\'" if m[2] else ""), text) + "'"
+
+
+_adapters: dict[type, TypeAdapter[Any]] = {}  # by schema: made once, in 50 ms
+
+
+def typed(schema: type[Section], values: dict[str, Any]) -> Any:
+    """Nested dictionaries as the schema's dataclasses: types and bounds checked, unknown keys refused, missing ones
+    named."""
+    if schema not in _adapters:
+        _adapters[schema] = TypeAdapter(schema)
+    try:
+        return _adapters[schema].validate_python(_kinds_by_target(schema, values))
+    except ValidationError as error:
+        raise UserError(explained(error, schema)) from error
+
+
+def _kinds_by_target(schema: Any, values: Any) -> Any:
+    """`_target_` of a section (Hydra's convention for a class of one's own) as the setting that names its kind.
+
+    Keys next to it that the section does not have are the arguments of that class.
+    """
+    if not isinstance(values, dict):
+        return values
+    if not is_dataclass(schema):
+        return {k: _kinds_by_target(schema, v) for k, v in values.items()} if schema is not None else values
+    assert isinstance(schema, type) and issubclass(schema, Section)
+    known = {f.name: f for f in fields(schema)}
+    found = {k: v for k, v in values.items() if k != "_target_"}
+    if "_target_" in values and schema.kind_key in known:
+        found[schema.kind_key] = values["_target_"]
+        if schema.options_key in known:
+            own = {k: found.pop(k) for k in list(found) if k not in known}
+            found[schema.options_key] = {**found.get(schema.options_key, {}), **own}
+    elif "_target_" in values:
+        found["_target_"] = values["_target_"]
+    inner = described(schema)
+    return {k: _kinds_by_target(inner[k].section, v) if k in inner else v for k, v in found.items()}
+
+
+def check(config: Any) -> None:
+    """Everything that a type and a bound cannot say. Raises UserError for the first thing that is wrong."""
+    for key, item, value in _settings(config, ""):
+        if value == MISSING:
+            raise UserError(f"{key} has no value; give {key}=...")
+        if value == "" and item.is_path:
+            raise UserError(f"{key} is empty; give a path" + (f", or null: {item.null}" if item.null else ""))
+        for name in (value if isinstance(value, list) else [value]) if item.kinds and value is not None else []:
+            if "." in name or name not in registry(item.kinds).names():
+                registry(item.kinds).find(name, key)
+    _check_sections(config, "")
+
+
+def _settings(config: Any, prefix: str) -> Any:
+    """(dotted key, description, value) of every setting that is no section itself."""
+    for name, item in described(type(config)).items():
+        value, key = getattr(config, name), f"{prefix}{name}"
+        if item.section is None:
+            yield key, item, value
+        elif isinstance(value, dict):
+            for inner, section in value.items():
+                yield from _settings(section, f"{key}.{inner}.")
+        elif isinstance(value, Section):
+            yield from _settings(value, f"{key}.")
+
+
+def _check_sections(config: Any, prefix: str) -> None:
+    for name, item in described(type(config)).items():
+        value = getattr(config, name)
+        inner = value.items() if isinstance(value, dict) and item.section else [("", value)]
+        for key, section in inner:
+            if isinstance(section, Section):
+                _check_sections(section, f"{prefix}{name}.{key + '.' if key else ''}")
+    config.check(prefix)
+
+
+def _hydra_message(error: Exception, schema: type[Section]) -> str:
+    """The telling lines of a Hydra error, with the nearest key that exists."""
+    text = " ".join(str(error).split())
+    unknown = re.search(r"Could not override '([^']+)'", text)
+    if unknown:
+        return f"{unknown[1]}: no such key{nearest(unknown[1], all_keys(schema))}"
+    missing = re.search(r"Could not find '([^']+)'", text)
+    if missing:
+        return f"{missing[1]}: no such config; liquid JOB --help lists the groups and their configs"
+    return text.split(" Config search path")[0]
 
 
 def read_config(run_dir: Path) -> TrainJob:
@@ -89,45 +185,18 @@ def read_config(run_dir: Path) -> TrainJob:
     file = run_dir / "config.yaml"
     if not file.is_file():
         raise UserError(f"{run_dir}: no config.yaml there; give the folder of a run")
-    config: TrainJob = typed(TrainJob, OmegaConf.load(file))
-    return config
-
-
-def all_keys(schema: type, prefix: str = "") -> list[str]:
-    """Dotted names of every key of a schema, nested dataclasses included."""
-    names = []
-    for f in fields(schema):
-        default = f.default_factory() if callable(f.default_factory) else f.default
-        names.append(prefix + f.name)
-        if is_dataclass(default):
-            names += all_keys(type(default), f"{prefix}{f.name}.")
-    return names
-
-
-def _suggest(key: str, schema: type) -> str:
-    close = difflib.get_close_matches(key, all_keys(schema), n=1, cutoff=0.6)
-    return f"; did you mean {close[0]}?" if close and close[0] != key else ""
-
-
-def _hydra_message(error: Exception, schema: type) -> str:
-    """The telling lines of a Hydra error and of its cause, with the nearest key that exists."""
-    text = " ".join(str(error).split())
-    unknown = re.search(r"Could not override '([^']+)'", text)
-    if unknown:
-        return f"{unknown[1]}: no such key{_suggest(unknown[1], schema)}"
-    merging = re.search(r"Error merging override \+*([^=\s]+)=?(\S*)", text)
-    cause = str(error.__cause__ or "").split("\n")[0]
-    if merging and cause:
-        missing = re.match(r"Key '([^']+)' not in", cause)
-        return f"{merging[1]}: no such key{_suggest(merging[1], schema)}" if missing else f"{merging[1]}: {cause}"
-    return text.split(" Config search path")[0]
+    try:
+        values = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{file}: not readable as yaml: {' '.join(str(error).split())}") from error
+    if not isinstance(values, dict):
+        raise UserError(f"{file}: not a config, but {type(values).__name__}")
+    try:
+        return cast(TrainJob, typed(TrainJob, values))
+    except UserError as error:
+        raise UserError(f"{file}: {error}") from error
 
 
 def to_yaml(config: Any) -> str:
-    """A config dataclass as yaml text."""
-    return OmegaConf.to_yaml(OmegaConf.structured(config))
-
-
-def from_yaml(schema: type, path: str | Path) -> Any:
-    """Read back what to_yaml wrote."""
-    return typed(schema, OmegaConf.create(Path(path).read_text()))
+    """A config dataclass as yaml text, every value as it is: read_config reads it back."""
+    return yaml.safe_dump(asdict(config), sort_keys=False, allow_unicode=True, width=10**6)

@@ -1,11 +1,14 @@
-"""The training config: the sections of the modules that they configure, put together."""
+"""The training config: the sections of the modules that they configure, put together, and what must hold between
+them."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Annotated, Literal
 
 from liquid_train.checkpoint.settings import CheckpointConfig
-from liquid_train.data.settings import DataConfig
+from liquid_train.config.fields import Section, require, setting
+from liquid_train.data.settings import TASKS, DataConfig
 from liquid_train.distributed.settings import LaunchConfig, ParallelConfig
 from liquid_train.image_tokenizer.settings import VQSettings
 from liquid_train.model.settings import BackboneConfig, LossConfig
@@ -14,10 +17,10 @@ from liquid_train.training.settings import EvalsConfig, RunConfig, TrackerConfig
 
 
 @dataclass
-class TrainJob:
-    """Everything `liquid train` reads."""
+class TrainJob(Section):
+    """Train a backbone on a mixture of shard sets, on any number of ranks; called again, go on where it was."""
 
-    seed: int = 0
+    seed: Annotated[int, setting("decides first weights and the order of data", ge=0)] = 0
     run: RunConfig = field(default_factory=RunConfig)
     launch: LaunchConfig = field(default_factory=LaunchConfig)
     vq: VQSettings = field(default_factory=VQSettings)
@@ -32,9 +35,44 @@ class TrainJob:
     evals: EvalsConfig = field(default_factory=EvalsConfig)
     tracker: TrackerConfig = field(default_factory=TrackerConfig)
 
+    def check(self, key: str) -> None:
+        c = self
+        require(
+            bool(c.data.sources),
+            "data.sources is empty; choose a mixture with data=NAME or an experiment with experiment=NAME, or name "
+            "shard "
+            "sets: data.sources.NAME.path=FOLDER data.sources.NAME.task=text",
+        )
+        require(
+            c.train.steps is not None or c.train.tokens is not None,
+            "train.steps has no value; give train.steps=N or train.tokens=N",
+        )
+        require(
+            c.backbone.init == "random" or c.backbone.path is not None,
+            "backbone.init=pretrained needs backbone.path=FOLDER with an HF model",
+        )
+        tasks = sorted({s.task for s in c.data.sources.values() if s.weight > 0})
+        for task in c.loss.weight:
+            known = {s.task for s in [*c.data.sources.values(), *c.data.heldout.values()]}
+            require(task in known | set(TASKS), f"loss.weight.{task}: no such task; one of {', '.join(TASKS)}")
+        require(
+            any(c.loss.weight.get(task, 1.0) > 0 for task in tasks),
+            f"loss.weight: the weight of every task of data.sources is 0 ({', '.join(tasks)}); give one of them a "
+            "positive weight",
+        )
+        if c.checkpoint.best is not None:
+            require(
+                c.evals.every > 0 and c.checkpoint.every % c.evals.every == 0,
+                f"checkpoint.best={c.checkpoint.best} needs checkpoint.every={c.checkpoint.every} to be a multiple of "
+                f"evals.every={c.evals.every}, when it is measured",
+            )
+
 
 @dataclass
 class PlanJob(TrainJob):
-    """Everything `liquid plan` reads: a training config, of which it uses backbone, vq.config, parallel and launch."""
+    """Parameters, and bytes of one rank, of a training config; backbone, vq.config, parallel and launch are used."""
 
-    format: str = "table"  # table or json
+    format: Annotated[Literal["table", "json"], setting("how the plan is printed")] = "table"
+
+    def check(self, key: str) -> None:
+        """A plan needs neither data nor a length."""

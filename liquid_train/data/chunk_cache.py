@@ -1,12 +1,12 @@
-"""A folder of chunks that were read from far away, kept below a size; those unused for longest go first.
+"""A cache folder of chunks that were read from remote storage, with a size limit; the least recently used go first.
 
-    FOLDER/usage              bytes that are kept, in digits; locked while a process changes them
+    FOLDER/usage              bytes that the folder holds, as text; locked while a process changes it
     FOLDER/ab/ab12....chunk   a chunk and 4 bytes of CRC-32; its modification time is its last use
-    FOLDER/ab/....aside       a chunk that is being written: made with its full size, so that it counts; renamed when it
-                              is complete
+    FOLDER/ab/....aside       a chunk that is being written: of full size from the start so that it counts; renamed when
+                              it is complete
 
-All workers and ranks of a machine share the folder. The bytes in `usage` are reserved before they are written: a
-process that is killed leaves it too high, never too low, and the next look at the folder fixes it. (No stock package
+All workers and ranks of a machine share the folder. Bytes are reserved in `usage` before they are written: a process
+that is killed leaves it too high, never too low, and the next scan of the folder corrects it. (No stock package
 fits: fsspec's caching file systems have no size limit, and diskcache unpickles what it finds.)
 """
 
@@ -29,8 +29,8 @@ from liquid_train.errors import UserError
 log = logging.getLogger(__name__)
 
 CHECK_BYTES = 4
-KEPT = 0.9  # share of the limit that is left when chunks have to go: the folder is looked through once per tenth of it
-ABANDONED_SECONDS = 600  # a file aside that is older has no writer any more
+KEPT = 0.9  # chunks are evicted down to this share of the limit, so that the folder is scanned once per tenth of it
+ABANDONED_SECONDS = 600  # an older .aside file has lost its writer
 
 
 class ChunkCache:
@@ -57,7 +57,7 @@ class ChunkCache:
             ) from error
 
     def get(self, key: str, length: int) -> bytes | None:
-        """The chunk, if it is here with this length and undamaged; else None."""
+        """The chunk, if it is cached with this length and undamaged; else None."""
         path = self._path(key)
         try:
             content = path.read_bytes()
@@ -76,8 +76,7 @@ class ChunkCache:
         return chunk
 
     def put(self, key: str, chunk: bytes) -> None:
-        """Keep a chunk, where there is room for it. A cache that cannot be written to is reported once; reading goes on
-        without it."""
+        """Store a chunk if there is room. A cache that cannot be written to is reported once, and then not used."""
         path, size = self._path(key), len(chunk) + CHECK_BYTES
         if size > self.limit * KEPT or path.exists():
             return
@@ -87,9 +86,9 @@ class ChunkCache:
             staging_directory = self._reserve(path, size)
             if staging_directory is None:
                 return
-            with open(staging_directory, "r+b") as file:  # keeps its size: others may add up the folder now
+            with open(staging_directory, "r+b") as file:  # keeps its size: another process may be adding up the folder
                 file.write(chunk + _check(chunk))
-            with self._usage():  # a file that is renamed while the folder is looked through would not count
+            with self._usage():  # locked, because a file renamed during a scan would not be counted
                 os.replace(staging_directory, path)
         except OSError as error:
             self._warn(error)
@@ -97,8 +96,8 @@ class ChunkCache:
                 staging_directory.unlink(missing_ok=True)
 
     def _reserve(self, path: Path, size: int) -> Path | None:
-        """A file of `size` bytes next to `path`; older chunks go where that is needed for the limit. None where what
-        others write fills it."""
+        """A file of `size` bytes next to `path`; older chunks are evicted if needed. None where files that other
+        processes are writing fill the cache."""
         with self._usage() as usage:
             digits = os.pread(usage, 20, 0)
             used = int(digits) if digits.isdigit() else None
@@ -115,7 +114,7 @@ class ChunkCache:
         return Path(staging_directory)
 
     def _shrink(self, target: int) -> int:
-        """Remove chunks, the longest unused first, until the folder has `target` bytes at most; returns what it has."""
+        """Remove the least recently used chunks until the folder has at most `target` bytes; returns its size."""
         files: list[tuple[int, int, str]] = []  # last use in ns, bytes, path
         total = 0
         for folder in [entry for entry in os.scandir(self.folder) if entry.is_dir()]:
@@ -140,7 +139,7 @@ class ChunkCache:
 
     @contextmanager
     def _usage(self) -> Iterator[int]:
-        """The file `usage`, locked; the lock ends with its process."""
+        """The file `usage`, locked; the lock ends with the process."""
         descriptor = os.open(self.folder / "usage", os.O_RDWR | os.O_CREAT, 0o666)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX)

@@ -1,8 +1,8 @@
-"""The index.json of a folder of tars that has none, made by reading every tar once from end to end.
+"""Builds the index.json of a folder of tars that has none, by reading every tar once from end to end.
 
     tars --headers and content--> samples: offset of the first file, key --256 each--> chunks --+ bytes, sha256--> index
 
-Such an index says nothing of the VQ after the codes: instead of vq_fingerprint and codebook_size it has `max_code`.
+Such an index cannot name the VQ that made the codes: instead of vq_fingerprint and codebook_size it has `max_code`.
 """
 
 from __future__ import annotations
@@ -22,15 +22,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from liquid_train.data.shards import INDEX_KIND, INDEX_NAME, TAR_ERRORS, DamagedSample, decode_sample, split_name
+from liquid_train.data.shard_format import INDEX_KIND, INDEX_NAME, TAR_ERRORS, DamagedSample, decode_sample, split_name
 from liquid_train.data.storage import Folder, LocalFolder, open_folder
 from liquid_train.errors import UserError
+from liquid_train.files import check_folder
 
 log = logging.getLogger(__name__)
 
 CHUNK_SAMPLES = 256
 PIECE_BYTES = 8 * 2**20  # one read of a tar
-PARTIAL = ".partial"  # there while `liquid tokenize` is not finished with a folder
+PARTIAL = ".partial"  # present until `liquid tokenize` has finished a folder
 
 
 def build_index(path: str | Path) -> dict[str, Any]:
@@ -46,23 +47,23 @@ def build_index(path: str | Path) -> dict[str, Any]:
                 f"{path}: has an {INDEX_NAME}; remove that first to have it made anew (a VQ's fingerprint in it is "
                 "lost then)"
             )
+        remedy = f"index a copy that can be, and put its {INDEX_NAME} next to the tars"
+        if isinstance(folder, LocalFolder):
+            check_folder(folder.path, str(path), remedy)
         index = read_tars(folder)
         try:
             folder.write(INDEX_NAME, to_text(index))
         except OSError as error:
-            raise UserError(
-                f"{path}: cannot be written to ({error.strerror}); index a copy that can be, and put its "
-                f"{INDEX_NAME} next to the tars"
-            ) from error
+            raise UserError(f"{path}: cannot be written to ({error.strerror}); {remedy}") from error
     return index
 
 
 def missing_index(folder: Folder) -> dict[str, Any]:
-    """The index of a folder without one, with a warning. It is kept next to the tars of a local folder that can be
-    written to.
+    """The index of a folder without one, built now, with a warning. If the folder is local and writable, the index is
+    stored there.
 
-    Processes of one machine build one after the other, and the later ones find the index. Raises UserError as
-    build_index.
+    Processes of one machine wait for each other, so that only the first one builds. Raises UserError as build_index
+    does.
     """
     with _alone(folder):
         if _has_index(folder):
@@ -92,7 +93,7 @@ def to_text(index: dict[str, Any]) -> bytes:
 
 
 def read_tars(folder: Folder) -> dict[str, Any]:
-    """The index of all tars of a folder; the same for the same tars. Raises UserError when no sample in them can be
+    """The index of all tars of a folder, the same for the same tars. Raises UserError when none of their samples can be
     used."""
     tars, path = folder.tars(), folder.path
     if not tars:
@@ -155,8 +156,7 @@ class Content:
 
 
 class HashedFile:
-    """A file of a folder as a stream that is read once, in pieces, and hashed on the way: what tarfile's stream mode
-    asks for."""
+    """A file as a stream for tarfile's stream mode: read once, in pieces, and hashed on the way."""
 
     def __init__(self, folder: Folder, name: str, size: int) -> None:
         self.folder, self.name, self.size = folder, name, size
@@ -177,8 +177,8 @@ class HashedFile:
 
 
 def _read_tar(folder: Folder, name: str, size: int | None, content: Content) -> dict[str, Any]:
-    """A tar's entry of the index. What is damaged is left to the reader of the chunks. ValueError: size unknown; files
-    of a sample apart."""
+    """A tar's entry in the index. Damaged samples are left to the reader of the chunks. Raises UserError when the
+    size is unknown, or the files of a sample are not adjacent."""
     if size is None:
         raise UserError(f"{name}: its size is not told by the server")
     file = HashedFile(folder, name, size)
@@ -191,7 +191,7 @@ def _read_tar(folder: Folder, name: str, size: int | None, content: Content) -> 
         samples += 1
         content.add(key, files)
     while file.read(PIECE_BYTES):
-        pass  # what follows the last sample belongs to the hash
+        pass  # the hash is of the whole file, whatever follows the last sample
     return {"url": name, "nsamples": samples, "bytes": size, "sha256": file.sha256.hexdigest(), "chunks": chunks}
 
 
@@ -235,7 +235,7 @@ def _has_index(folder: Folder) -> bool:
 
 @contextmanager
 def _alone(folder: Folder) -> Iterator[None]:
-    """Let one process of this machine at a time build: the lock is on the folder itself and leaves nothing after."""
+    """Lets one process of this machine build at a time. The lock is on the folder itself, so that no file is left."""
     if not isinstance(folder, LocalFolder):
         yield
         return
@@ -248,7 +248,7 @@ def _alone(folder: Folder) -> Iterator[None]:
             f"{folder.path}: cannot be read: {error.strerror}; `liquid tokenize` makes a shard set"
         ) from error
     try:
-        # some network file systems lock no folders: then both build, and write the same
+        # some network file systems cannot lock folders: then all build, and write the same
         with contextlib.suppress(OSError):
             fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield

@@ -1,4 +1,4 @@
-"""Random choices that depend on a key alone: never on a worker, a rank or on what was drawn before."""
+"""Random choices that depend on a key alone: never on a worker, a rank, or earlier draws."""
 
 from __future__ import annotations
 

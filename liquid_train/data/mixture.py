@@ -15,7 +15,7 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any, TypedDict
+from typing import Any
 
 import numpy as np
 from transformers import PreTrainedTokenizerBase
@@ -23,31 +23,15 @@ from transformers import PreTrainedTokenizerBase
 from liquid_train.data.keyed import keyed_generator
 from liquid_train.data.sequences import BadMessages, build_sequence, check_chat_template
 from liquid_train.data.settings import TASKS, DataConfig, SourceConfig
-from liquid_train.data.shards import Sample, ShardSet
+from liquid_train.data.shard_format import Sample
+from liquid_train.data.shards import ShardSet
+from liquid_train.data.stream_state import DocumentName, MixtureState
 from liquid_train.errors import UserError
 from liquid_train.vocabulary import check_codes
 
 MIN_CHUNKS_PER_STREAM = 4
 
 Plan = tuple[Sample, Any]  # a sample, and for vqa the turns of the document that is made of it
-
-
-class MixtureState(TypedDict):
-    """Where a stream stands. drawn, tokens: documents and their tokens per source; positions: per source [item ordinal,
-    offset in the item]."""
-
-    drawn: dict[str, int]
-    tokens: dict[str, int]
-    positions: dict[str, list[int]]
-
-
-class DocumentName(TypedDict):
-    """What is needed to build a document again; start: first token, for the rest of a text that was split."""
-
-    source: str
-    ordinal: int
-    offset: int
-    start: int
 
 
 @dataclass(frozen=True)
@@ -213,7 +197,7 @@ def draw_caption(fields: dict[str, Any], generator: np.random.Generator) -> str:
 
 
 class Mixture:
-    """One stream's row of documents. `state` is small and exact: a Mixture made from it goes on with the very next
+    """One stream's series of documents. `state` is small and exact: a Mixture made from it continues with the very next
     document."""
 
     def __init__(self, stream: int, readers: dict[str, SourceReader], state: MixtureState | None = None) -> None:
@@ -238,11 +222,11 @@ class Mixture:
         }
 
     def next(self) -> Document | None:
-        """The next document of the source that is furthest after its share; None when every source is used up."""
+        """The next document of the source that is furthest below its share; None when every source is used up."""
         while (source := self._choose()) is not None:
             name = self._advance(source)
             if name is None:
-                continue  # it was the last item: the others share from here on
+                continue  # that was its last item: from here on the others share its part
             self.drawn[source] += 1
             document = self.readers[source].document(self.stream, name)
             if document is not None:
@@ -252,9 +236,9 @@ class Mixture:
         return None
 
     def rebuild(self, names: Iterable[DocumentName]) -> list[Document]:
-        """Documents of the row again, in the order of their names; without those that seq_len leaves no place for."""
+        """Build documents again, in the order of their names; without those that are too long for seq_len."""
         names = list(names)
-        # every item is read once
+        # sorted, so that every item is read once
         order = sorted(range(len(names)), key=lambda i: (names[i]["source"], names[i]["ordinal"]))
         built = {i: self.readers[names[i]["source"]].document(self.stream, names[i]) for i in order}
         return [document for i in range(len(names)) if (document := built[i]) is not None]
@@ -268,7 +252,7 @@ class Mixture:
         return max(left, key=lambda n: self.weights[n] / total * count - counts[n])
 
     def _advance(self, source: str) -> DocumentName | None:
-        """Name of the source's next document, None after its last; moves over used-up and empty items."""
+        """Name of the source's next document, None after its last; skips empty items."""
         reader, position = self.readers[source], self.positions[source]
         while not reader.used_up(self.stream, position[0]):
             if position[1] < len(reader.plans(self.stream, position[0])):

@@ -1,35 +1,24 @@
-"""Documents into sequences of exactly seq_len tokens: windows of best fit; a text may be split, an image never.
+"""Packs documents into sequences of exactly seq_len tokens, by best fit within a window. Only texts are ever split.
 
-A window gathers documents for `window` sequences, places image documents first (longest first, into the fullest
-sequence that still has room), then pours text into what is left, cutting it where a sequence is full. What did not fit
-is carried, by name, into the next window. A stream's state is the state at its window's start and how many of its
-sequences were emitted.
-A document that data.skip names leaves a hole: nothing else moves, so the order of all others does not depend on
-data.skip.
+A window gathers documents for `window` sequences. Image documents are placed first, the longest first, each into the
+fullest sequence that has room for it; then texts fill the gaps, split where a sequence is full. What does not fit is
+carried by name into the next window. The state of a stream is its state at the start of the window, and how many of the
+window's sequences it has emitted.
+A document that data.skip names is replaced by padding, so that data.skip does not move any other document.
 """
 
 from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from typing import TypedDict
 
 import numpy as np
 
-from liquid_train.data.mixture import Document, DocumentName, Mixture, MixtureState, SourceReader
+from liquid_train.data.mixture import Document, Mixture, SourceReader
 from liquid_train.data.sequences import IGNORED
+from liquid_train.data.stream_state import DocumentName, StreamState
 
 SHORTEST_PIECE = 2  # a piece of one token predicts nothing
-
-
-class StreamState(TypedDict):
-    """window: number of the window; emitted: its sequences already given out; mixture and carry: as at the window's
-    start."""
-
-    window: int
-    emitted: int
-    mixture: MixtureState
-    carry: list[DocumentName]
 
 
 @dataclass(frozen=True)
@@ -43,7 +32,7 @@ class Sequence:
     tasks: np.ndarray  # int8, index into config.TASKS; -1 in padding
     lengths: list[int]  # of the documents in order; the padding, if any, is the last entry
     names: list[str]  # "source/sample key" of the documents in order
-    # their first tokens' places in the sample's document: 0 but for the rest of a text that was split
+    # where each begins in its sample's document, in tokens: 0, except for the rest of a text that was split
     starts: list[int]
     padding: int
 
@@ -59,9 +48,9 @@ class Sequence:
         return digest.digest()
 
     def sources(self) -> dict[str, tuple[int, int]]:
-        """Source -> (documents that begin here, tokens): over all sequences of an epoch every document counts once."""
+        """Source -> (documents that begin here, tokens), so that a document counts once however it is split."""
         found: dict[str, tuple[int, int]] = {}
-        # the padding's length has no name
+        # lengths may end with that of the padding
         for name, start, length in zip(self.names, self.starts, self.lengths, strict=False):
             source = name.partition("/")[0]
             documents, tokens = found.get(source, (0, 0))
@@ -70,7 +59,7 @@ class Sequence:
 
 
 def join(documents: list[Document], seq_len: int, pad: int) -> Sequence:
-    """Lay documents side by side and pad to seq_len."""
+    """Concatenate documents and pad to seq_len."""
     lengths = [len(d) for d in documents]
     padding = seq_len - sum(lengths)
     assert padding >= 0, (lengths, seq_len)
@@ -90,8 +79,8 @@ def join(documents: list[Document], seq_len: int, pad: int) -> Sequence:
 
 
 def best_fit(documents: list[Document], bins: int, seq_len: int) -> tuple[list[list[Document]], list[Document]]:
-    """Place whole documents, longest first, each into the bin with the least room that suffices -> (bins, what did not
-    fit)."""
+    """Place whole documents, the longest first, each into the fullest bin that has room for it -> (bins, documents that
+    did not fit)."""
     placed: list[list[Document]] = [[] for _ in range(bins)]
     room = np.full(bins, seq_len)
     left = []
@@ -107,7 +96,7 @@ def best_fit(documents: list[Document], bins: int, seq_len: int) -> tuple[list[l
 
 
 def pour(texts: list[Document], placed: list[list[Document]], seq_len: int) -> list[Document]:
-    """Fill every bin's room with texts in order, splitting where a bin is full -> what is left."""
+    """Fill the bins' remaining room with texts in order, splitting them where a bin is full -> what is left of them."""
     queue = list(texts)
     for bin_ in placed:
         room = seq_len - sum(len(d) for d in bin_)
@@ -122,10 +111,10 @@ def pour(texts: list[Document], placed: list[list[Document]], seq_len: int) -> l
 
 
 class PackedStream:
-    """One canonical stream: a row of packed sequences, resumable between any two of them.
+    """One canonical stream: a series of packed sequences that can be resumed between any two of them.
 
-    It ends when every source is used up (SourceConfig.max_epochs); from then on `next` gives sequences without a
-    document.
+    It ends when every source is used up (SourceConfig.max_epochs); from then on `next` returns sequences of
+    padding only.
     """
 
     def __init__(
@@ -142,10 +131,10 @@ class PackedStream:
         self.window = state["window"] if state else 0
         self.emitted = state["emitted"] if state else 0
         self.carry: list[DocumentName] = list(state["carry"]) if state else []
-        self.buffered = 0  # documents that the current window was made from
+        self.buffered = 0  # documents that went into the current window
         self._start: StreamState | None = None
-        self._placed: list[list[Document]] = []  # of each sequence of the window
-        self._left: list[Document] | None = None  # documents of `carry`; None after a resume, they are built again then
+        self._placed: list[list[Document]] = []  # by sequence of the window
+        self._left: list[Document] | None = None  # the documents of `carry`; None after a resume: to be rebuilt
 
     @property
     def state(self) -> StreamState:
@@ -160,8 +149,8 @@ class PackedStream:
         return {**self._start, "emitted": self.emitted}
 
     def has_more(self) -> bool:
-        """Whether `next` has a document to give; packs the next window to find out."""
-        if self._start is None:  # new, or resumed in the middle of a window
+        """Whether `next` still has a document; packs the next window to find out."""
+        if self._start is None:  # new or just resumed
             self._pack_window()
         if self._placed and self.emitted == len(self._placed):
             self.window, self.emitted = self.window + 1, 0
@@ -178,9 +167,9 @@ class PackedStream:
         self._start = {"window": self.window, "emitted": 0, "mixture": self.mixture.state, "carry": list(self.carry)}
         documents = self.mixture.rebuild(self.carry) if self._left is None else self._left
         tokens = sum(len(d) for d in documents)
-        # the first windows are small: training is not to wait for eight full ones
+        # the first windows are small, so that training does not wait for full ones
         sequences = min(self.window_size, 2**self.window)
-        while tokens < (sequences + 1) * self.seq_len:  # one sequence's worth more than fits, to choose from
+        while tokens < (sequences + 1) * self.seq_len:  # one sequence's worth more than fits, to have a choice
             document = self.mixture.next()
             if document is None:
                 break
@@ -191,7 +180,7 @@ class PackedStream:
         texts = [d for d in documents if d.splittable]
         placed, left = best_fit(whole, sequences, self.seq_len)
         rest = pour(texts, placed, self.seq_len)
-        self._placed = [p for p in placed if p]  # at the end of a row there may be fewer documents than sequences
+        self._placed = [p for p in placed if p]  # at the end of a stream there may be fewer documents than sequences
         self._left = [*left, *rest]
         self.carry = [d.name for d in self._left]
 

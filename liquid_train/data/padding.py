@@ -1,12 +1,12 @@
-"""Can a mixture fill its sequences? Said before training: images are never cut, so too few texts or too short a seq_len
-leave padding."""
+"""A warning before training when a mixture cannot fill its sequences: images are never cut, so that too few texts or
+too short a seq_len leave padding."""
 
 from __future__ import annotations
 
-from liquid_train.config.schema import TrainJob
 from liquid_train.data.loader import source_readers
 from liquid_train.data.mixture import Document, Mixture
 from liquid_train.data.packing import best_fit
+from liquid_train.data.settings import DataConfig
 from liquid_train.data.shards import ShardSet
 from liquid_train.vocabulary import Vocabulary
 
@@ -19,8 +19,8 @@ ENOUGH = 16  # sequences to judge by
 def expected_padding(documents: list[Document], seq_len: int) -> float:
     """Share of padding when these documents are packed over and over.
 
-    As many sequences are needed as the tokens fill, or as the images need when they are packed alone: whichever is
-    more.
+    The number of sequences needed is that which all tokens fill, or that which the images need when packed alone,
+    whichever is larger.
     """
     tokens = sum(len(d) for d in documents if d.splittable or len(d) <= seq_len)
     whole = [d for d in documents if not d.splittable and len(d) <= seq_len]
@@ -29,24 +29,23 @@ def expected_padding(documents: list[Document], seq_len: int) -> float:
     times = -(-ENOUGH * seq_len // sum(len(d) for d in whole))
     placed, _ = best_fit(whole * times, len(whole) * times, seq_len)
     *full, last = sorted((sum(len(d) for d in p) for p in placed if p), reverse=True)
-    needed = len(full) + last * len(full) / sum(full)  # the last one counts as far as it is as full as the others
+    needed = len(full) + last * len(full) / sum(full)  # the last one counts by its share of the others' filling
     return 1 - tokens / (max(tokens / seq_len, needed / times) * seq_len)
 
 
-def padding_warning(config: TrainJob, sets: dict[str, ShardSet], vocabulary: Vocabulary) -> str | None:
-    """One line when the mixture leaves more than 2% of the tokens empty, with a seq_len that would not; None when all
-    is well.
+def padding_warning(data: DataConfig, seed: int, sets: dict[str, ShardSet], vocabulary: Vocabulary) -> str | None:
+    """One line when the mixture leaves more than 2% of the tokens empty, with a seq_len that would not; None otherwise.
 
     Reads the first 256 documents of stream 0: one chunk or two of each source.
     """
-    readers = source_readers(config, sets, vocabulary)
+    readers = source_readers(data, seed, sets, vocabulary)
     if all(r.config.task == "text" for r in readers.values()):
         return None
     mixture = Mixture(0, readers)
     documents: list[Document] = []
     while len(documents) < SAMPLE_DOCUMENTS and (document := mixture.next()) is not None:
         documents.append(document)
-    seq_len = config.data.seq_len
+    seq_len = data.seq_len
     padding = expected_padding(documents, seq_len)
     if padding <= TOO_MUCH:
         return None

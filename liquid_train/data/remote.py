@@ -1,6 +1,6 @@
-"""A folder after an fsspec URL, read by byte ranges from as many processes as like to.
+"""A folder at an fsspec URL, read by byte ranges from any number of processes.
 
-Credentials and endpoints come from where fsspec's packages take them: the environment (AWS_PROFILE,
+Credentials and endpoints come from where fsspec's packages look for them: the environment (AWS_PROFILE,
 GOOGLE_APPLICATION_CREDENTIALS, FSSPEC_S3_ENDPOINT_URL, FSSPEC_S3_ANON=true) and ~/.config/fsspec.
 """
 
@@ -18,7 +18,6 @@ from typing import Any, TypeVar
 from fsspec.asyn import AsyncFileSystem
 from fsspec.core import url_to_fs
 
-from liquid_train.data.storage import THREADS
 from liquid_train.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -35,18 +34,19 @@ PACKAGES = {
 }
 ATTEMPTS = 4
 BACKOFF_SECONDS = 0.5  # before the second attempt, doubled before every further one
-TIMEOUT_SECONDS = 120  # of one request: a connection that hangs is an error like others
-SPOT_CHECKS = 64  # files whose size is asked for one by one where a folder cannot be listed
+THREADS = 16  # requests at a time, for those
+TIMEOUT_SECONDS = 120  # of one request: a hanging connection is an error like any other
+SPOT_CHECKS = 64  # files whose size is requested one by one where a folder cannot be listed
 MISSING = -1  # the size of a file that is not there
 NOT_IMPLEMENTED = 501  # HTTP status
-TRANSIENT_STATUS = (408, 425, 429)  # HTTP statuses below 500 that are worth another attempt
+TRANSIENT_STATUS = (408, 425, 429)  # HTTP statuses below 500 that are worth a retry
 T = TypeVar("T")
 
 
 def file_system(url: str) -> tuple[Any, str]:
     """(file system, path there) of an fsspec URL. UserError when its kind is unknown or needs a package that is not
     installed."""
-    # a byte range of a compressed answer would be a range of something else
+    # uncompressed: a byte range of a compressed file would be a range of something else
     options = {"headers": {"Accept-Encoding": "identity"}} if url.startswith(("http://", "https://")) else {}
     try:
         return url_to_fs(url, **options)
@@ -63,7 +63,7 @@ def file_system(url: str) -> tuple[Any, str]:
 
 
 class RemoteFolder:
-    """The files below a URL. A process opens its own connections at its first request; none of them is pickled or
+    """The files below a URL. Each process opens connections of its own at its first request; none is pickled or
     inherited.
 
     Raises UserError when the URL's kind is unknown or needs a package that is not installed.
@@ -108,8 +108,8 @@ class RemoteFolder:
         return content
 
     def sizes(self, names: list[str]) -> dict[str, int | None]:
-        """As Folder.sizes: by listing the folder once, else (http, or no right to list) of up to 64 files spread over
-        all."""
+        """As Folder.sizes, by listing the folder once. Where that is not possible (http, or no permission), of up to 64
+        files spread over all."""
         if not self._is_http():
             try:
                 return self._listed_sizes(names)
@@ -158,8 +158,7 @@ class RemoteFolder:
         return "http" in ([kinds] if isinstance(kinds, str) else kinds)
 
     def _request(self, name: str, method: str, *arguments: Any, **options: Any) -> Any:
-        """Call the file system's method for a file; what may pass is tried again. Raises OSError with a short reason in
-        `strerror`."""
+        """Call the file system's method for a file, with retries. Raises OSError with a short reason in `strerror`."""
         system, root = self._connect()
         if isinstance(system, AsyncFileSystem):
             options["timeout"] = TIMEOUT_SECONDS
@@ -168,13 +167,13 @@ class RemoteFolder:
 
 
 def retried(what: str, action: Callable[[], T]) -> T:
-    """The action's result. Errors of the network are tried again with growing pauses, then raised as OSError."""
+    """The action's result. After a network error it is tried again, after growing pauses; then OSError is raised."""
     for attempt in range(ATTEMPTS):
         try:
             return action()
         except (TypeError, AttributeError, NotImplementedError, AssertionError):
-            raise  # no fault of the network
-        except Exception as raised:  # every package has exceptions of its own, and many of them are no OSError
+            raise  # a bug, not the network
+        except Exception as raised:  # every package has its own exceptions, many of which are not OSErrors
             error = origin(raised)
             if is_final(error) or attempt == ATTEMPTS - 1:
                 raise as_oserror(error, what) from raised
@@ -184,15 +183,15 @@ def retried(what: str, action: Callable[[], T]) -> T:
 
 
 def origin(error: Exception) -> Exception:
-    """fsspec's http calls every failed question for a size FileNotFoundError, also where the server was out of reach:
-    the cause tells."""
+    """The error behind fsspec's: its http raises FileNotFoundError whenever a size cannot be had, even where the server
+    cannot be reached; then the cause tells."""
     cause = error.__cause__
     told = isinstance(cause, TimeoutError) or type(cause).__module__.startswith("aiohttp")
     return cause if isinstance(error, FileNotFoundError) and isinstance(cause, Exception) and told else error
 
 
 def is_final(error: Exception) -> bool:
-    """Whether another attempt would end the same: the file is not there, or may not be read."""
+    """Whether a retry cannot help: the file does not exist, or may not be read."""
     status = getattr(error, "status", None)
     if isinstance(status, int):
         return status == NOT_IMPLEMENTED or 400 <= status < 500 and status not in TRANSIENT_STATUS
@@ -200,7 +199,7 @@ def is_final(error: Exception) -> bool:
 
 
 def as_oserror(error: Exception, what: str) -> OSError:
-    """The error with a reason that is the same for all files: damage is counted by reason."""
+    """The error as an OSError whose reason does not depend on the file, because damage is counted by reason."""
     status = getattr(error, "status", None)
     if isinstance(error, FileNotFoundError) or status in (404, 410):
         return FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), what)

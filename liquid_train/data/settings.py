@@ -3,35 +3,78 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Annotated, Literal
+
+from liquid_train.config.fields import MISSING, Section, require, setting
 
 TASKS = ("text", "t2i", "i2t", "vqa", "chat")
 
 
 @dataclass
-class SourceConfig:
-    path: str = "???"
-    task: str = "???"
-    weight: float = 1.0  # share of documents (or of tokens: data.weight_unit), relative to the other sources
-    max_epochs: float | None = None  # passes over it, then the other sources take over its share; None = endless
-    questions_per_document: int = 1  # vqa: turns chained after one image
-    max_samples: int | None = None  # held-out sources: only the first N samples
+class SourceConfig(Section):
+    """One shard set under one task."""
+
+    kind_key = "task"
+
+    path: Annotated[str, setting("folder or URL of the shard set", is_path=True)] = MISSING
+    task: Annotated[str, setting("what documents are made of its samples")] = MISSING
+    weight: Annotated[
+        float, setting("share of documents (of tokens: data.weight_unit), relative to the other sources", ge=0)
+    ] = 1.0
+    max_epochs: Annotated[
+        float | None, setting("passes over it, after which the others take over its share", gt=0, null="no end")
+    ] = None
+    questions_per_document: Annotated[int, setting("vqa: turns chained after one image", ge=1)] = 1
+    max_samples: Annotated[int | None, setting("held-out sources: only the first N samples", ge=1, null="all")] = None
+
+    def check(self, key: str) -> None:
+        require(self.task in TASKS or "." in self.task, f"{key}task={self.task}: one of {', '.join(TASKS)}")
 
 
 @dataclass
-class DataConfig:
-    sources: dict[str, SourceConfig] = field(default_factory=dict)
-    heldout: dict[str, SourceConfig] = field(default_factory=dict)
-    seq_len: int = 1024  # tokens of a packed sequence
-    global_batch: int = 8  # sequences of one optimizer step, over all ranks
-    streams: int | None = None  # canonical streams; None = global_batch
-    workers: int = 1  # loader processes of each rank; 0 = none
-    window: int = 8  # sequences that are packed together
-    unconditional: float = 0.1  # share of t2i documents whose caption is replaced by <unconditional>
-    prompts: list[str] = field(default_factory=lambda: [" Generate an image based on this description."])
-    weight_unit: str = "documents"  # documents or tokens: what the sources' weights are shares of
-    skip: list[str] = field(default_factory=list)  # documents that are left out: SOURCE/KEY OF THE SAMPLE
-    # go on from a checkpoint of other shards, another mixture, seq_len, seed, or number of streams
-    allow_change: bool = False
-    cache: str | None = None  # a folder that keeps chunks of remote shard sets; None = none
-    cache_gib: float = 20.0  # its size limit, shared by all processes of a machine
-    max_bad: float = 0.05  # share of unreadable samples past which the run stops
+class DataConfig(Section):
+    """The mixture, and how it is packed and dealt."""
+
+    sources: Annotated[
+        dict[str, SourceConfig], setting("shard sets by a name of yours: data.sources.NAME.path=...")
+    ] = field(default_factory=dict)
+    heldout: Annotated[dict[str, SourceConfig], setting("the same, for the held-out loss and for evaluations")] = field(
+        default_factory=dict
+    )
+    seq_len: Annotated[int, setting("tokens of a packed sequence", ge=1)] = 1024
+    global_batch: Annotated[int, setting("sequences of one optimizer step, over all ranks", ge=1)] = 8
+    streams: Annotated[int | None, setting("canonical streams", ge=1, null="as many as data.global_batch")] = None
+    workers: Annotated[int, setting("loader processes of each rank; 0: none", ge=0)] = 1
+    window: Annotated[int, setting("sequences that are packed together", ge=1)] = 8
+    unconditional: Annotated[
+        float, setting("share of t2i documents whose caption is replaced by <unconditional>", ge=0, le=1)
+    ] = 0.1
+    prompts: Annotated[
+        list[str],
+        setting(
+            "what follows a t2i caption: one is drawn for each image; images are generated with the first", min_length=1
+        ),
+    ] = field(default_factory=lambda: [" Generate an image based on this description."])
+    weight_unit: Annotated[Literal["documents", "tokens"], setting("what the sources' weights are shares of")] = (
+        "documents"
+    )
+    skip: Annotated[list[str], setting("documents to leave out, as SOURCE/KEY of the sample")] = field(
+        default_factory=list
+    )
+    allow_change: Annotated[
+        bool, setting("resume from a checkpoint of other shards, another mixture, seq_len, seed or number of streams")
+    ] = False
+    cache: Annotated[
+        str | None, setting("folder that keeps chunks of remote shard sets", null="none", is_path=True)
+    ] = None
+    cache_gib: Annotated[float, setting("its size limit, shared by all processes of a machine", gt=0)] = 20.0
+    max_bad: Annotated[float, setting("share of unreadable samples past which the run stops", ge=0, le=1)] = 0.05
+
+    def check(self, key: str) -> None:
+        require(
+            not self.sources or sum(s.weight for s in self.sources.values()) > 0,
+            f"{key}sources: every weight is 0; give one of them a positive weight",
+        )
+        for skipped in self.skip:
+            named = "/" in skipped and skipped.split("/")[0] in self.sources
+            require(named, f"{key}skip: {skipped}: not SOURCE/KEY with a source of {', '.join(self.sources)}")

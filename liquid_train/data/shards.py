@@ -1,73 +1,53 @@
-"""Reading a shard set: plain webdataset tars and the index.json that lies next to them (DESIGN section 4).
+"""Reading a shard set: plain webdataset tars, and the index.json next to them.
 
-The index cuts every tar into chunks of 256 samples with their byte offsets. A chunk is read as one range of bytes, from
-a folder or a URL, so any sample is within reach without scanning, from as many processes as like to: a ShardSet keeps
-no file open and pickles.
+The index divides every tar into chunks of 256 samples and holds their byte offsets. A chunk is read as one byte range
+from a folder or a URL, so that any process reaches any sample without scanning. A ShardSet keeps no file open and can
+be pickled.
 """
 
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import logging
 import tarfile
-import tokenize
 from bisect import bisect_right
 from collections import Counter, OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
-from typing import Any, TypedDict
-
-import numpy as np
+from typing import Any
 
 from liquid_train.data.chunk_cache import ChunkCache
+from liquid_train.data.index_builder import missing_index
+from liquid_train.data.shard_format import INDEX_KIND, INDEX_NAME, DamagedSample, Sample, decode_sample, group_files
 from liquid_train.data.storage import Folder, open_folder
 from liquid_train.errors import UserError
 
 log = logging.getLogger(__name__)
 
-INDEX_NAME = "index.json"
-INDEX_KIND = "wids-shard-index-v1"
-CACHED_CHUNKS = 128  # 32,768 samples: a small set, dealt sample by sample, is read once
-# What numpy raises for a damaged npy: its header is Python source, and a wrong shape in it can ask for any amount of
-# memory.
-NPY_ERRORS = (ValueError, TypeError, OSError, EOFError, SyntaxError, tokenize.TokenError, OverflowError, MemoryError)
-# What tarfile raises for a damaged header: its numbers can be of any size, and long names nest.
-TAR_ERRORS = (tarfile.TarError, EOFError, ValueError, OverflowError, RecursionError)
+CACHED_CHUNKS = 128  # 32,768 samples, so that a small set, which is dealt sample by sample, is read only once
 
 
-class Sample(TypedDict, total=False):
-    """One sample. An image has codes, and text where it has a caption; a text sample has no codes."""
-
-    key: str
-    codes: np.ndarray  # [rows, columns] of VQ codes
-    text: str
-    info: dict[str, Any]  # KEY.json
-
-
-@dataclass(slots=True)  # not frozen: a set has hundreds of thousands of them, and they are made in a third of the time
+@dataclass(slots=True)  # not frozen: a set has hundreds of thousands, and this makes them in a third of the time
 class Chunk:
-    """Consecutive samples of one shard: `count` of them from sample number `first` of the whole set, at byte `offset`
-    of the tar."""
+    """Consecutive samples of one shard."""
 
     shard: int
-    first: int
+    first: int  # number of its first sample in the whole set
     count: int
-    offset: int
+    offset: int  # in the tar, in bytes
 
 
 class ShardSet:
-    """A folder of shards, opened by its index. `path` may be a URL of fsspec's; chunks read from one are kept in
-    `cache`, if given.
+    """A folder of shards, opened by its index. `path` may be an fsspec URL; `cache` keeps chunks that were read from
+    one.
 
-    num_samples, chunks: over all shards, in order. digest: sha256 over the shards' own. fingerprint, codebook_size: of
-    the VQ that made the codes; None for a set of texts. bad: damaged samples met so far, by reason, each counted once.
-    A folder of tars without index gets one first (build_index.py); its codes are taken to be of the VQ that is asked
-    for.
-    Raises UserError when there is no such folder or index, or when the codes are not of the VQ that is asked for.
+    num_samples, chunks: over all shards, in order. digest: sha256 over the shards' digests. fingerprint, codebook_size:
+    of the VQ that made the codes; None for a set of texts. bad: damaged samples met so far, by reason, each counted
+    once.
+    A folder of tars without an index gets one first (index_builder.py); its codes are taken to be of the VQ asked for.
+    Raises UserError when there is no such folder or index, or the codes are of another VQ than the one asked for.
     """
 
     def __init__(
@@ -114,7 +94,7 @@ class ShardSet:
             )
 
     def _check_unknown_vq(self, fingerprint: str | None, codebook_size: int | None, remedy: str) -> None:
-        """For an index that was made from the tars: their codes pass where they are in range."""
+        """For an index that was built from the tars: only the range of the codes can be checked."""
         highest = self.index.get("max_code")
         if highest is None:
             return
@@ -135,16 +115,16 @@ class ShardSet:
 
     @property
     def multiratio_sizes(self) -> list[tuple[int, int]]:
-        """Width and height in pixels of the list that its images were fitted to (tokenize.crop=multiratio); empty for
+        """Width and height in pixels of the sizes that its images were fitted to (tokenize.crop=multiratio); empty for
         other sets."""
         crop = self.index.get("recipe", {}).get("crop", {})
         return [(int(width), int(height)) for width, height in crop.get("sizes", ())]
 
     def check_files(self) -> None:
-        """Raise UserError naming the first tar that the index lists and that is missing or has another size.
+        """Raise UserError for the first tar of the index that is missing or has another size.
 
-        Over http, where folders cannot be listed, 64 tars stand for a larger set; and the server has to send ranges of
-        bytes.
+        Over http, where folders cannot be listed, 64 tars of a larger set are checked, and that the server sends byte
+        ranges.
         """
         try:
             sizes = self._folder.sizes([shard["url"] for shard in self.shards])
@@ -185,12 +165,12 @@ class ShardSet:
         return self.num_samples
 
     def _places(self, i: int) -> list[Sample | None]:
-        """One entry a sample of chunk `i`, None where it is damaged; the last few chunks are kept."""
+        """The samples of chunk `i`, None for damaged ones; the last few chunks are kept."""
         if i in self._cache:
             self._cache.move_to_end(i)
             return self._cache[i]
         places, damage = self._parse_chunk(i)
-        if i not in self._counted:  # a second epoch meets the same damage: it is not new
+        if i not in self._counted:  # the same damage is met again in the next epoch
             self._counted.add(i)
             for which, reason, count in damage:
                 log.warning(
@@ -203,10 +183,9 @@ class ShardSet:
         return places
 
     def _parse_chunk(self, i: int) -> tuple[list[Sample | None], list[tuple[str, str, int]]]:
-        """The chunk's places, and what is damaged: (which sample or samples, reason, how many).
+        """The samples of chunk `i`, None for damaged ones, and what is damaged: (which, reason, how many).
 
-        A sample of which no file is left cannot be told from its neighbours: the places at the end count as damaged for
-        it.
+        Which sample has lost all its files cannot be told, so the last ones of the chunk count as damaged.
         """
         chunk = self.chunks[i]
         try:
@@ -244,9 +223,9 @@ class ShardSet:
 
 
 def read_index(folder: Folder) -> dict[str, Any]:
-    """The index.json of a shard folder, made first where tars lie there without one.
+    """The index.json of a shard folder; built first where the tars have none.
 
-    Raises UserError when there is no folder, nothing to make an index of, or when the file is not what it should be.
+    Raises UserError when there is no folder, nothing to build an index of, or the file is not a shard index.
     """
     path = folder.path
     file = f"{path}/{INDEX_NAME}"
@@ -255,8 +234,6 @@ def read_index(folder: Folder) -> dict[str, Any]:
     try:
         index = json.loads(folder.read(INDEX_NAME))
     except FileNotFoundError:
-        from liquid_train.data.index_builder import missing_index  # which reads tars with the functions below
-
         index = missing_index(folder)
     except OSError as error:
         raise UserError(f"{file}: cannot be read: {error.strerror or error}") from error
@@ -282,96 +259,3 @@ def _chunks(shards: list[dict[str, Any]]) -> list[Chunk]:
         chunks += [Chunk(number, start + first, count, offset) for first, count, offset in shard["chunks"]]
         start += shard["nsamples"]
     return chunks
-
-
-class DamagedSample(ValueError):
-    """A part of a sample is damaged or missing: the reason, by which it is counted."""
-
-
-def split_name(name: str) -> tuple[str, str]:
-    """A tar member's name -> (key, extension): as webdataset has it, the key ends at the first dot after the last
-    slash."""
-    folder, slash, base = name.rpartition("/")
-    stem, _, extension = base.partition(".")
-    return folder + slash + stem, extension
-
-
-def group_files(data: bytes) -> dict[str, dict[str, bytes]]:
-    """Bytes of a tar, or of a part of one -> {key: {extension: content}} in order; what cannot be read is left out."""
-    groups: dict[str, dict[str, bytes]] = {}
-    try:
-        # ignore_zeros: goes on after a damaged header
-        with tarfile.open(fileobj=io.BytesIO(data), mode="r:", ignore_zeros=True) as tar:
-            for member in tar:
-                if not member.isreg() or member.issparse():  # a link may lead anywhere
-                    continue
-                # extractfile's file object takes as long as all else
-                content = data[member.offset_data : member.offset_data + member.size]
-                if len(content) < member.size:
-                    break
-                key, extension = split_name(member.name)
-                groups.setdefault(key, {})[extension] = content
-    except TAR_ERRORS as error:
-        log.debug("the tar ends early: %s", error)
-    return groups
-
-
-def decode_sample(key: str, files: dict[str, bytes], codebook_size: int | None = None) -> Sample:
-    """Files of one sample -> the sample. Raises DamagedSample with the reason when a part is damaged or missing."""
-    try:
-        info = json.loads(files["json"])
-    except KeyError:
-        raise DamagedSample("no json") from None
-    except ValueError:
-        raise DamagedSample("json does not parse") from None
-    if not isinstance(info, dict):
-        raise DamagedSample("json is not an object")
-    sample: Sample = {"key": key, "info": info}
-    if "width" in info or "codes.npy" in files:
-        sample["codes"] = decode_codes(files.get("codes.npy"), codebook_size)
-    if "txt" in files:
-        try:
-            sample["text"] = files["txt"].decode("utf-8")
-        except UnicodeDecodeError:
-            raise DamagedSample("text is not UTF-8") from None
-    elif "codes" not in sample and "messages" not in info:
-        raise DamagedSample("neither codes nor text nor messages")
-    return sample
-
-
-def decode_codes(content: bytes | None, codebook_size: int | None = None) -> np.ndarray:
-    """KEY.codes.npy -> [rows, columns] of unsigned integers, all of them in the codebook. Raises DamagedSample with the
-    reason."""
-    if content is None:
-        raise DamagedSample("no codes")
-    try:
-        start = 10 + int.from_bytes(content[8:10], "little")
-        layout = codes_layout(content[:start])
-        if layout:
-            codes = np.frombuffer(content, layout[0], layout[1] * layout[2], start).reshape(layout[1:]).copy()
-        else:
-            codes = np.lib.format.read_array(io.BytesIO(content), allow_pickle=False)
-    except NPY_ERRORS:
-        raise DamagedSample("codes do not parse") from None
-    if codes.dtype.kind != "u" or codes.ndim != 2 or not codes.size:
-        raise DamagedSample("codes are not a grid of unsigned integers")
-    if codebook_size is not None and int(codes.max()) >= codebook_size:
-        raise DamagedSample("code beyond the codebook")
-    return codes
-
-
-@lru_cache(maxsize=256)
-def codes_layout(header: bytes) -> tuple[np.dtype[Any], int, int] | None:
-    """(dtype, rows, columns) by the header of an npy of version 1; None where that is not the plain layout of codes.
-
-    A header is Python source, which takes longer to parse than all codes; images of a size share one. Raises what numpy
-    raises (NPY_ERRORS).
-    """
-    if header[:8] != np.lib.format.magic(1, 0):
-        return None
-    file = io.BytesIO(header)
-    file.seek(8)
-    shape, by_column, dtype = np.lib.format.read_array_header_1_0(file)
-    if by_column or dtype.kind != "u" or len(shape) != 2 or min(shape) < 1:
-        return None
-    return dtype, *shape

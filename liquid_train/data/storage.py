@@ -1,6 +1,6 @@
-"""Where a shard set lies: a folder of this machine, or any place fsspec reads (s3://, gs://, https://, memory://).
+"""Where a shard set is stored: a local folder, or anything fsspec reads (s3://, gs://, https://, memory://).
 
-Both kinds answer the same few questions, and both read byte ranges, keep no file open and pickle.
+Both kinds have the same few methods, read byte ranges, keep no file open and can be pickled.
 """
 
 from __future__ import annotations
@@ -14,32 +14,30 @@ from uuid import uuid4
 
 from liquid_train.files import move_into_place, sync
 
-THREADS = 16  # a shared file system answers many questions at once, each of them slowly
-SLICE = 256  # files that a thread asks after in one go
+THREADS = 16  # a shared file system is slow to answer one request, but answers many at a time
+SLICE = 256  # files that a thread looks up in one go
 
 
 class Folder(Protocol):
-    """The files of a shard set by name, relative to its folder. Every method raises OSError where a file cannot be
-    read."""
+    """The files of a shard set, by name relative to its folder. Methods raise OSError where a file cannot be read."""
 
     remote: bool
 
     @property
     def path(self) -> str | Path:
-        """A URL without the slash at its end, or a path."""
+        """A URL without a trailing slash, or a path."""
         ...
 
     def exists(self) -> bool:
-        """Whether the folder is there; True where that cannot be told."""
+        """Whether the folder exists; True where that is unknown."""
         ...
 
     def read(self, name: str, start: int = 0, end: int | None = None) -> bytes:
-        """Bytes start to end of a file, fewer where it ends before that. FileNotFoundError where there is no such
-        file."""
+        """Bytes start to end of a file, fewer where it ends earlier. FileNotFoundError where there is no such file."""
         ...
 
     def sizes(self, names: list[str]) -> dict[str, int | None]:
-        """Bytes of every file that is there; None where the place does not tell or was not asked."""
+        """Size in bytes of every file that exists; None where it is unknown."""
         ...
 
     def tars(self) -> list[str]:
@@ -47,7 +45,7 @@ class Folder(Protocol):
         ...
 
     def write(self, name: str, content: bytes) -> None:
-        """Write a file, whole or not at all. OSError where that cannot be done."""
+        """Write a file, whole or not at all. Raises OSError."""
         ...
 
 
@@ -91,14 +89,14 @@ class LocalFolder:
         return sorted(path.name for path in self.path.glob("*.tar"))
 
     def write(self, name: str, content: bytes) -> None:
-        # a name of its own: another machine may write the same file now
-        staging_directory = self.path / f".{name}.{uuid4().hex}.partial"
+        # a unique name: another machine may be writing the same file
+        partial = self.path / f".{name}.{uuid4().hex}.partial"
         try:
-            staging_directory.write_bytes(content)
-            sync(staging_directory)
-            move_into_place(staging_directory, self.path / name)
+            partial.write_bytes(content)
+            sync(partial)
+            move_into_place(partial, self.path / name)
         finally:
-            staging_directory.unlink(missing_ok=True)
+            partial.unlink(missing_ok=True)
 
 
 def open_folder(path: str | Path) -> Folder:

@@ -27,14 +27,14 @@ def preview(config: TrainJob, count: int, images: str | Path | None = None) -> N
     """
     parts = ("decoder",) if images else ()
     vq = ImageTokenizer.from_files(package_path(config.vq.config), package_path(config.vq.checkpoint), parts=parts)
-    sets = open_sources(config, vq.fingerprint, vq.codebook_size)
+    sets = open_sources(config.data, vq.fingerprint, vq.codebook_size)
     with tempfile.TemporaryDirectory() as folder:
         make_tokenizer(config, sets, Path(folder))
         vocabulary = open_vocabulary(config, Path(folder), vq.codebook_size)
-    alone = replace(config, data=replace(config.data, workers=0))
+    data = replace(config.data, workers=0)
     steps = -(-count // config.data.global_batch)
     grids: list[np.ndarray] = []
-    for batch in BatchLoader(alone, sets, vocabulary, rank=0, world=1, first_step=0, steps=steps):
+    for batch in BatchLoader(data, config.seed, sets, vocabulary, rank=0, world=1, first_step=0, steps=steps):
         for number in sorted(batch.sequences):
             if number >= count:
                 break

@@ -18,20 +18,22 @@ import torch
 from rich.progress import track
 
 from liquid_train.checkpoint.folder import committed, step_of
-from liquid_train.checkpoint.state import read_progress
+from liquid_train.checkpoint.progress import read_progress
 from liquid_train.config.compose import package_path, read_config
 from liquid_train.config.schema import TrainJob
-from liquid_train.data.loader import BatchLoader, MicroBatch, RankBatch, batch_digest, open_sources
+from liquid_train.data.batch import MicroBatch, RankBatch, batch_digest
+from liquid_train.data.document_plan import DocumentPlan
+from liquid_train.data.loader import BatchLoader, open_sources
 from liquid_train.data.packing import Sequence
 from liquid_train.data.sequences import IGNORED
 from liquid_train.data.settings import TASKS
 from liquid_train.debug.token_text import ReadableDocument, documents
 from liquid_train.errors import UserError
-from liquid_train.files import write_synced
+from liquid_train.files import check_folder, write_synced, writing
 from liquid_train.generate.images import contact_sheet, decode, save_png
 from liquid_train.image_tokenizer.taming import ImageTokenizer
+from liquid_train.logs import console
 from liquid_train.model import backbone
-from liquid_train.model.attention import DocumentPlan
 from liquid_train.model.loss import LossModule
 from liquid_train.report.run_reader import json_lines
 from liquid_train.vocabulary import Vocabulary
@@ -65,6 +67,8 @@ def replay(run_dir: str | Path, step: int, output: str | Path | None = None) -> 
     kept = committed(run_dir)
     if not kept:
         raise UserError(f"{run_dir}: no complete checkpoint there; replay needs one for its tokenizer and weights")
+    if output:
+        check_folder(Path(output), f"--output {output}")
     newest = step_of(kept[-1])
     if not 1 <= step <= newest:
         raise UserError(f"--step {step}: the run has the steps 1 to {newest}")
@@ -77,9 +81,11 @@ def replay(run_dir: str | Path, step: int, output: str | Path | None = None) -> 
         f"weights of step {step_of(weights)}"
         + ("" if step_of(weights) == step - 1 else f", the nearest that is kept; step {step} had those of {step - 1}")
     )
-    root = open_model(config, weights / "model", vocabulary)
+    root = open_with_loss(config, weights / "model", vocabulary)
     found, images = [], []
-    for number in track(sorted(batch.sequences), description="documents", disable=len(batch.sequences) < 2):
+    for number in track(
+        sorted(batch.sequences), description="documents", console=console(), disable=len(batch.sequences) < 2
+    ):
         for document, part in parts(batch.sequences[number], vocabulary):
             loss, norm = loss_and_gradient(root, part)
             found.append(
@@ -91,7 +97,8 @@ def replay(run_dir: str | Path, step: int, output: str | Path | None = None) -> 
     found.sort(key=lambda d: -d.grad_norm)
     print_table(found)
     if output:
-        write_output(Path(output), found, [p for p in images if p is not None], config)
+        with writing(Path(output), f"--output {output}", "make room, or choose another folder"):
+            write_output(Path(output), found, [p for p in images if p is not None], config)
     return found
 
 
@@ -109,13 +116,16 @@ def left_out(run_dir: Path, step: int) -> int:
 def rebuild(config: TrainJob, vocabulary: Vocabulary, step: int, checkpoint: Path | None) -> RankBatch:
     """The whole global batch of 1-based data step `step`, from a checkpoint before it or from the first step."""
     vq = ImageTokenizer.from_files(package_path(config.vq.config), package_path(config.vq.checkpoint), parts=())
-    sets = open_sources(config, vq.fingerprint, vq.codebook_size)
+    sets = open_sources(config.data, vq.fingerprint, vq.codebook_size)
     progress = read_progress(checkpoint)[0] if checkpoint else None
     first, states = (progress.step + progress.guard.left_out, progress.streams) if progress else (0, {})
-    alone = replace(config, data=replace(config.data, workers=0))
-    loader = BatchLoader(alone, sets, vocabulary, rank=0, world=1, first_step=first, steps=step, states=states)
+    data = replace(config.data, workers=0)
+    loader = BatchLoader(
+        data, config.seed, sets, vocabulary, rank=0, world=1, first_step=first, steps=step, states=states
+    )
     batch = None
-    for batch in track(loader, total=step - first, description="rebuilding", disable=step - first < 50):  # noqa: B007
+    steps = step - first
+    for batch in track(loader, "rebuilding", steps, console=console(), disable=steps < 50):  # noqa: B007
         pass
     assert batch is not None and batch.step == step - 1
     return batch
@@ -143,7 +153,7 @@ def check_digest(run_dir: Path, step: int, batch: RankBatch) -> None:
         )
 
 
-def open_model(config: TrainJob, folder: Path, vocabulary: Vocabulary) -> LossModule:
+def open_with_loss(config: TrainJob, folder: Path, vocabulary: Vocabulary) -> LossModule:
     """The trained weights under the training loss, on this machine's first device, fp32."""
     settings = replace(config.backbone, path=str(folder))
     hf_config = backbone.model_config(settings, vocabulary.text_size)

@@ -1,1 +1,1 @@
-"""Ranks: how the model is shared out, how long each phase takes, who hangs."""
+"""Ranks: sharding the model over them, timing the phases of a step, detecting hangs, stopping."""

@@ -1,8 +1,8 @@
-"""A step that hangs ends the process, after it has been said which rank hangs where.
+"""Ends the process when a step hangs, after reporting which rank hangs where.
 
-A collective whose other ranks never come does not return, and does not listen to signals either: torchrun would wait
-for ever. So a thread watches the phases go by, and when none has begun for too long it writes what it knows to stderr
-and to RUN/hangs/rank-N.txt.
+A collective that the other ranks never join does not return, and ignores signals too: torchrun would wait forever. So a
+thread watches the phases of the steps. When no new one has begun for too long, it writes what it knows to stderr and to
+RUN/hangs/rank-N.txt.
 """
 
 from __future__ import annotations
@@ -25,26 +25,24 @@ from liquid_train.distributed.step_timer import StepTimer
 
 EXIT_STATUS = 3
 SLOW_PHASES = ("start", "checkpoint", "evaluation", "end")
-SLOW = 4  # times the usual limit, for those and for the first step, which compiles
-SHOWN = 8  # other ranks that a message names at most
-# newer and older name; a rank's number is appended
+SLOW = 4  # factor on the usual limit, for those phases and for the first step, which compiles
+SHOWN = 8  # at most so many other ranks are named in a message
+# newer and older name of a variable; torch appends the rank's number to the path
 TRACE_FILE = ("TORCH_FR_DUMP_TEMP_FILE", "TORCH_NCCL_DEBUG_INFO_TEMP_FILE")
 TRACE_SIZE = ("TORCH_FR_BUFFER_SIZE", "TORCH_NCCL_TRACE_BUFFER_SIZE")
 GLOO = re.compile(r"gloo/|Connection closed by peer|Connection reset by peer")
-SOURCE = re.compile(r"^.*?\[\S+\.cc:\d+\] *")  # where in gloo an error was raised
+SOURCE = re.compile(r"^.*?\[\S+\.cc:\d+\] *")  # the line of gloo's source that raised the error
 
 
 def collective_timeout(hang_timeout: float | None) -> timedelta | None:
-    """After which a collective fails by itself: later than the watchdog in any phase, so that it is the one that
-    speaks. None: torch's own."""
+    """When a collective fails by itself: later than the watchdog in any phase, so that the watchdog reports first.
+    None: torch's own timeout."""
     return None if hang_timeout is None else timedelta(seconds=max(SLOW * hang_timeout + 60, 1800))
 
 
 def prepare_flight_recorder(hangs: Path) -> None:
-    """Have torch keep its last collectives, and write them below `hangs` when one times out; before the process group
-    is made.
-
-    What the user has set stays.
+    """Have torch record its last collectives, and write them below `hangs` when one times out. To be called before the
+    process group is made. Variables that the user has set are kept.
     """
     for names, value in (
         (TRACE_FILE, str(hangs / "collectives-rank-")),
@@ -58,8 +56,8 @@ def prepare_flight_recorder(hangs: Path) -> None:
 
 
 def lost_peer(error: BaseException) -> str | None:
-    """In one line what a failed collective says of the other ranks; None for another kind of error. gloo has no
-    exception of its own."""
+    """What a failed collective tells of the other ranks, in one line; None for any other error. gloo has no exception
+    class of its own, so its message decides."""
     lines = [line for line in str(error).splitlines() if GLOO.search(line)]
     if not lines and not isinstance(error, dist.DistError):
         return None
@@ -68,7 +66,7 @@ def lost_peer(error: BaseException) -> str | None:
 
 
 class Watchdog:
-    """Watches over one rank while the block lasts. timeout: seconds without a new phase; None: it does not watch."""
+    """Watches one rank while the block runs. timeout: seconds without a new phase; None: does not watch."""
 
     def __init__(self, timer: StepTimer, timeout: float | None, hangs: Path) -> None:
         self.timer, self.timeout, self.hangs = timer, timeout, hangs
@@ -94,7 +92,7 @@ class Watchdog:
         return SLOW * self.timeout if slow else self.timeout
 
     def _watch(self) -> None:
-        # counted in periods, not by the clock: a process that was stopped as a whole does not hang
+        # counted in periods, not by the clock: a process that was suspended does not hang
         entered, quiet = -1, 0.0
         while not self._over.wait(self._period):
             quiet = quiet + self._period if self.timer.entered == entered else 0.0
@@ -103,22 +101,22 @@ class Watchdog:
                 self._end()
 
     def _end(self) -> None:
-        """Say what is known, then end the process.
+        """Report what is known, then end the process.
 
-        os._exit would hide a failure anywhere else. Here the failure has just been told, and there is no other way out:
-        the main thread sits in a collective or a system call, where no exception and no signal's handler reaches it.
+        Anywhere else os._exit would hide a failure. Here the failure has just been reported, and there is no other way
+        out: the main thread is in a collective or a system call, where no exception and no signal handler reaches it.
         """
         assert self.timeout is not None
-        # the file system or the store may hang too; and other ranks have something to say as well
+        # the file system or the store may hang too, and the other ranks need time for their own reports
         patience = min(10.0, self.timeout)
         begun = time.monotonic()
-        teller = threading.Thread(target=self._tell, daemon=True)
-        teller.start()
-        teller.join(patience)
+        reporter = threading.Thread(target=self._report, daemon=True)
+        reporter.start()
+        reporter.join(patience)
         time.sleep(max(0.0, begun + patience - time.monotonic()))
         os._exit(EXIT_STATUS)
 
-    def _tell(self) -> None:
+    def _report(self) -> None:
         timer, file = self.timer, self.hangs / f"rank-{self.rank}.txt"
         seconds = time.monotonic() - timer.since
         head = (
@@ -130,7 +128,7 @@ class Watchdog:
         stack = "".join(traceback.format_stack(frame)) if frame else ""
         self._print(f"{head}\n{stack}")
         others = "".join(f"  {sign}\n" for sign in self._heartbeat.others()[:SHOWN])
-        others = f"The other ranks, those furthest after first:\n{others}" if others else ""
+        others = f"The other ranks, the ones furthest behind first:\n{others}" if others else ""
         try:
             self.hangs.mkdir(parents=True, exist_ok=True)
             file.write_text(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {head}\n{others}{stack}")
@@ -143,7 +141,7 @@ class Watchdog:
         os.write(2, text.encode())  # the main thread may hold the lock of sys.stderr
 
     def _dump_collectives(self) -> str:
-        """Write torch's record of the last collectives. Returns where it is, and how it is read."""
+        """Write torch's record of the last collectives. Returns a phrase: where it is, and how to read it."""
         path = Path(next(os.environ[name] for name in TRACE_FILE if name in os.environ) + str(self.rank))
         c10d: Any = torch._C._distributed_c10d
         dump = (

@@ -1,4 +1,4 @@
-"""What every rank says of itself to the others while all of them work, so that one that waits can tell for whom."""
+"""Every rank publishes which phase it is in, so that a rank that waits can report which one it waits for."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ HOST = socket.gethostname()
 
 @dataclass(frozen=True)
 class Sign:
-    """A rank's last sign of life. entered: phases it has been through; seconds: how long ago, by two hosts' clocks."""
+    """A rank's last sign of life. entered: number of phases it has entered; seconds: its age, by two hosts' clocks."""
 
     rank: int
     host: str
@@ -31,7 +31,7 @@ class Sign:
 
 
 class Heartbeat:
-    """A thread that tells the group's store every `period` seconds in which phase this rank is."""
+    """A thread that writes this rank's phase to the process group's store every `period` seconds."""
 
     def __init__(self, timer: StepTimer, period: float) -> None:
         self.timer, self.period = timer, period
@@ -48,14 +48,13 @@ class Heartbeat:
                 sign = {"host": HOST, "phase": str(self.timer), "entered": self.timer.entered, "time": time.time()}
                 store.set(f"liquid/{dist.get_rank()}", json.dumps(sign))
             except (RuntimeError, ValueError):
-                return  # the store is gone with the rank that kept it: nobody is left to be told
+                return  # the store is gone, with the rank that hosted it: nobody is left to read
 
     def stop(self) -> None:
         self._over.set()
 
     def others(self) -> list[Sign]:
-        """The ranks' last signs, that of the one furthest after first; [] where the store does not answer. It may
-        block."""
+        """The other ranks' last signs, those furthest behind first; [] where the store does not answer. May block."""
         try:
             store, size = _own_connection(), dist.get_world_size()
             keys = [f"liquid/{rank}" for rank in range(size) if rank != dist.get_rank()]
@@ -72,6 +71,6 @@ class Heartbeat:
 
 
 def _own_connection() -> Any:
-    """To the group's store: the main thread may hold the group's own for as long as it waits for another rank."""
+    """A connection to the group's store: the main thread may hold the group's for as long as it waits for a rank."""
     store: Any = dist.distributed_c10d._get_default_store()
     return store.clone()

@@ -19,17 +19,16 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.distributed_c10d import _set_pg_timeout
 from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
+from transformers import PreTrainedModel
 
-from liquid_train.config.checks import degrees
-from liquid_train.distributed.settings import ParallelConfig
+from liquid_train.distributed.settings import ParallelConfig, degrees
 from liquid_train.distributed.tensor_parallel import cut
-from liquid_train.model.loss import LossModule
 
 
 @dataclass(frozen=True)
 class World:
-    """This process among the others. `tensor` neighbours hold parts of the same matrices and read the same data.
-    timeout: of a collective; None: torch's own."""
+    """This process among all ranks. Groups of `tensor` neighbouring ranks hold parts of the same matrices and read the
+    same data. timeout: of a collective; None: torch's own."""
 
     rank: int
     size: int
@@ -43,7 +42,7 @@ class World:
 
     @property
     def data_rank(self) -> int:
-        """This rank's place among those that read data of their own."""
+        """This rank's number among the groups that each read their own data."""
         return self.rank // self.tensor
 
     @property
@@ -51,7 +50,7 @@ class World:
         return self.size // self.tensor
 
     def sum(self, values: Tensor) -> None:
-        """Add up what the data ranks have, in place; a collective. Tensor-parallel neighbours have the same and count
+        """Sum over the data ranks, in place; a collective. Tensor-parallel neighbours hold equal values, counted
         once."""
         if self.size > 1:
             dist.all_reduce(values)
@@ -61,8 +60,7 @@ class World:
 
 @contextlib.contextmanager
 def process_group(tensor: int = 1, timeout: timedelta | None = None) -> Iterator[World]:
-    """Join the processes torchrun started, or stand alone as a group of one. NCCL where each rank has a GPU, else
-    gloo."""
+    """Join the processes that torchrun started, or form a group of one. NCCL where each rank has a GPU, else gloo."""
     rank, size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     local = int(os.environ.get("LOCAL_RANK", 0))
     cuda = torch.cuda.is_available() and local < torch.cuda.device_count()
@@ -74,18 +72,18 @@ def process_group(tensor: int = 1, timeout: timedelta | None = None) -> Iterator
         dist.init_process_group(backend, timeout=timeout)
     else:
         dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
-    # at every save: that two gathers are not one
+    # it warns at every save that two gathers could be one
     logging.getLogger("torch.distributed.tensor._redistribute").setLevel(logging.ERROR)
     try:
         yield World(rank, size, device, tensor, timeout)
-        dist.barrier()  # none leaves while another still talks to it
+        dist.barrier()  # no rank leaves while another still needs it
     finally:
         gc.collect()  # sharded tensors must be gone before the group is, or gloo aborts at exit
         dist.destroy_process_group()
 
 
 def make_mesh(config: ParallelConfig, world: World) -> DeviceMesh:
-    """replicate x shard x tensor; neighbours in `tensor` are neighbours in rank, so that they share a machine's fast
+    """replicate x shard x tensor. Neighbours in `tensor` are neighbouring ranks, so that they share a machine's fast
     links."""
     replicate, shard, tensor = degrees(config, world.size)
     mesh = init_device_mesh(
@@ -101,20 +99,23 @@ def compute_dtype(config: ParallelConfig) -> torch.dtype:
     return torch.bfloat16 if config.precision == "bf16" else torch.float32
 
 
-def parallelize(root: LossModule, config: ParallelConfig, world: World) -> None:
-    """Tensor parallelism, activation checkpointing, compile, FSDP2: each wraps what the one before made. The model is
-    on meta."""
+def parallelize(root: nn.Module, lm: PreTrainedModel, config: ParallelConfig, world: World) -> None:
+    """Tensor parallelism, activation checkpointing, compile, FSDP2, in this order: each wraps the result of the one
+    before.
+
+    root: the module that holds `lm` and whose forward is a whole training step's forward, loss included. On meta.
+    """
     mesh = make_mesh(config, world)
-    blocks = root.lm.model.layers
+    blocks = lm.model.layers
     if config.tensor > 1:
-        cut(root.lm, mesh["tensor"])
+        cut(lm, mesh["tensor"])
     for block in blocks:
         if config.activation_checkpoint != "none":
             checkpoint_activations(block, selective=config.activation_checkpoint == "selective")
         if config.compile:
             block.compile()
     compute = compute_dtype(config)
-    # Weights stay fp32 in their shards; gathered copies are cast to the compute type; gradients are summed in fp32.
+    # Sharded weights stay fp32, gathered copies are cast to the compute dtype, gradients are summed in fp32.
     policy = MixedPrecisionPolicy(param_dtype=compute, reduce_dtype=torch.float32)
     options: dict[str, Any] = {
         "mesh": mesh["replicate", "shard"] if config.replicate > 1 else mesh["shard"],
@@ -122,15 +123,15 @@ def parallelize(root: LossModule, config: ParallelConfig, world: World) -> None:
     }
     if config.cpu_offload:
         options["offload_policy"] = CPUOffloadPolicy(pin_memory=world.device.type == "cuda")
-    for block in blocks:  # the last one's backward comes next: freed, it would be gathered again at once
+    for block in blocks:  # the last block stays gathered: its backward comes next
         fully_shard(block, **options, reshard_after_forward=block is not blocks[-1])
-    # Embedding, final norm and head form the root's group: tied weights must not be split over two groups, and the head
-    # is read last and first again in the backward, so that freeing it in between would only gather it twice.
+    # Embedding, final norm and head form the root's group: tied weights must be in one group, and the head is read last
+    # in the forward and first in the backward, so that freeing it in between would gather it twice.
     fully_shard(root, **options)
 
 
-# What a selective checkpoint keeps: products of matrices and attention are most of a block's time, the rest is cheap to
-# repeat.
+# What selective activation checkpointing keeps: matrix products and attention take most of a block's time, the rest is
+# cheap to recompute.
 KEPT = [
     torch.ops.aten.mm.default,
     torch.ops.aten.addmm.default,
@@ -141,7 +142,7 @@ KEPT = [
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default,
     torch.ops._c10d_functional.all_reduce.default,
 ]
-# variable-length attention of flash-attn and of torch, registered when first imported
+# of flash-attn's and torch's variable-length attention, whose operators exist only once they are imported
 KEPT_NAMESPACES = ("flash_attn", "torch_attn")
 
 
@@ -155,10 +156,9 @@ def what_to_keep(context: object, operator: Any, *args: Any, **kwargs: Any) -> C
 
 
 def checkpoint_activations(block: nn.Module, *, selective: bool) -> None:
-    """Keep only the block's input (or, selective, also what KEPT lists) for the backward, and compute the rest again
-    there.
+    """Keep only the block's input for the backward (with `selective`, also KEPT) and recompute the rest there.
 
-    The forward is wrapped, not the module: parameters keep their names.
+    The forward is wrapped, not the module, so that parameters keep their names.
     """
     options: dict[str, Any] = {"use_reentrant": False, "preserve_rng_state": False}  # there is no dropout
     if selective:
@@ -180,8 +180,8 @@ def set_sync(root: nn.Module, last: bool) -> None:
 
 
 def reshard(root: nn.Module) -> None:
-    """Free gathered parameters after a forward without a backward: the root keeps its own, and would show them in place
-    of its shards."""
+    """Free gathered parameters after a forward without a backward: the root would otherwise keep its own, and expose
+    them instead of its shards."""
     for module in root.modules():
         if isinstance(module, FSDPModule):
             module.reshard()

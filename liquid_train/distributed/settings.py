@@ -1,25 +1,70 @@
-"""Ranks and how the model is shared out over them: settings."""
+"""Ranks, and how the model is shared out over them: settings."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from pydantic import BeforeValidator
+
+from liquid_train.config.fields import Section, require, setting
+from liquid_train.errors import UserError
+
+OLD_NAMES = {"rectangles": "padded_sdpa"}  # parallel.attention in configs and checkpoints of before
 
 
 @dataclass
-class LaunchConfig:
-    nproc: str = "auto"  # processes on this machine: a number, or auto = one a GPU, else cpu_nproc
-    cpu_nproc: int = 1  # what auto means without a GPU
+class LaunchConfig(Section):
+    """Processes on this machine."""
+
+    nproc: Annotated[str, setting("their number, or auto: one a GPU, without a GPU launch.cpu_nproc")] = "auto"
+    cpu_nproc: Annotated[int, setting("what auto means without a GPU", ge=1)] = 1
+
+    def check(self, key: str) -> None:
+        n = self.nproc
+        require(n == "auto" or (n.isdecimal() and int(n) > 0), f"{key}nproc={n}: a number of processes, or auto")
 
 
 @dataclass
-class ParallelConfig:
-    replicate: int = 1  # copies of the sharded model (HSDP): gradients are summed over them
-    shard: int = -1  # ranks that share weights and optimizer state (FSDP2); -1 = all remaining ranks
-    # ranks that share every matrix product (tensor parallelism): for models whose layers are too large for one
-    tensor: int = 1
-    precision: str = "bf16"  # bf16 or fp32
-    # within documents: flash, varlen, flex, rectangles, or auto = the first of these that runs here
-    attention: str = "auto"
-    activation_checkpoint: str = "none"  # none, selective (keeps matrix products and attention) or full
-    compile: bool = False
-    cpu_offload: bool = False  # weights and optimizer state wait in the host's memory: slow, the last resort
+class ParallelConfig(Section):
+    """Device mesh and memory."""
+
+    replicate: Annotated[int, setting("copies of the sharded model (HSDP); gradients are summed over them", ge=1)] = 1
+    shard: Annotated[
+        int, setting("ranks that share weights and optimizer state (FSDP2); -1: all remaining ranks", ge=-1)
+    ] = -1
+    tensor: Annotated[
+        int,
+        setting("ranks that share every matrix product (tensor parallelism), for layers too large for one rank", ge=1),
+    ] = 1
+    precision: Annotated[Literal["bf16", "fp32"], setting("of forward and backward; weights and state are fp32")] = (
+        "bf16"
+    )
+    attention: Annotated[
+        Literal["auto", "flash", "varlen", "flex", "padded_sdpa"],
+        BeforeValidator(lambda value: OLD_NAMES.get(value, value) if isinstance(value, str) else value),
+        setting("within documents; auto: the first of these that runs here"),
+    ] = "auto"
+    activation_checkpoint: Annotated[
+        Literal["none", "selective", "full"],
+        setting("what backward computes again: nothing, all but matrix products and attention, or every block"),
+    ] = "none"
+    compile: Annotated[bool, setting("torch.compile of every block")] = False
+    cpu_offload: Annotated[
+        bool, setting("weights and optimizer state wait in the host's memory: slow, the last resort")
+    ] = False
+
+    def check(self, key: str) -> None:
+        require(self.shard != 0, f"{key}shard=0: must be 1 or more, or -1 for all remaining ranks")
+
+
+def degrees(p: ParallelConfig, ranks: int) -> tuple[int, int, int]:
+    """(replicate, shard, tensor) whose product is the number of ranks; UserError when there is none."""
+    shard = p.shard if p.shard > 0 else ranks // max(1, p.replicate * p.tensor)
+    if min(p.replicate, p.tensor, shard) < 1 or p.replicate * shard * p.tensor != ranks:
+        given = f"parallel.replicate={p.replicate} x parallel.shard={p.shard} x parallel.tensor={p.tensor}"
+        raise UserError(
+            f"{given}: do not multiply to the {ranks} ranks (launch.nproc x machines); set parallel.shard=-1, and "
+            f"degrees that divide {ranks}"
+        )
+    return p.replicate, shard, p.tensor

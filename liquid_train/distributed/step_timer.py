@@ -1,5 +1,4 @@
-"""What this rank is doing at the moment, and how long each kind of work took: for the watchdog, the time split and the
-profiler."""
+"""Which phase of a step this rank is in, and how long the phases take: for the log, the watchdog and the profiler."""
 
 from __future__ import annotations
 
@@ -14,17 +13,17 @@ TIMED = ("data", *ON_DEVICE, "checkpoint", "evaluation")
 
 
 class StepTimer:
-    """One phase after another, from `start` on. Between those of TIMED a rank is in `logging`, at the end in `end`.
+    """A rank is in one phase at a time: first `start`, then those of TIMED with `logging` in between, at last `end`.
 
-    On the host a phase lasts until the next one is entered. CUDA works after the host, so the phases ON_DEVICE are
-    timed there by events, which are read once they have come to pass: nothing waits for them, and a step's optimizer
-    may count with the step after.
+    A phase lasts until the next one is entered. CUDA runs behind the host, so the phases ON_DEVICE are timed there by
+    events. Nothing waits for these: they are read once they have happened, so that a step's optimizer phase may be
+    counted with the next step.
     """
 
     def __init__(self) -> None:
         self.name, self.step = "start", 0  # step: the number of the current one, as in metrics.jsonl
         self.steps_done = 0  # by this process
-        self.entered = 0  # how many phases: it stands still when the rank does
+        self.entered = 0  # phases so far: stands still when the rank hangs
         self.since = time.monotonic()
         self.cuda = False
         self.total = dict.fromkeys(TIMED, 0.0)
@@ -48,7 +47,7 @@ class StepTimer:
             self._seconds[self.name] += now - self.since
         if self._label is not None:
             self._label.__exit__(None, None, None)
-        self._label = record_function(name)  # a bar in a profile
+        self._label = record_function(name)  # shows up in a profile
         self._label.__enter__()
         self._begun = event if name in ON_DEVICE else None
         self.name, self.since = name, now
@@ -66,7 +65,7 @@ class StepTimer:
         return found
 
     def describe(self) -> str:
-        """How the whole time up to now divides: 'forward 40%, backward 50%, ...' of '12.3 s'."""
+        """The time so far by phase: '12.3 s: forward 40.0%, backward 50.0%, ...'."""
         self.take()
         whole = max(sum(self.total.values()), 1e-9)
         shares = ", ".join(f"{name} {100 * seconds / whole:.1f}%" for name, seconds in self.total.items() if seconds)

@@ -1,12 +1,12 @@
-"""Tensor parallelism (Megatron-LM, arXiv 1909.08053): the matrices of a block, the embedding and the head are cut over
-the ranks of `tensor`.
+"""Tensor parallelism (Megatron-LM, arXiv 1909.08053): the matrices of a block, the embedding and the head are split
+over the ranks of `tensor`.
 
-    q k v gate up   cut by output     each rank computes its own heads and its own part of the MLP
-    o down          cut by input      their results are summed over the ranks
-    embedding, head cut by vocabulary (model/loss.py computes the loss without ever putting logits together)
-    norms           whole on every rank, as replicated DTensors, so that every parameter lies on the same mesh
+    q k v gate up    by output       each rank computes its own heads and its own part of the MLP
+    o down           by input        their results are summed over the ranks
+    embedding, head  by vocabulary   model/loss.py computes the loss without ever gathering the logits
+    norms            not split       replicated DTensors, so that every parameter is on the same mesh
 
-What is cut how is transformers' own plan of the architecture (config.base_model_tp_plan).
+How each matrix is split is transformers' own plan for the architecture (config.base_model_tp_plan).
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ STYLES: dict[str, type[ParallelStyle]] = {"colwise": ColwiseParallel, "rowwise":
 
 
 def check_tensor_degree(lm: PreTrainedModel, tensor: int) -> dict[str, str]:
-    """transformers' plan {module pattern: colwise or rowwise}. UserError when it has none for the architecture, or
-    heads cannot be dealt out."""
+    """transformers' plan {module pattern: colwise or rowwise}. Raises UserError when it has none for the architecture,
+    or `tensor` does not divide the number of heads."""
     config = lm.config
     plan: dict[str, str] = config.base_model_tp_plan or {}
     if not plan or not set(plan.values()) <= set(STYLES):

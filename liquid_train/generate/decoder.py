@@ -75,7 +75,7 @@ class PreallocatedLayer(DynamicLayer):
         self.values[:, :, : self.length] = values[rows, :, : self.length]
 
 
-class Decoder:
+class CachedDecoder:
     """A model and the keys and values of everything it was fed: `rows` sequences of up to `capacity` tokens.
 
     The model must be in eval mode; whatever attention it was loaded with, it attends as grouped_attention.py says.

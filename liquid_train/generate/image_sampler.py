@@ -30,7 +30,7 @@ from transformers import PreTrainedModel
 
 from liquid_train.data.sequences import DEFAULT_PROMPT, prompt_ids
 from liquid_train.generate.compiled_decode import require_compiler
-from liquid_train.generate.decoder import Decoder, left_padded
+from liquid_train.generate.decoder import CachedDecoder, left_padded
 from liquid_train.vocabulary import UNCONDITIONAL, Vocabulary
 
 Progress = Callable[[int, int], None]  # (codes drawn, codes in all)
@@ -169,7 +169,7 @@ class ImageSampler:
             report(i + 1)
         return codes
 
-    def read(self, prompts: Sequence[list[int]], n_codes: int) -> tuple[Decoder, Tensor, Tensor]:
+    def read(self, prompts: Sequence[list[int]], n_codes: int) -> tuple[CachedDecoder, Tensor, Tensor]:
         """Read every different prompt once -> (decoder, last hidden states [rows, width], their positions [rows, 1]).
 
         Rows: the prompts, with guidance as many times the null prompt, then repetitions up to a number that keeps the
@@ -180,7 +180,9 @@ class ImageSampler:
         full = self.batch_size * (2 if self.null else 1) if filled else MIN_ROWS
         number = {row: n for n, row in enumerate(dict.fromkeys(map(tuple, rows)))}
         width = self.width(prompts[0])
-        decoder = Decoder(self.model, len(number), width + n_codes - 1, max(map(len, rows)) + n_codes - 1, self.compile)
+        decoder = CachedDecoder(
+            self.model, len(number), width + n_codes - 1, max(map(len, rows)) + n_codes - 1, self.compile
+        )
         ids, branch, position = left_padded(list(number), self.vocabulary.pad, decoder.device, width)
         hidden = decoder.feed(ids, branch, position)[:, -1]
         order = [number[tuple(row)] for row in rows]

@@ -22,13 +22,14 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from liquid_train.errors import UserError
+from liquid_train.files import check_folder
 from liquid_train.generate.manifest import is_current, publish, staging_directory
-from liquid_train.generate.request import Request, images_in, read_request
+from liquid_train.generate.request import CheckedRequest, images_in, read_request
 from liquid_train.generate.settings import GenerateJob
+from liquid_train.logs import console
 
 if TYPE_CHECKING:
     from liquid_train.generate.session import Session
@@ -43,6 +44,8 @@ def run(config: GenerateJob) -> None:
     if request.output is not None and request.image is None and is_current(request.output, request.inputs):
         print(f"{request.output}: made with these settings already; nothing to do")
         return
+    if request.output is not None:
+        check_folder(request.output, f"output={request.output}")
     from liquid_train.generate.session import open_model
 
     session = open_model(request.model, config.device, config.precision, vq=config.vq, force=config.force)
@@ -56,7 +59,7 @@ def run(config: GenerateJob) -> None:
         describe_image(config, request, session)
 
 
-def generate_images(config: GenerateJob, request: Request, session: Session) -> None:
+def generate_images(config: GenerateJob, request: CheckedRequest, session: Session) -> None:
     """Draw every prompt and write PNGs and index.jsonl, all at once at the end."""
     from liquid_train.generate.image_sampler import sample_images
     from liquid_train.generate.images import decode, save_png
@@ -91,7 +94,7 @@ def generate_images(config: GenerateJob, request: Request, session: Session) -> 
         {"file": f"{i:05d}.png", "prompt": prompt, "seed": seed}
         for i, (prompt, seed) in enumerate(zip(request.prompts, seeds, strict=True))
     ]
-    with staging_directory(request.output) as partial:
+    with staging_directory(request.output, f"output={request.output}") as partial:
         for row, image in zip(rows, pixels, strict=True):
             save_png(partial / str(row["file"]), image)
         write_lines(partial / "index.jsonl", rows)
@@ -99,7 +102,7 @@ def generate_images(config: GenerateJob, request: Request, session: Session) -> 
     print(f"{len(rows)} images and index.jsonl in {request.output} ({time.perf_counter() - start:.1f} s)")
 
 
-def answer_questions(config: GenerateJob, request: Request, session: Session) -> None:
+def answer_questions(config: GenerateJob, request: CheckedRequest, session: Session) -> None:
     """Answer a file of questions; an image that cannot be read gets no answer but an "error", and is counted and
     logged.
 
@@ -142,9 +145,7 @@ def answer_questions(config: GenerateJob, request: Request, session: Session) ->
         {**q.line, **({"answer": next(answers)} if q.image in codes else {"answer": None, "error": errors[q.image]})}
         for q in request.questions
     ]
-    with staging_directory(request.output) as partial:
-        write_lines(partial / "answers.jsonl", rows)
-        publish(partial, request.output, request.inputs)
+    write_rows(request, "answers.jsonl", rows)
     bad = Counter(errors.values())
     left_out = (
         f"; images that could not be read: {', '.join(f'{n} {name}' for name, n in sorted(bad.items()))}" if bad else ""
@@ -152,7 +153,7 @@ def answer_questions(config: GenerateJob, request: Request, session: Session) ->
     print(f"{len(asked)} answers in {request.output / 'answers.jsonl'}{left_out}")
 
 
-def describe_image(config: GenerateJob, request: Request, session: Session) -> None:
+def describe_image(config: GenerateJob, request: CheckedRequest, session: Session) -> None:
     """Print the answer to one question about one image, or its caption without a question."""
     from liquid_train.generate.images import encode, load_image
     from liquid_train.generate.session import open_vq
@@ -176,14 +177,14 @@ def describe_image(config: GenerateJob, request: Request, session: Session) -> N
         }
     else:
         row |= {"answer": caption(model, vocabulary, [codes], max_new_tokens=config.max_new_tokens)[0]}
+    print(row["answer"])
     if request.output is not None:
-        with staging_directory(request.output) as partial:
+        with staging_directory(request.output, f"output={request.output}") as partial:
             write_lines(partial / "answers.jsonl", [row])
             publish(partial, request.output, request.inputs)
-    print(row["answer"])
 
 
-def complete_texts(config: GenerateJob, request: Request, session: Session) -> None:
+def complete_texts(config: GenerateJob, request: CheckedRequest, session: Session) -> None:
     """Print what follows each prompt as it comes, or write it where an output is given."""
     from liquid_train.generate.image_sampler import Sampling
     from liquid_train.generate.interleaved_prompt import document_ids, end_of_turn, turn_ids
@@ -208,16 +209,12 @@ def complete_texts(config: GenerateJob, request: Request, session: Session) -> N
             print(text[len(streamed.shown) :])
         return
     texts = complete_ids(session.model, vocabulary, prompts, seeds=seeds, **options)
-    with staging_directory(request.output) as partial:
-        write_lines(
-            partial / "completions.jsonl",
-            [{"prompt": p, "text": t, "seed": s} for p, t, s in zip(request.prompts, texts, seeds, strict=True)],
-        )
-        publish(partial, request.output, request.inputs)
+    rows = [{"prompt": p, "text": t, "seed": s} for p, t, s in zip(request.prompts, texts, seeds, strict=True)]
+    write_rows(request, "completions.jsonl", rows)
     print(f"{len(texts)} texts in {request.output / 'completions.jsonl'}")
 
 
-def named_images(config: GenerateJob, request: Request, session: Session) -> dict[Path, Any]:
+def named_images(config: GenerateJob, request: CheckedRequest, session: Session) -> dict[Path, Any]:
     """Codes [rows, columns] of the images that the prompts name. UserError for one that cannot be read."""
     from liquid_train.generate.images import encode, load_image
     from liquid_train.generate.session import open_vq
@@ -237,13 +234,29 @@ def named_images(config: GenerateJob, request: Request, session: Session) -> dic
     return codes
 
 
+def write_rows(request: CheckedRequest, name: str, rows: list[dict[str, Any]]) -> None:
+    """Write OUTPUT/name; where the disk does not take it, the rows, which took the time, are printed. Raises UserError
+    then."""
+    assert request.output is not None
+    try:
+        with staging_directory(request.output, f"output={request.output}") as partial:
+            write_lines(partial / name, rows)
+            publish(partial, request.output, request.inputs)
+    except UserError:
+        print("\n".join(as_line(row) for row in rows))
+        raise
+
+
+def as_line(row: dict[str, Any]) -> str:
+    return json.dumps(row, ensure_ascii=False)
+
+
 def write_lines(path: Path, rows: Iterable[dict[str, Any]]) -> None:
-    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    path.write_text("".join(as_line(row) + "\n" for row in rows), encoding="utf-8")
 
 
 def progress_bar() -> Progress:
     """On stderr, so that what is printed can be piped on; nothing where stderr is no terminal."""
-    console = Console(stderr=True)
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -251,4 +264,4 @@ def progress_bar() -> Progress:
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
-    return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+    return Progress(*columns, console=console(), transient=True, disable=not console().is_terminal)

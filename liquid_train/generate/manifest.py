@@ -14,14 +14,16 @@ import json
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from liquid_train.checkpoint.folder import COMMIT
-from liquid_train.files import sha256_of
+from liquid_train.errors import UserError
+from liquid_train.files import concerns, sha256_of
 
 NAME = "manifest.json"
+STAGING = ".partial"
 
 
 def model_identity(folder: Path) -> dict[str, Any]:
@@ -64,15 +66,32 @@ def read(folder: Path) -> dict[str, Any]:
 
 
 @contextmanager
-def staging_directory(folder: Path) -> Iterator[Path]:
-    """An empty folder next to `folder` to write into; it is gone afterwards, whatever happened."""
-    partial = folder.parent / f".{folder.name}.partial"
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
+def staging_directory(folder: Path, what: str) -> Iterator[Path]:
+    """An empty folder in `folder` to write into, on the same file system; it is gone afterwards.
+
+    what: the setting with its value, for example "output=images". Raises UserError where `folder` cannot be written to;
+    files that were written by then are kept in the staging directory.
+    """
+    partial, kept = folder / STAGING, False
     try:
-        yield partial
-    finally:
         shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        yield partial
+    except OSError as error:
+        if not concerns(error, folder):
+            raise
+        files = [path for path in partial.rglob("*") if path.is_file() and not path.name.startswith(".")]
+        kept = bool(files)
+        rest = f"; {len(files)} file(s) that were written are kept in {partial}" if kept else ""
+        raise UserError(
+            f"{what}: cannot be written to: {error.strerror or error}{rest}; make room or choose another folder, and "
+            "start the same command again"
+        ) from error
+    finally:
+        if not kept:
+            shutil.rmtree(partial, ignore_errors=True)
+            with suppress(OSError):
+                folder.rmdir()  # if it is empty: it was made for nothing
 
 
 def publish(partial: Path, folder: Path, inputs: dict[str, Any]) -> None:
@@ -86,7 +105,6 @@ def publish(partial: Path, folder: Path, inputs: dict[str, Any]) -> None:
         key=lambda name: (name.endswith((".json", ".jsonl")), name),
     )
     files = {name: sha256_of(partial / name) for name in names}
-    folder.mkdir(parents=True, exist_ok=True)
     old = read(folder).get("files", {})
     (folder / NAME).unlink(missing_ok=True)
     for name in old.keys() - files.keys():

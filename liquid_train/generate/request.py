@@ -17,7 +17,7 @@ PLACE = re.compile(r"<image:([^<>]+)>")  # in a prompt: where an image stands
 
 
 @dataclass(frozen=True)
-class Question:
+class QuestionLine:
     """One line of a questions file; `line` is all it says, `image` where its image is."""
 
     image: Path
@@ -26,7 +26,7 @@ class Question:
 
 
 @dataclass(frozen=True)
-class Request:
+class CheckedRequest:
     """prompts: of t2i and t2t. questions: of i2t with a file. image, prompt: of i2t with one image (no prompt: a
     caption).
 
@@ -36,20 +36,20 @@ class Request:
     model: Path
     output: Path | None
     prompts: list[str]
-    questions: list[Question]
+    questions: list[QuestionLine]
     image: Path | None
     prompt: str | None
     inputs: dict[str, Any]
 
 
-def read_request(c: GenerateJob) -> Request:
+def read_request(c: GenerateJob) -> CheckedRequest:
     """Check the keys against each other and read the files they name. Raises UserError with the key, the value and a
     remedy."""
     if c.max_new_tokens < 1:
         raise UserError(f"max_new_tokens={c.max_new_tokens}: must be 1 or more")
     folder = model_folder(c.checkpoint)
     prompts: list[str] = []
-    questions: list[Question] = []
+    questions: list[QuestionLine] = []
     inside: list[Path] = []  # images that prompts name
     if c.task in ("i2t", "vqa"):
         _refuse(c, "prompts")
@@ -84,7 +84,7 @@ def read_request(c: GenerateJob) -> Request:
         raise UserError(f"output={output}: a file is there; give the name of a folder")
     asked = [*prompts, *(json.dumps(q.line, sort_keys=True) for q in questions), *([str(c.prompt)] if image else [])]
     images = [q.image for q in questions] or ([image] if image else inside)
-    return Request(folder, output, prompts, questions, image, c.prompt, _inputs(c, folder, asked, images))
+    return CheckedRequest(folder, output, prompts, questions, image, c.prompt, _inputs(c, folder, asked, images))
 
 
 def images_in(prompt: str) -> list[Path]:
@@ -101,7 +101,7 @@ def read_prompts(path: Path) -> list[str]:
     return found
 
 
-def read_questions(path: Path) -> list[Question]:
+def read_questions(path: Path) -> list[QuestionLine]:
     """Lines {"image", "question"}; an image's path is relative to the file's folder, or else to the working folder.
 
     Raises UserError for a missing or empty file, for a line that is not such an object and for images that do not
@@ -121,7 +121,7 @@ def read_questions(path: Path) -> list[Question]:
         if not isinstance(image, str) or not isinstance(question, str):
             raise UserError(f'questions={path}, line {number}: "image" and "question" must be text')
         beside = path.parent / image  # an absolute path stays what it is
-        found.append(Question(beside if beside.is_file() else Path(image), question, line))
+        found.append(QuestionLine(beside if beside.is_file() else Path(image), question, line))
     if not found:
         raise UserError(f'questions={path}: no question in it; write one JSON object {{"image", "question"}} a line')
     missing = [q.image for q in found if not q.image.is_file()]

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoConfig, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 from liquid_train.config.compose import package_path
@@ -18,7 +18,7 @@ from liquid_train.generate.fused_decode import join_weights
 from liquid_train.generate.int8 import quantize
 from liquid_train.image_tokenizer.settings import VQSettings
 from liquid_train.image_tokenizer.taming import PARTS, ImageTokenizer
-from liquid_train.model.backbone import CARD, ModelCard, load_for_inference
+from liquid_train.model.backbone import CARD, ModelCard, load_for_inference, open_language_model
 from liquid_train.vocabulary import IMAGE_TOKENS, UNCONDITIONAL, Vocabulary, load_tokenizer
 
 AUTO = "auto"  # vq.config, vq.checkpoint: those the model was trained with
@@ -118,8 +118,7 @@ def open_model(
         model, vocabulary, card = load_for_inference(folder, loaded, dtype)
     else:
         vocabulary, card = published(folder, vq)
-        model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, local_files_only=True)
-        model = model.to(loaded).eval().requires_grad_(False)
+        model = open_language_model(folder, dtype).to(loaded)
     if precision == "int8":
         quantize(model)
         model = model.to(where)

@@ -17,7 +17,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from liquid_train.data.sequences import encode_text, prompt_ids, question_ids
-from liquid_train.generate.decoder import PADDING, STEM, Decoder
+from liquid_train.generate.decoder import PADDING, STEM, CachedDecoder
 from liquid_train.generate.image_sampler import Sampling, pick, uniform_numbers
 from liquid_train.vocabulary import Vocabulary
 
@@ -26,7 +26,7 @@ MAX_BRANCHES = 16  # questions after one reading of an image: attention grows wi
 
 
 @dataclass
-class Row:
+class BranchedRow:
     """stem: ids that all branches go on from (may be empty). branches: non-empty ids. numbers: which result each branch
     is."""
 
@@ -64,7 +64,7 @@ def answer(
         stem = prompt_ids({"codes": items[numbers[0]][0]}, "vqa", tokenizer)
         width = min(MAX_BRANCHES, batch_size)
         rows += [
-            Row(stem, [ids[items[n][1]] for n in part], part)
+            BranchedRow(stem, [ids[items[n][1]] for n in part], part)
             for part in (numbers[i : i + width] for i in range(0, len(numbers), width))
         ]
     return _decode_all(
@@ -95,7 +95,10 @@ def caption(
 
     on_token: as complete_ids'.
     """
-    rows = [Row([], [prompt_ids({"codes": codes}, "i2t", vocabulary.tokenizer)], [n]) for n, codes in enumerate(images)]
+    rows = [
+        BranchedRow([], [prompt_ids({"codes": codes}, "i2t", vocabulary.tokenizer)], [n])
+        for n, codes in enumerate(images)
+    ]
     return _decode_all(
         model, vocabulary, rows, len(rows), max_new_tokens, batch_size, GREEDY, newline_ends=True, on_token=on_token
     )
@@ -133,7 +136,7 @@ def complete_ids(
 ) -> list[str]:
     """What follows prompts that are ids already, until eos or `end`. on_token: called with (number of the prompt, new
     id) as they come."""
-    rows = [Row([], [list(ids)], [n]) for n, ids in enumerate(prompts)]
+    rows = [BranchedRow([], [list(ids)], [n]) for n, ids in enumerate(prompts)]
     return _decode_all(
         model,
         vocabulary,
@@ -168,7 +171,7 @@ class Streamed:
 def _decode_all(
     model: PreTrainedModel,
     vocabulary: Vocabulary,
-    rows: list[Row],
+    rows: list[BranchedRow],
     count: int,
     max_new_tokens: int,
     batch_size: int,
@@ -208,9 +211,9 @@ def _decode_all(
     return texts
 
 
-def _batches(rows: list[Row], size: int) -> Iterator[list[Row]]:
+def _batches(rows: list[BranchedRow], size: int) -> Iterator[list[BranchedRow]]:
     """Batches of rows of similar length with about `size` branches, never more unless one row has."""
-    batch: list[Row] = []
+    batch: list[BranchedRow] = []
     for row in sorted(rows, key=len, reverse=True):  # longest first: too little memory shows at once
         if batch and sum(len(r.branches) for r in [*batch, row]) > size:
             yield batch
@@ -224,7 +227,7 @@ def _batches(rows: list[Row], size: int) -> Iterator[list[Row]]:
 def _continue(
     model: PreTrainedModel,
     vocabulary: Vocabulary,
-    rows: list[Row],
+    rows: list[BranchedRow],
     max_new_tokens: int,
     sampling: Sampling,
     uniforms: Tensor | None,
@@ -235,7 +238,7 @@ def _continue(
     """{number of a branch: its new ids}, the one that ended it left out unless it holds text."""
     columns, width = max(len(row.branches) for row in rows), max(len(row) for row in rows)
     longest = max(len(row.stem) + len(b) for row in rows for b in row.branches) + max_new_tokens - 1
-    decoder = Decoder(model, len(rows), width + columns * (max_new_tokens - 1), longest)
+    decoder = CachedDecoder(model, len(rows), width + columns * (max_new_tokens - 1), longest)
     ids, branch, position, ends_at = (
         torch.from_numpy(a).to(decoder.device) for a in _layout(rows, width, columns, vocabulary.pad)
     )
@@ -268,7 +271,7 @@ def _continue(
 
 
 def _layout(
-    rows: list[Row], width: int, columns: int, pad: int
+    rows: list[BranchedRow], width: int, columns: int, pad: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Rows, padded after -> ids, branch and position [rows, width], and each branch's last column [rows, columns] (-1:
     no branch)."""

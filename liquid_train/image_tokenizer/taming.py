@@ -192,7 +192,7 @@ class ImageTokenizer(nn.Module):
         """images [B, 3, H, W] in [-1, 1], sides multiples of the downsampling -> codes [B, H/f, W/f] int64."""
         f = self.downsampling
         if images.shape[-2] % f or images.shape[-1] % f:
-            raise UserError(
+            raise ValueError(
                 f"image of {images.shape[-1]}x{images.shape[-2]}: both sides must be multiples of {f}; crop or "
                 "resize first"
             )
@@ -246,7 +246,7 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
         raise UserError(f"vq.checkpoint={path}: no such file; give the VQGAN's .ckpt or .safetensors")
     try:
         loaded = load_file(path) if path.suffix == ".safetensors" else _load_pickle(path)
-    except Exception as error:
+    except Exception as error:  # a damaged pickle can raise anything
         raise UserError(f"vq.checkpoint={path}: not a checkpoint that can be read safely: {error}") from error
     state = loaded.get("state_dict", loaded) if isinstance(loaded, dict) else None
     if not isinstance(state, dict):

@@ -1,4 +1,4 @@
-"""Kernels that attend the documents of packed rows as they lie, for CUDA: no rectangles, no padding.
+"""Kernels that attend within the documents of packed rows in place, for CUDA: nothing is gathered or padded.
 
     flash   flash-attn's variable-length kernel: sliding windows and soft-capping
     varlen  torch's own variable-length kernel: sliding windows, no soft-capping
@@ -14,13 +14,12 @@ import importlib.util
 import inspect
 from collections.abc import Callable
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from liquid_train.model.attention import DocumentPlan
+from liquid_train.data.document_plan import DocumentPlan
 
 NAMES = {
     "flash": "flash-attn's variable-length kernel",

@@ -1,8 +1,8 @@
-"""The Hugging Face causal LM: built on the meta device, given image rows, filled rank by rank, written back as an HF
-folder.
+"""The Hugging Face causal LM: built on the meta device, extended by image rows, filled on every rank, and written back
+as an HF folder.
 
-build: config (or folder) + vocabulary -> model on meta, embedding rows = vocab_size + codebook
-fill:  after sharding, every rank computes or reads only the rows it holds
+build: config (or folder) + vocabulary -> model on meta, with vocab_size + codebook_size embedding rows
+fill:  after sharding, every rank computes or reads only the rows that it holds
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
@@ -26,42 +26,45 @@ from liquid_train.model.attention import PACKED
 from liquid_train.model.settings import BackboneConfig
 from liquid_train.vocabulary import Vocabulary, load_tokenizer
 
-ROW_BLOCK = 1024  # rows that share one random generator, so that a rank can make its own rows alone
+ROW_BLOCK = 1024  # rows drawn from one random generator, so that a rank need not draw those of others
 CARD = "liquid.json"
 
 
 @dataclass(frozen=True)
 class ModelCard:
-    """What inference must know beyond the HF config; travels as liquid.json in model/."""
+    """What inference must know besides the HF config: liquid.json in model/."""
 
     image_start: int
     codebook_size: int
     vq_fingerprint: str
     vq_config: str
     vq_checkpoint: str
-    grid: list[int]  # rows and columns of the images it was trained on; of several sizes, those of the squarest
+    grid: list[int]  # rows and columns of an image's codes; for images of several sizes, of the squarest
     prompt: str  # suffix of a text-to-image prompt
-    # what guidance draws away from; empty: none was trained (data.unconditional=0)
+    # what guidance steers away from; empty: none was trained (data.unconditional=0)
     null_prompt: str = "<unconditional>"
     # width and height in pixels that a prompt may state (tokenize.crop=multiratio)
     sizes: list[list[int]] = field(default_factory=list)
 
     @classmethod
     def read(cls, folder: str | Path) -> ModelCard:
-        """UserError when the folder has no liquid.json."""
+        """UserError when the folder has no liquid.json, or a damaged one."""
         path = Path(folder) / CARD
         if not path.is_file():
             raise UserError(
                 f"{folder}: no {CARD} there; give a run, a checkpoint or a model/ folder that liquid train wrote"
             )
-        return cls(**json.loads(path.read_text()))
+        try:
+            return cls(**json.loads(path.read_text()))
+        except (ValueError, TypeError) as error:  # no JSON, no object, or other fields
+            raise UserError(f"{path}: damaged, or of another version of liquid train: {error}") from error
 
     def write(self, folder: Path) -> None:
         (folder / CARD).write_text(json.dumps(asdict(self), indent=2))
 
 
 def model_config(backbone: BackboneConfig, tokenizer_entries: int) -> PreTrainedConfig:
-    """transformers config of the untouched backbone; a folder's own where backbone.path names one.
+    """The backbone's transformers config, before image rows are added; that of the folder where backbone.path is set.
 
     vocab_size is the published one where the architecture has it, else tokenizer_entries.
     Raises UserError for a model_type or field that transformers does not know.
@@ -79,8 +82,7 @@ def model_config(backbone: BackboneConfig, tokenizer_entries: int) -> PreTrained
 
 
 def build(config: PreTrainedConfig, vocabulary: Vocabulary, attention: str = PACKED) -> PreTrainedModel:
-    """The model on the meta device, fp32, vocabulary.rows embedding rows, attention as registered by
-    model/attention.py; no memory is used yet."""
+    """The model on the meta device: fp32, vocabulary.rows embedding rows, `attention` as registered by attention.py."""
     config.vocab_size = vocabulary.rows
     tokenizer = vocabulary.tokenizer
     config.bos_token_id, config.eos_token_id, config.pad_token_id = (
@@ -95,7 +97,7 @@ def build(config: PreTrainedConfig, vocabulary: Vocabulary, attention: str = PAC
 
 
 def block_of(parameter: Tensor) -> tuple[Tensor, tuple[int, ...]]:
-    """The block of a parameter that this rank holds, and where in the whole it begins (one number a dimension)."""
+    """The block of a parameter that this rank holds, and its offset in the whole, by dimension."""
     if not isinstance(parameter, DTensor):
         return parameter.data, (0,) * parameter.ndim
     _, offset = compute_local_shape_and_global_offset(parameter.shape, parameter.device_mesh, parameter.placements)
@@ -103,18 +105,20 @@ def block_of(parameter: Tensor) -> tuple[Tensor, tuple[int, ...]]:
 
 
 def rows_of(parameter: Tensor) -> tuple[Tensor, int]:
-    """The rows of a parameter that is cut by rows alone (embedding, head) on this rank, and the number of the first."""
+    """This rank's rows of a parameter that is sharded by rows only (embedding, head), and the number of the first."""
     local, offset = block_of(parameter)
     return local, offset[0] if offset else 0
 
 
 @torch.no_grad()
 def materialize(model: PreTrainedModel, device: torch.device, *, offloaded: bool = False) -> None:
-    """Give the (sharded) meta model memory on `device`; its parameters, with `offloaded`, in the host's. Weights stay
-    unset; buffers (rotary tables, Gemma's scale of embeddings) are in no checkpoint and get their values here, by
-    transformers' own initialization."""
+    """Allocate the (sharded) meta model on `device`; with `offloaded`, its parameters on the host.
+
+    Weights stay uninitialized. Buffers (rotary tables, Gemma's embedding scale) are in no checkpoint, and are
+    initialized here as transformers does it.
+    """
     model.to_empty(device="cpu" if offloaded else device)
-    model.tie_weights()  # to_empty gives an unsharded tied head memory of its own
+    model.tie_weights()  # to_empty has allocated an unsharded tied head separately
     for module in model.modules():
         if any(True for _ in module.buffers(recurse=False)):
             for name, buffer in module.named_buffers(recurse=False):
@@ -124,7 +128,7 @@ def materialize(model: PreTrainedModel, device: torch.device, *, offloaded: bool
 
 @torch.no_grad()
 def fill_random(model: PreTrainedModel, seed: int) -> None:
-    """Random weights as transformers initializes them (normal, ones for norms, zeros for biases), the same for any
+    """Random weights, initialized as transformers does (normal; ones for norms, zeros for biases), the same for any
     world size."""
     std = float(getattr(model.config, "initializer_range", 0.02))
     offset_norm = "gemma" in model.config.model_type  # Gemma's norms multiply by 1 + weight
@@ -138,12 +142,12 @@ def fill_random(model: PreTrainedModel, seed: int) -> None:
 
 
 def columns(local: Tensor, offset: tuple[int, ...]) -> tuple[slice, ...]:
-    """Where a rank's block lies in all dimensions but the first."""
+    """The rank's part of all dimensions but the first."""
     return tuple(slice(begin, begin + n) for begin, n in zip(offset[1:], local.shape[1:], strict=True))
 
 
 def random_rows(key: tuple[object, ...], first: int, count: int, shape: torch.Size, std: float) -> Tensor:
-    """Rows first .. first+count-1 of an endless normal matrix named by key: fp32 [count, *shape] on the CPU."""
+    """Rows first .. first+count-1 of an endless normal matrix that key chooses: fp32 [count, *shape] on the CPU."""
     parts = []
     for block in range(first // ROW_BLOCK, (first + count - 1) // ROW_BLOCK + 1):
         rows = torch.empty(ROW_BLOCK, *shape).normal_(
@@ -155,14 +159,14 @@ def random_rows(key: tuple[object, ...], first: int, count: int, shape: torch.Si
 
 
 def key_number(key: tuple[object, ...]) -> int:
-    """A seed of 63 bits out of a key, the same in every process."""
+    """A 63-bit seed from a key, the same in every process."""
     return int.from_bytes(hashlib.blake2b(repr(key).encode(), digest_size=8).digest(), "little") >> 1
 
 
 @torch.no_grad()
 def fill_from_folder(model: PreTrainedModel, folder: str | Path) -> None:
-    """Load safetensors rank by rank, each its own rows. Rows that the folder lacks (a new vocabulary) become zeros;
-    image_rows.py fills them.
+    """Load safetensors, every rank its own rows. Rows that the folder lacks (a new vocabulary) become zeros, which
+    embedding_init.py then fills.
 
     Raises UserError naming a tensor that is missing or has another shape.
     """
@@ -173,7 +177,7 @@ def fill_from_folder(model: PreTrainedModel, folder: str | Path) -> None:
         if name not in files:
             raise UserError(f"{folder}: the weights lack {name}")
         local, offset = block_of(parameter)
-        first, beside = offset[0], columns(local, offset)
+        first, others = offset[0], columns(local, offset)
         with safe_open(files[name], "pt") as file:
             stored = file.get_slice(name)
             shape = stored.get_shape()
@@ -181,17 +185,20 @@ def fill_from_folder(model: PreTrainedModel, folder: str | Path) -> None:
                 raise UserError(f"{folder}: {name} has shape {shape}, the model needs {list(parameter.shape)}")
             have = min(max(shape[0] - first, 0), len(local))
             if have:
-                local[:have].copy_(stored[(slice(first, first + have), *beside)])
+                local[:have].copy_(stored[(slice(first, first + have), *others)])
             local[have:].zero_()
 
 
 def _names(path: Path) -> list[str]:
-    with safe_open(path, "pt") as file:
-        return list(file.keys())
+    try:
+        with safe_open(path, "pt") as file:
+            return list(file.keys())
+    except SafetensorError as error:
+        raise UserError(f"{path}: not a safetensors file that can be read: {error}; fetch it again") from error
 
 
 def named_full_tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """Every parameter whole, one after another, on the CPU; a collective: all ranks must iterate together."""
+    """Every parameter unsharded, one after another, on the CPU; a collective: all ranks must iterate together."""
     for name, parameter in model.named_parameters():
         full = parameter.full_tensor() if isinstance(parameter, DTensor) else parameter
         yield name, full.detach().cpu()
@@ -202,8 +209,16 @@ def load_for_inference(
 ) -> tuple[Any, Vocabulary, ModelCard]:
     """Load an HF folder that liquid train wrote: (plain transformers model in eval mode, its vocabulary, its card)."""
     vocabulary = read_vocabulary(folder)
-    model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, local_files_only=True)
-    return model.to(device).eval().requires_grad_(False), vocabulary, ModelCard.read(folder)
+    return open_language_model(folder, dtype).to(device), vocabulary, ModelCard.read(folder)
+
+
+def open_language_model(folder: str | Path, dtype: torch.dtype) -> Any:
+    """The plain transformers model of an HF folder, in eval mode, on the CPU. Raises UserError where there is none."""
+    try:
+        model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, local_files_only=True)
+    except (OSError, ValueError, SafetensorError) as error:
+        raise UserError(f"{folder}: no model that transformers can load: {' '.join(str(error).split())}") from error
+    return model.eval().requires_grad_(False)
 
 
 def read_vocabulary(folder: str | Path) -> Vocabulary:

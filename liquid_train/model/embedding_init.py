@@ -1,9 +1,8 @@
-"""The rows that a pretrained model's embedding and head get for image codes: each rank makes those that it holds, and
-no others.
+"""Initial rows of a pretrained model's embedding and head for image codes. Each rank computes only those it holds.
 
-mean      all near the mean of the text rows: the usual start for new words
+mean      all near the mean of the text rows: the usual choice for new words
 normal    drawn as transformers draws the rows of an untrained model
-codebook  as far apart as the text rows are, arranged as the VQ codebook is: codes that look alike start alike
+codebook  as far apart as the text rows, in the arrangement of the VQ codebook: similar codes get similar rows
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from transformers import PreTrainedModel
 from liquid_train.model.backbone import ROW_BLOCK, key_number, random_rows, rows_of
 from liquid_train.vocabulary import Vocabulary
 
-MEAN_NOISE = 1e-9  # of the text rows' variance
+MEAN_NOISE = 1e-9  # variance of the noise, relative to that of the text rows
 
 
 @dataclass(frozen=True)
@@ -31,7 +30,7 @@ class TextRows:
 
     @classmethod
     def of(cls, parameter: Tensor, count: int) -> TextRows:
-        """Over the first `count` rows of a table that may be sharded by rows; then a collective of all ranks."""
+        """Over the first `count` rows of a table. A collective of all ranks if it is sharded."""
         local, first = rows_of(parameter)
         sums = torch.zeros(2, parameter.shape[1], dtype=torch.float64, device=local.device)
         for rows in local[: max(0, min(count - first, len(local)))].split(ROW_BLOCK):
@@ -49,12 +48,12 @@ class TextRows:
 def fill_image_rows(
     model: PreTrainedModel, vocabulary: Vocabulary, image_init: str, codebook: Tensor, seed: int
 ) -> None:
-    """Fill every row from the first image code on, also those that were spare rows of a padded vocabulary (Qwen2.5), in
-    embedding and head; the same rows for any number of ranks. Text rows stay as they are.
+    """Fill the embedding's and the head's rows from the first image code on, including the spare rows of a padded
+    vocabulary (Qwen2.5). The values do not depend on the number of ranks. Text rows are not touched.
 
     codebook: [codes, embed_dim], the VQ's.
     """
-    assert image_init in ("mean", "normal", "codebook"), image_init  # config_checks.py has seen to it
+    assert image_init in ("mean", "normal", "codebook"), image_init  # the config was checked
     tables = {id(module.weight) for module in (model.get_input_embeddings(), model.get_output_embeddings())}
     for name, parameter in model.named_parameters():  # in the same order on all ranks: TextRows.of is a collective
         if id(parameter) not in tables:
@@ -75,12 +74,12 @@ def fill_image_rows(
 
 
 def mean_rows(text: TextRows, first: int, count: int, key: tuple[object, ...]) -> Tensor:
-    """The mean of the text rows with noise that only tells the rows apart: [count, width].
+    """The mean of the text rows, with just enough noise to tell the rows apart: [count, width].
 
     Hewitt 2021 (nlp.stanford.edu/~johnhew/vocab-expansion.html): a new word with the mean row gets about the mean
     logit, so it takes little probability from the words that the model knows. transformers' mean_resizing draws from a
-    normal with 1e-9 of the rows' covariance; here its diagonal is taken, which needs no width x width matrix. The mean
-    is over the text rows alone: the spare rows of a padded vocabulary were never trained.
+    normal with 1e-9 of the rows' covariance; only its diagonal is used here, which needs no width x width matrix. The
+    mean is over the text rows only: the spare rows of a padded vocabulary were never trained.
     """
     noise = random_rows(key, first, count, text.mean.shape, 1.0)
     return text.mean + noise * (MEAN_NOISE * text.variance).sqrt()
@@ -90,9 +89,9 @@ def codebook_rows(text: TextRows, codebook: Tensor, first: int, count: int, key:
     """Rows of codes first .. first+count-1: fp64 [count, width]; the mean of the text rows where there is no such code
     (spare rows).
 
-    The centred codebook goes through a fixed random matrix with orthonormal rows, which keeps distances (with
-    orthonormal columns where it is wider than the model), and is scaled so that codes lie as far from the text rows'
-    mean as text rows do (root mean square).
+    The centred codebook is multiplied by a fixed random matrix with orthonormal rows, which preserves distances (with
+    orthonormal columns where the codebook is wider than the model), and scaled so that the rows are as far from the
+    text rows' mean as the text rows are (root mean square).
     """
     width, embed_dim = len(text.mean), codebook.shape[1]
     centred = (codebook - codebook.double().mean(0)).cpu()
@@ -102,7 +101,9 @@ def codebook_rows(text: TextRows, codebook: Tensor, first: int, count: int, key:
     scale = (text.variance.sum() / (projection * (covariance @ projection)).sum()).sqrt()
     made = text.mean.repeat(count, 1)
     last = min(first + count, len(centred))
-    for start in range(first // ROW_BLOCK * ROW_BLOCK, last, ROW_BLOCK):  # whole blocks: a product rounds by its shape
+    for start in range(
+        first // ROW_BLOCK * ROW_BLOCK, last, ROW_BLOCK
+    ):  # in whole blocks, because a product's rounding depends on its shape
         block = centred[start : start + ROW_BLOCK] @ projection * scale
         begin, end = max(first, start), min(last, start + ROW_BLOCK)
         made[begin - first : end - first] += block[begin - start : end - start]

@@ -1,7 +1,7 @@
-"""Head and cross-entropy in one pass over chunks of target positions, with loss, token accuracy and counts per task.
+"""Head and cross-entropy, one chunk of target positions at a time, with loss, token accuracy and counts per task.
 
-Logits never exist for more than `chunk` positions: the forward computes each chunk's loss and its gradients at once, as
-Liger (arXiv 2410.10989, section 3.2) does, so the backward only scales them.
+Logits of at most `chunk` positions exist at a time: as in Liger (arXiv 2410.10989, section 3.2), the forward computes
+each chunk's loss and its gradients together, and the backward only scales them.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
 
-from liquid_train.data.loader import MicroBatch
+from liquid_train.data.batch import MicroBatch
 from liquid_train.data.sequences import IGNORED
 from liquid_train.data.settings import TASKS
 from liquid_train.model.backbone import rows_of
@@ -26,22 +26,21 @@ from liquid_train.vocabulary import Vocabulary
 
 @dataclass(frozen=True)
 class HeadOptions:
-    """vocabulary: rows from here on never win. softcap: Gemma-2's final soft-capping. z_loss: weight of log(Z)^2.
-    first_row, group: of a head that is cut by vocabulary over a process group, the number of the first row here."""
+    """How the head's logits become a loss."""
 
-    vocabulary: int
-    chunk: int = 1024
-    softcap: float | None = None
-    z_loss: float = 0.0
-    first_row: int = 0
-    group: dist.ProcessGroup | None = None
+    vocabulary: int  # rows from here on are left out
+    chunk: int = 1024  # target positions
+    softcap: float | None = None  # Gemma-2's final soft-capping
+    z_loss: float = 0.0  # weight of log(Z)^2
+    group: dist.ProcessGroup | None = None  # over which the head is split by vocabulary
+    first_row: int = 0  # of the rows on this rank
 
 
 class ChunkedCrossEntropy(torch.autograd.Function):
     """hidden [T, d], weight [V, d], targets [T], weights [T] -> (weighted sum of losses, losses [T], correct [T]).
 
-    With a group, weight holds V rows of a longer table; hidden, targets, weights and all results are the same on all of
-    its ranks.
+    With a group, weight is this rank's V rows of a longer table; all other arguments and results are the same on all
+    ranks of the group.
     """
 
     @staticmethod
@@ -52,7 +51,7 @@ class ChunkedCrossEntropy(torch.autograd.Function):
         losses, correct = torch.zeros_like(weights), torch.zeros_like(targets, dtype=torch.bool)
         grad_hidden = torch.empty_like(hidden)
         grad_weight = torch.zeros(weight.shape if train else (0, 0), dtype=torch.float32, device=rows.device)
-        grad_rows = grad_weight[: len(rows)]  # the others never win and never learn
+        grad_rows = grad_weight[: len(rows)]  # the gradient of the rows beyond the vocabulary stays 0
         total = torch.zeros((), device=hidden.device)
         for start in range(0, len(hidden), options.chunk):
             part = slice(start, start + options.chunk)
@@ -68,11 +67,11 @@ class ChunkedCrossEntropy(torch.autograd.Function):
             total += (w * (loss + options.z_loss * chunk.log_z.square())).sum()
             if not train:
                 continue
-            # in place: softmax, and from here on the gradient with respect to the logits
+            # softmax, in place: from here on this is the gradient of the logits
             grad = logits.sub_(chunk.log_z).exp_()
             if options.z_loss:
                 grad *= 1 + 2 * options.z_loss * chunk.log_z
-            if grad.shape[1]:  # none where this rank's part of the vocabulary is all padding
+            if grad.shape[1]:  # no rows where this rank's part of the table lies beyond the vocabulary
                 grad.scatter_add_(1, chunk.column, -chunk.here.to(grad.dtype))
             grad *= w
             if options.softcap is not None:
@@ -83,7 +82,7 @@ class ChunkedCrossEntropy(torch.autograd.Function):
                 grad_rows.addmm_(grad.t(), h)
             else:
                 grad_rows += grad.t() @ h
-            del logits, grad  # before the next chunk's exist
+            del logits, grad  # before those of the next chunk are made
         if options.group is not None and train:
             dist.all_reduce(grad_hidden, group=options.group)
         ctx.gradients, ctx.dtype = (grad_hidden, grad_weight), weight.dtype
@@ -93,26 +92,24 @@ class ChunkedCrossEntropy(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad_total: Tensor, *_: Tensor) -> tuple[Tensor, Tensor, None, None, None, None]:  # type: ignore[override]
         grad_hidden, grad_weight = ctx.gradients
-        del ctx.gradients  # scaled in place, which cannot be done twice: a copy would be as large as the head
+        del ctx.gradients  # scaled in place, so only once: a copy would be as large as the head
         return grad_hidden.mul_(grad_total), grad_weight.mul_(grad_total).to(ctx.dtype), None, None, None, None
 
 
 @dataclass(frozen=True)
 class ChunkLogits:
-    """What a chunk's logits come down to, over all ranks; each [chunk, 1]. log_z: log of the sum of exponentials; best:
-    the largest logit; picked: the target's. column, here: the target's place in this rank's part, and whether it is
-    there at all."""
+    """A chunk's logits, reduced over the vocabulary and all ranks; each [chunk, 1]."""
 
-    log_z: Tensor
-    best: Tensor
-    picked: Tensor
-    column: Tensor
-    here: Tensor
+    log_z: Tensor  # log of the sum of exponentials
+    best: Tensor  # the largest logit
+    picked: Tensor  # the target's logit
+    column: Tensor  # the target's column in this rank's part
+    here: Tensor  # whether the target is in this rank's part
 
 
 def reduce_logits(logits: Tensor, column: Tensor, group: dist.ProcessGroup | None) -> ChunkLogits:
-    """logits [chunk, rows here], column [chunk, 1] of the target, outside of the rows where another rank has it; a
-    collective of `group`."""
+    """logits [chunk, rows here]; column [chunk, 1]: the target's, out of range where another rank has it. A collective
+    of `group`."""
     rows = logits.shape[1]
     here = (column >= 0) & (column < rows)
     column = column.clamp(0, max(0, rows - 1))
@@ -131,20 +128,18 @@ def reduce_logits(logits: Tensor, column: Tensor, group: dist.ProcessGroup | Non
 
 @dataclass(frozen=True)
 class LossOutput:
-    """total: weighted sum over targets (with gradient). per_task [4, tasks]: sums of loss, of correct, counts,
-    and sums of weighted loss without z-loss (no gradient). chosen, losses, correct [T]: of each target its place in the
-    flattened batch, its loss in nats and whether it was the likeliest (no gradient)."""
+    """Of the T targets of a micro-batch; only `total` has a gradient."""
 
-    total: Tensor
-    per_task: Tensor
-    chosen: Tensor
-    losses: Tensor
-    correct: Tensor
+    total: Tensor  # weighted sum of the losses
+    per_task: Tensor  # fp64 [4, tasks]: sums of loss, of correct, counts, sums of weighted loss without z-loss
+    chosen: Tensor  # [T]: each target's position in the flattened batch
+    losses: Tensor  # [T], nats, unweighted
+    correct: Tensor  # [T]: whether the target had the largest logit
 
 
 class LossModule(nn.Module):
-    """The root module that FSDP wraps: backbone, head and loss in one forward, so the head's weight is gathered where
-    it is read."""
+    """The root module that FSDP wraps: backbone, head and loss in one forward, so that the head's weight is gathered
+    when it is read."""
 
     def __init__(self, lm: PreTrainedModel, options: HeadOptions) -> None:
         super().__init__()
@@ -153,7 +148,7 @@ class LossModule(nn.Module):
 
     @classmethod
     def of(cls, lm: PreTrainedModel, vocabulary: Vocabulary, config: LossConfig) -> LossModule:
-        """The loss of a backbone as `config` has it, with the backbone's own soft-capping (Gemma-2)."""
+        """The loss of a backbone by `config`, with the backbone's own soft-capping (Gemma-2)."""
         softcap = getattr(lm.config, "final_logit_softcapping", None)
         return cls(lm, HeadOptions(vocabulary.image_end, config.chunk, softcap, config.z_loss))
 
@@ -175,7 +170,7 @@ class LossModule(nn.Module):
         return LossOutput(total, sums, chosen, losses, correct)
 
     def _head(self) -> tuple[Tensor, HeadOptions]:
-        """The head's rows on this rank: all of them, or under tensor parallelism a part."""
+        """This rank's rows of the head: all of them, or with tensor parallelism a part."""
         weight = self.lm.get_output_embeddings().weight
         if not isinstance(weight, DTensor):
             return weight, self.options

@@ -3,27 +3,90 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from liquid_train.config.fields import Section, require, setting
 
 
 @dataclass
-class BackboneConfig:
-    path: str | None = None  # a folder in HF format (weights, config, tokenizer); None = built from `architecture`
-    init: str = "random"  # pretrained (needs path) or random
-    # transformers config: model_type and its fields; vocab_size: embedding rows before the codes, None = as many as
-    # tokenizer entries
-    architecture: dict[str, Any] = field(default_factory=dict)
-    # a folder with a tokenizer in HF format; None = that of `path`, or a BPE trained on the training text
-    tokenizer: str | None = None
-    tokenizer_size: int = 1024  # entries of that BPE
-    special_tokens: list[str] | None = None  # three unused tokenizer entries that become <boi>, <eoi>, <unconditional>
-    # image rows of a pretrained model: mean (of the text rows), normal, or codebook (the VQ's, projected)
-    image_init: str = "mean"
+class BackboneConfig(Section):
+    """`backbone=NAME` chooses a group of conf/backbone."""
+
+    path: Annotated[
+        str | None,
+        setting(
+            "folder in Hugging Face format (weights, config, tokenizer)", null="built from `architecture`", is_path=True
+        ),
+    ] = None
+    init: Annotated[Literal["random", "pretrained"], setting("first weights; pretrained needs backbone.path")] = (
+        "random"
+    )
+    architecture: Annotated[
+        dict[str, Any],
+        setting(
+            "transformers' config: model_type and its fields; vocab_size: embedding rows before the image codes, "
+            "null: as "
+            "many as the tokenizer has entries"
+        ),
+    ] = field(default_factory=dict)
+    tokenizer: Annotated[
+        str | None,
+        setting(
+            "folder with a tokenizer in Hugging Face format",
+            null="that of backbone.path, or a BPE trained on the training text",
+            is_path=True,
+        ),
+    ] = None
+    tokenizer_size: Annotated[int, setting("entries of that BPE", ge=1)] = 1024
+    special_tokens: Annotated[
+        list[str] | None,
+        setting(
+            "three unused tokenizer entries that become <boi>, <eoi>, <unconditional>",
+            null="those known for the family",
+            min_length=3,
+            max_length=3,
+        ),
+    ] = None
+    image_init: Annotated[
+        Literal["mean", "normal", "codebook"],
+        setting("image rows of a pretrained model: mean of the text rows, normal, or the image tokenizer's codebook"),
+    ] = "mean"
+
+    def check(self, key: str) -> None:
+        require(
+            self.image_init == "mean" or self.init == "pretrained",
+            f"{key}image_init={self.image_init} needs {key}init=pretrained and {key}path=FOLDER: with init={self.init} "
+            "every row is random",
+        )
+        require(
+            self.tokenizer is None or (Path(self.tokenizer) / "tokenizer.json").is_file(),
+            f"{key}tokenizer={self.tokenizer}: no tokenizer.json there; give a folder in Hugging Face format",
+        )
+        if self.path is None:
+            require(
+                "model_type" in self.architecture,
+                f"{key}architecture.model_type has no value; choose backbone=tiny or give {key}path=FOLDER",
+            )
+        else:
+            require(
+                (Path(self.path) / "config.json").is_file(),
+                f"{key}path={self.path}: no config.json there; give a folder in Hugging Face format",
+            )
 
 
 @dataclass
-class LossConfig:
-    weight: dict[str, float] = field(default_factory=dict)  # a task that is not named counts 1
-    normalize: str = "token"  # token, document or sqrt: how much a long document counts
-    chunk: int = 1024  # target positions whose logits exist at the same time
-    z_loss: float = 0.0
+class LossConfig(Section):
+    """What counts how much."""
+
+    weight: Annotated[
+        dict[str, Annotated[float, setting("weight of a task", ge=0)]],
+        setting("weight of each task's targets, loss.weight.TASK; a task that is not named counts 1"),
+    ] = field(default_factory=dict)
+    normalize: Annotated[
+        Literal["token", "document", "sqrt"], setting("how much a long document counts: by token, once, or in between")
+    ] = "token"
+    chunk: Annotated[int, setting("target positions whose logits exist at the same time", ge=1)] = 1024
+    z_loss: Annotated[float, setting("weight of the squared log-partition (PaLM, arXiv 2204.02311); 0: none", ge=0)] = (
+        0.0
+    )

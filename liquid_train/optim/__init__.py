@@ -1,1 +1,1 @@
-"""Optimizers, learning rates."""
+"""Optimizers and learning rates."""

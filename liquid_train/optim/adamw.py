@@ -1,18 +1,12 @@
-"""AdamW's parameter groups, the learning rate as a function of the step, and learning rates of single rows of embedding
-and head."""
+"""AdamW and its parameter groups."""
 
 from __future__ import annotations
 
-import math
-from typing import Any
-
 import torch
-from torch import Tensor
 from transformers import PreTrainedModel
 
-from liquid_train.model.backbone import rows_of
-from liquid_train.optim.settings import OptimizerConfig, ScheduleConfig
-from liquid_train.vocabulary import Vocabulary
+from liquid_train.optim.row_rates import token_tables
+from liquid_train.optim.settings import OptimizerConfig
 
 
 def build_optimizer(lm: PreTrainedModel, config: OptimizerConfig) -> torch.optim.AdamW:
@@ -27,103 +21,3 @@ def build_optimizer(lm: PreTrainedModel, config: OptimizerConfig) -> torch.optim
     groups = [{"params": parameters, "weight_decay": decay} for parameters, decay in decays]
     first, second = config.betas
     return torch.optim.AdamW(groups, lr=config.lr, betas=(first, second), eps=config.eps, fused=True)
-
-
-def token_tables(lm: PreTrainedModel) -> list[Tensor]:
-    """The embedding, and the head where it is not tied to it: one row a token."""
-    tables: list[Any] = [lm.get_input_embeddings().weight, lm.get_output_embeddings().weight]
-    return tables[:1] if tables[0] is tables[1] else tables
-
-
-def learning_rate(step: int, steps: int, peak: float, schedule: ScheduleConfig) -> float:
-    """Learning rate of 0-based `step` out of `steps`: linear warmup, then cosine, constant, or constant with a linear
-    decay at the end.
-
-    The last is warmup-stable-decay (Hu et al. 2024, arXiv 2404.06395): with warmup and decay as numbers of steps, a
-    longer run is the same up to where the shorter one began to decay, and a decay can branch off from any checkpoint of
-    it.
-    """
-    warmup = steps_of(schedule.warmup, steps)
-    if step < warmup:
-        return peak * (step + 1) / warmup
-    floor = schedule.min_lr
-    if schedule.kind == "constant":
-        return peak
-    if schedule.kind == "wsd":
-        begin = steps - steps_of(schedule.decay, steps)
-        share = 1.0 if step < begin else 1 - (step - begin) / max(1, steps - begin)
-        return peak * (floor + (1 - floor) * share)
-    progress = (step - warmup) / max(1, steps - warmup)
-    return peak * (floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * progress)))
-
-
-def steps_of(length: float, steps: int) -> int:
-    """A share of `steps` below 1, or a number of steps."""
-    return round(length if length >= 1 else length * steps)
-
-
-class RowRates:
-    """Rows of embedding and head that learn slower or faster than the rest, or alone.
-
-    AdamW's step is proportional to the learning rate, weight decay included; so a row's own rate scales how far the row
-    moved.
-    In the first optimizer.new_rows_steps steps only the rows a published checkpoint lacks move: image rows, <boi>,
-    <eoi>, <unconditional>.
-    """
-
-    def __init__(self, lm: PreTrainedModel, vocabulary: Vocabulary, config: OptimizerConfig) -> None:
-        self.config, self.tables = config, token_tables(lm)
-        self.others = [p for p in lm.parameters() if not any(p is table for table in self.tables)]
-        self.all_rows = torch.ones(vocabulary.rows)  # learning rate of every row, relative to optimizer.lr
-        self.all_rows[vocabulary.image_start : vocabulary.image_end] = config.image_embedding_lr_scale
-        self.new_rows = torch.zeros(vocabulary.rows)
-        for row in (
-            slice(vocabulary.image_start, vocabulary.image_end),
-            vocabulary.boi,
-            vocabulary.eoi,
-            vocabulary.unconditional,
-        ):
-            self.new_rows[row] = self.all_rows[row]
-
-    def mask_gradients(self, step: int) -> None:
-        """In the first stage: no gradient but that of the new rows, before it is clipped."""
-        if step >= self.config.new_rows_steps:
-            return
-        for parameter in self.others:
-            if parameter.grad is not None:
-                parameter.grad.zero_()
-        for table in self.tables:
-            if table.grad is not None:
-                gradient, first = rows_of(table.grad)
-                gradient[(self.new_rows[first : first + len(gradient)] == 0).to(gradient.device)] = 0.0
-
-    def step(self, optimizer: torch.optim.AdamW, step: int, lr: float) -> None:
-        """One step of the optimizer at learning rate lr."""
-        first_stage = step < self.config.new_rows_steps
-        for group, rate in zip(
-            optimizer.param_groups, (lr, *(0.0 if first_stage else lr for _ in range(2))), strict=True
-        ):
-            group["lr"] = rate
-        scales = self.new_rows if first_stage else self.all_rows
-        at_one_rate = not first_stage and self.config.image_embedding_lr_scale == 1.0
-        moved = [] if at_one_rate else [_Moved(table, scales) for table in self.tables]
-        optimizer.step()
-        for table in moved:
-            table.scale()
-
-
-class _Moved:
-    """The rows of a table's part here whose scale is not 1, as they were."""
-
-    def __init__(self, table: Tensor, scales: Tensor) -> None:
-        self.local, first = rows_of(table)
-        scale = scales[first : first + len(self.local)].to(self.local.device)
-        self.which = (scale != 1).nonzero().squeeze(1)
-        self.scale_of = scale[self.which].unsqueeze(1)
-        self.before = self.local.detach()[self.which].clone()
-
-    @torch.no_grad()
-    def scale(self) -> None:
-        if not len(self.which):
-            return
-        self.local[self.which] = self.before + self.scale_of * (self.local[self.which] - self.before)

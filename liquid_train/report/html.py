@@ -4,22 +4,32 @@
                -> template.html -> RUN/report.html
 
 The page carries a digest of everything it was made from, so that `report_is_current` can tell without drawing anything.
-The functions that `liquid run` calls are here or re-exported: summary, print_summary, list_runs, status.
+The functions that `liquid run` calls are here or re-exported: report, summary, print_summary, list_runs, status.
 """
 
 from __future__ import annotations
 
 import hashlib
-import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from liquid_train.report.run_reader import Run, last, number, read_run, setting, summarize, summary
+from liquid_train.errors import UserError
+from liquid_train.files import check_file, write_synced
+from liquid_train.report.run_reader import RunRecord, last, number, read_run, setting, summarize, summary
 from liquid_train.report.tables import answer_type, duration, list_runs, percent, plain, print_summary, quantity, status
 
-__all__ = ["inputs_digest", "list_runs", "print_summary", "report_is_current", "status", "summary", "write_report"]
+__all__ = [
+    "inputs_digest",
+    "list_runs",
+    "print_summary",
+    "report",
+    "report_is_current",
+    "status",
+    "summary",
+    "write_report",
+]
 
 BACKBONE_SIZES = (("num_hidden_layers", "layers"), ("hidden_size", "wide"), ("num_attention_heads", "heads"))
 META = "liquid-inputs"
@@ -61,12 +71,37 @@ def report_is_current(run_dir: str | Path) -> bool:
     return found is not None and found.group(1) == inputs_digest(Path(run_dir))
 
 
-def write_report(run_dir: str | Path) -> Path:
-    """Write RUN/report.html (aside, then renamed) and return its path. Raises UserError for a folder that is no
-    run."""
+def report(run_dir: Path, output: Path | None = None) -> None:
+    """Write the page, unless RUN/report.html is up to date and no other file is asked for, and print the summary.
+
+    Raises UserError, after the summary, where the page cannot be written.
+    """
+    failure = None
+    if output is not None or not report_is_current(run_dir):
+        try:
+            write_report(run_dir, output)
+        except UnwritablePage as error:
+            failure = error
+    print_summary(run_dir)
+    if failure is not None:
+        raise failure
+
+
+class UnwritablePage(UserError):
+    """The report could not be written where it belongs."""
+
+
+def write_report(run_dir: str | Path, output: Path | None = None) -> Path:
+    """Write `output`, by default RUN/report.html (aside, then renamed), and return its path. Raises UserError for a
+    folder that is no run, UnwritablePage where the file cannot be written."""
     import jinja2
 
     run = read_run(run_dir)
+    path = output or run.folder / "report.html"
+    try:
+        check_file(path, f"--output {output}" if output else str(path), "give another file with --output FILE.html")
+    except UserError as error:
+        raise UnwritablePage(str(error)) from error
     template = (Path(__file__).parent / "template.html").read_text(encoding="utf-8")
     environment = jinja2.Environment(
         autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
@@ -75,14 +110,17 @@ def write_report(run_dir: str | Path) -> Path:
         percent=percent, duration=duration, quantity=quantity, plain=plain, width=bar_width, answer_type=answer_type
     )
     page = environment.from_string(template).render(page_context(run))
-    path = run.folder / "report.html"
-    staging_directory = path.with_name("report.html.partial")
-    staging_directory.write_text(page, encoding="utf-8")
-    os.replace(staging_directory, path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_synced(path, page)
+    except OSError as error:
+        raise UnwritablePage(
+            f"{path}: cannot be written to: {error.strerror or error}; give another file with --output FILE.html"
+        ) from error
     return path
 
 
-def page_context(run: Run) -> dict[str, Any]:
+def page_context(run: RunRecord) -> dict[str, Any]:
     """Everything that the template names."""
     from markupsafe import Markup
 
@@ -115,7 +153,7 @@ def page_context(run: Run) -> dict[str, Any]:
     }
 
 
-def progress_text(run: Run) -> str:
+def progress_text(run: RunRecord) -> str:
     """'finished: 2,000 of 2,000 steps' and the like."""
     steps, tokens = setting(run.config, "train.steps"), setting(run.config, "train.tokens")
     if run.state == "not started":
@@ -170,7 +208,7 @@ def tiles(head: dict[str, Any]) -> list[dict[str, str]]:
     return out
 
 
-def facts(run: Run) -> list[tuple[str, str]]:
+def facts(run: RunRecord) -> list[tuple[str, str]]:
     """What was trained, from config.yaml: the lines that a reader asks for first."""
     c = run.config
     shape = setting(c, "backbone.architecture") or {}
@@ -209,7 +247,7 @@ def _batch(config: dict[str, Any]) -> str | None:
     return f"{batch} packed sequences of {length:,} tokens a step" if batch and isinstance(length, int) else None
 
 
-def task_rows(run: Run, head: dict[str, Any]) -> list[dict[str, Any]]:
+def task_rows(run: RunRecord, head: dict[str, Any]) -> list[dict[str, Any]]:
     """Per task: the last training loss and accuracy (mean of the last 50 logged steps) next to the held-out ones."""
     recent = run.train[-50:]
     rows = []

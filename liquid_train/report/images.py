@@ -11,7 +11,7 @@ from typing import Any
 
 from PIL import Image
 
-from liquid_train.report.run_reader import json_lines, number, read_json
+from liquid_train.report.run_reader import json_lines, json_object, number
 
 MAX_FINAL = 60
 MAX_GRIDS = 12
@@ -70,12 +70,12 @@ def final_images(run_dir: Path) -> Gallery:
     folder = run_dir / "samples" / "final"
     index = folder / "index.jsonl"
     rows = [row for row in json_lines(index) if row] if index.is_file() else []
-    found = [(load(folder, row.get("file"), 384), str(row.get("prompt", ""))) for row in rows[:MAX_FINAL]]
+    found = [(_load(folder, row.get("file"), 384), str(row.get("prompt", ""))) for row in rows[:MAX_FINAL]]
     good = [(image, prompt) for image, prompt in found if image.uri]
     return Gallery(good, len(rows), len(found) - len(good))
 
 
-def load(folder: Path, name: Any, max_side: int) -> ReportImage:
+def _load(folder: Path, name: Any, max_side: int) -> ReportImage:
     path = inside(folder, name)
     return load_image(path, max_side) if path else ReportImage(None)
 
@@ -100,7 +100,7 @@ def periodic_grids(run_dir: Path) -> tuple[list[Grid], int]:
     grids = []
     for path in files:
         image = load_image(path, 1024)
-        about = read_json(path.with_suffix(".json"), [])
+        about = json_object(path.with_suffix(".json"), [])
         columns = number(about.get("columns"))
         prompts = [str(prompt) for prompt in about.get("prompts") or []]
         if image.uri:
@@ -143,7 +143,7 @@ def answered(run_dir: Path, examples: Iterable[dict[str, Any]]) -> list[Answered
     folder = run_dir / "evals"
     return [
         Answered(
-            load(folder, e.get("image"), 384),
+            _load(folder, e.get("image"), 384),
             str(e.get("question", "")),
             str(e.get("answer", "")),
             str(e.get("truth", "")),

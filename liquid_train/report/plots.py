@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
 from liquid_train.report.metric_families import place
-from liquid_train.report.run_reader import Run, number, series
+from liquid_train.report.run_reader import RunRecord, number, series
 
 SENTINELS = {
     "#010203": "var(--text-soft)",
@@ -207,7 +207,7 @@ class Group:
     figures: list[tuple[str, str]]  # title and svg
 
 
-def curve_groups(run: Run) -> list[Group]:
+def curve_groups(run: RunRecord) -> list[Group]:
     """Every curve of a run: learning per task, evaluations over training, optimizer, throughput."""
     blind = " Dashed, of questions: the blind baseline over all test questions." if run.vqa else ""
     packing = "Packing efficiency is the share of positions of a packed sequence that hold a token."
@@ -234,7 +234,7 @@ def curve_groups(run: Run) -> list[Group]:
     ]
 
 
-def _learning(run: Run) -> list[Curve]:
+def _learning(run: RunRecord) -> list[Curve]:
     curves = [Curve("loss", "Loss, all tasks", series(run.train, "loss"), series(run.evaluations, "val/loss"))]
     for kind, title, unit in (("loss", "Loss", ""), ("accuracy", "Token accuracy", "%")):
         for task in run.tasks:
@@ -245,7 +245,7 @@ def _learning(run: Run) -> list[Curve]:
     return curves
 
 
-def _evaluations(run: Run) -> list[Curve]:
+def _evaluations(run: RunRecord) -> list[Curve]:
     """One figure a family of numbers; a legend where there are several."""
     keys = dict.fromkeys(key for line in run.evaluations for key in line if key.startswith("eval/"))
     figures: dict[str, list[str]] = {}
@@ -270,14 +270,14 @@ def _evaluations(run: Run) -> list[Curve]:
     return curves
 
 
-def _optimizer(run: Run) -> list[Curve]:
+def _optimizer(run: RunRecord) -> list[Curve]:
     return [
         Curve("lr", "Learning rate", series(run.train, "lr"), unit="sci", raw_only=True),
         Curve("grad_norm", "Gradient norm, before clipping", series(run.train, "grad_norm"), unit="log"),
     ]
 
 
-def _throughput(run: Run) -> list[Curve]:
+def _throughput(run: RunRecord) -> list[Curve]:
     curves = [
         Curve("tokens_per_second", "Tokens per second", series(run.train, "tokens_per_second"), unit="count"),
         Curve("data_wait", "Share of time waiting for data", series(run.train, "data_wait_fraction"), unit="%"),

@@ -1,7 +1,7 @@
 """Reading a run folder: what a run has written so far, and its headline numbers.
 
 A reader must cope with a run that was killed in the middle of a line, that has not been evaluated yet, or that is still
-being written. So nothing here fails on a damaged file: it is left out and told in `Run.notes`, one sentence each. Only
+being written. So nothing here fails on a damaged file: it is left out, with a sentence in `RunRecord.notes`. Only
 a folder that is no run at all raises UserError. Neither torch nor transformers is imported.
 """
 
@@ -19,12 +19,13 @@ import yaml
 
 from liquid_train.checkpoint.folder import committed
 from liquid_train.errors import UserError
+from liquid_train.files import read_json
 
 Line = dict[str, Any]
 
 
 @dataclass
-class Run:
+class RunRecord:
     """One run folder as it lies on disk. Dictionaries are empty where the file is missing or unreadable."""
 
     folder: Path
@@ -103,23 +104,23 @@ def is_run(folder: Path) -> bool:
     return (folder / "config.yaml").is_file() or (own and (folder / "metrics.jsonl").is_file())
 
 
-def read_run(run_dir: str | Path) -> Run:
+def read_run(run_dir: str | Path) -> RunRecord:
     """Read everything but images and weights. Raises UserError for a folder that is no run."""
     folder = Path(run_dir)
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder; give the folder of a run")
     if not is_run(folder):
         raise UserError(f"{folder}: not a run (neither config.yaml nor metrics.jsonl there); give the folder of a run")
-    run = Run(folder)
+    run = RunRecord(folder)
     _read_config(run)
     _read_metrics(run)
-    run.environment = read_json(folder / "environment.json", run.notes)
-    run.vqa = read_json(folder / "evals" / "vqa.json", run.notes)
-    run.t2i = read_json(folder / "evals" / "t2i.json", run.notes)
+    run.environment = json_object(folder / "environment.json", run.notes)
+    run.vqa = json_object(folder / "evals" / "vqa.json", run.notes)
+    run.t2i = json_object(folder / "evals" / "t2i.json", run.notes)
     return run
 
 
-def _read_config(run: Run) -> None:
+def _read_config(run: RunRecord) -> None:
     path = run.folder / "config.yaml"
     if not path.is_file():
         return
@@ -134,7 +135,7 @@ def _read_config(run: Run) -> None:
         run.notes.append("config.yaml is not readable as yaml, so the planned length of the run is not known.")
 
 
-def _read_metrics(run: Run) -> None:
+def _read_metrics(run: RunRecord) -> None:
     """Those of the training, then those of `liquid eval watch=RUN`: where both have a number of a step, the latter
     counts."""
     paths = [path for path in (run.folder / "metrics.jsonl", run.folder / "evals" / "metrics.jsonl") if path.is_file()]
@@ -173,13 +174,13 @@ def json_lines(path: Path) -> Iterator[dict[str, Any] | None]:
             yield value if isinstance(value, dict) else None
 
 
-def read_json(path: Path, notes: list[str]) -> dict[str, Any]:
-    """A JSON object, or {} where there is no file; an unreadable one is told in `notes`."""
+def json_object(path: Path, notes: list[str]) -> dict[str, Any]:
+    """A JSON object, or {} where there is no file. For one that is not readable, a sentence is added to `notes`."""
     if not path.is_file():
         return {}
     try:
-        value = json.loads(path.read_text(encoding="utf-8", errors="replace"))
-    except json.JSONDecodeError:
+        value = read_json(path)
+    except UserError:
         value = None
     if isinstance(value, dict):
         return value
@@ -239,7 +240,7 @@ def summary(run_dir: str | Path) -> dict[str, Any]:
     return summarize(read_run(run_dir))
 
 
-def summarize(run: Run) -> dict[str, Any]:
+def summarize(run: RunRecord) -> dict[str, Any]:
     """`summary` of a run that was read already."""
     seconds = train_seconds(run.train)
     report = run.folder / "report.html"

@@ -13,7 +13,7 @@ from rich.table import Table
 
 from liquid_train.errors import UserError
 from liquid_train.report.run_reader import (
-    Run,
+    RunRecord,
     is_run,
     last,
     number,
@@ -213,7 +213,7 @@ def status(run_dir: str | Path, console: Console | None = None) -> None:
         console.print(f"Note: {escape(note)}")
 
 
-def time_left(run: Run) -> float | None:
+def time_left(run: RunRecord) -> float | None:
     """Seconds of training that are left, at the mean pace so far; None where that is not known."""
     done, seconds = run.progress, train_seconds(run.train)
     known = (

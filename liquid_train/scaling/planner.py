@@ -22,10 +22,10 @@ from torch.distributed.tensor import DTensor
 from torch.testing._internal.distributed.fake_pg import FakeStore  # importing it registers the backend "fake"
 from transformers import PreTrainedTokenizerFast
 
-from liquid_train.config.checks import degrees
 from liquid_train.config.compose import package_path
 from liquid_train.config.schema import PlanJob
 from liquid_train.distributed.parallelize import World, parallelize
+from liquid_train.distributed.settings import degrees
 from liquid_train.image_tokenizer.taming import VQConfig
 from liquid_train.launcher import processes
 from liquid_train.model import backbone
@@ -37,7 +37,7 @@ STEP_BYTES = 4  # and a step count for each parameter, fp32
 
 
 @dataclass(frozen=True)
-class Plan:
+class MemoryPlan:
     """parameters: of the untouched backbone, tied weights once; parameters_extended: with a row for each image code.
 
     Bytes are those of rank 0, which holds the most, between steps: weights, gradients, AdamW's moments and step counts.
@@ -63,7 +63,7 @@ def run(config: PlanJob) -> None:
         Console().print(as_table(plan))
 
 
-def make_plan(config: PlanJob) -> Plan:
+def make_plan(config: PlanJob) -> MemoryPlan:
     """Raises UserError where degrees, folders or VQ files do not fit, before a model is built."""
     ranks = world_size(config)
     codebook_size = VQConfig.from_yaml(package_path(config.vq.config)).n_embed
@@ -78,11 +78,11 @@ def make_plan(config: PlanJob) -> Plan:
     parameters_extended = count(lm)
     root = LossModule.of(lm, vocabulary, config.loss)
     with fake_process_group(ranks, config.parallel.tensor) as world:
-        parallelize(root, config.parallel, world)
+        parallelize(root, lm, config.parallel, world)
         local = [p.to_local() if isinstance(p, DTensor) else p for p in root.parameters()]
     weights = sum(p.numel() * p.element_size() for p in local)
     optimizer = MOMENTS * weights + STEP_BYTES * len(local)
-    return Plan(
+    return MemoryPlan(
         parameters,
         parameters_extended,
         vocabulary.rows,
@@ -128,7 +128,7 @@ def count(model: nn.Module) -> int:
     return sum(p.numel() for p in model.parameters())
 
 
-def as_table(plan: Plan) -> Table:
+def as_table(plan: MemoryPlan) -> Table:
     table = Table(title=f"one of {plan.ranks:,} rank(s)")
     table.add_column("")
     table.add_column("", justify="right")

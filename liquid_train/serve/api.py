@@ -24,6 +24,7 @@ from PIL import Image
 from starlette.exceptions import HTTPException as StarletteHTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from liquid_train.errors import UserError
 from liquid_train.serve.engine import Check
 from liquid_train.serve.image_batches import ImageBatches
 from liquid_train.serve.requests import AnswerRequest, GenerateRequest, field_message, image_content
@@ -118,8 +119,8 @@ def add_error_answers(app: FastAPI) -> None:
         }
         return answer(error.status_code, known.get(error.status_code, str(error.detail)), dict(error.headers or {}))
 
-    @app.exception_handler(ValueError)
-    async def impossible(_: Request, error: ValueError) -> JSONResponse:
+    @app.exception_handler(UserError)
+    async def impossible(_: Request, error: UserError) -> JSONResponse:
         return answer(400, str(error))
 
     @app.exception_handler(Busy)

@@ -86,10 +86,10 @@ def listen(host: str, port: int) -> socket.socket:
     one."""
     try:
         return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
-    except OSError as error:
+    except (OSError, OverflowError, UnicodeError) as error:  # taken, no such address; beyond 65535; no name of a host
+        why = getattr(error, "strerror", None) or error
         raise UserError(
-            f"host={host} port={port}: cannot listen there ({error.strerror or error}); give another port=, or "
-            "port=0 for a free one"
+            f"host={host} port={port}: cannot listen there ({why}); give another port=, or port=0 for a free one"
         ) from error
 
 

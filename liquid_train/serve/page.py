@@ -263,7 +263,7 @@ def shown() -> Iterator[None]:
         yield
     except ValidationError as error:
         text = "; ".join(field_message(e) for e in error.errors())
-    except (ValueError, Busy, Stopped) as error:
+    except (UserError, Busy, Stopped) as error:
         text = str(error)
     except Exception as error:
         log.exception("the page's request failed")

@@ -1,46 +1,69 @@
-"""Evaluation in the middle of training: the live model measured, the numbers logged, the best checkpoint noted."""
+"""Evaluation during training: the held-out loss, and what evals/periodic.py measures on the live model."""
 
 from __future__ import annotations
 
+import logging
 import math
-import time
 from dataclasses import replace
+from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 from liquid_train.checkpoint import folder as checkpoint
 from liquid_train.config.schema import TrainJob
+from liquid_train.distributed.parallelize import World, compute_dtype
 from liquid_train.generate.live_model import live_model
-from liquid_train.report.metric_families import headline
-from liquid_train.training.heldout import log_heldout
-from liquid_train.training.tracker import Tracker
-from liquid_train.training.trainer import Run
+from liquid_train.image_tokenizer.taming import ImageTokenizer
+from liquid_train.model.backbone import ModelCard
+from liquid_train.model.loss import LossModule
+from liquid_train.training.heldout import heldout_set, log_heldout
+from liquid_train.vocabulary import Vocabulary
+
+log = logging.getLogger(__name__)
 
 
-def evaluate_now(run: Run, last: bool) -> dict[str, Any]:
-    """Held-out loss and what evals/periodic.py measures, everything at the last step; a collective of all ranks."""
-    from evals.periodic import evaluate
+class PeriodicEvaluation:
+    """Measures a model while it trains. The held-out documents are packed once, when this is made."""
 
-    assert run.heldout is not None
-    metrics = log_heldout(run.root, run.heldout, run.world, run.progress.step, run.dir)
-    # nothing to be guided away from
-    settings = run.config.evals if run.card.null_prompt else replace(run.config.evals, guidance=1.0)
-    with live_model(run.root, run.root.lm, run.world.device) as model:
-        metrics |= evaluate(
-            model,
-            run.vocabulary,
-            run.image_tokenizer,
-            settings,
-            sets=heldout_images(run.config),
-            grid=tuple(run.card.grid),
-            prompt=run.card.prompt,
-            step=run.progress.step,
-            out_dir=run.dir,
-            rank=run.world.rank,
-            world_size=run.world.size,
-            last=last,
-            multiratio=run.card.sizes,
+    def __init__(
+        self, config: TrainJob, vocabulary: Vocabulary, image_tokenizer: ImageTokenizer, card: ModelCard, world: World
+    ) -> None:
+        self.config, self.vocabulary, self.image_tokenizer, self.card = config, vocabulary, image_tokenizer, card
+        self.world, self.dir = world, Path(config.run.dir)
+        self.heldout = heldout_set(
+            config.data,
+            config.loss,
+            config.seed,
+            vocabulary,
+            image_tokenizer.fingerprint,
+            micro_batch=config.train.micro_batch,
         )
-    return metrics
+
+    def measure(self, root: LossModule, step: int, last: bool) -> dict[str, Any]:
+        """Metrics by the name they are logged under; with `last`, those that are not due too. A collective of all
+        ranks."""
+        metrics: dict[str, Any] = log_heldout(
+            root, self.heldout, self.world, step, self.dir, compute_dtype(self.config.parallel)
+        )
+        # without <unconditional> in training there is nothing for guidance to steer away from
+        settings = self.config.evals if self.card.null_prompt else replace(self.config.evals, guidance=1.0)
+        with live_model(root, root.lm, self.world.device) as model:
+            metrics |= import_module("evals.periodic").evaluate(
+                model,
+                self.vocabulary,
+                self.image_tokenizer,
+                settings,
+                sets=heldout_images(self.config),
+                grid=tuple(self.card.grid),
+                prompt=self.card.prompt,
+                step=step,
+                out_dir=self.dir,
+                rank=self.world.rank,
+                world_size=self.world.size,
+                last=last,
+                multiratio=self.card.sizes,
+            )
+        return metrics
 
 
 def heldout_images(config: TrainJob) -> str | None:
@@ -48,27 +71,20 @@ def heldout_images(config: TrainJob) -> str | None:
     return next((s.path for s in config.data.heldout.values() if s.task == "vqa"), None)
 
 
-def log_evaluation(run: Run, tracker: Tracker | None, last: bool) -> None:
-    run.timer.enter("evaluation")
-    started, step = time.perf_counter(), run.progress.step
-    found = evaluate_now(run, last)
-    if tracker:
-        tracker.write_evaluation({"step": step, **found})
-        tracker.say(f"step {step}: {headline(found)}, in {time.perf_counter() - started:.1f} s")
-        if run.config.checkpoint.best is not None:
-            note_score(run, tracker, found, run.config.checkpoint.best)
-
-
-def note_score(run: Run, tracker: Tracker, found: dict[str, Any], metric: str) -> None:
-    """By which the best checkpoint is kept; where it cannot be noted, say so and train on."""
-    step, value = run.progress.step, found.get(metric, math.nan)
+def record_score(config: TrainJob, step: int, metrics: dict[str, Any]) -> None:
+    """Record the number that the best checkpoint is chosen by, where checkpoint.best names one. Where that cannot be
+    done, log why: training goes on."""
+    metric = config.checkpoint.best
+    if metric is None:
+        return
+    value = metrics.get(metric, math.nan)
     if not math.isfinite(value):
-        tracker.say(f"step {step} has no score: checkpoint.best={metric} was not measured, or is not a number")
+        log.warning(f"step {step} has no score: checkpoint.best={metric} was not measured, or is not a number")
         return
     try:
-        checkpoint.note_score(run.dir, step, metric, run.config.checkpoint.best_is, value)
+        checkpoint.note_score(Path(config.run.dir), step, metric, config.checkpoint.best_is, value)
     except OSError as error:
-        tracker.say(
+        log.warning(
             f"step {step}: its score could not be noted ({error}). Training goes on; the best checkpoint is then one "
             "of the others."
         )

@@ -1,7 +1,7 @@
-"""Held-out loss and token accuracy per task, over fixed documents, with the training loss's own code.
+"""Held-out loss and token accuracy per task, over fixed documents, by the code of the training loss.
 
-Every rank packs all documents alike and measures its share of the rows; sums of single documents are added up in fp64.
-So the numbers are the same for any number of ranks, and documents can be resampled for the intervals.
+Every rank packs all documents in the same way and measures its share of the rows; each document's sums are kept in
+fp64. So the numbers are the same for any number of ranks, and documents can be resampled for the intervals.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel
 
-from liquid_train.config.schema import TrainJob
-from liquid_train.data.loader import MicroBatch, collate, open_set
+from liquid_train.data.batch import MicroBatch, collate
+from liquid_train.data.loader import open_set
 from liquid_train.data.mixture import Document, SourceReader
 from liquid_train.data.packing import Sequence, best_fit, join, pour
-from liquid_train.data.settings import TASKS
-from liquid_train.distributed.parallelize import World, compute_dtype, reshard
+from liquid_train.data.settings import TASKS, DataConfig
+from liquid_train.distributed.parallelize import World, reshard
 from liquid_train.errors import UserError
 from liquid_train.files import dispensable
 from liquid_train.measurement.intervals import bootstrap, bootstrap_name
@@ -38,59 +38,67 @@ RESAMPLES = 500
 
 @dataclass(frozen=True)
 class HeldoutSet:
-    """rows: packed documents, the same on every rank. noted: by source and reason, how many samples were left out or
-    shortened."""
+    """Packed held-out documents, the same on every rank."""
 
     rows: list[Sequence]
-    noted: dict[str, int]
-    config: TrainJob
+    noted: dict[str, int]  # by source and reason: samples that were left out or shortened
+    data: DataConfig
+    loss: LossConfig
+    seed: int
+    micro_batch: int  # rows of a forward pass
     pad: int
 
     def batches(self, rank: int, ranks: int) -> Iterator[tuple[list[int], MicroBatch]]:
-        """(numbers of the rows, micro-batch of them) of one rank; every rank gets as many, some of them perhaps of no
-        row."""
-        size = self.config.train.micro_batch
+        """(numbers of the rows, their micro-batch) of one rank. Every rank gets the same number of micro-batches; the
+        last ones may have no row."""
+        size = self.micro_batch
         own = list(range(rank, len(self.rows), ranks))
-        for start in range(0, len(range(0, len(self.rows), ranks)), size):  # rank 0 has the most
+        for start in range(0, len(range(0, len(self.rows), ranks)), size):  # as many as rank 0, which has the most
             numbers = own[start : start + size]
-            yield numbers, collate([self.rows[n] for n in numbers], size, self.config, self.pad)
+            yield numbers, collate([self.rows[n] for n in numbers], size, self.data.seq_len, self.loss, self.pad)
 
 
 def heldout_set(
-    config: TrainJob, vocabulary: Vocabulary, vq_fingerprint: str, *, whole: bool = False, batches: int | None = None
+    data: DataConfig,
+    loss: LossConfig,
+    seed: int,
+    vocabulary: Vocabulary,
+    vq_fingerprint: str,
+    *,
+    micro_batch: int,
+    whole: bool = False,
+    batches: int | None = None,
 ) -> HeldoutSet:
-    """The documents of data.heldout. Captions, prompts and questions are drawn once (epoch 0), and no caption is
-    replaced by <unconditional>.
+    """The documents of data.heldout, packed. Captions, prompts and questions are drawn once (epoch 0), and no caption
+    is replaced by <unconditional>.
 
-    whole: all samples, not max_samples of each source. batches: so many micro-batches of rows, chosen by the config's
-    seed.
+    whole: all samples instead of max_samples of each source. batches: only so many micro-batches of rows, chosen by
+    `seed`.
     Raises UserError, with the source's name, for a folder that cannot be read or has codes of another VQ.
     """
     documents: list[Document] = []
     noted: Counter[str] = Counter()
-    for name, source in config.data.heldout.items():
+    for name, source in data.heldout.items():
         try:
-            shards = open_set(config, source.path, vq_fingerprint, vocabulary.codebook_size)
+            shards = open_set(data, source.path, vq_fingerprint, vocabulary.codebook_size)
         except UserError as error:
             raise UserError(f"data.heldout.{name}.path={source.path}: {error}") from error
-        reader = SourceReader(
-            name, source, shards, vocabulary.tokenizer, config.data, 1, config.seed, unconditional=0.0
-        )
+        reader = SourceReader(name, source, shards, vocabulary.tokenizer, data, 1, seed, unconditional=0.0)
         documents += reader.first(shards.num_samples if whole or not source.max_samples else source.max_samples)
         noted.update({f"data.heldout.{name}: {reason}": count for reason, count in reader.dropped.items()})
-    seq_len = config.data.seq_len
+    seq_len = data.seq_len
     bins = sum(len(d) for d in documents) // seq_len + 2
     placed, left = best_fit([d for d in documents if not d.splittable], bins, seq_len)
     left += pour([d for d in documents if d.splittable], placed, seq_len)
     rows = [join(p, seq_len, vocabulary.pad) for p in [*placed, *alone(left, seq_len)] if p]
     if batches is not None:
-        order = np.random.default_rng(config.seed).permutation(len(rows))
-        rows = [rows[n] for n in sorted(order[: batches * config.train.micro_batch])]
-    return HeldoutSet(rows, dict(noted), config, vocabulary.pad)
+        order = np.random.default_rng(seed).permutation(len(rows))
+        rows = [rows[n] for n in sorted(order[: batches * micro_batch])]
+    return HeldoutSet(rows, dict(noted), data, loss, seed, micro_batch, vocabulary.pad)
 
 
 def alone(documents: list[Document], seq_len: int) -> list[list[Document]]:
-    """Rows for what the gaps between other documents had no place for."""
+    """Rows for documents that fitted no gap between others."""
     rows: list[list[Document]] = []
     for document in documents:
         while len(document) > seq_len:
@@ -101,14 +109,14 @@ def alone(documents: list[Document], seq_len: int) -> list[list[Document]]:
 
 
 @torch.no_grad()
-def measure(root: LossModule, data: HeldoutSet, world: World, dtype: torch.dtype) -> Measurement:
-    """heldout_loss/TASK, nats per target token, and heldout_accuracy/TASK; n counts tokens. A collective of all ranks.
-    dtype: computed in."""
+def measure_heldout(root: LossModule, data: HeldoutSet, world: World, dtype: torch.dtype) -> Measurement:
+    """heldout_loss/TASK in nats a target token, and heldout_accuracy/TASK; n counts tokens. dtype: what the model
+    computes in, for the provenance. A collective of all ranks."""
     firsts = np.cumsum([0, *(row.documents for row in data.rows)])  # number of each row's first document
     sums = torch.zeros(3, int(firsts[-1]), dtype=torch.float64, device=world.device)
     for numbers, batch in data.batches(world.data_rank, world.data_size):
         output = root(batch.to(world.device))
-        owners = torch.zeros(batch.targets.shape, dtype=torch.int64)  # of each place, its document
+        owners = torch.zeros(batch.targets.shape, dtype=torch.int64)  # document of each position
         for i, n in enumerate(numbers):
             row = data.rows[n]
             covered = np.repeat(np.arange(firsts[n], firsts[n + 1]), row.lengths[: row.documents])
@@ -128,12 +136,12 @@ def measure(root: LossModule, data: HeldoutSet, world: World, dtype: torch.dtype
         data=texts_digest([row.digest().hex() for row in data.rows]),
         dtype=str(dtype).removeprefix("torch."),
     )
-    return Measurement(by_task(sums.cpu().numpy(), tasks, data.config.seed), provenance, warnings=warnings(data, tasks))
+    return Measurement(by_task(sums.cpu().numpy(), tasks, data.seed), provenance, warnings=warnings(data, tasks))
 
 
 def by_task(sums: np.ndarray, tasks: np.ndarray, seed: int) -> dict[str, Value]:
-    """sums [loss, right ones, targets; documents] -> means over the targets of each task, with intervals from resampled
-    documents."""
+    """sums [3, documents]: of loss, of correct targets, of targets -> means over the targets of each task, with
+    intervals from resampled documents."""
     values = {}
     kind = f"{bootstrap_name(RESAMPLES, seed)}, of documents"
     for task in sorted(set(tasks.tolist())):
@@ -151,18 +159,18 @@ def mean_of(sums: np.ndarray, counts: np.ndarray, picked: np.ndarray) -> float:
 
 def warnings(data: HeldoutSet, tasks: np.ndarray) -> list[str]:
     found = [f"{reason}, {count} of its samples" for reason, count in sorted(data.noted.items())]
-    wanted = {source.task for source in data.config.data.heldout.values()} - {
-        TASKS[task] for task in set(tasks.tolist())
-    }
+    wanted = {source.task for source in data.data.heldout.values()} - {TASKS[task] for task in set(tasks.tolist())}
     return found + [f"no document of {task} is among those that were measured" for task in sorted(wanted)]
 
 
-def log_heldout(root: LossModule, data: HeldoutSet, world: World, step: int, out_dir: Path) -> dict[str, float]:
-    """While training: {"val/loss/TASK", "val/accuracy/TASK"}, and rank 0 writes
-    out_dir/evals/step-NNNNNNNN-heldout.json; a collective."""
+def log_heldout(
+    root: LossModule, data: HeldoutSet, world: World, step: int, out_dir: Path, dtype: torch.dtype
+) -> dict[str, float]:
+    """During training: {"val/loss/TASK", "val/accuracy/TASK"}. Rank 0 writes out_dir/evals/step-NNNNNNNN-heldout.json.
+    A collective."""
     if not data.rows:
         return {}
-    measured = measure(root, data, world, compute_dtype(data.config.parallel))
+    measured = measure_heldout(root, data, world, dtype)
     if world.main:
         with dispensable(f"evals: heldout of step {step}"):
             write_measurement(out_dir / "evals", "heldout", step, measured)
@@ -170,15 +178,17 @@ def log_heldout(root: LossModule, data: HeldoutSet, world: World, step: int, out
 
 
 def heldout(handle: ModelHandle, data: HeldoutSet) -> Measurement:
-    """The same of a plain model."""
+    """The held-out measurement of a plain model, outside training."""
     with packed(handle.model):
-        root = LossModule.of(handle.model, handle.vocabulary, LossConfig(chunk=data.config.loss.chunk))
-        return measure(root, data, World(handle.rank, handle.world_size, handle.model.device), handle.model.dtype)
+        root = LossModule.of(handle.model, handle.vocabulary, LossConfig(chunk=data.loss.chunk))
+        return measure_heldout(
+            root, data, World(handle.rank, handle.world_size, handle.model.device), handle.model.dtype
+        )
 
 
 @contextmanager
 def packed(model: PreTrainedModel) -> Iterator[None]:
-    """Let the model attend within packed documents, by the best kernel that its device has."""
+    """Have the model attend within packed documents, by the best kernel for its device."""
     config, before = model.config, model.config._attn_implementation
     kernel = choose_kernel("auto", model.device, model.dtype, getattr(config, "attn_logit_softcapping", None))
     config._attn_implementation = implementation(kernel)

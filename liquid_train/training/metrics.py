@@ -1,4 +1,4 @@
-"""One step's line of metrics.jsonl: what the names of DESIGN section 4 hold."""
+"""One step's line in metrics.jsonl."""
 
 from __future__ import annotations
 
@@ -8,9 +8,12 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch import Tensor
 from transformers import PreTrainedModel
 
-from liquid_train.data.loader import RankBatch, is_endless
+from liquid_train.checkpoint.progress import Progress
+from liquid_train.data.batch import RankBatch
+from liquid_train.data.loader import is_endless
 from liquid_train.data.settings import TASKS, DataConfig
 from liquid_train.distributed.parallelize import World
 from liquid_train.scaling.flops import block_parameters, peak_flops, step_flops
@@ -19,7 +22,7 @@ from liquid_train.vocabulary import Vocabulary
 
 @dataclass(frozen=True)
 class Compute:
-    """What FLOPs are counted from. Built before sharding: it reads parameter shapes."""
+    """What the FLOPs of a step are computed from. Made before sharding, because it reads parameter shapes."""
 
     blocks: int  # matrix parameters of the blocks
     head: int  # rows * width of the head
@@ -41,19 +44,32 @@ class Compute:
 
 
 @dataclass(frozen=True)
+class StepResult:
+    """What one step did; the same on all ranks."""
+
+    loss: float  # weighted mean over the targets of the global batch, nats
+    per_task: Tensor  # fp64 [4, tasks] on the CPU, as LossOutput's, over all ranks
+    grad_norm: float  # before clipping
+    lr: float
+    finite: bool  # loss and gradient are
+    spike: bool  # the loss jumps (spikes.py)
+    skipped: bool  # the optimizer made no step
+    rewinds: bool  # a spike after which training goes back to a checkpoint, or at one leaves the batch out
+    stop: bool  # some rank has been told to stop
+
+
+@dataclass(frozen=True)
 class BatchTotals:
-    """Of the global batch. efficiency: share of tokens that are no padding; squares: sum of squared document lengths;
-    damaged: samples so far; epochs: passes over each source so far; source_documents, source_tokens: per source, of
-    this batch; dropped: by reason, since the processes started."""
+    """Of the global batch, over all ranks."""
 
     documents: int
-    efficiency: float
-    sum_squared_lengths: int
-    damaged: int
-    epochs: dict[str, float]
+    efficiency: float  # share of the tokens that are not padding
+    sum_squared_lengths: int  # of the documents: what attention costs
+    damaged: int  # samples so far
+    epochs: dict[str, float]  # passes over each source so far
     source_documents: dict[str, int]
     source_tokens: dict[str, int]
-    dropped: dict[str, int]
+    dropped: dict[str, int]  # documents by reason, since the processes started
 
 
 def batch_totals(batch: RankBatch, data: DataConfig, world: World) -> BatchTotals:
@@ -80,7 +96,9 @@ def batch_totals(batch: RankBatch, data: DataConfig, world: World) -> BatchTotal
         1 - padding / (data.global_batch * data.seq_len),
         sum_squared_lengths,
         damaged,
-        {k: round(n, 6) for k, n in epochs.items()},  # the same whatever ranks it was summed over
+        {
+            k: round(n, 6) for k, n in epochs.items()
+        },  # rounded, so that it does not depend on the ranks it was summed over
         {k: int(n) for k, n in source_documents.items()},
         {k: int(n) for k, n in source_tokens.items()},
         all_dropped(batch.dropped, world) if reasons else {},
@@ -88,15 +106,15 @@ def batch_totals(batch: RankBatch, data: DataConfig, world: World) -> BatchTotal
 
 
 def all_dropped(own: dict[str, int], world: World) -> dict[str, int]:
-    """What all ranks left out, by reason; a collective."""
+    """Documents that all ranks left out, by reason; a collective."""
     parts: list[dict[str, int]] = [{}] * world.size
     dist.all_gather_object(parts, own)
-    parts = parts[:: world.tensor]  # tensor-parallel neighbours have read the same
+    parts = parts[:: world.tensor]  # tensor-parallel neighbours have read the same data
     return {reason: sum(p.get(reason, 0) for p in parts) for reason in sorted({r for p in parts for r in p})}
 
 
 def data_ended(batch: RankBatch, data: DataConfig, world: World) -> bool:
-    """Whether no rank has a document left, from this step on; a collective where the mixture can end at all."""
+    """Whether no rank has a document left for this step; a collective, if the mixture can end at all."""
     if is_endless(data):
         return False
     ended = torch.tensor(int(batch.ended), device=world.device)
@@ -104,18 +122,8 @@ def data_ended(batch: RankBatch, data: DataConfig, world: World) -> bool:
     return bool(ended)
 
 
-def share_metrics(documents: dict[str, int], tokens: dict[str, int]) -> dict[str, float]:
-    """Each source's share of the documents and of the tokens trained on so far."""
-    return {
-        f"share/{unit}/{k}": n / max(1, sum(c.values()))
-        for unit, c in (("documents", documents), ("tokens", tokens))
-        for k, n in c.items()
-    }
-
-
-def task_metrics(per_task: torch.Tensor) -> dict[str, float]:
-    """per_task [4, tasks]: sums of loss, of correct, counts, sums of weighted loss -> loss, token accuracy, share of
-    targets and of the loss by task."""
+def task_metrics(per_task: Tensor) -> dict[str, float]:
+    """per_task [4, tasks], as in LossOutput -> by task: loss, token accuracy, share of the targets and of the loss."""
     loss, correct, count, weighted = per_task
     metrics = {}
     for i, task in enumerate(TASKS):
@@ -137,7 +145,7 @@ def speed_metrics(
     seconds: float,
     waited: float,
 ) -> dict[str, float]:
-    """Throughput over all ranks, MFU (see scaling/flops.py), share of the time spent waiting for data, this rank's peak
+    """Throughput of all ranks, MFU (scaling/flops.py), share of the time spent waiting for data, this rank's peak
     memory."""
     flops = step_flops(
         compute.blocks, compute.head, compute.attention_width, compute.layers, tokens, targets, sum_squared_lengths
@@ -154,16 +162,36 @@ def speed_metrics(
     }
 
 
+def progress_metrics(progress: Progress) -> dict[str, Any]:
+    """How far the run has come, its steps that were left out, and each source's share of the documents and tokens."""
+    guard = progress.guard
+    shares = {
+        f"share/{unit}/{name}": n / max(1, sum(counts.values()))
+        for unit, counts in (("documents", progress.source_documents), ("tokens", progress.source_tokens))
+        for name, n in counts.items()
+    }
+    return {
+        "step": progress.step,
+        "tokens": progress.tokens,
+        "documents": progress.documents,
+        "skipped": progress.skipped,
+        "spikes": guard.spikes,
+        "rewinds": guard.rewinds,
+        "left_out": guard.left_out,
+        **shares,
+    }
+
+
 def step_metrics(
-    totals: BatchTotals, result: dict[str, Any], so_far: dict[str, Any], lr: float, speed: dict[str, float]
+    totals: BatchTotals, result: StepResult, so_far: dict[str, Any], speed: dict[str, float]
 ) -> dict[str, Any]:
-    """One line. so_far: step, tokens, documents, skipped, shares of the sources; result: what train_step returned."""
+    """One line. so_far: progress_metrics after the step; speed: speed_metrics of it."""
     return {
         **so_far,
-        "loss": result["loss"],
-        **task_metrics(result["per_task"]),
-        "lr": lr,
-        "grad_norm": result["grad_norm"],
+        "loss": result.loss,
+        **task_metrics(result.per_task),
+        "lr": result.lr,
+        "grad_norm": result.grad_norm,
         **speed,
         "packing_efficiency": totals.efficiency,
         **{f"epoch/{name}": passes for name, passes in totals.epochs.items()},

@@ -1,4 +1,4 @@
-"""train.profile_steps: what the operators of some steps took, and where their memory went.
+"""train.profile_steps: time and memory of the operators of some steps.
 
 RUN/profile/rank-N.trace.json    Chrome's trace format, for ui.perfetto.dev
 RUN/profile/rank-N.operators.txt the operators that took longest
@@ -19,8 +19,7 @@ ALLOCATIONS = 100_000  # that the snapshot's history holds
 
 
 class StepProfile:
-    """Profiles the steps from the first to the last of `steps` (1-based, both included), on every rank; None:
-    nothing."""
+    """Profiles the steps [first, last] (1-based, both included) on every rank; None: no steps."""
 
     def __init__(self, steps: list[int] | None, run_dir: Path, world: World) -> None:
         self.first, self.last = steps or (0, 0)
@@ -38,7 +37,7 @@ class StepProfile:
         self._profile.start()
 
     def end(self, step: int, over: bool = False) -> str | None:
-        """After step `step`; over: no other follows. Returns a line to say once the files are written, or could not
+        """After step `step`; over: it was the last. Returns a line for the log once the files are written, or could not
         be."""
         if self._profile is None or (step < self.last and not over):
             return None

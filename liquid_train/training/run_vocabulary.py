@@ -1,5 +1,4 @@
-"""The tokenizer of a run: trained on its texts, or a folder's with the image tokens put in; and the vocabulary made of
-it."""
+"""A run's tokenizer, trained on its texts or taken from a folder and extended by image tokens, and its vocabulary."""
 
 from __future__ import annotations
 
@@ -25,12 +24,10 @@ def make_tokenizer(config: TrainJob, sets: dict[str, ShardSet], folder: Path) ->
 
 
 def open_vocabulary(config: TrainJob, folder: Path, codebook_size: int) -> Vocabulary:
-    """The vocabulary of the tokenizer in `folder`: as many rows as the backbone has by itself, and one more for each
-    code.
+    """The vocabulary of the tokenizer in `folder`: the backbone's own embedding rows, and one more for each code.
 
-    A published backbone has more rows than its tokenizer has entries (Qwen2.5: padding), all the more than a small BPE.
-    Image ids still start at the tokenizer's length; the rows after the last image id are never asked for and never
-    win.
+    A published backbone may have more rows than its tokenizer has entries (Qwen2.5 has padding), and many more than a
+    small BPE. Image ids still start at the tokenizer's length; rows after the last image id are never used.
     Raises UserError when the tokenizer has more entries than the backbone has rows.
     """
     tokenizer = load_tokenizer(folder)
@@ -46,12 +43,12 @@ def open_vocabulary(config: TrainJob, folder: Path, codebook_size: int) -> Vocab
 
 
 def training_texts(config: TrainJob, sets: dict[str, ShardSet]) -> Iterable[str]:
-    """Texts, captions with what stands around them, and questions of the training sources, for the tokenizer."""
+    """What a tokenizer is trained on: the training sources' texts, captions, prompts and questions."""
     for shards in {s.path: s for s in sets.values()}.values():
         for sample in shards:
             if "text" in sample:
                 yield sample["text"]
-            # as often as they are trained on: the merges are chosen by frequency
+            # as often as they occur in training, because merges are chosen by frequency
             if "text" in sample and "codes" in sample:
                 yield from config.data.prompts
                 yield CAPTION_LEAD

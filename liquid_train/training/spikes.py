@@ -1,77 +1,52 @@
-"""Steps whose loss jumps: found by the last steps' median, then counted, left out, or undone by going back to a
-checkpoint.
+"""Steps whose loss jumps, and what is done about them: counted, skipped, or undone by going back to a checkpoint.
 
-A step's loss depends on what it is made of: a text costs more than an image, and steps have more or less of either. So
-it is compared with what its tasks usually cost: the median of each task's last losses, in the shares that the tasks
-have of this step. A step is a spike where its excess over that lies more than train.spike.threshold robust standard
-deviations above the median of the last train.spike.window excesses. Deviations are the median absolute deviation (MAD)
-times 1.4826, which is the standard deviation of a normal distribution (Iglewicz and Hoaglin 1993, How to Detect and
-Handle Outliers): unlike mean and standard deviation, they hold still while spikes are in the window. Six of them over
-128 steps are OLMo-core's numbers for the same question. A deviation counts at least 1% of the usual loss, and the
-window is waited for until it is half full.
+A step's loss depends on its mixture of tasks: text has a higher loss than images, and the mixture varies from step to
+step. So a step is compared with its usual loss: the median of each task's last losses, weighted by the tasks' shares of
+this step. It is a spike if its excess over that is more than train.spike.threshold robust standard deviations above the
+median of the last train.spike.window excesses. The robust standard deviation is the median absolute deviation (MAD)
+times 1.4826, which for a normal distribution is its standard deviation (Iglewicz and Hoaglin 1993, How to Detect and
+Handle Outliers); unlike the plain one it hardly changes while spikes are in the window. Six deviations over 128 steps
+are OLMo-core's numbers for the same purpose. A deviation is at least 1% of the usual loss, and no step is a spike until
+half of the window is filled.
 
-Going back is what PaLM did (Chowdhery et al. 2022, arXiv 2204.02311, section 5.1): on from an earlier checkpoint,
-without the batches seen between it and the end of the spike. So optimizer step n no longer has the data of step n;
-`left_out` counts the difference.
+Going back is what PaLM did (Chowdhery et al. 2022, arXiv 2204.02311, section 5.1): training continues from an earlier
+checkpoint, without the batches from there to the end of the spike. After that, optimizer step n no longer has the data
+of step n; `left_out` counts the difference.
 """
 
 from __future__ import annotations
 
-import json
 import math
 import statistics
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch.distributed as dist
 from torch import Tensor
 
-from liquid_train.checkpoint.folder import TRAINER, committed, step_of
+from liquid_train.checkpoint.folder import committed, step_of
+from liquid_train.checkpoint.progress import GuardState, Progress
+from liquid_train.config.schema import TrainJob
 from liquid_train.data.settings import TASKS
+from liquid_train.data.stream_state import StreamState
+from liquid_train.errors import UserError
 from liquid_train.training.settings import SpikeConfig
 
-if TYPE_CHECKING:
-    from liquid_train.checkpoint.state import Progress
-    from liquid_train.data.packing import StreamState
-
 NORMAL = 1.4826  # standard deviation / MAD of a normal distribution
-LEAST = 0.01  # of the usual loss: the smallest deviation that counts
-
-
-@dataclass
-class GuardState:
-    """excesses, usual, by_task: of the last steps that were no spikes, or of all where nothing is done about spikes;
-    by_task: each task's mean losses.
-    spikes, rewinds: how many so far. left_out: steps' worth of data that were left out, so that optimizer step n trains
-    on the data of step n + left_out."""
-
-    excesses: list[float] = field(default_factory=list)
-    usual: list[float] = field(default_factory=list)
-    by_task: dict[str, list[float]] = field(default_factory=dict)
-    spikes: int = 0
-    rewinds: int = 0
-    left_out: int = 0
-
-    @classmethod
-    def of(cls, checkpoint: Path) -> GuardState:
-        """As a checkpoint holds it; checkpoints of older versions have none."""
-        return cls(**json.loads((checkpoint / TRAINER).read_text()).get("guard", {}))
+LEAST = 0.01  # the smallest deviation, as a share of the usual loss
 
 
 @dataclass(frozen=True)
 class Rewind:
-    """Where training goes on after a spike. checkpoint: None for the run's beginning. streams: where this rank's data
-    goes on."""
+    """Where training continues after a spike."""
 
-    checkpoint: Path | None
+    checkpoint: Path | None  # None: the beginning of the run
     guard: GuardState
-    streams: dict[int, StreamState]
+    streams: dict[int, StreamState]  # of this rank, after the data that is left out
 
 
 def parts_of(per_task: Tensor) -> dict[str, tuple[float, float]]:
-    """per_task [4, tasks], the step's sums as LossOutput has them -> {task: (its share of the weights, its mean
-    loss)}."""
+    """per_task [4, tasks], the step's sums as in LossOutput -> {task: (its share of the weights, its mean loss)}."""
     loss, _, count, weighted = per_task
     means = {task: float(loss[i] / count[i]) for i, task in enumerate(TASKS) if count[i]}
     weights = {task: float(weighted[TASKS.index(task)]) / mean for task, mean in means.items() if mean > 0}
@@ -80,7 +55,7 @@ def parts_of(per_task: Tensor) -> dict[str, tuple[float, float]]:
 
 
 def limit(state: GuardState, config: SpikeConfig) -> float:
-    """The excess above which a step is a spike; infinite until half of the window is known."""
+    """The excess above which a step is a spike; infinite until half of the window is filled."""
     if len(state.excesses) < max(2, config.window // 2):
         return math.inf
     median = statistics.median(state.excesses)
@@ -89,9 +64,10 @@ def limit(state: GuardState, config: SpikeConfig) -> float:
 
 
 def is_spike(parts: dict[str, tuple[float, float]], state: GuardState, config: SpikeConfig) -> bool:
-    """Whether a step with these finite losses (parts_of) is one; notes them. The same on all ranks, as the losses are.
+    """Whether a step with these finite losses (from parts_of) is a spike. Adds the step to `state`. The same on all
+    ranks, as the losses are.
 
-    A task that was not seen before counts as usual, whatever it costs.
+    The first losses of a task are taken as usual.
     """
     usual = sum(
         share * (statistics.median(state.by_task[task]) if task in state.by_task else loss)
@@ -100,7 +76,7 @@ def is_spike(parts: dict[str, tuple[float, float]], state: GuardState, config: S
     excess = sum(share * loss for share, loss in parts.values()) - usual
     found = excess > limit(state, config)
     state.spikes += found
-    if not found or config.action == "warn":  # otherwise a level that has risen for good would be a spike for good
+    if not found or config.action == "warn":  # with warn, a level that has risen for good must not be a spike forever
         state.excesses = [*state.excesses, excess][-config.window :]
         state.usual = [*state.usual, usual][-config.window :]
         for task, (_, loss) in parts.items():
@@ -109,15 +85,44 @@ def is_spike(parts: dict[str, tuple[float, float]], state: GuardState, config: S
 
 
 def go_back(progress: Progress, data_step: int, start: Path | None, run_dir: Path) -> Rewind:
-    """How to go on after the spike at 0-based `data_step`; progress.streams must be after it already. A collective.
+    """How to continue after the spike at 0-based `data_step`; progress.streams must be past it. A collective.
 
     start: the checkpoint that training began from, which may be another run's.
     """
     own = committed(run_dir)
     chosen = [own[-1] if own else start]
-    dist.broadcast_object_list(chosen)  # another rank may not see the newest one yet
+    dist.broadcast_object_list(chosen)  # rank 0's choice: another rank may not see the newest one yet
     checkpoint = chosen[0]
     state = GuardState.of(checkpoint) if checkpoint else GuardState()
     state.spikes, state.rewinds = progress.guard.spikes, progress.guard.rewinds + 1
     state.left_out = data_step + 1 - (step_of(checkpoint) if checkpoint else 0)
     return Rewind(checkpoint, state, progress.streams)
+
+
+def spike_report(config: TrainJob, progress: Progress, loss: float, saved_step: int) -> str:
+    """A line about a spike at the step after progress.step, and what is done about it. saved_step: the newest
+    checkpoint's. UserError where training has gone back as often as it may."""
+    spike, guard, step = config.train.spike, progress.guard, progress.step
+    done = {
+        "warn": "training goes on",
+        "skip": "no optimizer step",
+        "rewind": f"back to the checkpoint of step {saved_step}, on without the data since",
+    }
+    found = f"step {step + 1}: the loss jumps to {loss:.3f} (spike {guard.spikes})"
+    if spike.action == "rewind" and step != saved_step and guard.rewinds >= spike.rewinds:
+        raise UserError(
+            f"{found}, and train.spike.rewinds={spike.rewinds}: as many times training went back already; lower "
+            f"optimizer.lr={config.optimizer.lr}, or look at the data of such a step: liquid run replay "
+            f"{config.run.dir} --step N"
+        )
+    return f"{found}: {done[spike.action]} (train.spike.action={spike.action})"
+
+
+def check_skipped(config: TrainJob, in_a_row: int) -> None:
+    """UserError when too many steps in a row were left out."""
+    if in_a_row >= config.train.max_skipped:
+        raise UserError(
+            f"train.max_skipped={config.train.max_skipped}: as many steps in a row had a loss or gradient that was "
+            "not finite, or were spikes "
+            f"that train.spike.action={config.train.spike.action} leaves out; lower optimizer.lr={config.optimizer.lr}"
+        )

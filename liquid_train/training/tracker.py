@@ -4,30 +4,33 @@ from __future__ import annotations
 
 import fcntl
 import json
+import logging
 import math
 import os
 import time
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from liquid_train.errors import UserError
 from liquid_train.files import write_synced
+from liquid_train.logs import console
 from liquid_train.training.settings import TrackerConfig
 from liquid_train.training.wandb import WandbRun
+
+log = logging.getLogger(__name__)
 
 SECONDS_BETWEEN_LINES = 15  # plain lines where there is no terminal to draw a bar on
 
 
 class RunLock:
-    """Exclusive right to write into a run folder; UserError when another process holds it. Freed when the process
-    ends, however it ends."""
+    """The exclusive right to write to a run folder. Raises UserError when another process has it. Released when the
+    process ends, however it ends."""
 
     def __init__(self, run_dir: Path) -> None:
         run_dir.mkdir(parents=True, exist_ok=True)
-        self._file = open(run_dir / ".lock", "w")  # noqa: SIM115 - held as long as the run
+        self._file = open(run_dir / ".lock", "w")  # noqa: SIM115 - open as long as the run
         try:
             fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # per process: loader workers do not inherit it
         except OSError as error:
@@ -40,7 +43,7 @@ class RunLock:
 
 
 def drop_lines_after(path: Path, step: int) -> None:
-    """Rewrite metrics.jsonl without the lines of later steps (and without one a kill cut in half), atomically."""
+    """Rewrite metrics.jsonl, atomically, without the lines of later steps and a line that a kill has cut."""
     if not path.exists():
         return
     kept = []
@@ -54,7 +57,7 @@ def drop_lines_after(path: Path, step: int) -> None:
 
 
 class Tracker:
-    """Rank 0's log. `log` takes a step's metrics; what is not finite is written as null."""
+    """Rank 0's record of the numbers. `write` takes a step's metrics; what is not finite is written as null."""
 
     def __init__(
         self, run_dir: Path, config: TrackerConfig, *, name: str, settings: dict[str, Any], first_step: int, steps: int
@@ -65,8 +68,8 @@ class Tracker:
         self._pending = b""  # not written yet: the disk was full
         self._run_dir = run_dir
         self._steps = steps
-        self._console = Console(stderr=True)
-        self._wandb = WandbRun(run_dir, config.wandb, name, settings, self.say, group=name)
+        self._console = console()
+        self._wandb = WandbRun(run_dir, config.wandb, name, settings, group=name)
         self._bar = self._start_bar(first_step) if config.progress and self._console.is_terminal else None
         self._quiet = not config.progress
         self._last_line = 0.0
@@ -88,7 +91,8 @@ class Tracker:
         return bar
 
     def write(self, metrics: dict[str, Any]) -> None:
-        """Append one object to metrics.jsonl and W&B. What the disk does not take is kept, and written once it does."""
+        """Append one object to metrics.jsonl and W&B. What cannot be written for now is kept in memory and written
+        later."""
         clean = {k: (None if isinstance(v, float) and not math.isfinite(v) else v) for k, v in metrics.items()}
         kept_back = bool(self._pending)
         self._pending += json.dumps(clean).encode() + b"\n"
@@ -96,7 +100,7 @@ class Tracker:
             self._write_pending()
         except OSError as error:
             if not kept_back:
-                self.say(
+                log.warning(
                     f"{self.path}: {error.strerror}. Training goes on; the lines are kept in memory and written when "
                     "there is room."
                 )
@@ -109,11 +113,11 @@ class Tracker:
         self._wandb.log_evaluation(self._run_dir / "evals", step, self._run_dir / "samples" / f"step-{step:08d}.png")
 
     def _write_pending(self) -> None:
-        while self._pending:  # a disk that fills up takes a part of a line; the rest follows right after it later
+        while self._pending:  # a full disk may take a part of a line; the rest is appended later
             self._pending = self._pending[self._file.write(self._pending) :]
 
     def show(self, metrics: dict[str, Any]) -> None:
-        """Update the bar, or print a line now and then where there is no terminal."""
+        """Update the bar; without a terminal, print a line now and then."""
         step = metrics["step"]
         text = " ".join(f"{k.removeprefix('loss/')} {v:.3f}" for k, v in metrics.items() if k.startswith("loss/"))
         text = f"loss {metrics['loss']:.3f} ({text}) {metrics['tokens_per_second']:,.0f} tokens/s"
@@ -122,11 +126,7 @@ class Tracker:
         elif not self._quiet and (time.monotonic() - self._last_line > SECONDS_BETWEEN_LINES or step == self._steps):
             self._last_line = time.monotonic()
             left = (self._last_line - self._started) / max(1, step - self._first) * (self._steps - step)
-            self._console.print(f"step {step}/{self._steps} {text}, {left:.0f} s left", highlight=False, soft_wrap=True)
-
-    def say(self, text: str) -> None:
-        """Print a line."""
-        self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+            log.info(f"step {step}/{self._steps} {text}, {left:.0f} s left")
 
     def close(self) -> None:
         if self._bar is not None:
@@ -135,6 +135,6 @@ class Tracker:
             self._write_pending()
             os.fsync(self._file.fileno())
         except OSError as error:
-            self.say(f"{self.path}: {error.strerror}. Its last lines may be missing.")
+            log.warning(f"{self.path}: {error.strerror}. Its last lines may be missing.")
         self._file.close()
         self._wandb.finish()

@@ -1,41 +1,61 @@
-"""What one rank holds while it trains, made in the one order that works: data, vocabulary, model on meta, shards,
-weights."""
+"""What one rank holds while it trains, and what it does with it: a step, its log line, evaluations, checkpoints, and
+recovery from a spike of the loss."""
 
 from __future__ import annotations
 
+import json
+import logging
 import sys
+import time
+from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch import Tensor
 
 from liquid_train.checkpoint import folder as checkpoint
-from liquid_train.checkpoint import state as train_state
 from liquid_train.checkpoint.async_writer import Saver
-from liquid_train.checkpoint.resume import as_lines, changes_since, continued, find_checkpoint, planned_steps
-from liquid_train.config.compose import package_path
+from liquid_train.checkpoint.resume import find_checkpoint, planned_steps
+from liquid_train.checkpoint.state import SaveFailed, snapshot
+from liquid_train.config.compose import package_path, to_yaml
 from liquid_train.config.schema import TrainJob
+from liquid_train.data.batch import MicroBatch, RankBatch, batch_digest, micro_batches
 from liquid_train.data.loader import BatchLoader, open_sources
-from liquid_train.distributed.parallelize import World, compute_dtype, parallelize
+from liquid_train.data.padding import padding_warning
+from liquid_train.data.settings import TASKS
+from liquid_train.distributed.parallelize import World, assert_dtypes, set_sync
 from liquid_train.distributed.step_timer import StepTimer
-from liquid_train.image_tokenizer.preprocess import nearest_size
+from liquid_train.errors import UserError
+from liquid_train.files import write_synced
 from liquid_train.image_tokenizer.taming import ImageTokenizer
-from liquid_train.model import backbone
-from liquid_train.model.attention import choose_kernel, implementation
-from liquid_train.model.embedding_init import fill_image_rows
-from liquid_train.model.loss import LossModule
-from liquid_train.optim.adamw import RowRates, build_optimizer
-from liquid_train.training.heldout import heldout_set
-from liquid_train.training.metrics import Compute
-from liquid_train.training.run_vocabulary import make_tokenizer, open_vocabulary
-from liquid_train.training.spikes import Rewind
-from liquid_train.training.tracker import RunLock
-from liquid_train.vocabulary import UNCONDITIONAL, Vocabulary
+from liquid_train.optim.schedule import learning_rate
+from liquid_train.report.metric_families import headline
+from liquid_train.training.environment import environment
+from liquid_train.training.evaluation import PeriodicEvaluation, record_score
+from liquid_train.training.metrics import (
+    StepResult,
+    batch_totals,
+    data_ended,
+    progress_metrics,
+    speed_metrics,
+    step_metrics,
+)
+from liquid_train.training.profiler import StepProfile
+from liquid_train.training.setup import build_card, build_model, build_vocabulary, restore_progress
+from liquid_train.training.spikes import Rewind, check_skipped, go_back, is_spike, parts_of, spike_report
+from liquid_train.training.tracker import RunLock, Tracker
+
+log = logging.getLogger(__name__)
 
 
-class Run:
-    """Everything one rank holds while it trains, from a checkpoint or from the start; rewind: from where a spike sent
-    it back to."""
+class Trainer:
+    """One rank's part of a run, from a checkpoint or from the start. rewind: where a spike sent the run back to.
+
+    All methods but `close` are collectives: every rank calls them in the same order.
+    """
 
     def __init__(
         self, config: TrainJob, world: World, timer: StepTimer | None = None, rewind: Rewind | None = None
@@ -44,98 +64,330 @@ class Run:
         self.timer = timer or StepTimer()
         self.steps = planned_steps(config)
         self.resumed_from = rewind.checkpoint if rewind else find_checkpoint(config)
-        vq_config, vq_weights = package_path(config.vq.config), package_path(config.vq.checkpoint)
-        self.image_tokenizer = ImageTokenizer.from_files(vq_config, vq_weights)
-        self.sets = open_sources(config, self.image_tokenizer.fingerprint, self.image_tokenizer.codebook_size)
-        self.progress, self.notes = self._progress()
+        vq = config.vq
+        self.image_tokenizer = ImageTokenizer.from_files(package_path(vq.config), package_path(vq.checkpoint))
+        fingerprint, codebook_size = self.image_tokenizer.fingerprint, self.image_tokenizer.codebook_size
+        self.sets = open_sources(config.data, fingerprint, codebook_size)
+        self.progress, self.notes = restore_progress(config, self.resumed_from, self.sets)
         if rewind:
             self.progress.guard, self.progress.streams = rewind.guard, {**self.progress.streams, **rewind.streams}
         self.lock = RunLock(self.dir) if world.main else None
-        if world.main and (left := checkpoint.set_aside(self.dir, self.progress.step)):
-            self.notes.append(f"checkpoints of later steps are set aside: {', '.join(str(p) for p in left)}")
+        if world.main and (moved := checkpoint.set_aside(self.dir, self.progress.step)):
+            self.notes.append(f"checkpoints of later steps are set aside: {', '.join(str(p) for p in moved)}")
         self.saver = Saver(self.dir, config.checkpoint, saved_step=self.progress.step)
-        self.stalled = 0.0  # seconds that training stood still for the newest checkpoint
-        self.vocabulary = self._vocabulary()
-        self.card = self._card()
-        self.heldout = (
-            heldout_set(config, self.vocabulary, self.image_tokenizer.fingerprint) if config.evals.every else None
+        self.vocabulary = build_vocabulary(config, self.resumed_from, self.sets, codebook_size, world.main)
+        self.card = build_card(config, self.sets, self.vocabulary, self.image_tokenizer)
+        self.evaluation = (
+            PeriodicEvaluation(config, self.vocabulary, self.image_tokenizer, self.card, world)
+            if config.evals.every
+            else None
         )
+        self.loader = self._loader()
+        model = build_model(config, self.resumed_from, self.vocabulary, self.image_tokenizer, world)
+        self.root, self.optimizer, self.rates = model.root, model.optimizer, model.rates
+        self.compute, self.attention = model.compute, model.attention
+        self.profile = StepProfile(config.train.profile_steps, self.dir, world)
+        self.tracker: Tracker | None = None  # the main rank's, once the log is open
+        self.out_of_data = False
+        self._skipped_in_a_row = 0
+        self._metrics: dict[str, Any] = {}  # of the last step; {} before the first
+        self._step_begun = self._waited = 0.0
+        self._stalled = 0.0  # seconds that training stood still for the newest checkpoint
+
+    def _loader(self) -> BatchLoader:
         left_out = self.progress.guard.left_out
-        # how many steps' worth of data a run that leaves some out will need is not known yet
-        unknown = config.train.spike.action == "rewind" and self.progress.step < self.steps
-        self.loader = BatchLoader(
-            config,
+        # a run that leaves data out after spikes may need more of it than its steps: how much is not known yet
+        open_end = self.config.train.spike.action == "rewind" and self.progress.step < self.steps
+        return BatchLoader(
+            self.config.data,
+            self.config.seed,
             self.sets,
             self.vocabulary,
-            rank=world.data_rank,
-            world=world.data_size,
+            rank=self.world.data_rank,
+            world=self.world.data_size,
             first_step=self.progress.step + left_out,
-            steps=sys.maxsize if unknown else self.steps + left_out,
+            steps=sys.maxsize if open_end else self.steps + left_out,
             states=self.progress.streams,
         )
-        self.root, self.optimizer = self._model()
 
-    def _progress(self) -> tuple[train_state.Progress, list[str]]:
-        """Where the run stands, and lines that say what changed since the checkpoint."""
-        shards = {name: s.digest for name, s in self.sets.items()}
-        if not self.resumed_from:
-            return train_state.Progress(shards=shards), []
-        changes = changes_since(self.resumed_from, self.config, shards)
-        progress = train_state.read_progress(self.resumed_from)[0]
-        progress.streams, given_up = continued(progress.streams, changes, self.config)
-        progress.shards = shards
-        return progress, [*(f"changed since the checkpoint: {line}" for line in as_lines(changes)), *given_up]
+    @property
+    def done(self) -> bool:
+        """Whether the last planned step has been made."""
+        return self.progress.step == self.steps
 
-    def _vocabulary(self) -> Vocabulary:
-        """Rank 0 makes the run's tokenizer once; everybody loads it."""
-        folder = self.resumed_from / "model" if self.resumed_from else self.dir / "tokenizer"
-        if self.world.main and not self.resumed_from:
-            make_tokenizer(self.config, self.sets, folder)
-        dist.barrier()
-        return open_vocabulary(self.config, folder, self.image_tokenizer.codebook_size)
+    def open_log(self) -> None:
+        """The main rank writes config.yaml and environment.json and opens the log."""
+        if not self.world.main:
+            return
+        c = self.config
+        write_synced(self.dir / "config.yaml", to_yaml(c))
+        write_synced(self.dir / "environment.json", json.dumps(environment(self.world), indent=2))
+        self.tracker = Tracker(
+            self.dir, c.tracker, name=c.run.name, settings=asdict(c), first_step=self.progress.step, steps=self.steps
+        )
+        parameters = sum(p.numel() for p in self.root.parameters())
+        start = f"goes on from {self.resumed_from}" if self.resumed_from else "starts"
+        self._report(
+            f"{c.run.dir} {start}: {parameters:,} parameters, {self.world.size} rank(s) on {self.world.device.type}, "
+            f"{self.steps} steps of {c.data.global_batch} x {c.data.seq_len} tokens"
+        )
+        for line in [self.attention, *self.notes, padding_warning(c.data, c.seed, self.sets, self.vocabulary)]:
+            self._report(line)
 
-    def _card(self) -> backbone.ModelCard:
-        sizes = list(dict.fromkeys(size for s in self.sets.values() for size in s.multiratio_sizes))
-        if sizes:
-            width, height = nearest_size(sizes, 1, 1)
-            grid = [height // self.image_tokenizer.downsampling, width // self.image_tokenizer.downsampling]
-        else:
-            grid = next(
-                (list(sample["codes"].shape) for s in self.sets.values() for sample in s if "codes" in sample), []
+    def _report(self, line: str | None, level: int = logging.INFO) -> None:
+        """Log what all ranks know, once: on the main rank."""
+        if self.world.main and line:
+            log.log(level, line)
+
+    def batches(self) -> Iterator[RankBatch]:
+        """This rank's part of one global batch after another. When every source is used up: sets out_of_data, ends."""
+        batches = iter(self.loader)
+        while True:
+            self.timer.step = self.progress.step + 1
+            self.timer.enter("data")
+            self._step_begun = time.perf_counter()
+            batch = next(batches, None)
+            if batch is None:
+                return
+            if data_ended(batch, self.config.data, self.world):
+                self.out_of_data = True
+                return
+            self._waited = time.perf_counter() - self._step_begun
+            self.profile.begin(self.timer.step)
+            yield batch
+
+    def step(self, batch: RankBatch, stop: bool = False) -> StepResult:
+        """Forward and backward of all micro-batches, then one optimizer step, unless the loss or gradient is not finite
+        or is a spike to be left out. stop: this rank has been told to.
+
+        The loss is the weighted mean over the targets of the whole global batch, whatever micro-batch or rank they are
+        in.
+        """
+        c, progress = self.config, self.progress
+        batches = micro_batches(
+            c.data,
+            c.loss,
+            batch,
+            micro_batch=c.train.micro_batch,
+            world=self.world.data_size,
+            pad=self.vocabulary.pad,
+        )
+        lr = learning_rate(progress.step, self.steps, c.optimizer.lr, c.schedule)
+        self.timer.enter("forward")
+        weight = sum((b.weights.sum().double() for b in batches), torch.zeros((), dtype=torch.float64))
+        shared = torch.stack([weight, torch.tensor(float(stop), dtype=torch.float64)]).to(self.world.device)
+        self.world.sum(shared)
+        total_weight, stops = shared.tolist()
+        sums = self._forward_backward(batches, total_weight)
+        self.timer.enter("optimizer")
+        self.rates.mask_gradients(progress.step)
+        norm = torch.nn.utils.clip_grad_norm_(self.root.parameters(), c.optimizer.grad_clip)
+        norm = norm.full_tensor() if hasattr(norm, "full_tensor") else norm
+        self.world.sum(sums)
+        loss, per_task = float(sums[-1]) / max(total_weight, 1e-9), sums[:-1].view(4, -1).cpu()
+        # the same on all ranks: both were reduced
+        finite = bool(torch.isfinite(norm)) and loss == loss and abs(loss) != float("inf")
+        spike = finite and is_spike(parts_of(per_task), progress.guard, c.train.spike)
+        skipped = not finite or (spike and c.train.spike.action != "warn")
+        if not skipped:
+            self.rates.step(self.optimizer, progress.step, lr)
+        self.optimizer.zero_grad()
+        self._skipped_in_a_row = self._skipped_in_a_row + 1 if skipped else 0
+        self.timer.enter("logging")
+        if not self.timer.steps_done:
+            self._assert_invariants(batches)
+        rewinds = spike and c.train.spike.action == "rewind"
+        return StepResult(loss, per_task, float(norm), lr, finite, spike, skipped, rewinds, stop=stops > 0)
+
+    def _forward_backward(self, batches: list[MicroBatch], total_weight: float) -> Tensor:
+        """Gradients of the global batch's mean loss. Returns this rank's sums, fp64 [4 * tasks + 1]: LossOutput's
+        per_task, flat, then the weighted loss."""
+        device = self.world.device
+        per_task = torch.zeros(4, len(TASKS), dtype=torch.float64, device=device)
+        loss_sum = torch.zeros((), dtype=torch.float64, device=device)
+        for i, batch in enumerate(batches):
+            set_sync(self.root, i == len(batches) - 1)
+            if i:
+                self.timer.enter("forward")
+            output = self.root(batch.to(device))
+            self.timer.enter("backward")
+            # FSDP averages gradients over the data ranks, and we want their sum
+            (output.total * (self.world.data_size / max(total_weight, 1e-9))).backward()
+            per_task += output.per_task
+            loss_sum += output.total.detach().double()
+        return torch.cat([per_task.flatten(), loss_sum.view(1)])
+
+    def _assert_invariants(self, batches: list[MicroBatch]) -> None:
+        """At a process's first step: fp32 weights and optimizer state, as many rows as the vocabulary has, no id beyond
+        it."""
+        assert_dtypes(self.root, self.optimizer)
+        lm: Any = self.root.lm
+        tables = lm.get_input_embeddings().weight, lm.get_output_embeddings().weight
+        assert all(table.shape[0] == self.vocabulary.rows for table in tables), (
+            "embedding and head must have a row for every id"
+        )
+        highest = self.vocabulary.image_end
+        assert all(int(b.input_ids.max()) < highest for b in batches), "an id lies beyond the vocabulary"
+
+    def log(self, batch: RankBatch, result: StepResult) -> None:
+        """Count the step as done and log it."""
+        metrics = self._metrics = self._advance(batch, result)
+        step, every = self.progress.step, self.config.tracker.every
+        if self.config.train.batch_digest:
+            parts: list[Any] = [None] * self.world.size
+            dist.all_gather_object(parts, batch.digests())
+            metrics["batch_digest"] = batch_digest({g: d for part in parts for g, d in part.items()})
+        self._report(self.profile.end(step))
+        self.timer.steps_done += 1
+        due = step % every == 0 or self.done
+        times = self.timer.take() if due else {}
+        if self.tracker:
+            if due:
+                self.tracker.write(metrics | times)
+            self.tracker.show(metrics)
+
+    def _advance(self, batch: RankBatch, result: StepResult) -> dict[str, Any]:
+        """Move the progress on by one step and return the step's metrics. UserError for too many damaged samples."""
+        data, progress = self.config.data, self.progress
+        seconds = time.perf_counter() - self._step_begun
+        totals = batch_totals(batch, data, self.world)
+        samples = sum({s.path: s.num_samples for s in self.sets.values()}.values())
+        if totals.damaged > data.max_bad * samples:  # the same on all ranks
+            found = f"{totals.damaged} of {samples} samples are damaged ({totals.dropped})"
+            raise UserError(f"data.max_bad={data.max_bad}: {found}; fix the shards, or allow a larger share")
+        tokens = data.global_batch * data.seq_len
+        progress.step += 1
+        progress.skipped += not result.finite
+        progress.tokens += tokens
+        progress.documents += totals.documents
+        for name in data.sources:
+            progress.source_documents[name] = progress.source_documents.get(name, 0) + totals.source_documents[name]
+            progress.source_tokens[name] = progress.source_tokens.get(name, 0) + totals.source_tokens[name]
+        progress.streams.update(batch.states)
+        speed = speed_metrics(
+            self.compute,
+            self.world,
+            tokens=tokens,
+            targets=int(result.per_task[2].sum()),
+            sum_squared_lengths=totals.sum_squared_lengths,
+            seconds=seconds,
+            waited=self._waited,
+        )
+        return step_metrics(totals, result, progress_metrics(progress), speed)
+
+    def evaluate(self, *, at_end: bool = False) -> None:
+        """Evaluate when it is due, as it is at the last step. at_end: at this step, unless that was done."""
+        every, step = self.config.evals.every, self.progress.step
+        if self.evaluation is None or (step % every == 0 if at_end else step % every and not self.done):
+            return
+        self.timer.enter("evaluation")
+        started = time.perf_counter()
+        found = self.evaluation.measure(self.root, step, last=at_end or self.done)
+        if self.tracker:
+            self.tracker.write_evaluation({"step": step, **found})
+            self._report(f"step {step}: {headline(found)}, in {time.perf_counter() - started:.1f} s")
+            record_score(self.config, step, found)
+
+    def save_when_due(self) -> None:
+        """Save at the last step, and every checkpoint.every steps: then the next steps are made while it is written."""
+        if self.saver.ended():
+            self._settle()
+        if self.done:
+            self.save()
+        elif self.progress.step % self.config.checkpoint.every == 0:
+            self.timer.enter("checkpoint")
+            started = time.perf_counter()
+            self._settle()
+            self._start_save()
+            self._stalled = time.perf_counter() - started
+
+    def save(self) -> None:
+        """Save a checkpoint of this step, unless there is one, and wait for it. SaveFailed on all ranks when it cannot
+        be written."""
+        self.timer.enter("checkpoint")
+        self._settle()
+        if self.saver.saved_step != self.progress.step:
+            self._start_save()
+            self.saver.settle()
+
+    def _start_save(self) -> None:
+        self.saver.start(
+            snapshot(
+                self.root,
+                self.optimizer,
+                self.progress,
+                self.config,
+                self.card,
+                self.vocabulary,
+                self.world,
+                copied=self.config.checkpoint.async_save,
             )
-        vq = self.config.vq
-        return backbone.ModelCard(
-            self.vocabulary.image_start,
-            self.vocabulary.codebook_size,
-            self.image_tokenizer.fingerprint,
-            vq.config,
-            vq.checkpoint,
-            grid,
-            self.config.data.prompts[0],
-            null_prompt=UNCONDITIONAL if self.config.data.unconditional else "",
-            sizes=[list(size) for size in sizes],
         )
 
-    def _model(self) -> tuple[LossModule, torch.optim.AdamW]:
-        c, settings = self.config, self.config.backbone
-        hf_config = backbone.model_config(settings, self.vocabulary.text_size)
-        self.softcap = getattr(hf_config, "attn_logit_softcapping", None)
-        self.attention = choose_kernel(c.parallel.attention, self.world.device, compute_dtype(c.parallel), self.softcap)
-        lm = backbone.build(hf_config, self.vocabulary, implementation(self.attention))
-        root = LossModule.of(lm, self.vocabulary, c.loss)
-        self.compute = Compute.of(lm, self.vocabulary, self.world.device)
-        parallelize(root, c.parallel, self.world)
-        backbone.materialize(lm, self.world.device, offloaded=c.parallel.cpu_offload)
-        optimizer = build_optimizer(lm, c.optimizer)
-        self.rates = RowRates(lm, self.vocabulary, c.optimizer)
-        if self.resumed_from:
-            train_state.load(self.resumed_from, root, optimizer)
-        elif settings.init == "pretrained":
-            assert settings.path is not None
-            backbone.fill_from_folder(lm, settings.path)
-            fill_image_rows(
-                lm, self.vocabulary, settings.image_init, self.image_tokenizer.quantize.embedding.weight, c.seed
+    def _settle(self) -> None:
+        """Wait for the save that is being written, if any, and log how it ended. After a failure training goes on: the
+        next save may find room again."""
+        try:
+            written = self.saver.settle()
+        except SaveFailed as error:
+            every = self.config.checkpoint.every
+            again = min(max(-(-self.progress.step // every), self.saver.step // every + 1) * every, self.steps)
+            self._report(f"{error}. Training goes on; the next checkpoint is tried at step {again}.", logging.WARNING)
+            return
+        if written is not None:
+            self._report(
+                f"checkpoint of step {written[0]}: training stood still for {self._stalled:.2f} s, written in "
+                f"{written[1]:.1f} s"
             )
-        else:
-            backbone.fill_random(lm, c.seed)
-        return root, optimizer
+
+    def report_spike(self, loss: float) -> None:
+        """Log that the loss of the current step is a spike, and what is done about it. UserError where training has
+        gone back as often as it may."""
+        if self.config.train.spike.action == "rewind":
+            self._settle()  # the checkpoint that is being written is the one to go back to
+        self._report(spike_report(self.config, self.progress, loss, self.saver.saved_step))
+
+    def recover(self, batch: RankBatch) -> Rewind | None:
+        """Leave out the data of a spike, and all data since the newest checkpoint. Returns where to go back to; None
+        where the model is that of the newest checkpoint, so that training just goes on with the next data."""
+        self.progress.streams.update(batch.states)
+        if self.progress.step != self.saver.saved_step:
+            return go_back(self.progress, batch.step, self.resumed_from, self.dir)
+        self.progress.guard.left_out += 1
+        return None
+
+    def check_skipped(self) -> None:
+        """UserError when too many steps in a row were left out."""
+        check_skipped(self.config, self._skipped_in_a_row)
+
+    def stop(self) -> None:
+        """Save, because a signal said so."""
+        self.save()
+        self._report(f"stopped by a signal; saved step {self.progress.step}. The same command goes on from there.")
+
+    def end_early(self) -> None:
+        """Every source is used up before the last planned step: do what the last step does, unless this step did."""
+        step = self.progress.step
+        if self._metrics:
+            if self.tracker and step % self.config.tracker.every:
+                self.tracker.write(self._metrics | self.timer.take())
+            self.evaluate(at_end=True)
+        self.save()
+        self._report(
+            f"every source has been read data.sources.*.max_epochs times: training ends at step {step} of {self.steps}"
+        )
+
+    def finish(self) -> None:
+        """Log how the time was spent, once the last step is made."""
+        self.timer.enter("end")
+        self._report(self.profile.end(self.progress.step, over=True))
+        self._report(f"time of {self.timer.steps_done} steps: {self.timer.describe()}")
+
+    def close(self) -> None:
+        """Release the run folder and the model's memory; the Trainer cannot be used any more."""
+        self.saver.close()
+        if self.tracker:
+            self.tracker.close()
+        if self.lock:
+            self.lock.release()
+        del self.root, self.optimizer, self.rates  # before the process group goes (parallelize.process_group)

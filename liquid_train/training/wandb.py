@@ -1,26 +1,30 @@
-"""A run in W&B: the numbers of metrics.jsonl under the same names, each evaluation's table, and the images generated.
+"""A run in W&B: the numbers of metrics.jsonl under the same names, the table and the generated images of each
+evaluation.
 
-Whatever fails here is told once; what is logged goes on without W&B, and metrics.jsonl has the numbers.
+The first failure is reported, and the run continues without W&B; metrics.jsonl has all numbers.
 """
 
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
 from liquid_train.training.settings import WandbConfig
 
+log = logging.getLogger(__name__)
+
 COLUMNS: list[str | int] = ["metric", "value", "low", "high", "n"]
 
 
 class WandbRun:
-    """Of one process. id follows from the name, so a resumed run stays one run; `group` holds a training run and what
-    watches it.
+    """One process's run in W&B. Its id follows from its name, so that a resumed run stays one run. group: joins a
+    training run and the evaluation that watches it.
 
-    any_order: steps may come in any order (what watches a run): they are an axis of their own, `step`, instead of
-    W&B's.
+    any_order: steps may come in any order, as they do when a run is watched; then they are logged as `step`, instead of
+    W&B's own counter.
     """
 
     def __init__(
@@ -29,12 +33,11 @@ class WandbRun:
         config: WandbConfig,
         name: str,
         settings: dict[str, Any],
-        say: Callable[[str], None],
         *,
         group: str,
         any_order: bool = False,
     ) -> None:
-        self._say, self._any_order = say, any_order
+        self._any_order = any_order
         self._run: Any = None
         if config.mode != "disabled":
             self._guarded(lambda: self._start(folder, config, name, settings, group))
@@ -58,15 +61,15 @@ class WandbRun:
             self._run.define_metric("*", step_metric="step")
 
     def log(self, values: dict[str, Any], step: int) -> None:
-        """What has a number, or a table or image, of one step."""
+        """Log numbers, tables or images of one step."""
         if self._run is not None:
             self._guarded(
                 lambda: self._run.log({**values, "step": step}) if self._any_order else self._run.log(values, step=step)
             )
 
     def log_evaluation(self, evals: Path, step: int, grid: Path) -> None:
-        """The table of everything in evals/step-NNNNNNNN-*.json, as eval/table, and the image `grid`, where there is
-        one, as samples."""
+        """Log the step's measurements in `evals` as the table eval/table, and the image `grid`, if it exists, as
+        samples."""
         if self._run is not None:
             self._guarded(lambda: self.log(media(evals, step, grid), step))
 
@@ -78,7 +81,7 @@ class WandbRun:
         try:
             action()
         except Exception as error:  # its own process is gone, it cannot log in, or its folder cannot be written
-            self._say(
+            log.warning(
                 f"W&B takes no more metrics ({type(error).__name__}: {error}). It goes on without; metrics.jsonl has "
                 "them all."
             )
@@ -86,7 +89,7 @@ class WandbRun:
 
 
 def table_rows(evals: Path, step: int) -> list[list[Any]]:
-    """[name in metrics.jsonl, value, low, high, n] of every number of a step's measurements."""
+    """[logged name, value, low, high, n] of every number that was measured at a step."""
     rows = []
     for path in sorted(evals.glob(f"step-{step:08d}-*.json")):
         for name, value in json.loads(path.read_text(encoding="utf-8"))["values"].items():
@@ -95,7 +98,7 @@ def table_rows(evals: Path, step: int) -> list[list[Any]]:
 
 
 def logged_name(name: str) -> str:
-    """Of a number in metrics.jsonl."""
+    """The name of a measured number in metrics.jsonl."""
     return name.replace("heldout_", "val/", 1) if name.startswith("heldout_") else f"eval/{name}"
 
 

@@ -20,7 +20,7 @@ from liquid_train.checkpoint.folder import (
     read_scores,
     retain,
 )
-from liquid_train.cli import main, quote
+from liquid_train.cli import main
 from liquid_train.config.compose import load
 from liquid_train.training.settings import EvalsConfig
 from tests.shard_sets import image_set, mixture_overrides
@@ -118,13 +118,14 @@ def test_periods_decide_what_is_measured_and_the_last_step_measures_all(tmp_path
 
 def test_settings_that_cannot_work_are_told(tmp_path):
     base = [
+        "data=easy_vqa",
         "evals=easy_vqa",
         "evals.every=100",
         "checkpoint.every=200",
         "train.steps=400",
-        *map(quote, mixture_overrides(tmp_path)),
+        *mixture_overrides(tmp_path),
     ]
-    config = load("train", [*base, quote("evals.periods.image_quality=300"), "checkpoint.best=eval/vqa_accuracy"])
+    config = load("train", [*base, "evals.periods.image_quality=300", "checkpoint.best=eval/vqa_accuracy"])
     assert config.evals.periods == {"image_quality": 300} and config.checkpoint.best == "eval/vqa_accuracy"
     for overrides, message in (
         (["evals.periods.fid=100"], "evals.periods.fid: no such metric; one of vqa, grid"),
@@ -142,4 +143,4 @@ def test_settings_that_cannot_work_are_told(tmp_path):
         (["checkpoint.best=val/loss/t2i", "evals.every=0"], "a multiple of evals.every=0"),
     ):
         with pytest.raises(ValueError, match=message):
-            load("train", [*base, *map(quote, overrides)])
+            load("train", [*base, *overrides])

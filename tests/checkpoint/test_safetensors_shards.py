@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from liquid_train.checkpoint.export import export
-from liquid_train.checkpoint.safetensors_shards import Plan
+from liquid_train.checkpoint.safetensors_shards import ShardPlan
 from liquid_train.cli import main
 from liquid_train.model import backbone
 from tests.tiny_model import save, tiny
@@ -44,7 +44,7 @@ def stored(folder: Path) -> dict[str, torch.Tensor]:
 
 def test_files_are_filled_in_order_up_to_the_limit() -> None:
     sizes = {"a": 3, "b": 3, "huge": 50, "c": 6, "d": 4, "e": 1}
-    plan = Plan.of(
+    plan = ShardPlan.of(
         ((name, torch.empty(mib * MIB, dtype=torch.uint8, device="meta")) for name, mib in sizes.items()), 10 / 1024
     )
     assert plan.names == [["a", "b"], ["huge"], ["c", "d"], ["e"]]
@@ -57,7 +57,7 @@ def test_files_are_filled_in_order_up_to_the_limit() -> None:
 def test_transformers_and_the_trainer_load_what_was_written(tmp_path: Path, tied: bool, shard_gib: float) -> None:
     model = small_model(tied)
     model.config.save_pretrained(tmp_path)
-    plan = Plan.of(model.named_parameters(), shard_gib)
+    plan = ShardPlan.of(model.named_parameters(), shard_gib)
     parameters = dict(model.named_parameters())
     for number, names in enumerate(plan.names):
         plan.write_file(tmp_path, number, {name: parameters[name].detach() for name in names})

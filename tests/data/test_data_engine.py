@@ -5,16 +5,17 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from typing import Literal
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from liquid_train.cli import quote
 from liquid_train.config.compose import load
 from liquid_train.config.schema import TrainJob
-from liquid_train.data.loader import BatchLoader, RankBatch, batch_digest, micro_batches, open_sources
+from liquid_train.data.batch import RankBatch, batch_digest, micro_batches
+from liquid_train.data.loader import BatchLoader, open_sources
 from liquid_train.data.mixture import Mixture, SourceReader
 from liquid_train.data.packing import PackedStream
 from liquid_train.data.settings import TASKS
@@ -29,8 +30,8 @@ Setup = tuple[TrainJob, dict[str, ShardSet], Vocabulary]
 @pytest.fixture(scope="module")
 def setup(tmp_path_factory: pytest.TempPathFactory) -> Setup:
     root = tmp_path_factory.mktemp("data")
-    config = load("train", ["experiment=quickstart", "train.steps=8", *(quote(o) for o in mixture_overrides(root))])
-    sets = open_sources(config, None)
+    config = load("train", ["experiment=quickstart", "train.steps=8", *mixture_overrides(root)])
+    sets = open_sources(config.data, None)
     tokenizer = train_bpe(training_texts(config, sets), 300, root / "bpe")
     return config, sets, Vocabulary(tokenizer, 1024, len(tokenizer) + 1024)
 
@@ -46,7 +47,17 @@ def digests(
     after: dict = dict(states or {})
     for rank in range(world):
         for i, batch in enumerate(
-            BatchLoader(config, sets, vocabulary, rank=rank, world=world, first_step=first, steps=steps, states=states)
+            BatchLoader(
+                config.data,
+                config.seed,
+                sets,
+                vocabulary,
+                rank=rank,
+                world=world,
+                first_step=first,
+                steps=steps,
+                states=states,
+            )
         ):
             parts[i] |= batch.digests()
             after |= batch.states
@@ -72,7 +83,7 @@ def test_resume_goes_on_exactly_on_another_world_size(setup: Setup, stop: int) -
 def test_more_ranks_than_streams(setup: Setup) -> None:
     config, sets, vocabulary = setup
     with pytest.raises(ValueError, match=r"data.streams=4: fewer than the 5"):
-        BatchLoader(config, sets, vocabulary, rank=0, world=5, first_step=0, steps=1)
+        BatchLoader(config.data, config.seed, sets, vocabulary, rank=0, world=5, first_step=0, steps=1)
 
 
 def test_sequences_are_full_and_images_whole(setup: Setup) -> None:
@@ -137,22 +148,30 @@ def test_micro_batches_of_uneven_ranks_match(setup: Setup) -> None:
     config.data.workers = 0
     counts, targets = set(), 0
     for rank in range(3):
-        batch: RankBatch = next(iter(BatchLoader(config, sets, vocabulary, rank=rank, world=3, first_step=0, steps=1)))
-        batches = micro_batches(config, batch, 3, vocabulary.pad)
+        batch: RankBatch = next(
+            iter(BatchLoader(config.data, config.seed, sets, vocabulary, rank=rank, world=3, first_step=0, steps=1))
+        )
+        batches = micro_batches(
+            config.data, config.loss, batch, micro_batch=config.train.micro_batch, world=3, pad=vocabulary.pad
+        )
         counts.add((len(batches), batches[0].input_ids.shape))
         targets += sum(int((b.targets != -100).sum()) for b in batches)
-    whole: RankBatch = next(iter(BatchLoader(config, sets, vocabulary, rank=0, world=1, first_step=0, steps=1)))
+    whole: RankBatch = next(
+        iter(BatchLoader(config.data, config.seed, sets, vocabulary, rank=0, world=1, first_step=0, steps=1))
+    )
     assert len(counts) == 1
     assert targets == sum(int((s.labels != -100).sum()) for s in whole.sequences.values())
 
 
 @pytest.mark.parametrize("normalize", ["document", "sqrt"])
-def test_loss_weights(setup: Setup, normalize: str) -> None:
+def test_loss_weights(setup: Setup, normalize: Literal["document", "sqrt"]) -> None:
     config, sets, vocabulary = setup
     config.data.workers = 0
     config.loss.normalize, config.loss.weight = normalize, {"vqa": 3.0}
-    batch = next(iter(BatchLoader(config, sets, vocabulary, rank=0, world=1, first_step=0, steps=1)))
-    (first, *_) = micro_batches(config, batch, 1, vocabulary.pad)
+    batch = next(iter(BatchLoader(config.data, config.seed, sets, vocabulary, rank=0, world=1, first_step=0, steps=1)))
+    (first, *_) = micro_batches(
+        config.data, config.loss, batch, micro_batch=config.train.micro_batch, world=1, pad=vocabulary.pad
+    )
     config.loss.normalize, config.loss.weight = "token", {}
     start = 0
     for length in batch.sequences[0].lengths:

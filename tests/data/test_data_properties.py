@@ -21,11 +21,14 @@ from hypothesis import strategies as st
 from liquid_train.checkpoint.resume import continued
 from liquid_train.config.schema import TrainJob
 from liquid_train.data import loader
-from liquid_train.data.loader import BatchLoader, RankBatch, batch_digest
-from liquid_train.data.mixture import Document, DocumentName, Mixture, SourceReader
+from liquid_train.data.batch import RankBatch, batch_digest
+from liquid_train.data.loader import BatchLoader
+from liquid_train.data.mixture import Document, Mixture, SourceReader
 from liquid_train.data.packing import PackedStream
 from liquid_train.data.settings import DataConfig, SourceConfig
-from liquid_train.data.shards import Chunk, Sample
+from liquid_train.data.shard_format import Sample
+from liquid_train.data.shards import Chunk
+from liquid_train.data.stream_state import DocumentName
 
 TASK_OF = {"text": "text", "t2i": "t2i", "vqa": "i2t"}
 
@@ -98,7 +101,15 @@ def batches(
     with patch.object(loader, "source_readers", lambda *_: readers):
         for rank in range(world):
             for batch in BatchLoader(
-                config, {}, vocabulary, rank=rank, world=world, first_step=first, steps=steps, states=states
+                config.data,
+                config.seed,
+                {},
+                vocabulary,
+                rank=rank,
+                world=world,
+                first_step=first,
+                steps=steps,
+                states=states,
             ):
                 found[rank].append(batch)
                 if batch.ended and to_the_end:

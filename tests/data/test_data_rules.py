@@ -14,7 +14,6 @@ from typing import Any
 import pytest
 
 from liquid_train.checkpoint.resume import changes_since, shard_digests
-from liquid_train.cli import quote
 from liquid_train.config.compose import load
 from liquid_train.config.schema import TrainJob
 from liquid_train.data.loader import BatchLoader, LoaderError, open_sources, source_readers
@@ -32,12 +31,12 @@ Setup = tuple[Callable[..., TrainJob], dict[str, ShardSet], Vocabulary, Path]
 @pytest.fixture(scope="module")
 def setup(tmp_path_factory: pytest.TempPathFactory) -> Setup:
     root = tmp_path_factory.mktemp("rules")
-    overrides = ["experiment=quickstart", "train.steps=8", *(quote(o) for o in mixture_overrides(root))]
+    overrides = ["experiment=quickstart", "train.steps=8", *mixture_overrides(root)]
 
     def configured(*more: str) -> TrainJob:
         return load("train", [*overrides, *more])
 
-    sets = open_sources(configured(), None)
+    sets = open_sources(configured().data, None)
     tokenizer = train_bpe(training_texts(configured(), sets), 300, root / "bpe")
     return configured, sets, Vocabulary(tokenizer, 1024, len(tokenizer) + 1024), root
 
@@ -114,18 +113,18 @@ def test_sequences_that_stay_empty_are_announced(setup: Setup, tmp_path: Path) -
     few = [
         f"data.sources.{name}.weight={weight}" for name, weight in (("text", 0.5), ("t2i", 1), ("i2t", 1), ("vqa", 0))
     ]
-    warning = padding_warning(configured("data.seq_len=2048", *few), mixed, vocabulary)
+    warning = padding_warning(configured("data.seq_len=2048", *few).data, configured().seed, mixed, vocabulary)
     assert (
         warning is not None
         and "data.seq_len=2048: about 4" in warning
         and "data.seq_len=16384 would fill them" in warning
     )
     config = configured("data.seq_len=2048", *few)
-    stream = PackedStream(0, source_readers(config, mixed, vocabulary), 2048, 8, vocabulary.pad)
+    stream = PackedStream(0, source_readers(config.data, config.seed, mixed, vocabulary), 2048, 8, vocabulary.pad)
     announced = int(warning.split("about ")[1].split("%")[0]) / 100
     assert sum(stream.next().padding for _ in range(160)) / (160 * 2048) == pytest.approx(announced, abs=0.02)
-    assert padding_warning(configured("data.seq_len=16384", *few), mixed, vocabulary) is None
-    assert padding_warning(configured("data.seq_len=1024"), sets, vocabulary) is None
+    assert padding_warning(configured("data.seq_len=16384", *few).data, configured().seed, mixed, vocabulary) is None
+    assert padding_warning(configured("data.seq_len=1024").data, configured().seed, sets, vocabulary) is None
 
 
 def test_a_source_without_a_usable_sample(setup: Setup) -> None:
@@ -172,7 +171,9 @@ def test_a_worker_that_dies_says_why(setup: Setup, how: Callable[[], None], says
     trap = Trap(root / "texts")
     trap.how = how
     config = configured("data.workers=2", "data.sources.text.weight=10")
-    loader = BatchLoader(config, {**sets, "text": trap}, vocabulary, rank=0, world=1, first_step=0, steps=4)
+    loader = BatchLoader(
+        config.data, config.seed, {**sets, "text": trap}, vocabulary, rank=0, world=1, first_step=0, steps=4
+    )
     with pytest.raises(LoaderError, match=says) as caught:
         list(loader)
     assert "\n" not in str(caught.value)

@@ -22,7 +22,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from liquid_train.data import remote
 from liquid_train.data.chunk_cache import ChunkCache
-from liquid_train.data.shards import Sample, ShardSet
+from liquid_train.data.shard_format import Sample
+from liquid_train.data.shards import ShardSet
 from tests.data.test_shards import member_offset
 from tests.range_server import RangeServer
 

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from data_prep.shard_set.writer import PARTIAL, ShardWriter, to_npy
-from liquid_train.data.shards import INDEX_KIND, ShardSet, decode_codes, group_files
+from liquid_train.data.shard_format import INDEX_KIND, decode_codes, group_files
+from liquid_train.data.shards import ShardSet
 
 COUNTS = [600, 0, 300]  # samples of the shards: chunks of 256, 256, 88; none; 256, 44
 CODEBOOK = 512

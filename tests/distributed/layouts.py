@@ -15,34 +15,28 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from liquid_train.cli import quote
 from liquid_train.config.compose import load
 from liquid_train.config.schema import TrainJob
-from liquid_train.data.loader import micro_batches
 from liquid_train.distributed.parallelize import World, process_group
 from liquid_train.generate.live_model import live_model
-from liquid_train.optim.adamw import learning_rate
-from liquid_train.train import train_step
-from liquid_train.training.trainer import Run
+from liquid_train.optim.schedule import learning_rate
+from liquid_train.training.trainer import Trainer
 
 
 def ours(config: TrainJob, world: World) -> list[list[float]]:
-    run = Run(config, world)
+    trainer = Trainer(config, world)
     found = []
-    for batch in run.loader:
-        batches = micro_batches(config, batch, world.data_size, run.vocabulary.pad)
-        lr = learning_rate(batch.step, run.steps, config.optimizer.lr, config.schedule)
-        result = train_step(run, batches, lr, stop=False)
-        run.progress.step += 1
-        found.append([result["loss"], result["grad_norm"]])
-    if run.lock:
-        run.lock.release()
+    for batch in trainer.loader:
+        result = trainer.step(batch)
+        trainer.progress.step += 1
+        found.append([result.loss, result.grad_norm])
+    trainer.close()
     return found
 
 
 def plain(config: TrainJob, world: World) -> list[list[float]]:
-    run = Run(config, world)
-    with live_model(run.root, run.root.lm, world.device) as gathered:
+    trainer = Trainer(config, world)
+    with live_model(trainer.root, trainer.root.lm, world.device) as gathered:
         model = copy.deepcopy(gathered).train().requires_grad_(True)
     model.set_attn_implementation("eager")
     options = config.optimizer
@@ -56,32 +50,31 @@ def plain(config: TrainJob, world: World) -> list[list[float]]:
         groups, lr=options.lr, betas=(first, second), eps=options.eps, foreach=False, fused=False
     )
     found = []
-    for batch in run.loader:
+    for batch in trainer.loader:
         total, count = torch.zeros(()), 0
         for sequence in batch.sequences.values():
             ids, labels = torch.from_numpy(sequence.ids), torch.from_numpy(sequence.labels)
             start = 0
             for length in sequence.lengths:
                 end = start + length
-                logits = model(input_ids=ids[None, start:end]).logits[0, :-1, : run.vocabulary.image_end]
+                logits = model(input_ids=ids[None, start:end]).logits[0, :-1, : trainer.vocabulary.image_end]
                 total = total + F.cross_entropy(logits, labels[start + 1 : end], reduction="sum", ignore_index=-100)
                 count += int((labels[start + 1 : end] != -100).sum())
                 start = end
         (total / count).backward()
         norm = torch.nn.utils.clip_grad_norm_(model.parameters(), options.grad_clip)
         for group in optimizer.param_groups:
-            group["lr"] = learning_rate(batch.step, run.steps, options.lr, config.schedule)
+            group["lr"] = learning_rate(batch.step, trainer.steps, options.lr, config.schedule)
         optimizer.step()
         optimizer.zero_grad()
         found.append([float(total.detach() / count), float(norm)])
-    if run.lock:
-        run.lock.release()
+    trainer.close()
     return found
 
 
 def main(jobs: Path, result: Path) -> None:
     todo = json.loads(jobs.read_text())
-    configs = {job["name"]: load("train", [quote(o) for o in job["overrides"]]) for job in todo}
+    configs = {job["name"]: load("train", job["overrides"]) for job in todo}
     found = {}
     with process_group(next(iter(configs.values())).parallel.tensor) as world:
         for name, config in configs.items():

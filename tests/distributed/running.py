@@ -12,7 +12,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-from liquid_train.cli import quote
 from tests import forked
 from tests.shard_sets import mixture_overrides
 
@@ -101,7 +100,7 @@ def start_ranks(root: Path, run: str, *overrides: str) -> forked.Together:
     """The ranks that torchrun starts for the command, without it: `kill` ends them with everything they started."""
     ranks = ranks_asked_for(overrides)
     assert ranks is not None
-    return forked.start_ranks([quote(o) for o in arguments(root, run, *overrides)], ranks, env=ENV)
+    return forked.start_ranks(arguments(root, run, *overrides), ranks, env=ENV)
 
 
 def wait_for_step(run: Path, step: int, process: subprocess.Popen[str] | forked.Together) -> None:

@@ -17,7 +17,7 @@ from evals.periodic import evaluate, generate_prompts
 from liquid_train.config.compose import load
 from liquid_train.config.schema import TrainJob
 from liquid_train.data.sequences import DEFAULT_PROMPT
-from liquid_train.distributed.parallelize import World, parallelize
+from liquid_train.distributed.parallelize import World, compute_dtype, parallelize
 from liquid_train.distributed.settings import ParallelConfig
 from liquid_train.generate.image_sampler import sample_images
 from liquid_train.generate.live_model import live_model
@@ -53,7 +53,7 @@ def rank_main(rank: int, size: int, folder: Path, config: TrainJob) -> None:
 def draw_sharded(world: World, folder: Path, architecture: str) -> None:
     lm, vocabulary = tiny(folder / f"tokenizer-{world.rank}", architecture)
     root = LossModule.of(lm, vocabulary, LossConfig())
-    parallelize(root, ParallelConfig(precision="fp32"), world)
+    parallelize(root, lm, ParallelConfig(precision="fp32"), world)
     settings = EvalsConfig(guidance=7.0, temperature=1.0, prompts=PROMPTS, images=len(PROMPTS), quality_images=0)
     for _ in range(2):  # the second time shows that the first left everything in its place
         with live_model(root, lm, world.device) as model:
@@ -71,11 +71,13 @@ def measure_everything(world: World, folder: Path, config: TrainJob) -> None:
     out_dir = folder / f"run-{world.size}"
     lm, vocabulary = tiny(folder / f"measured-{world.size}-{world.rank}")
     lm.config._attn_implementation = PACKED
-    data = heldout_set(config, vocabulary, vq().fingerprint)
+    data = heldout_set(
+        config.data, config.loss, config.seed, vocabulary, vq().fingerprint, micro_batch=config.train.micro_batch
+    )
     root = LossModule.of(lm, vocabulary, config.loss)
     if world.size > 1:
-        parallelize(root, ParallelConfig(precision="fp32"), world)
-    found = log_heldout(root, data, world, 1, out_dir)
+        parallelize(root, lm, ParallelConfig(precision="fp32"), world)
+    found = log_heldout(root, data, world, 1, out_dir, compute_dtype(config.parallel))
     with live_model(root, lm, world.device) as model:
         found |= evaluate(
             model,

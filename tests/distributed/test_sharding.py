@@ -13,10 +13,11 @@ import torch
 import torch.distributed as dist
 from torch.distributed.tensor.debug import CommDebugMode
 
-from liquid_train.data.loader import MicroBatch
+from liquid_train.data.batch import MicroBatch
+from liquid_train.data.document_plan import DocumentPlan
 from liquid_train.distributed.parallelize import World, parallelize
 from liquid_train.distributed.settings import ParallelConfig
-from liquid_train.model.attention import PACKED, DocumentPlan
+from liquid_train.model.attention import PACKED
 from liquid_train.model.loss import LossModule
 from liquid_train.model.settings import LossConfig
 from tests import forked
@@ -43,7 +44,7 @@ def rank_main(rank: int, ranks: int, folder: str, parallel: dict[str, Any]) -> N
     root.options = replace(root.options, vocabulary=parallel.pop("vocabulary", root.options.vocabulary))
     whole = sum(p.numel() for p in root.parameters())
     config = ParallelConfig(precision="fp32", **parallel)
-    parallelize(root, config, World(rank, ranks, torch.device("cpu"), config.tensor))
+    parallelize(root, lm, config, World(rank, ranks, torch.device("cpu"), config.tensor))
     local: int = sum(p.to_local().numel() for p in root.parameters())  # type: ignore[attr-defined]
     batch = batch_of(min(vocabulary.text_size, root.options.vocabulary))
     total = root(batch).total

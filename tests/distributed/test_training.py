@@ -89,7 +89,8 @@ def test_first_loss_is_that_of_a_uniform_guess(one_rank: list[dict]) -> None:
 
 def test_the_checkpoint_is_a_plain_hugging_face_folder(root: Path, one_rank: list[dict]) -> None:
     """Equal logits through plain transformers and through our packed attention, weights bit for bit."""
-    from liquid_train.model.attention import PACKED, DocumentPlan
+    from liquid_train.data.document_plan import DocumentPlan
+    from liquid_train.model.attention import PACKED
 
     folder = checkpoint.model_folder(root / "one")
     plain = AutoModelForCausalLM.from_pretrained(folder)

@@ -17,7 +17,6 @@ from evals.benchmarks.published_rules import pope_scores
 from evals.benchmarks.question_files import Benchmark, read_benchmark
 from evals.run import run
 from evals.settings import AnnotatedFiles, BenchmarksConfig, EvalJob, MMEFiles, QuestionFiles
-from liquid_train.cli import quote
 from liquid_train.config.compose import load
 from liquid_train.image_tokenizer.settings import VQSettings
 from liquid_train.measurement.measurement import ModelHandle
@@ -236,9 +235,9 @@ def test_the_job_writes_scores_and_prediction_files_and_then_has_nothing_to_do(t
 
 
 def test_the_keys_take_paths_as_they_are():
-    override = quote("benchmarks.vqav2.images=/data/my images, all")
+    override = "benchmarks.vqav2.images=/data/my images, all"
     config = load(
-        "eval", ["checkpoint=x", "metrics=[vqav2]", override, quote("benchmarks.suffix= Answer briefly, in one word.")]
+        "eval", ["checkpoint=x", "metrics=[vqav2]", override, "benchmarks.suffix= Answer briefly, in one word."]
     )
     assert (
         config.benchmarks.vqav2.images == "/data/my images, all"

@@ -181,5 +181,7 @@ def test_rows_belong_to_the_sheets_metrics_and_to_the_papers_models():
 def test_a_sheet_takes_its_own_metrics_only(capsys):
     assert main(["eval", "checkpoint=x", "evals=paper", "metrics=[vqa]"]) == 2
     assert "metrics: vqa have no place on evals=paper" in capsys.readouterr().err
-    assert main(["eval", "checkpoint=x", "evals=nothing"]) == 2  # evals=... of other names still are metrics
-    assert "metrics: " in capsys.readouterr().err
+    assert main(["eval", "checkpoint=x", "evals=nothing"]) == 2
+    assert "sheet=nothing: no such config; one of paper" in capsys.readouterr().err
+    assert main(["eval", "checkpoint=x", "evals=[nothing]"]) == 2  # a list: metrics, as in metrics=[...]
+    assert "metrics: nothing: no such metric" in capsys.readouterr().err

@@ -153,7 +153,7 @@ def test_the_score_is_the_geometric_mean_over_the_parts(handle, monkeypatch):
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("pattern='('", r"vqascore.pattern=\(: not a regular expression"),
+        ("pattern=(", r"vqascore.pattern=\(: not a regular expression"),
         (
             "parts=[{question: 'what {size} is it?', answer: '{color}'}]",
             "vqascore.parts.0..question=what {size} is it.: size: no group of .*pattern",

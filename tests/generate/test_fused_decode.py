@@ -13,7 +13,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from liquid_train.config.compose import load
 from liquid_train.generate.compiled_decode import require_compiler
-from liquid_train.generate.decoder import Decoder, left_padded
+from liquid_train.generate.decoder import CachedDecoder, left_padded
 from liquid_train.generate.fused_decode import FusedStep, Product, is_known, join_weights, joined
 from liquid_train.generate.image_sampler import sample_images
 from liquid_train.generate.int8 import Int8Linear, quantize
@@ -53,7 +53,7 @@ def model_of(kind: str, **fields: Any) -> Any:
 def stepped(model: Any, steps: int = 30, compile: bool = False) -> torch.Tensor:
     """Logits [steps, rows, ids] of rows that go on with fixed ids, past Gemma-2's window."""
     ids, branch, position = left_padded(PROMPTS, 0, torch.device("cpu"), 8)
-    decoder, found = Decoder(model, 3, 8 + steps, 8 + steps, compile), []
+    decoder, found = CachedDecoder(model, 3, 8 + steps, 8 + steps, compile), []
     decoder.feed(ids, branch, position)
     for i in range(steps):
         hidden = decoder.step(torch.tensor([[20 + i], [50 + i], [30 + i]]), position[:, -1:] + 1 + i)
@@ -87,7 +87,7 @@ def test_other_models_take_the_general_path() -> None:
         before = [p.clone() for p in model.parameters()]
         join_weights(model)
         assert all(torch.equal(a, b) for a, b in zip(model.parameters(), before, strict=True))
-        assert Decoder(model, 1, 4, 4).fused is None
+        assert CachedDecoder(model, 1, 4, 4).fused is None
     torch.testing.assert_close(stepped(adapted), stepped(model_of("qwen2")), atol=1e-4, rtol=0)
 
 
@@ -111,7 +111,7 @@ def test_int8_weights_take_a_byte_and_stay_within_half_a_step(kind: str) -> None
             error = (m.weight * m.scale[:, None] - exact[name]).abs()
             assert (error <= m.scale[:, None] * 0.5001).all() and m.weight.abs().amax() == 127
     assert sum(isinstance(m, Int8Linear) for m in model.modules()) == 14 and type(model.lm_head) is nn.Linear
-    assert Decoder(model, 1, 4, 4).fused is not None
+    assert CachedDecoder(model, 1, 4, 4).fused is not None
     apart = stepped(model)
     join_weights(model)
     # as the general path, which the next lines take

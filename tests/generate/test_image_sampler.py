@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from liquid_train.data.sequences import build_sequence, encode_text, prompt_ids, question_ids
-from liquid_train.generate.decoder import STEM, Decoder
+from liquid_train.generate.decoder import STEM, CachedDecoder
 from liquid_train.generate.image_sampler import ImageSampler, Sampling, pick, sample_images, uniform_numbers
 from liquid_train.generate.text_sampler import answer, caption, complete
 from tests.tiny_model import ARCHITECTURES, tiny
@@ -294,6 +294,6 @@ def test_too_long_a_prompt_is_refused_with_the_limit(qwen):
 def test_the_head_reads_only_the_rows_asked_for(qwen):
     model, vocabulary = qwen
     ids = torch.tensor([[1, 2, 3]])
-    hidden = Decoder(model, 1, 3, 3).feed(ids, torch.full_like(ids, STEM), torch.arange(3)[None])
-    part = Decoder(model, 1, 3, 3).logits(hidden, 5, 9)
+    hidden = CachedDecoder(model, 1, 3, 3).feed(ids, torch.full_like(ids, STEM), torch.arange(3)[None])
+    part = CachedDecoder(model, 1, 3, 3).logits(hidden, 5, 9)
     torch.testing.assert_close(part, model(ids).logits[..., 5:9])

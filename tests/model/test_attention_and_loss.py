@@ -10,7 +10,8 @@ import torch
 import torch.nn.functional as F
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from liquid_train.model.attention import PACKED, DocumentPlan, rectangle_length
+from liquid_train.data.document_plan import DocumentPlan
+from liquid_train.model.attention import PACKED
 from liquid_train.model.loss import ChunkedCrossEntropy, HeadOptions
 
 FAMILIES: dict[str, dict[str, Any]] = {
@@ -72,11 +73,6 @@ def test_without_a_plan_it_refuses() -> None:
     model = AutoModelForCausalLM.from_config(config, attn_implementation=PACKED)
     with pytest.raises(ValueError, match="document_plan"):
         model(input_ids=torch.zeros(1, 4, dtype=torch.long), use_cache=False)
-
-
-def test_rectangles_waste_at_most_a_quarter() -> None:
-    for length in range(32, 5000):
-        assert length <= rectangle_length(length) <= 1.25 * length
 
 
 def plain(

@@ -1,4 +1,4 @@
-"""Kernels for packed rows against rectangles: FlexAttention's forward for real, the CUDA kernels through stand-ins that
+"""Kernels for packed rows against padded_sdpa: FlexAttention's forward for real, the CUDA kernels by stand-ins that
 keep their contract."""
 
 from __future__ import annotations
@@ -11,8 +11,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from liquid_train.config.compose import load
+from liquid_train.data.document_plan import DocumentPlan
 from liquid_train.model import attention
-from liquid_train.model.attention import DocumentPlan, choose_kernel
+from liquid_train.model.attention import choose_kernel
 
 ROWS, LENGTHS = 2, [[3, 17, 1, 40, 9], [70]]
 CPU = torch.device("cpu")
@@ -41,8 +43,8 @@ def attend(kernel: str, inputs: tuple[torch.Tensor, ...], softcap: float | None,
 @pytest.mark.parametrize(("softcap", "window"), CASES)
 @pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
 @torch.no_grad()
-def test_flex_equals_rectangles(softcap: float | None, window: int | None) -> None:
-    ours, expected = (attend(kernel, tensors(), softcap, window) for kernel in ("flex", "rectangles"))
+def test_flex_equals_padded_sdpa(softcap: float | None, window: int | None) -> None:
+    ours, expected = (attend(kernel, tensors(), softcap, window) for kernel in ("flex", "padded_sdpa"))
     torch.testing.assert_close(ours, expected, atol=1e-5, rtol=1e-5)
 
 
@@ -114,7 +116,7 @@ def test_flash_and_varlen_are_called_as_documented(
     for kernel in ("flash", "varlen") if softcap is None else ("flash",):
         torch.testing.assert_close(
             attend(kernel, tensors(), softcap, window),
-            attend("rectangles", tensors(), softcap, window),
+            attend("padded_sdpa", tensors(), softcap, window),
             atol=1e-5,
             rtol=1e-5,
         )
@@ -123,21 +125,27 @@ def test_flash_and_varlen_are_called_as_documented(
 def test_the_choice_follows_what_the_machine_can_do() -> None:
     assert (
         choose_kernel("auto", CPU, torch.bfloat16, None)
-        == choose_kernel("rectangles", CPU, torch.float32, 50.0)
-        == "rectangles"
+        == choose_kernel("padded_sdpa", CPU, torch.float32, 50.0)
+        == "padded_sdpa"
     )
     for wish in ("flash", "varlen", "flex"):
         with pytest.raises(
-            ValueError, match=rf"parallel.attention={wish}: it runs on CUDA.*possible here: auto, rectangles"
+            ValueError, match=rf"parallel.attention={wish}: it runs on CUDA.*possible here: auto, padded_sdpa"
         ):
             choose_kernel(wish, CPU, torch.bfloat16, None)
+
+
+def test_older_configs_have_another_name_for_it() -> None:
+    for name in ("padded_sdpa", "rectangles"):
+        config = load("train", ["experiment=quickstart", f"parallel.attention={name}"])
+        assert choose_kernel(config.parallel.attention, CPU, torch.float32, None) == "padded_sdpa"
 
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize(("softcap", "window"), CASES)
 @pytest.mark.parametrize("kernel", ["flash", "varlen", "flex"])
-def test_on_a_gpu_outputs_and_gradients_equal_rectangles(
+def test_on_a_gpu_outputs_and_gradients_equal_padded_sdpa(
     kernel: str, softcap: float | None, window: int | None
 ) -> None:
     device = torch.device("cuda")
@@ -146,7 +154,7 @@ def test_on_a_gpu_outputs_and_gradients_equal_rectangles(
     except ValueError as error:
         pytest.skip(str(error))
     found = []
-    for name, dtype in ((kernel, torch.bfloat16), ("rectangles", torch.float32)):
+    for name, dtype in ((kernel, torch.bfloat16), ("padded_sdpa", torch.float32)):
         inputs = tensors(device, dtype, head_dim=64)
         out = attend(name, inputs, softcap, window)
         out.float().square().mean().backward()

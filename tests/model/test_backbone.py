@@ -4,7 +4,6 @@ log."""
 from __future__ import annotations
 
 import json
-import math
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +12,10 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
+from liquid_train.data.document_plan import DocumentPlan
 from liquid_train.model import backbone
-from liquid_train.model.attention import DocumentPlan
 from liquid_train.model.embedding_init import fill_image_rows
 from liquid_train.model.settings import BackboneConfig
-from liquid_train.optim.adamw import learning_rate
-from liquid_train.optim.settings import ScheduleConfig
-from liquid_train.training.tracker import drop_lines_after
 from liquid_train.vocabulary import Vocabulary, add_image_tokens
 
 UNUSED = ["<unused0>", "<unused1>", "<unused2>"]
@@ -113,23 +109,3 @@ def test_weights_that_do_not_fit_are_named(tmp_path: Path) -> None:
         backbone.fill_from_folder(torch.nn.Linear(1, 1), tmp_path)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="no liquid.json"):
         backbone.load_for_inference(folder)
-
-
-def test_learning_rates() -> None:
-    cosine = [learning_rate(s, 100, 1.0, ScheduleConfig("cosine", warmup=0.1)) for s in range(100)]
-    assert (
-        cosine[0] == 0.1
-        and max(cosine) == cosine[10] == 1.0
-        and cosine[55] == pytest.approx(0.5)
-        and cosine[99] < 0.001
-    )
-    wsd = [learning_rate(s, 100, 1.0, ScheduleConfig("wsd", warmup=0.1, decay=0.2, min_lr=0.1)) for s in range(100)]
-    assert wsd[10] == wsd[79] == 1.0 and math.isclose(wsd[90], 0.55)
-    assert learning_rate(99, 100, 2.0, ScheduleConfig("constant", warmup=0.1)) == 2.0
-
-
-def test_the_log_is_cut_at_the_checkpoint(tmp_path: Path) -> None:
-    log = tmp_path / "metrics.jsonl"
-    log.write_text('{"step": 1}\n{"step": 2}\n{"step": 2, "val/loss/t2i": 1}\n{"step": 3}\n{"step": 4, "lo')
-    drop_lines_after(log, 2)
-    assert log.read_text() == '{"step": 1}\n{"step": 2}\n{"step": 2, "val/loss/t2i": 1}\n'

@@ -11,9 +11,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from liquid_train.config.compose import conf_dir, load
 from liquid_train.config.schema import TrainJob
-from liquid_train.data.loader import MicroBatch
+from liquid_train.data.batch import MicroBatch
+from liquid_train.data.document_plan import DocumentPlan
 from liquid_train.model import backbone
-from liquid_train.model.attention import DocumentPlan
 from liquid_train.model.loss import LossModule
 from liquid_train.model.settings import BackboneConfig, LossConfig
 from liquid_train.training.run_vocabulary import make_tokenizer, open_vocabulary

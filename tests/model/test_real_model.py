@@ -17,8 +17,8 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from liquid_train.checkpoint import folder as checkpoint
+from liquid_train.data.document_plan import DocumentPlan
 from liquid_train.model import backbone
-from liquid_train.model.attention import DocumentPlan
 from liquid_train.model.settings import BackboneConfig
 from liquid_train.vocabulary import IMAGE_TOKENS, Vocabulary, load_tokenizer
 from tests.distributed.running import make_data, train

@@ -109,7 +109,7 @@ def test_the_table_names_the_figures(capsys: pytest.CaptureFixture[str]) -> None
 
 
 MISTAKES = {
-    "unknown backbone": (["backbone=huge"], "Could not find 'backbone/huge'"),
+    "unknown backbone": (["backbone=huge"], "backbone=huge: no such config; one of folder"),
     "degrees against ranks": (
         ["parallel.replicate=2", "parallel.shard=3", "launch.nproc=4"],
         "parallel.replicate=2 x parallel.shard=3",

@@ -22,7 +22,8 @@ from liquid_train.data.settings import TASKS
 from liquid_train.image_tokenizer.settings import VQSettings
 from liquid_train.measurement.settings import HeldoutConfig
 from liquid_train.model.backbone import read_vocabulary
-from liquid_train.training.heldout import heldout_set
+from liquid_train.training.heldout import HeldoutSet, heldout_set
+from liquid_train.vocabulary import Vocabulary
 from tests.shard_sets import image_set, mixture_overrides
 from tests.tiny_model import save, vq
 
@@ -39,6 +40,18 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> TrainJob:
     (checkpoint / "COMMIT.json").write_text(json.dumps({"schema": 1, "step": 12, "files": {}}))
     (root / "run" / "config.yaml").write_text(to_yaml(config))
     return config
+
+
+def packed(config: TrainJob, vocabulary: Vocabulary, **options: Any) -> HeldoutSet:
+    return heldout_set(
+        config.data,
+        config.loss,
+        config.seed,
+        vocabulary,
+        vq().fingerprint,
+        micro_batch=config.train.micro_batch,
+        **options,
+    )
 
 
 def evaluated(config: TrainJob, **settings: Any) -> dict[str, Any]:
@@ -61,7 +74,7 @@ def evaluated(config: TrainJob, **settings: Any) -> dict[str, Any]:
 def test_every_document_counts_as_in_a_plain_forward_pass(config: TrainJob) -> None:
     folder = Path(config.run.dir) / "checkpoints" / "step-00000012" / "model"
     model, vocabulary = AutoModelForCausalLM.from_pretrained(folder), read_vocabulary(folder)
-    data = heldout_set(config, vocabulary, vq().fingerprint)
+    data = packed(config, vocabulary)
     sums = np.zeros((3, len(TASKS)))
     for row in data.rows:
         first = 0
@@ -109,12 +122,8 @@ def test_the_whole_split_or_a_part_of_it(config: TrainJob) -> None:
 
 def test_documents_that_fit_no_gap_get_rows_of_their_own(config: TrainJob) -> None:
     vocabulary = read_vocabulary(Path(config.run.dir) / "checkpoints" / "step-00000012" / "model")
-    longer = heldout_set(
-        replace(config, data=replace(config.data, seq_len=512)), vocabulary, vq().fingerprint, whole=True
-    )
-    shorter = heldout_set(
-        replace(config, data=replace(config.data, seq_len=100)), vocabulary, vq().fingerprint, whole=True
-    )
+    longer = packed(replace(config, data=replace(config.data, seq_len=512)), vocabulary, whole=True)
+    shorter = packed(replace(config, data=replace(config.data, seq_len=100)), vocabulary, whole=True)
     tokens = [sum(int((row.tasks == TASKS.index("text")).sum()) for row in data.rows) for data in (longer, shorter)]
     assert tokens[0] == tokens[1] > 0  # texts are cut, none is lost
     assert (
@@ -139,8 +148,6 @@ def test_what_cannot_be_measured_is_said_before(config: TrainJob, tmp_path: Path
         )
     }
     with pytest.raises(ValueError, match="data.heldout.t2i.path=.*codes of another VQ"):
-        heldout_set(
-            replace(config, data=replace(config.data, heldout=other)), read_vocabulary(folder), vq().fingerprint
-        )
+        packed(replace(config, data=replace(config.data, heldout=other)), read_vocabulary(folder))
     with pytest.raises(ValueError, match="heldout.batches=0"):
         load("eval", ["checkpoint=x", "heldout.batches=0"])

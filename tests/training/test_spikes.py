@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
 import torch
 
 from liquid_train.checkpoint.folder import checkpoint_name
+from liquid_train.checkpoint.progress import GuardState
 from liquid_train.config.compose import load
 from liquid_train.data.settings import TASKS
 from liquid_train.distributed.hang_detection import collective_timeout, lost_peer
-from liquid_train.train import check_skipped
 from liquid_train.training.settings import SpikeConfig
-from liquid_train.training.spikes import GuardState, is_spike, limit, parts_of
+from liquid_train.training.spikes import check_skipped, is_spike, limit, parts_of
 
 
 def normal(n: int, mean: float = 2.0, deviation: float = 0.05) -> list[float]:
@@ -72,7 +73,7 @@ def test_none_is_a_spike_before_half_of_the_window_is_known() -> None:
 
 
 @pytest.mark.parametrize(("action", "found"), [("warn", 10), ("skip", 30)])
-def test_a_new_level_is_learned_unless_spikes_are_acted_on(action: str, found: int) -> None:
+def test_a_new_level_is_learned_unless_spikes_are_acted_on(action: Literal["warn", "skip"], found: int) -> None:
     """Where steps are left out the level cannot be a new one of the model: train.max_skipped ends the run."""
     state, config = GuardState(), SpikeConfig(action=action, window=20)
     for loss in normal(20):

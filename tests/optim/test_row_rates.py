@@ -1,4 +1,4 @@
-"""Learning rates: of the step, of single rows, and of a decay that branches off a longer run."""
+"""Learning rates of single rows of embedding and head."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ import pytest
 import torch
 from transformers import PreTrainedModel
 
-from liquid_train.optim.adamw import RowRates, build_optimizer, learning_rate
-from liquid_train.optim.settings import OptimizerConfig, ScheduleConfig
+from liquid_train.optim.adamw import build_optimizer
+from liquid_train.optim.row_rates import RowRates
+from liquid_train.optim.settings import OptimizerConfig
 from liquid_train.vocabulary import Vocabulary
 from tests.tiny_model import tiny
 
@@ -57,14 +58,3 @@ def test_the_first_stage_moves_new_rows_alone(tmp_path: Path, tied: bool) -> Non
             assert by[new].abs().min() > 0 and not by[~new].any()
         else:
             assert not by.any(), name
-
-
-def test_a_decay_branches_off_a_longer_run() -> None:
-    """Warmup and decay as numbers of steps: 100 steps and 400 steps are the same up to step 80."""
-    schedule = ScheduleConfig(kind="wsd", warmup=10, decay=20)
-    short, long = ([learning_rate(step, steps, 1.0, schedule) for step in range(steps)] for steps in (100, 400))
-    assert short[:80] == long[:80] and short[9] == 1.0 and short[4] == 0.5
-    assert short[80] == 1.0 and short[90] == pytest.approx(0.5) and short[99] == pytest.approx(0.05)
-    assert long[80:380] == [1.0] * 300
-    as_share = [learning_rate(step, 100, 1.0, ScheduleConfig(kind="wsd", warmup=0.1, decay=0.2)) for step in range(100)]
-    assert as_share == short

@@ -1,0 +1,57 @@
+"""`liquid checkpoint`: looking at checkpoints, and taking the model out of one."""
+
+from __future__ import annotations
+
+import argparse
+from importlib import import_module
+from pathlib import Path
+
+from liquid_train.checkpoint import folder as checkpoint
+from liquid_train.errors import UserError
+
+
+def main(rest: list[str]) -> int:
+    parser = argparse.ArgumentParser(
+        prog="liquid checkpoint", description="Look at checkpoints, and take the model out of one."
+    )
+    parser.add_argument("action", choices=("list", "verify", "export"))
+    parser.add_argument(
+        "path", help="list: a run's folder; verify: a checkpoint's; export: either (a run: its newest checkpoint)"
+    )
+    parser.add_argument(
+        "output", nargs="?", help="export: a folder that is empty or not there, or a URL such as s3://bucket/model"
+    )
+    parser.add_argument(
+        "--dtype", choices=("bf16", "fp16", "fp32"), help="export: cast the weights (default: as they are stored)"
+    )
+    parser.add_argument("--shard-gib", type=float, default=5.0, help="export: GiB of one safetensors file (default: 5)")
+    args = parser.parse_args(rest)
+    folder = Path(args.path)
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such folder")
+    if args.action == "export":
+        if args.output is None:
+            raise UserError("export needs a folder to write to: liquid checkpoint export CHECKPOINT_OR_RUN OUTPUT")
+        source = checkpoint.model_folder(folder)
+        plan = import_module("liquid_train.checkpoint.export").export(
+            source, args.output, dtype=args.dtype, shard_gib=args.shard_gib
+        )
+        print(
+            f"{source} -> {args.output}: {plan.elements:,} parameters, {plan.size / 2**30:,.2f} GiB in "
+            f"{len(plan.names)} file(s)"
+        )
+        return 0
+    if args.action == "list":
+        scored, best = checkpoint.read_scores(folder), checkpoint.best(folder)
+        for found in checkpoint.committed(folder):
+            size = sum(f["size"] for f in checkpoint.read_commit(found)["files"].values())
+            mark = (
+                f"  best: {scored['metric']} {scored['scores'][str(checkpoint.step_of(found))]:.4g}"
+                if found == best
+                else ""
+            )
+            print(f"{found}  {size / 2**20:,.1f} MiB{mark}")
+        return 0
+    wrong = checkpoint.problems(folder, hashes=True)
+    print("\n".join(wrong) if wrong else f"{folder}: complete, every file as recorded")
+    return 1 if wrong else 0

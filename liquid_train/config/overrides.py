@@ -1,0 +1,200 @@
+"""`key=value` of the command line, read by the type that the schema gives the key.
+
+Where the type is text, the value is taken as it stands, whatever characters it has: quotes, commas, `${...}`, spaces.
+Otherwise: numbers and true/false; null where the schema allows it; [a,b] for lists, whose items are taken as they stand
+too (quotes keep a comma inside one); {a: 1} for whole sections. `~key` removes a key; `+key=value` is the same as
+`key=value`. Groups (`backbone=tiny`, `experiment=quickstart`) and `hydra.*` are Hydra's own, in its grammar.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, get_args, get_origin
+
+import yaml
+from omegaconf import DictConfig, OmegaConf
+
+from liquid_train.config.explain import nearest
+from liquid_train.config.fields import Section
+from liquid_train.config.schema_walk import Described, all_keys, bare, find
+from liquid_train.errors import UserError
+
+
+@dataclass(frozen=True)
+class Override:
+    """One key set or, with value None of `removed`, taken away."""
+
+    key: str
+    value: Any = None
+    removed: bool = False
+
+
+@dataclass(frozen=True)
+class CommandLine:
+    """A job's arguments: overrides in their order, and the folders of --config-dir."""
+
+    overrides: list[str] = field(default_factory=list)
+    config_dirs: list[Path] = field(default_factory=list)
+
+    @classmethod
+    def read(cls, arguments: list[str]) -> CommandLine:
+        """Raises UserError for a flag that does not exist."""
+        line, rest = cls(), iter(arguments)
+        for argument in rest:
+            name, equals, value = argument.partition("=")
+            if name == "--config-dir":
+                value = value if equals else next(rest, "")
+                if not value:
+                    raise UserError("--config-dir needs a folder")
+                line.config_dirs.append(Path(value))
+            elif argument.startswith("-"):
+                raise UserError(f"{argument}: no such flag; settings are given as key=value (--help lists them)")
+            else:
+                line.overrides.append(argument)
+        return line
+
+    def split(self, schema: type[Section], paths: list[Path], job: str) -> tuple[list[str], list[Override]]:
+        """(what Hydra composes: choices of groups, hydra.*; single keys with their values)."""
+        chosen, values = [], []
+        groups = groups_of(paths[0] / f"{job}.yaml")
+        for text in self.overrides:
+            prefix = re.match(r"\+\+|\+|~", text)
+            key, equals, value = text[prefix.end() if prefix else 0 :].partition("=")
+            group = key.partition("@")[0]
+            if key.startswith("hydra."):
+                chosen.append(text)
+            elif _is_group(group, value, groups, schema, paths):
+                _check_choice(group, value, paths)
+                chosen.append(text)
+            elif prefix and prefix[0] == "~":
+                values.append(Override(key, removed=True))
+            elif not equals:
+                raise UserError(f"{text}: not KEY=VALUE{nearest(text, all_keys(schema))} (--help lists the keys)")
+            else:
+                values.append(Override(key, parsed(find(schema, key), value, key)))
+        return chosen, values
+
+
+def groups_of(job_file: Path) -> set[str]:
+    """The groups that a job's defaults list names."""
+    defaults = (yaml.safe_load(job_file.read_text(encoding="utf-8")) or {}).get("defaults", [])
+    return {re.sub(r"^override |^/|@.*", "", key) for entry in defaults if isinstance(entry, dict) for key in entry}
+
+
+def _is_group(name: str, value: str, groups: set[str], schema: type[Section], paths: list[Path]) -> bool:
+    if name in groups:
+        return not value.startswith("{")
+    return find(schema, name) is None and any((path / name).is_dir() for path in paths if name)
+
+
+def options(group: str, paths: list[Path]) -> list[str]:
+    """Names of a group's configs, sorted: NAME or FOLDER/NAME."""
+    folders = [path / group for path in paths]
+    return sorted({f.relative_to(d).with_suffix("").as_posix() for d in folders for f in d.rglob("*.yaml")})
+
+
+def _check_choice(group: str, value: str, paths: list[Path]) -> None:
+    if value in ("", "null") or value.startswith("["):
+        return
+    known = options(group, paths)
+    if value not in known:
+        also = " (own ones: in ./conf or --config-dir DIR)"
+        raise UserError(f"{group}={value}: no such config{nearest(value, known)}; one of {', '.join(known)}{also}")
+
+
+def parsed(item: Described | None, text: str, key: str) -> Any:
+    """The value that a text means for a setting; numbers stay text, which the schema's own check reads.
+
+    Raises UserError where the text cannot be of the setting's kind at all.
+    """
+    if item is None:
+        return text  # no such key: found when the whole is checked
+    if item.optional and text == "null":
+        return None
+    if item.section is not None or item.many or get_origin(item.type) is dict:
+        return _mapping(text, key)
+    if get_origin(item.type) is list:
+        inner = bare(get_args(item.type)[0])
+        if not (text.startswith("[") and text.endswith("]")):
+            raise UserError(f"{key}={text}: must be a list, such as [a,b]")
+        is_section = isinstance(inner, type) and issubclass(inner, Section)
+        return _yaml(text, key) if is_section else list(_items(text[1:-1]))
+    return free_value(text) if item.type is Any else text
+
+
+def free_value(text: str) -> Any:
+    """A value of no declared type: as yaml reads it, with 1e-6 for a number as well; text where it is no yaml."""
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        return text
+    if isinstance(value, str) and re.fullmatch(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+", value):
+        return float(value)
+    return value
+
+
+def _mapping(text: str, key: str) -> dict[str, Any]:
+    value = _yaml(text, key) if text.startswith("{") else None
+    if not isinstance(value, dict):
+        raise UserError(f"{key}={text}: a section of keys; give {key}.KEY=VALUE, or all of them as {{KEY: VALUE, ...}}")
+    return value
+
+
+def _yaml(text: str, key: str) -> Any:
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise UserError(f"{key}={text}: cannot be read: {' '.join(str(error).split())}") from error
+
+
+def _items(text: str) -> Iterator[str]:
+    """`a, 'b, c', <d>` -> a; b, c; <d>. A quote counts only at the beginning of an item."""
+    rest = text.strip()
+    while rest:
+        quoted = re.match(r"""(['"])((?:\\.|(?!\1).)*)\1\s*(?:,|$)""", rest)
+        if quoted:
+            yield re.sub(r"\\(.)", r"\1", quoted[2])
+            rest = rest[quoted.end() :].lstrip()
+        else:
+            item, _, rest = rest.partition(",")
+            yield item.strip()
+            rest = rest.lstrip()
+
+
+def apply(config: DictConfig, values: list[Override], schema: type[Section]) -> None:
+    """Set the keys in a composed config. Raises UserError for a key below something that is no section."""
+    OmegaConf.set_struct(config, False)
+    for override in values:
+        *path, last = override.key.split(".")
+        place: Any = config
+        for part in path:
+            if not OmegaConf.is_dict(place):
+                break
+            if part not in place or place._get_node(part) is None or place._is_none() or _is_null(place, part):
+                place[part] = {}
+            place = place[part]
+        if not OmegaConf.is_dict(place) or (override.removed and last not in place):
+            raise UserError(f"{override.key}: no such key{nearest(override.key, all_keys(schema))}")
+        if override.removed:
+            del place[last]
+        else:
+            place[last] = literal(override.value)
+
+
+def _is_null(place: DictConfig, part: str) -> bool:
+    node = place._get_node(part)
+    return getattr(node, "_is_none", lambda: False)() or OmegaConf.is_missing(place, part)
+
+
+def literal(value: Any) -> Any:
+    """Text in which `${...}` stands for itself: what OmegaConf is given in place of a value of the command line."""
+    if isinstance(value, str):
+        return re.sub(r"(\\*)\$\{", lambda m: m[1] * 2 + r"\${", value)
+    if isinstance(value, list):
+        return [literal(v) for v in value]
+    if isinstance(value, dict):
+        return {k: literal(v) for k, v in value.items()}
+    return value

@@ -1,0 +1,116 @@
+"""The parts that a run is built from: its progress, vocabulary, model card and sharded model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+
+from liquid_train.checkpoint.progress import Progress, read_progress
+from liquid_train.checkpoint.resume import as_lines, changes_since, continued
+from liquid_train.checkpoint.state import load_checkpoint
+from liquid_train.config.schema import TrainJob
+from liquid_train.data.shards import ShardSet
+from liquid_train.distributed.parallelize import World, compute_dtype, parallelize
+from liquid_train.image_tokenizer.preprocess import nearest_size
+from liquid_train.image_tokenizer.taming import ImageTokenizer
+from liquid_train.model import backbone
+from liquid_train.model.attention import choose_kernel, describe, implementation
+from liquid_train.model.embedding_init import fill_image_rows
+from liquid_train.model.loss import LossModule
+from liquid_train.optim.adamw import build_optimizer
+from liquid_train.optim.row_rates import RowRates
+from liquid_train.training.metrics import Compute
+from liquid_train.training.run_vocabulary import make_tokenizer, open_vocabulary
+from liquid_train.vocabulary import UNCONDITIONAL, Vocabulary
+
+
+def restore_progress(
+    config: TrainJob, checkpoint: Path | None, sets: dict[str, ShardSet]
+) -> tuple[Progress, list[str]]:
+    """How far the run has come, and lines that name what has changed since the checkpoint.
+
+    Raises UserError where the checkpoint cannot be continued under this config or with these shard sets.
+    """
+    shards = {name: s.digest for name, s in sets.items()}
+    if not checkpoint:
+        return Progress(shards=shards), []
+    changes = changes_since(checkpoint, config, shards)
+    progress = read_progress(checkpoint)[0]
+    progress.streams, given_up = continued(progress.streams, changes, config)
+    progress.shards = shards
+    return progress, [*(f"changed since the checkpoint: {line}" for line in as_lines(changes)), *given_up]
+
+
+def build_vocabulary(
+    config: TrainJob, checkpoint: Path | None, sets: dict[str, ShardSet], codebook_size: int, main: bool
+) -> Vocabulary:
+    """The checkpoint's vocabulary, or a new run's, whose tokenizer the main rank makes; a collective."""
+    folder = checkpoint / "model" if checkpoint else Path(config.run.dir) / "tokenizer"
+    if main and not checkpoint:
+        make_tokenizer(config, sets, folder)
+    dist.barrier()
+    return open_vocabulary(config, folder, codebook_size)
+
+
+def build_card(
+    config: TrainJob, sets: dict[str, ShardSet], vocabulary: Vocabulary, image_tokenizer: ImageTokenizer
+) -> backbone.ModelCard:
+    """What liquid.json tells an inference program of the model's images and prompts."""
+    sizes = list(dict.fromkeys(size for s in sets.values() for size in s.multiratio_sizes))
+    if sizes:
+        width, height = nearest_size(sizes, 1, 1)
+        grid = [height // image_tokenizer.downsampling, width // image_tokenizer.downsampling]
+    else:
+        grid = next((list(sample["codes"].shape) for s in sets.values() for sample in s if "codes" in sample), [])
+    return backbone.ModelCard(
+        vocabulary.image_start,
+        vocabulary.codebook_size,
+        image_tokenizer.fingerprint,
+        config.vq.config,
+        config.vq.checkpoint,
+        grid,
+        config.data.prompts[0],
+        null_prompt=UNCONDITIONAL if config.data.unconditional else "",
+        sizes=[list(size) for size in sizes],
+    )
+
+
+@dataclass
+class TrainedModel:
+    """The sharded model under its loss, with its optimizer. compute: for FLOPs; attention: how it is computed, in
+    words."""
+
+    root: LossModule
+    optimizer: torch.optim.AdamW
+    rates: RowRates
+    compute: Compute
+    attention: str
+
+
+def build_model(
+    config: TrainJob, checkpoint: Path | None, vocabulary: Vocabulary, image_tokenizer: ImageTokenizer, world: World
+) -> TrainedModel:
+    """On meta, then sharded, then filled: from the checkpoint, a published model, or at random; a collective."""
+    settings = config.backbone
+    hf_config = backbone.model_config(settings, vocabulary.text_size)
+    softcap = getattr(hf_config, "attn_logit_softcapping", None)
+    kernel = choose_kernel(config.parallel.attention, world.device, compute_dtype(config.parallel), softcap)
+    lm = backbone.build(hf_config, vocabulary, implementation(kernel))
+    root = LossModule.of(lm, vocabulary, config.loss)
+    compute = Compute.of(lm, vocabulary, world.device)
+    parallelize(root, lm, config.parallel, world)
+    backbone.materialize(lm, world.device, offloaded=config.parallel.cpu_offload)
+    optimizer = build_optimizer(lm, config.optimizer)
+    rates = RowRates(lm, vocabulary, config.optimizer)
+    if checkpoint:
+        load_checkpoint(checkpoint, root, optimizer)
+    elif settings.init == "pretrained":
+        assert settings.path is not None
+        backbone.fill_from_folder(lm, settings.path)
+        fill_image_rows(lm, vocabulary, settings.image_init, image_tokenizer.quantize.embedding.weight, config.seed)
+    else:
+        backbone.fill_random(lm, config.seed)
+    return TrainedModel(root, optimizer, rates, compute, describe(kernel, softcap))
