@@ -14,12 +14,13 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from evals.easy_vqa.shapes_and_colors import CAPTIONS, generate_images, score
+from evals.easy_vqa.prompts import CAPTIONS
+from evals.easy_vqa.shapes_and_colors import score
+from evals.generated import generate_images
 from liquid_train.checkpoint.folder import model_folder
-from liquid_train.config.compose import package_path
 from liquid_train.generate.session import open_model
+from liquid_train.image_tokenizer.opening import open_image_tokenizer
 from liquid_train.image_tokenizer.settings import VQSettings
-from liquid_train.image_tokenizer.taming import ImageTokenizer
 from liquid_train.measurement.measurement import ModelHandle
 
 SCALES = [1.0, 1.5, 2.0, 3.0, 5.0, 7.0]  # 1: no guidance
@@ -29,9 +30,7 @@ PER_PROMPT = 10
 def scores(run: str, scales: list[float]) -> list[dict[str, float]]:
     """Of the run's newest checkpoint, at every scale with the same seeds."""
     session = open_model(model_folder(run), "auto", vq=VQSettings(config="auto", checkpoint="auto"))
-    tokenizer = ImageTokenizer.from_files(
-        package_path(session.card.vq_config), package_path(session.card.vq_checkpoint), parts=("decoder",)
-    )
+    tokenizer = open_image_tokenizer(session.card.vq, parts=("decoder",))
     handle = ModelHandle.of(session, tokenizer)
     prompts = [caption for caption in CAPTIONS for _ in range(PER_PROMPT)]
     found = []

@@ -53,7 +53,7 @@ from data_prep import tokenize
 from liquid_train.config.compose import load
 from liquid_train.config.schema import TrainJob
 from liquid_train.data.packing import Sequence as Row
-from liquid_train.data.sequences import IGNORED
+from liquid_train.data.sequence_pieces import IGNORED
 from liquid_train.distributed.parallelize import process_group
 from liquid_train.generate.live_model import live_model
 from liquid_train.training.trainer import Trainer as OurTrainer

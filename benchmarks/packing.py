@@ -30,9 +30,10 @@ from liquid_train.config.schema import TrainJob
 from liquid_train.data.loader import BatchLoader, source_readers
 from liquid_train.data.mixture import Mixture
 from liquid_train.data.packing import PackedStream
-from liquid_train.data.sequences import DEFAULT_PROMPT, build_sequence
+from liquid_train.data.sequences import build_sequence
 from liquid_train.data.settings import DataConfig, SourceConfig
 from liquid_train.data.shards import ShardSet
+from liquid_train.data.tasks.t2i import DEFAULT_PROMPT
 from liquid_train.vocabulary import Vocabulary, train_bpe
 
 IMAGES, TEXTS, PER_SHARD, SIDE, CODEBOOK = 2048, 2048, 1024, 32, 8192

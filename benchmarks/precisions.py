@@ -14,14 +14,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from evals.easy_vqa.shapes_and_colors import CAPTIONS, generate_images, score
+from evals.easy_vqa.prompts import CAPTIONS
+from evals.easy_vqa.shapes_and_colors import score
+from evals.generated import generate_images
 from liquid_train.checkpoint.folder import model_folder
-from liquid_train.config.compose import package_path
 from liquid_train.data.sequences import prompt_ids
 from liquid_train.generate.image_sampler import sample_images
 from liquid_train.generate.session import DTYPES, Session, open_model
+from liquid_train.image_tokenizer.opening import open_image_tokenizer
 from liquid_train.image_tokenizer.settings import VQSettings
-from liquid_train.image_tokenizer.taming import ImageTokenizer
 from liquid_train.measurement.measurement import ModelHandle
 
 PER_PROMPT, GUIDANCE, TEMPERATURE = 10, 3.0, 0.8
@@ -50,9 +51,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     for precision in DTYPES:
         session = open_model(folder, "cpu", precision, vq=AUTO)
         if exact is None:
-            tokenizer = ImageTokenizer.from_files(
-                package_path(session.card.vq_config), package_path(session.card.vq_checkpoint), parts=("decoder",)
-            )
+            tokenizer = open_image_tokenizer(session.card.vq, parts=("decoder",))
             images = sample_images(
                 session.model,
                 session.vocabulary,

@@ -29,8 +29,10 @@ from data_prep import tokenize
 from data_prep.sources.easy_vqa import load_split
 from liquid_train.config.compose import load
 from liquid_train.data.shards import ShardSet
+from liquid_train.image_tokenizer.base import scale_pixels
+from liquid_train.image_tokenizer.kinds.taming.config import VQConfig
+from liquid_train.image_tokenizer.kinds.taming.network import TamingVQGAN
 from liquid_train.image_tokenizer.preprocess import cover, read_rgb
-from liquid_train.image_tokenizer.taming import ImageTokenizer, VQConfig, scale_pixels
 
 THREADS = 8
 NEAR_TIE = 1e-4  # relative difference of the two nearest entries' distances, below which a code may differ
@@ -49,7 +51,7 @@ DDCONFIG = {
 
 
 def published_way(
-    model: ImageTokenizer, rows: list[dict[str, str]], root: Path, size: int, output: Path
+    model: TamingVQGAN, rows: list[dict[str, str]], root: Path, size: int, output: Path
 ) -> tuple[float, list[list[int]]]:
     """(seconds, codes of every image)."""
 
@@ -83,7 +85,7 @@ def ours(pairs: Path, output: Path, size: int, vq: list[str], precision: str) ->
     return time.perf_counter() - started, np.stack([s["codes"].ravel() for s in ShardSet(output)])
 
 
-def near_ties(model: ImageTokenizer, rows: list[dict[str, str]], root: Path, size: int, differ: np.ndarray) -> int:
+def near_ties(model: TamingVQGAN, rows: list[dict[str, str]], root: Path, size: int, differ: np.ndarray) -> int:
     """How many of the differing codes [images, codes] lie between two entries that are equally near."""
     near = 0
     for n in np.flatnonzero(differ.any(1)):
@@ -94,14 +96,12 @@ def near_ties(model: ImageTokenizer, rows: list[dict[str, str]], root: Path, siz
                 .permute(0, 2, 3, 1)
                 .reshape(-1, model.config.embed_dim)[torch.from_numpy(np.flatnonzero(differ[n]))]
             )
-            best = (
-                torch.cdist(z.double(), model.quantize.embedding.weight.double()).square().topk(2, largest=False).values
-            )
+            best = torch.cdist(z.double(), model.code_vectors().double()).square().topk(2, largest=False).values
         near += int(((best[:, 1] - best[:, 0]) / best[:, 1] < NEAR_TIE).sum())
     return near
 
 
-def psnr(model: ImageTokenizer, codes: np.ndarray, rows: list[dict[str, str]], root: Path, size: int) -> float:
+def psnr(model: TamingVQGAN, codes: np.ndarray, rows: list[dict[str, str]], root: Path, size: int) -> float:
     """Mean PSNR in dB of decoded codes [images, codes] against the cropped images."""
     values = []
     for n, grid in enumerate(codes):
@@ -119,8 +119,8 @@ def prepare(args: argparse.Namespace, folder: Path) -> tuple[Path, Path, list[st
     config, checkpoint = args.vq_config, args.vq_checkpoint
     if config is None:
         torch.manual_seed(0)
-        model = ImageTokenizer(VQConfig(DDCONFIG, 1024, 64))
-        torch.nn.init.normal_(model.quantize.embedding.weight, std=0.3)
+        model = TamingVQGAN(VQConfig(DDCONFIG, 1024, 64))
+        torch.nn.init.normal_(model.code_vectors(), std=0.3)
         config, checkpoint = folder / "vqgan.yaml", folder / "model.safetensors"
         config.write_text(
             yaml.safe_dump({"model": {"params": {"ddconfig": DDCONFIG, "n_embed": 1024, "embed_dim": 64}}})
@@ -160,7 +160,7 @@ def main(argv: list[str] | None = None) -> None:
         folder = Path(temporary)
         pairs, root, vq = prepare(args, folder)
         rows = [json.loads(line) for line in pairs.read_text().splitlines()]
-        model = ImageTokenizer.from_files(*(o.partition("=")[2] for o in vq))
+        model = TamingVQGAN.from_files(*(o.partition("=")[2] for o in vq))
         seconds: dict[str, list[float]] = {"published way": [], "fp32": [], "bf16": []}
         codes: dict[str, np.ndarray] = {}
         for n in range(args.repeats):

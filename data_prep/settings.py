@@ -15,7 +15,7 @@ class TokenizeSettings(Section):
 
     kind_key = "source"
 
-    source: Annotated[str, setting("what kind of input")] = MISSING
+    source: Annotated[str, setting("what kind of input", kinds="data_prep.sources:SOURCES")] = MISSING
     input: Annotated[
         str | None,
         setting(

@@ -3,61 +3,34 @@
     source -> plan: rows of every input, batch size -> shards of tokenize.shard_size rows -> parts -> encoder -> tars ->
     index.json
 
-Row n of the source always lies in shard n // shard_size, and a batch never crosses a shard: so a set's bytes depend
-neither on the number of parts and processes nor on how often the job was killed and started again.
+Row n of the source always goes into shard n // shard_size, and a batch never crosses a shard. A set's bytes therefore
+depend neither on the number of parts and processes nor on how often the job was killed and restarted.
 """
 
 from __future__ import annotations
 
 import logging
-import os
-import re
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import yaml
-
-from data_prep.encode.crops import Crop, make_crop
+from data_prep.encode.crops import Crop
+from data_prep.encode.encoding import Encoding, check_device, open_crop, open_encoding
 from data_prep.settings import TokenizeJob, TokenizeSettings
 from data_prep.shard_set.folder import SetFolder
 from data_prep.shard_set.maker import SetMaker
-from data_prep.shard_set.plan import Plan, flatten, parse_part
+from data_prep.shard_set.plan import SetPlan, flat_keys, parse_part
 from data_prep.shard_set.writer import CHUNK_SAMPLES
-from data_prep.sources import Source, open_source
-from liquid_train.config.compose import package_path
+from data_prep.source import Source
+from data_prep.sources import open_source
 from liquid_train.errors import UserError
 from liquid_train.files import check_folder, concerns, sha256_of
-from liquid_train.image_tokenizer.settings import VQSettings
-
-if TYPE_CHECKING:  # torch is imported only where something is left to encode
-    from data_prep.encode.encoder import BatchEncoder
+from liquid_train.image_tokenizer.opening import kind_record, tokenizer_files
 
 log = logging.getLogger(__name__)
 
-# of what this program writes; part of the recipe: raise it when the same settings give other samples than before
+# Version of what this program writes, part of the recipe: raise it when the same settings give other samples
 FORMAT = 2
-
-
-@dataclass(frozen=True)
-class Encoding:
-    """How the images of a set are encoded. `identity` is what codes can depend on besides the recipe."""
-
-    encoder: BatchEncoder
-    crop: Crop
-    workers: int
-
-    @property
-    def identity(self) -> dict[str, Any]:
-        import torch
-
-        settings = self.encoder.settings
-        return {
-            "device": settings.device.partition(":")[0],
-            "batch_size": settings.batch_size,
-            "compile": settings.compile,
-            "torch": torch.__version__,
-        }
 
 
 def run(config: TokenizeJob) -> None:
@@ -70,18 +43,20 @@ def run(config: TokenizeJob) -> None:
     t = config.tokenize
     part = parse_part(t.part)
     source = open_source(t, config.seed)
-    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", t.device):
-        raise UserError(f"tokenize.device={t.device}: one of auto, cpu, cuda, cuda:N")
+    check_device(t.device)
     crop = open_crop(t, config.vq) if source.has_images else None
     recipe = make_recipe(config, source, crop)
     folder = SetFolder(Path(t.output))
     encoding: Encoding | None = None
-    different = differences(folder.recipe, recipe)
+    if crop and not tokenizer_files(config.vq):  # no file tells such a tokenizer from another: its fingerprint does
+        encoding = open_encoding(config, crop)
+        recipe["vq"]["fingerprint"] = encoding.encoder.model.fingerprint
+    different = recipe_differences(folder.recipe, recipe)
     if different and folder.recipe and all(line.startswith("vq.") for line in different) and crop:
-        encoding = open_encoding(config, crop)  # other files, but perhaps the same model in another format
+        encoding = encoding or open_encoding(config, crop)  # other files, but perhaps the same model in another format
         if encoding.encoder.model.fingerprint == folder.recipe["vq"]["fingerprint"]:
             different, recipe = [], folder.recipe
-    _refuse(t, different)
+    _refuse_other_set(t, different)
     if not different and folder.is_complete():
         assert folder.index is not None
         print(
@@ -96,7 +71,7 @@ def run(config: TokenizeJob) -> None:
     try:
         with folder.opened():
             with folder.planning():
-                _refuse(t, differences(folder.recipe, recipe))
+                _refuse_other_set(t, recipe_differences(folder.recipe, recipe))
                 encoding, plan = settle_plan(t, source, folder, encoding, recipe)
                 folder.begin(plan)
             SetMaker(t, source, folder, plan, part, encoding).make()
@@ -105,58 +80,38 @@ def run(config: TokenizeJob) -> None:
         raise UserError(f"{key}: {error}; finished shards are kept, the same command goes on from there") from error
 
 
-def open_crop(t: TokenizeSettings, vq: VQSettings) -> Crop:
-    """The crop for this VQ, told without torch. Raises UserError where a file of the VQ is missing or a size does not
-    fit it."""
-    config = package_path(vq.config)
-    for key, path in (("config", config), ("checkpoint", package_path(vq.checkpoint))):
-        if not path.is_file():
-            raise UserError(
-                f"vq.{key}={getattr(vq, key)}: no such file; give the VQGAN's "
-                f"{'yaml' if key == 'config' else '.ckpt or .safetensors'}"
-            )
-    try:
-        ddconfig = yaml.safe_load(config.read_text())["model"]["params"]["ddconfig"]
-        downsampling, resolution = 2 ** (len(ddconfig["ch_mult"]) - 1), int(ddconfig["resolution"])
-    except (KeyError, TypeError, ValueError, yaml.YAMLError) as error:
-        raise UserError(
-            f"vq.config={vq.config}: not a VQGAN yaml (needs model.params.ddconfig with ch_mult and resolution): "
-            f"{error}"
-        ) from error
-    return make_crop(t.crop, t.size, t.sizes, t.max_aspect, downsampling=downsampling, resolution=resolution)
-
-
 def make_recipe(config: TokenizeJob, source: Source, crop: Crop | None) -> dict[str, Any]:
-    """Everything that determines a set's content but the VQ's fingerprint, which is not known without torch."""
+    """Everything that determines a set's content but the fingerprint of its image tokenizer, which is not known without
+    torch. Raises UserError where a file of the tokenizer is missing."""
     t = config.tokenize
     recipe = {
         "format": FORMAT,
-        "source": {"name": t.source, **source.recipe()},
+        "source": {"name": t.source, **({"options": t.options} if t.options else {}), **source.recipe()},
         "shard_size": t.shard_size,
         "chunk_samples": CHUNK_SAMPLES,
     }
     if crop is None:
         return {**recipe, "max_characters": t.max_characters}
-    files = {key: sha256_of(package_path(getattr(config.vq, key))) for key in ("config", "checkpoint")}
-    return {**recipe, "vq": files, "crop": crop.recipe(), "precision": t.precision}
+    files = {key: sha256_of(path) for key, path in tokenizer_files(config.vq).items()}
+    return {**recipe, "vq": {**kind_record(config.vq), **files}, "crop": crop.recipe(), "precision": t.precision}
 
 
-def differences(old: dict[str, Any] | None, new: dict[str, Any]) -> list[str]:
+def recipe_differences(old: dict[str, Any] | None, new: dict[str, Any]) -> list[str]:
     """What a folder's recipe has otherwise, as lines "key: OLD there, NEW asked for"; empty where there is nothing
     yet."""
     if old is None:
         return []
     if not old:
         return ["its shards have no recipe"]
-    a, b = flatten(old), flatten(new)
+    a, b = flat_keys(old), flat_keys(new)
     unknown = {"vq.fingerprint"} if "vq.fingerprint" not in b else set()
     keys = sorted((a.keys() | b.keys()) - unknown, key=lambda key: (key != "source.name", key))
     keys = [key for key in keys if a.get(key) != b.get(key)]
-    lines = [f"{key}: {_short(a.get(key))} there, {_short(b.get(key))} asked for" for key in keys[:4]]
+    lines = [f"{key}: {_abridged(a.get(key))} there, {_abridged(b.get(key))} asked for" for key in keys[:4]]
     return [*lines, f"and {len(keys) - 4} more"] if len(keys) > 4 else lines
 
 
-def _refuse(t: TokenizeSettings, different: list[str]) -> None:
+def _refuse_other_set(t: TokenizeSettings, different: list[str]) -> None:
     if different and not t.overwrite:
         raise UserError(
             f"tokenize.output={t.output} holds another set: {'; '.join(different)}; "
@@ -164,15 +119,15 @@ def _refuse(t: TokenizeSettings, different: list[str]) -> None:
         )
 
 
-def _short(value: Any) -> str:
+def _abridged(value: Any) -> str:
     text = "nothing" if value is None else str(value)
     return text if len(text) <= 24 else text[:12] + "..."  # a digest
 
 
 def settle_plan(
     t: TokenizeSettings, source: Source, folder: SetFolder, encoding: Encoding | None, recipe: dict[str, Any]
-) -> tuple[Encoding | None, Plan]:
-    """The plan that lies in the folder, or a new one; and the encoding with the plan's batch size.
+) -> tuple[Encoding | None, SetPlan]:
+    """The plan found in the folder, or a new one, and the encoding with the plan's batch size.
 
     Raises UserError where another machine's choices cannot be followed, and for a source without rows.
     """
@@ -181,7 +136,7 @@ def settle_plan(
         if encoding is None or plan.encoder is None:
             return encoding, plan
         if t.batch_size == "auto":
-            encoding = _with_batch(encoding, int(plan.encoder["batch_size"]))
+            encoding = encoding.with_batch(int(plan.encoder["batch_size"]))
         if encoding.identity == plan.encoder:
             return encoding, plan
         if not t.overwrite:
@@ -197,10 +152,10 @@ def settle_plan(
     if encoding and t.batch_size == "auto":
         from data_prep.encode.batch_size import fastest_batch
 
-        encoding = _with_batch(encoding, fastest_batch(encoding.encoder, encoding.crop.size, encoding.crop.size))
+        encoding = encoding.with_batch(fastest_batch(encoding.encoder, encoding.crop.size, encoding.crop.size))
         log.info("%s: batches of %d, the fastest here", t.output, encoding.encoder.settings.batch_size)
     inputs = [[name, source.count(name)] for name in source.inputs()]
-    plan = Plan(recipe, inputs, None, dict(source.omitted()), max_bad=t.max_bad)
+    plan = SetPlan(recipe, inputs, None, dict(source.omitted()), max_bad=t.max_bad)
     if encoding:
         model = encoding.encoder.model
         of_vq: dict[str, Any] = {
@@ -214,40 +169,3 @@ def settle_plan(
             f"tokenize.input={t.input}: no rows in it; tokenize.source={t.source} found nothing to tokenize"
         )
     return encoding, plan
-
-
-def _with_batch(encoding: Encoding, batch_size: int) -> Encoding:
-    encoding.encoder.settings = replace(encoding.encoder.settings, batch_size=batch_size)
-    return encoding
-
-
-def open_encoding(config: TokenizeJob, crop: Crop) -> Encoding:
-    """Load the VQ and settle where it runs. Raises UserError when its files do not fit or the device is not there."""
-    import torch
-
-    from data_prep.encode.encoder import BatchEncoder, EncoderSettings
-
-    t = config.tokenize
-    device = t.device
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    if device == "cuda":
-        device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"  # torchrun: one rank a GPU
-    if device != "cpu" and int(device.partition(":")[2]) >= torch.cuda.device_count():
-        raise UserError(
-            f"tokenize.device={t.device}: this machine has {torch.cuda.device_count()} CUDA devices; give auto or cpu"
-        )
-    if t.compile and device == "cpu":
-        raise UserError("tokenize.compile=true: compiling gains nothing on a CPU; leave it out")
-    batch_size = 1 if t.batch_size == "auto" else int(t.batch_size)
-    settings = EncoderSettings(
-        package_path(config.vq.config), package_path(config.vq.checkpoint), device, t.precision, t.compile, batch_size
-    )
-    beside = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # ranks that share this machine
-    workers = max(1, _cores() // beside) if t.workers is None else t.workers
-    return Encoding(BatchEncoder(settings), crop, workers)
-
-
-def _cores() -> int:
-    """Cores this process may use (macOS cannot tell them from the machine's)."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

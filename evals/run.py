@@ -1,11 +1,11 @@
 """`liquid eval`: the chosen metrics of a model, into evals/ of the run.
 
-    evals/step-NNNNNNNN-NAME.json  every metric's numbers with their intervals and provenance (evals/suite.py lists the
-                                   names)
+    evals/step-NNNNNNNN-NAME.json  every metric's numbers with their intervals and provenance (evals/metrics/ has one
+                                   file a metric)
     evals/vqa.json                 accuracy by answer type, blind baseline, shuffled images, twelve examples
                                    (examples/*.png)
-    evals/t2i.json                 right colours and shapes, distinct images, Frechet distance; drawn.png shows the
-                                   images
+    evals/t2i.json                 of easy-VQA: right colours and shapes, distinct images, Frechet distance; drawn.png
+                                   shows the images
     evals/predictions/             answers to published benchmarks, in the formats that their servers and programs take
     evals/paper.md, paper.html     with evals=paper: the numbers next to those of the paper (evals/paper/sheet.py)
 
@@ -14,56 +14,34 @@ The same call again with the results in place does nothing and imports no torch.
 
 from __future__ import annotations
 
-import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import numpy as np
-from rich.console import Console
-from rich.table import Table
-
-from evals.benchmarks.question_files import read_benchmark
-from evals.benchmarks.score_files import score_files
+from evals.chosen import AUTO, Chosen, choose, find_all, metric_names
+from evals.errors import NotMeasurable
+from evals.identity import features_identity
+from evals.inputs import Inputs, JobInputs, prompts_identity
+from evals.json_files import write_json
+from evals.metric import Metric
 from evals.paper.sheet import measurable, write_sheet
-from evals.settings import BENCHMARKS, DRAWING, METRIC_VERSIONS, METRICS, READING, SAMPLERS_VERSION, EvalJob
+from evals.sets import EvalSets, eval_sets, in_run
+from evals.settings import SAMPLERS_VERSION, EvalJob
+from evals.tables import content_of, print_numbers, print_tables, print_values
 from liquid_train.checkpoint.folder import model_folder, step_of
-from liquid_train.config.compose import read_config
-from liquid_train.config.schema import TrainJob
 from liquid_train.data.shards import ShardSet
 from liquid_train.errors import UserError
 from liquid_train.files import check_folder, write_synced, writing
 from liquid_train.generate.job import progress_bar
-from liquid_train.generate.manifest import (
-    file_identity,
-    is_current,
-    model_identity,
-    publish,
-    staging_directory,
-    text_digest,
-)
+from liquid_train.generate.manifest import is_current, model_identity, publish, staging_directory, vq_identity
 from liquid_train.measurement.measurement import Measurement, ModelHandle, Progress, file_name, write_measurement
 
-if TYPE_CHECKING:
-    from evals.suite import Inputs
+LEFT_OUT = "left_out.json"  # what only the measuring showed to be impossible, so that it is not tried again
 
-NONE = "–"
-
-SETTINGS = (
-    "seed",
-    "images_per_prompt",
-    "guidance",
-    "temperature",
-    "top_k",
-    "max_images",
-    "metrics",
-    "caption_images",
-    "tokenizer_images",
-    "sheet",
-)
+SAMPLING = ("seed", "images_per_prompt", "guidance", "temperature", "top_k")
 
 
 def run(config: EvalJob) -> None:
@@ -73,76 +51,69 @@ def run(config: EvalJob) -> None:
         from evals.watch import watch
 
         watch(config)
-        return
-    if config.checkpoint is None:
+    elif config.checkpoint is None:
         score(config)
-        return
-    folder = model_folder(config.checkpoint)
+    else:
+        evaluate_checkpoint(config, config.checkpoint)
+
+
+def evaluate_checkpoint(config: EvalJob, checkpoint: str) -> None:
+    """Measure a checkpoint, write evals/, show the numbers."""
+    find_all([name for name in config.metrics if name != AUTO], "metrics", config)  # a wrong name is told first
+    folder = model_folder(checkpoint)
     output = output_folder(config, folder)
     config, unmeasured = measurable(config) if config.sheet is not None else (config, {})
     if config.max_images is not None and config.max_images < 1:
         raise UserError(f"max_images={config.max_images}: must be 1 or more, or null for all")
-    for path in shard_paths(config):
+    sets = eval_sets(config)
+    chosen = choose(config, sets)
+    for path in paths_read(chosen, sets):
         ShardSet(path).check_files()
-    inputs = inputs_of(config, folder)
+    inputs = inputs_of(config, folder, chosen, sets)
     step = step_of(folder.parent) if in_run(folder) else None
-    names = chosen_names(config)
-    files = [output / file_name(name, step) for name in names]
-    if is_current(output, inputs) and all(path.is_file() for path in files):
-        print(f"{output}: evaluated with these settings already; nothing to do")
-        print_tables(output)
-        print_values(files)
-        return
+    if is_current(output, inputs):
+        left_out = chosen.left_out | content_of(output / LEFT_OUT)
+        files = [output / file_name(name, step) for name in chosen.names if name not in left_out]
+        if all(path.is_file() for path in files):
+            print(f"{output}: evaluated with these settings already; nothing to do")
+            show(output, files, left_out)
+            return
     what = output_setting(config, output)
     check_folder(output, what, "give another folder with output=DIR")
     with staging_directory(output, what) as partial:
-        found, failed = evaluate(config, folder, step, partial) if names else ({}, {})
-        write_found(output, step, found, what)
+        found, failed = measure_all(config, chosen, sets, folder, step, partial) if chosen.metrics else ({}, {})
+        write_found(output, step, found, chosen.metrics, what)
         if config.sheet is not None:
-            unmeasured |= failed
-            write_sheet(
-                partial, f"{config.checkpoint}, {'the model' if step is None else f'step {step:,}'}", found, unmeasured
-            )
-            print("\n".join(f"{name}: not measured: {why}" for name, why in unmeasured.items()))
-        keep_unmeasured(output, partial, [*names, config.sheet])
+            title = f"{checkpoint}, {'the model' if step is None else f'step {step:,}'}"
+            write_sheet(partial, title, found, unmeasured | failed)
+        elif failed:
+            write_json(partial / LEFT_OUT, failed)
+        keep_unmeasured(output, partial, chosen, config.sheet)
         publish(partial, output, inputs)
+    show(output, [output / file_name(name, step) for name in found], unmeasured | chosen.left_out | failed)
+    sheet = f"; next to the paper's numbers: {output / 'paper.html'}" if config.sheet is not None else ""
+    print(f"written to {output}{sheet}")
+
+
+def show(output: Path, files: list[Path], left_out: dict[str, str]) -> None:
+    """The numbers, and why others are not there."""
     print_tables(output)
-    print_values([path for path in files if path.is_file()])
-    print(
-        f"written to {output}"
-        + (f"; next to the paper's numbers: {output / 'paper.html'}" if config.sheet is not None else "")
-    )
+    print_values(files)
+    for name, why in left_out.items():
+        print(f"{name}: not measured: {why}")
 
 
-def chosen_names(config: EvalJob) -> list[str]:
-    """What is to be measured. Raises UserError for nothing, unless a sheet is to say so."""
-    names = [name for name in METRICS if name in config.metrics and (config.images_per_prompt or name not in DRAWING)]
-    if not names and config.sheet is None:
-        raise UserError(
-            f"images_per_prompt=0 leaves none of metrics={config.metrics} to measure; give 1 or more, or other metrics"
-        )
-    return names
-
-
-def score(config: EvalJob) -> None:
-    """Answers and a judge's marks from files, into output/model-NAME.json."""
-    assert config.output is not None  # evals.checks
-    output = Path(config.output)
-    check_folder(output, f"output={output}")
-    found = score_files(config)
-    write_found(output, None, found, f"output={output}")
-    print_values([output / file_name(name, None) for name in found])
-    print(f"written to {output}")
-
-
-def write_found(output: Path, step: int | None, found: dict[str, Measurement], what: str) -> None:
+def write_found(
+    output: Path, step: int | None, found: dict[str, Measurement], metrics: list[Metric], what: str
+) -> None:
     """Write every measurement with its predictions. Where the disk does not take them, their numbers are printed, and
     UserError is raised."""
+    families = {metric.name: metric.families for metric in metrics}
     try:
         with writing(output, what, "make room, or give another folder with output=DIR"):
             for name, measured in found.items():
                 write_predictions(output, step, measured)
-                write_measurement(output, name, step, measured)
+                write_measurement(output, name, step, measured, families[name])
                 for warning in measured.warnings:
                     print(f"{name}: {warning}")
     except UserError:
@@ -150,39 +121,16 @@ def write_found(output: Path, step: int | None, found: dict[str, Measurement], w
         raise
 
 
-def in_run(folder: Path) -> bool:
-    """Whether a model/ folder belongs to a checkpoint of a run."""
-    return folder.name == "model" and folder.parent.parent.name == "checkpoints"
-
-
-def trained_with(config: EvalJob) -> TrainJob:
-    """The config whose data.heldout is measured. Raises UserError where no run has one."""
-    if config.heldout.run is not None:
-        found, key = read_config(Path(config.heldout.run)), f"heldout.run={config.heldout.run}"
-    else:
-        key = f"checkpoint={config.checkpoint}"
-        folder = model_folder(str(config.checkpoint))
-        if not in_run(folder):
-            raise UserError(f"metrics: heldout needs a run's config, and {key} belongs to no run; give heldout.run=RUN")
-        found = read_config(folder.parents[2])
-    if not found.data.heldout:
-        raise UserError(
-            f"metrics: heldout: {key}: its data.heldout names no sources; give heldout.run=RUN with another one"
-        )
-    return found
-
-
-def heldout_identity(config: EvalJob) -> list[Any] | None:
-    if "heldout" not in config.metrics:
-        return None
-    c = trained_with(config)
-    return [
-        asdict(config.heldout),
-        asdict(c.data),
-        c.seed,
-        c.train.micro_batch,
-        {name: ShardSet(s.path).digest for name, s in c.data.heldout.items()},
-    ]
+def score(config: EvalJob) -> None:
+    """Answers and a judge's marks from files, into output/model-NAME.json."""
+    metrics = find_all([name for name in config.metrics if name != AUTO], "metrics", config)
+    assert config.output is not None  # evals/checks.py
+    output, what = Path(config.output), f"output={config.output}"
+    check_folder(output, what)
+    found = {metric.name: metric.score() for metric in metrics}
+    write_found(output, None, found, metrics, what)
+    print_values([output / file_name(name, None) for name in found])
+    print(f"written to {output}")
 
 
 def output_folder(config: EvalJob, folder: Path) -> Path:
@@ -198,81 +146,26 @@ def output_setting(config: EvalJob, output: Path) -> str:
     return f"output={output}" if config.output is not None else f"checkpoint={config.checkpoint}, whose evals/"
 
 
-def inputs_of(config: EvalJob, folder: Path) -> dict[str, Any]:
-    """Everything that decides the results: model, data, settings, and the version of each metric."""
+def inputs_of(config: EvalJob, folder: Path, chosen: Chosen, sets: EvalSets) -> dict[str, Any]:
+    """Everything that decides the results: model, data, samplers, and of each metric its version, settings and
+    files."""
+    draws = any(metric.draws for metric in chosen.metrics)
     return {
         "model": model_identity(folder),
-        "data": [ShardSet(path).digest for path in shard_paths(config)],
-        "vq": [
-            file_identity(Path(path)) if Path(path).is_file() else path
-            for path in (config.vq.config, config.vq.checkpoint)
-        ],
-        "versions": [SAMPLERS_VERSION, {name: METRIC_VERSIONS[name] for name in chosen_names(config)}],
-        "features": [
-            asdict(config.features),
-            file_identity(Path(config.features.path)) if config.features.path is not None else None,
-        ],
-        "heldout": heldout_identity(config),
-        "vqascore": asdict(config.vqascore),
-        "judges": [
-            asdict(config.clipscore),
-            [file_identity(p) for path in judge_paths(config) for p in sorted(Path(path).glob("*"))],
-        ],
-        "reference": [asdict(config.reference), text_digest(json.dumps(image_identities(config)))],
-        "wise": [
-            asdict(config.wise),
-            [file_identity(p) for p in sorted(Path(config.wise.prompts).glob("*.json"))]
-            if config.wise.prompts
-            else None,
-        ],
-        "genai_bench": [file_identity(p) for p in sorted(Path(config.genai_bench).glob("*"))]
-        if config.genai_bench is not None
-        else None,
-        "benchmarks": [
-            asdict(config.benchmarks),
-            text_digest(json.dumps([file_identity(p) for p in benchmark_paths(config)])),
-        ],
-        "language": [asdict(config.language), [file_identity(p) for p in task_files(config)]],
-        **{key: getattr(config, key) for key in SETTINGS},
+        "data": [ShardSet(path).digest for path in paths_read(chosen, sets)],
+        **vq_identity(config.vq),
+        "samplers": [SAMPLERS_VERSION, {key: getattr(config, key) for key in SAMPLING}],
+        "prompts": prompts_identity(config, sets) if draws else None,
+        "features": features_identity(config.features),
+        "metrics": {metric.name: [metric.version, metric.identity()] for metric in chosen.metrics},
+        "sheet": config.sheet,
     }
 
 
-def shard_paths(config: EvalJob) -> list[str]:
+def paths_read(chosen: Chosen, sets: EvalSets) -> list[str]:
     """The shard sets that the chosen metrics read."""
-    return [
-        path for path in (config.shards, config.train_shards) if path is not None and set(config.metrics) & set(READING)
-    ]
-
-
-def task_files(config: EvalJob) -> list[Path]:
-    where = config.language.include_path
-    return sorted(Path(where).rglob("*")) if where is not None and "language" in config.metrics else []
-
-
-def benchmark_paths(config: EvalJob) -> list[Path]:
-    """The questions and images of the chosen benchmarks, those of a folder one by one."""
-    paths = [
-        Path(p)
-        for name in BENCHMARKS
-        if name in config.metrics
-        for p in asdict(getattr(config.benchmarks, name)).values()
-        if p is not None
-    ]
-    return [file for path in paths for file in (sorted(path.rglob("*")) if path.is_dir() else [path])]
-
-
-def judge_paths(config: EvalJob) -> list[str]:
-    return [path for path in (config.vqascore.model, config.clipscore.model) if path is not None]
-
-
-def image_identities(config: EvalJob) -> list[Any]:
-    """The reference images, where they are measured."""
-    where = config.reference.folder
-    return (
-        [file_identity(p) for p in sorted(Path(where).rglob("*"))]
-        if where is not None and "reference_quality" in config.metrics
-        else []
-    )
+    kinds = [kind for metric in chosen.metrics for kind in metric.reads]
+    return list(dict.fromkeys(path for kind in kinds if (path := sets.path(kind)) is not None))
 
 
 def write_predictions(output: Path, step: int | None, measured: Measurement) -> None:
@@ -292,86 +185,58 @@ def prediction_path(output: Path, step: int | None, name: str) -> Path:
     return path
 
 
-def evaluate(
-    config: EvalJob, model: Path, step: int | None, folder: Path
+def measure_all(
+    config: EvalJob, chosen: Chosen, sets: EvalSets, model: Path, step: int | None, folder: Path
 ) -> tuple[dict[str, Measurement], dict[str, str]]:
     """(what was measured, why the others were not); what the report reads of it is written into `folder`.
 
-    Raises UserError for a metric that the data does not allow, unless it is one of a sheet.
+    Raises UserError for a named metric that the data do not allow, unless it is one of a sheet, and where nothing is
+    left.
     """
-    from evals.suite import Inputs, Suite
-    from liquid_train.generate.session import open_model
+    from liquid_train.generate.session import open_model, open_vq
 
-    benchmarks = {name: read_benchmark(name, config.benchmarks) for name in BENCHMARKS if name in config.metrics}
-    session = open_model(model, config.device, vq=config.vq)
-    inputs = Inputs(config, session, benchmarks)
-    found: dict[str, Measurement] = {}
     failed: dict[str, str] = {}
-    with reports() as report:
-        suite = Suite(ModelHandle.of(session, inputs.image_tokenizer, report), inputs)
-        for name, measure in suite.measures().items():
-            try:
-                found[name] = measure()
-            except UserError as error:
-                if config.sheet is None:
-                    raise
-                failed[name] = str(error)
-    if "vqa" in found:
-        write_examples(inputs, config.seed, folder)
-        write_json(folder / "vqa.json", {"step": step, **found["vqa"].detail})
-    if "t2i" in found:
-        from liquid_train.generate.images import contact_sheet, save_png
+    metrics = list(chosen.metrics)
 
-        save_png(folder / "drawn.png", contact_sheet(list(suite.generated.pixels), columns=config.images_per_prompt))
-        write_json(
-            folder / "t2i.json", {"step": step, **found["t2i"].detail, **frechet_summary(found.get("image_quality"))}
-        )
+    def attempt(step: Callable[[Metric], Any]) -> dict[str, Any]:
+        """What the step gave, by name. What it shows to be impossible is left out of the steps that follow."""
+        given: dict[str, Any] = {}
+        for metric in list(metrics):
+            try:
+                given[metric.name] = step(metric)
+            except UserError as error:
+                lenient = isinstance(error, NotMeasurable) and metric.name in chosen.automatic
+                if config.sheet is None and not lenient:
+                    raise
+                failed[metric.name] = str(error)
+                metrics.remove(metric)
+        return given
+
+    attempt(lambda metric: metric.read())
+    session = open_model(model, config.device, vq=config.vq)
+    sets = sets.of_vq(session.card.vq_fingerprint, session.card.codebook_size)
+    found: dict[str, Measurement] = {}
+    with reports() as report:
+        handle = ModelHandle.of(session, open_vq(session, config.vq), report)
+        inputs: Inputs = JobInputs(config, session, handle, sets)
+        attempt(lambda metric: metric.prepare(inputs))
+        found = attempt(lambda metric: metric.measure(handle, inputs))
+    if not found and config.sheet is None:
+        raise UserError("nothing can be measured: " + "; ".join(f"{n}: {w}" for n, w in failed.items()))
+    attempt(lambda metric: metric.write(folder, step, found, inputs))
     return found, failed
 
 
-def keep_unmeasured(output: Path, partial: Path, names: list[str | None]) -> None:
+def keep_unmeasured(output: Path, partial: Path, chosen: Chosen, sheet: str | None) -> None:
     """What the report reads of metrics that were not chosen this time, and the sheet, stay as they are; each says of
     which step it is."""
-    for name, patterns in (
-        ("vqa", ("vqa.json", "examples/*.png")),
-        ("t2i", ("t2i.json", "drawn.png")),
-        ("paper", ("paper.md", "paper.html")),
-    ):
-        for path in (p for pattern in patterns for p in output.glob(pattern) if name not in names):
-            copy = partial / path.relative_to(output)
-            copy.parent.mkdir(exist_ok=True)
-            shutil.copy2(path, copy)
-
-
-def write_examples(inputs: Inputs, seed: int, folder: Path) -> None:
-    """The images of the questions that vqa.json shows."""
-    from evals.metrics.vqa import choose_examples, example_name
-    from liquid_train.generate.images import decode, save_png
-
-    data = inputs.questions
-    shown = decode(
-        inputs.image_tokenizer,
-        np.stack([data.codes[data.questions[n].image] for n in choose_examples(data.questions, seed)]),
-    )
-    (folder / "examples").mkdir()
-    for i, pixels in enumerate(shown):
-        save_png(folder / example_name(i), pixels)
-
-
-def frechet_summary(quality: Measurement | None) -> dict[str, Any]:
-    """What t2i.json says of image_quality: nothing unless both were measured."""
-    if quality is None:
-        return {}
-    distances = {
-        key: value.value
-        for key, value in quality.values.items()
-        if key in ("frechet_distance", "frechet_of_reconstructions", "fid")
-    }
-    return {
-        **distances,
-        "frechet_features": quality.provenance.features,
-        "frechet_reference": quality.detail["reference"],
-    }
+    measured = {pattern for metric in chosen.metrics for pattern in metric.files}
+    every = {pattern for metric in find_all(metric_names(), "metrics") for pattern in metric.files}
+    pages = set() if sheet is not None else {"paper.md", "paper.html"}
+    for path in (p for pattern in sorted(every - measured | pages) for p in output.glob(pattern)):
+        copy = partial / path.relative_to(output)
+        copy.parent.mkdir(exist_ok=True)
+        shutil.copy2(path, copy)
 
 
 @contextmanager
@@ -386,80 +251,3 @@ def reports() -> Iterator[Progress]:
             bar.update(tasks[what], completed=done)
 
         yield report
-
-
-def write_json(path: Path, content: dict[str, Any]) -> None:
-    path.write_text(json.dumps(content, indent=1, ensure_ascii=False), encoding="utf-8")
-
-
-def print_tables(folder: Path, console: Console | None = None) -> None:
-    """What vqa.json and t2i.json say, as far as they are there, and every number of the newest step with its
-    interval."""
-    console = console or Console()
-    vqa, t2i = (read_json(folder / f"{name}.json") for name in ("vqa", "t2i"))
-    if vqa:
-        console.print(vqa_table(vqa))
-    if t2i:
-        table = Table(
-            "",
-            "drawn",
-            "judge on real images",
-            title=f"{t2i['count']} images generated from {len(t2i['prompts'])} captions",
-            title_justify="left",
-        )
-        table.add_row("right colour", percent(t2i["right_color"]), percent(t2i["judge_color_accuracy"]))
-        table.add_row("right shape", percent(t2i["right_shape"]), percent(t2i["judge_shape_accuracy"]))
-        table.add_row(
-            f"different images of {t2i['images_per_prompt']} (least, mean)",
-            f"{t2i['distinct_min']}, {t2i['distinct_mean']:.1f}",
-            "",
-        )
-        console.print(table)
-
-
-def print_values(files: list[Path], console: Console | None = None) -> None:
-    """Every number of the given measurement files with its interval."""
-    print_numbers([read_json(path)["values"] for path in files], console)
-
-
-def print_numbers(found: list[dict[str, dict[str, Any]]], console: Console | None = None) -> None:
-    """By metric name {"value", "low", "high", "n"}, as a measurement's file has them."""
-    table = Table("metric", "value", "95% interval", "n", title="All metrics", title_justify="left")
-    for values in found:
-        for key, value in values.items():
-            interval = NONE if value["low"] is None else f"{value['low']:.4g} to {value['high']:.4g}"
-            table.add_row(key, NONE if value["value"] is None else f"{value['value']:.4g}", interval, f"{value['n']:,}")
-    (console or Console()).print(table)
-
-
-def vqa_table(vqa: dict[str, Any]) -> Table:
-    table = Table(
-        "answers",
-        "questions",
-        "right",
-        "blind",
-        "shuffled images",
-        title="Questions about unseen images",
-        title_justify="left",
-    )
-    rows = [("all", vqa, vqa.get("blind_accuracy"), vqa.get("shuffled_accuracy"))]
-    for kind, own in vqa["by_type"].items():
-        rows.append(
-            (
-                kind,
-                own,
-                *(vqa[key][kind]["accuracy"] if key in vqa else None for key in ("blind_by_type", "shuffled_by_type")),
-            )
-        )
-    for kind, own, blind, shuffled in rows:
-        table.add_row(kind, f"{own['count']:,}", *(percent(value) for value in (own["accuracy"], blind, shuffled)))
-    return table
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """{} where there is no such file."""
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-
-
-def percent(value: float | None) -> str:
-    return NONE if value is None else f"{100 * value:.1f}%"

@@ -3,43 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Annotated
+from importlib import import_module
+from typing import Annotated, Any
 
 from liquid_train.config.fields import Section, setting
 from liquid_train.generate.settings import trained_with
 from liquid_train.image_tokenizer.settings import VQSettings
 from liquid_train.measurement.settings import FeaturesConfig, HeldoutConfig, LanguageConfig, VQAScoreConfig
 
-# what each is: evals/suite.py
-OWN_METRICS = ("vqa", "t2i", "image_quality", "self_vqascore", "captions", "image_tokenizer")
-# from files as they are published: evals/benchmarks/question_files.py
-BENCHMARKS = ("vqav2", "textvqa", "gqa", "pope", "mme")
-METRICS = (
-    *OWN_METRICS,
-    "heldout",
-    "vqascore",
-    "clipscore",
-    "reference_quality",
-    "genai_bench",
-    "genai_bench_vqascore",
-    "wise",
-    *BENCHMARKS,
-    "language",
-)
-# Raised by whoever changes what a metric measures: results of an older version are then measured again. The samplers'
-# counts for all of them
-METRIC_VERSIONS = dict.fromkeys(METRICS, 1)
-SAMPLERS_VERSION = 1
-# what each page of numbers shows: conf/sheet/
-SHEETS = {"paper": ("reference_quality", "genai_bench_vqascore", *BENCHMARKS, "language")}
-READING = ("vqa", "image_quality", "captions")  # those that read shards, and vqa train_shards
-# those that measure images_per_prompt images of each caption
-DRAWING = ("t2i", "image_quality", "self_vqascore", "vqascore", "clipscore")
+SAMPLERS_VERSION = 1  # raised by whoever changes how images or answers are drawn: all is then measured again
 
 
 @dataclass
 class JudgeConfig(VQAScoreConfig):
-    """How a model is asked whether an image fits a text, and which other model is asked (evals/metrics/vqascore.py)."""
+    """How a model is asked whether an image fits a text, and which other model is asked (evals/judges/vqa_model.py)."""
 
     model: Annotated[
         str | None,
@@ -158,21 +135,53 @@ class EvalJob(Section):
     ] = None
     watch_newest: Annotated[bool, setting("of several checkpoints that wait, only the newest")] = False
     watch_seconds: Annotated[float, setting("between two looks at the run", gt=0)] = 10.0
-    shards: Annotated[str, setting("shard set with the questions", is_path=True)] = "data/quickstart/images-test"
+    shards: Annotated[
+        str | None,
+        setting(
+            "shard set that metrics read: questions, captions, images", null="the run's own data.heldout", is_path=True
+        ),
+    ] = None
     train_shards: Annotated[
         str | None,
-        setting("for the blind baseline: what training answered to the question alone", null="none", is_path=True),
-    ] = "data/quickstart/images-train"
+        setting(
+            "for the blind baseline: what training answered to the question alone",
+            null="the run's own training set; with shards=SET none",
+            is_path=True,
+        ),
+    ] = None
+    prompts: Annotated[
+        str | None,
+        setting("file of prompts, one a line", null="captions of the held-out set; of easy-VQA its 24", is_path=True),
+    ] = None
+    max_prompts: Annotated[int, setting("captions of the held-out set that become prompts", ge=1)] = 24
+    images: Annotated[
+        str | None,
+        setting(
+            "folder of image files: originals that generated images and the image tokenizer are compared with",
+            null="held-out images as the image tokenizer decodes them",
+            is_path=True,
+        ),
+    ] = None
+    quality_reference: Annotated[int, setting("images that generated ones are compared with", ge=2)] = 1000
     output: Annotated[str | None, setting("a folder", null="evals/ in the run", is_path=True)] = None
     seed: Annotated[int, setting("of generated images and of everything drawn at random", ge=0)] = 0
     max_images: Annotated[int | None, setting("only the first N images of the set", ge=1, null="all")] = None
-    images_per_prompt: Annotated[int, setting("images of each caption; 0: none are generated", ge=0)] = 10
+    images_per_prompt: Annotated[int, setting("images of each prompt; 0: none are generated", ge=0)] = 10
     guidance: Annotated[float, setting("classifier-free guidance; 1: none", ge=0)] = 3.0
     temperature: Annotated[float, setting("of sampling; 0: greedy", ge=0)] = 0.8
     top_k: Annotated[int | None, setting("only the k likeliest codes", ge=1, null="all")] = None
-    metrics: Annotated[list[str], setting("what is measured (docs/evaluation.md explains each)", min_length=1)] = field(
-        default_factory=lambda: list(OWN_METRICS)
-    )
+    metrics: Annotated[
+        list[str],
+        setting(
+            "names (docs/evaluation.md), or import paths of your own; auto: all that need no files of their own and "
+            "that the data allow",
+            min_length=1,
+        ),
+    ] = field(default_factory=lambda: ["auto"])
+    own: Annotated[
+        dict[str, Any],
+        setting("settings and files of metrics and benchmarks that have no keys here: own.NAME.KEY=VALUE"),
+    ] = field(default_factory=dict)
     sheet: Annotated[
         str | None,
         setting("paper: also write paper.md and paper.html; what lacks its files is only listed there", null="none"),
@@ -200,6 +209,4 @@ class EvalJob(Section):
     vq: VQSettings = field(default_factory=trained_with)
 
     def check(self, key: str) -> None:
-        from evals.checks import check_eval
-
-        check_eval(self)
+        import_module("evals.checks").check_eval(self)  # by name: it reads these settings

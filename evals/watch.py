@@ -20,7 +20,9 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from evals.run import chosen_names, run
+from evals.chosen import choose
+from evals.run import run
+from evals.sets import eval_sets
 from evals.settings import EvalJob
 from liquid_train.checkpoint.folder import COMMIT, committed, problems, step_of
 from liquid_train.checkpoint.resume import planned_steps
@@ -44,7 +46,7 @@ def watch(config: EvalJob) -> None:
     assert config.watch is not None
     run_dir = Path(config.watch)
     training = read_config(run_dir)
-    names = chosen_names(config)
+    names = choose(config, eval_sets(config)).names
     with watching(run_dir), signals():
         try:
             board = WandbRun(
@@ -82,7 +84,7 @@ def follow(config: EvalJob, run_dir: Path, training: TrainJob, names: list[str],
             )
         waiting = set(due)
         if due:
-            if evaluate(config, run_dir, found[due[0]], names, board):
+            if evaluate_when_there(config, run_dir, found[due[0]], names, board):
                 waiting.discard(due[0])
         elif any(step >= steps for step in found):
             print(f"{run_dir}: the last planned step, {steps}, is evaluated")
@@ -91,7 +93,7 @@ def follow(config: EvalJob, run_dir: Path, training: TrainJob, names: list[str],
             time.sleep(config.watch_seconds)
 
 
-def evaluate(config: EvalJob, run_dir: Path, checkpoint: Path, names: list[str], board: WandbRun) -> bool:
+def evaluate_when_there(config: EvalJob, run_dir: Path, checkpoint: Path, names: list[str], board: WandbRun) -> bool:
     """Whether the checkpoint was there long enough. What goes wrong with one that is there is raised."""
     step = step_of(checkpoint)
     try:
@@ -103,7 +105,8 @@ def evaluate(config: EvalJob, run_dir: Path, checkpoint: Path, names: list[str],
         return False  # told when it is found missing
     evals = run_dir / "evals"
     values: dict[str, Any] = {}
-    for path in (evals / file_name(name, step) for name in names):
+    paths = [evals / file_name(name, step) for name in names]
+    for path in (p for p in paths if p.is_file()):  # of metrics=[auto], some may show only then to be impossible
         values |= {
             logged_name(key): value["value"]
             for key, value in json.loads(path.read_text(encoding="utf-8"))["values"].items()

@@ -87,6 +87,13 @@ def read_json(path: Path) -> Any:
         raise UserError(f"{path}: not JSON ({error})") from error
 
 
+def package_path(path: str) -> Path:
+    """A path from the config; `package:NAME` is NAME inside the installed package."""
+    if path.startswith("package:"):
+        return Path(__file__).resolve().parent / path.removeprefix("package:")
+    return Path(path)
+
+
 def sha256_of(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
@@ -113,10 +120,3 @@ def sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def package_path(path: str) -> Path:
-    """A path from the config; `package:NAME` is NAME inside the installed package."""
-    return (
-        Path(__file__).resolve().parent / path.removeprefix("package:") if path.startswith("package:") else Path(path)
-    )

@@ -69,5 +69,4 @@ class Registry(Generic[T]):
             if not hasattr(import_module(module), attribute):
                 raise UserError(f"{key}={path}: module {module} has no {attribute}") from error
             raise
-        self._known[path] = kind
         return kind

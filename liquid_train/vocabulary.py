@@ -12,25 +12,19 @@ import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from tokenizers import Tokenizer, models, pre_tokenizers, trainers
-from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast, Qwen2Tokenizer
 
 from liquid_train.errors import UserError
+from liquid_train.model.families import Family, special_token_triples
+
+if TYPE_CHECKING:  # most of a second, which what only checks a prompt or a config need not spend
+    from transformers import PreTrainedTokenizerBase
 
 BOI, EOI, UNCONDITIONAL = "<boi>", "<eoi>", "<unconditional>"
 ENDOFTEXT = "<|endoftext|>"
 IMAGE_TOKENS = (BOI, EOI, UNCONDITIONAL)
-
-# Unused entries of each family's tokenizer that take over as <boi> <eoi> <unconditional>: the first triple that exists.
-TAKEN_OVER = (
-    ("<unused0>", "<unused1>", "<unused2>"),  # Gemma
-    ("<|reserved_special_token_0|>", "<|reserved_special_token_1|>", "<|reserved_special_token_2|>"),  # Llama 3
-    ("<|vision_start|>", "<|vision_end|>", "<|vision_pad|>"),  # Qwen2.5
-    ("<repo_name>", "<reponame>", "<file_sep>"),  # SmolLM2
-)
 
 
 @dataclass(frozen=True)
@@ -95,6 +89,9 @@ def train_bpe(texts: Iterable[str], size: int, folder: Path) -> PreTrainedTokeni
     It is laid out as Qwen2's (normalization, splitting, the name of eos), because that is the class which AutoTokenizer
     picks for a folder whose config says qwen2: so it finds every id as it was.
     """
+    from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast, Qwen2Tokenizer
+
     qwen2 = Qwen2Tokenizer().backend_tokenizer
     bpe = Tokenizer(models.BPE())
     bpe.normalizer, bpe.pre_tokenizer, bpe.decoder = qwen2.normalizer, qwen2.pre_tokenizer, qwen2.decoder
@@ -117,6 +114,8 @@ def train_bpe(texts: Iterable[str], size: int, folder: Path) -> PreTrainedTokeni
 
 def load_tokenizer(folder: str | Path) -> PreTrainedTokenizerBase:
     """Load a tokenizer folder as its tokenizer.json says, no token added; UserError when there is none."""
+    from transformers import PreTrainedTokenizerFast
+
     try:
         tokenizer: PreTrainedTokenizerBase = PreTrainedTokenizerFast.from_pretrained(folder, local_files_only=True)
     except Exception as error:
@@ -126,19 +125,22 @@ def load_tokenizer(folder: str | Path) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def add_image_tokens(source: str | Path, folder: Path, names: list[str] | None = None) -> PreTrainedTokenizerBase:
+def add_image_tokens(
+    source: str | Path, folder: Path, names: list[str] | None = None, family: Family | None = None
+) -> PreTrainedTokenizerBase:
     """Copy the tokenizer of `source` into `folder`, three unused entries renamed to <boi> <eoi> <unconditional>.
 
-    The renaming goes through tokenizer.json, tokenizer_config.json and the chat template alike, so len(tokenizer) and
-    with it every image id stays what it was. Raises UserError when the entries do not exist or the length would
-    change.
+    names: of the three; by default those that the model's `family` names, or else any other. The renaming goes through
+    tokenizer.json, tokenizer_config.json and the chat template alike, so len(tokenizer), and with it every image id,
+    stays what it was. Raises UserError when the entries do not exist or the length would change.
     """
     original = load_tokenizer(source)
     vocab = original.get_vocab()
     if all(t in vocab for t in IMAGE_TOKENS):
         original.save_pretrained(folder)
         return original
-    triple = tuple(names) if names else next((t for t in TAKEN_OVER if all(n in vocab for n in t)), None)
+    known = (t for t in special_token_triples(family) if all(n in vocab for n in t))
+    triple = tuple(names) if names else next(known, None)
     if triple is None or len(triple) != 3 or any(n not in vocab for n in triple):
         raise UserError(f"backbone.special_tokens={names}: name three unused entries of the tokenizer in {source}")
     original.save_pretrained(folder)

@@ -9,16 +9,14 @@ from typing import Any
 import numpy as np
 
 from data_prep.shard_set.writer import PARTIAL, ShardWriter
-from liquid_train.image_tokenizer.taming import ImageTokenizer
+from liquid_train.image_tokenizer.kinds.taming.network import TamingVQGAN
 
 WEIGHTS = Path(__file__).parents[1] / "liquid_train" / "weights" / "vq_easy"
 COLORS, SHAPES = ("red", "blue", "teal"), ("circle", "triangle")
 
 
 def shipped_fingerprint() -> str:
-    return ImageTokenizer.from_files(
-        WEIGHTS / "vqgan.yaml", WEIGHTS / "model.safetensors", parts=("decoder",)
-    ).fingerprint
+    return TamingVQGAN.from_files(WEIGHTS / "vqgan.yaml", WEIGHTS / "model.safetensors", parts=("decoder",)).fingerprint
 
 
 def finish_set(folder: Path, writers: list[ShardWriter], **index: object) -> Path:
@@ -39,15 +37,18 @@ def image_set(
     side: int = 8,
     questions: int = 3,
     fingerprint: str | None = None,
+    colors: tuple[str, ...] = COLORS,
+    shapes: tuple[str, ...] = SHAPES,
 ) -> Path:
-    """`samples` captioned images of side x side random codes with questions."""
+    """`samples` captioned images of side x side random codes with questions. Words other than easy-VQA's for colors and
+    shapes make it a set that is not taken for easy-VQA."""
     (folder / PARTIAL).mkdir(parents=True)
     generator = np.random.default_rng(0)
     writers: list[ShardWriter] = []
     for n in range(samples):
         if n % per_shard == 0:
             writers.append(ShardWriter(folder, n // per_shard))
-        color, shape = COLORS[n % 3], SHAPES[n % 2]
+        color, shape = colors[n % 3], shapes[n % 2]
         asked = [
             ("what color is the shape?", color),
             ("what shape is present?", shape),

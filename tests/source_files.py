@@ -14,7 +14,7 @@ from data_prep import tokenize
 from data_prep.sources import open_source
 from liquid_train.config.compose import load
 from liquid_train.data.shards import ShardSet
-from liquid_train.image_tokenizer.taming import ImageTokenizer
+from liquid_train.image_tokenizer.kinds.taming.network import TamingVQGAN
 
 
 def config(source, where, *overrides):
@@ -105,7 +105,7 @@ def tar(path, members):
 
 def codes_of(vq, *numbers):
     """Codes of generated images, by a run of their own for each: what a set must have."""
-    model = ImageTokenizer.from_files(vq[0].partition("=")[2], vq[1].partition("=")[2])
+    model = TamingVQGAN.from_files(vq[0].partition("=")[2], vq[1].partition("=")[2])
     return [
         model.encode(torch.from_numpy(np.array(image(n))).permute(2, 0, 1)[None].float() / 127.5 - 1)[0].numpy()
         for n in numbers

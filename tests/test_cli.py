@@ -42,7 +42,7 @@ BAD_TRAIN = {
     "unknown choice": (["parallel.precision=fp8"], "parallel.precision=fp8: one of bf16, fp32"),
     "resume from nothing": (["checkpoint.resume=nowhere"], "checkpoint.resume=nowhere"),
     "negative share": (["data.unconditional=-0.1"], "data.unconditional=-0.1"),
-    "unknown task": (["data.sources.t2i.task=t3i"], "data.sources.t2i.task=t3i: one of text"),
+    "unknown task": (["data.sources.t2i.task=t3i"], "data.sources.t2i.task=t3i: no such task; one of chat"),
 }
 
 

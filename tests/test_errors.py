@@ -225,7 +225,7 @@ BUGS = {
     "generate": "liquid_train.generate.session.open_model",
     "eval": "liquid_train.generate.session.open_model",
     "tokenize": "data_prep.tokenize.settle_plan",
-    "train": "liquid_train.train.train_step",
+    "train": "liquid_train.train.Trainer.step",
     "export": "liquid_train.checkpoint.export._copy_weights",
     "merge": "data_prep.tools.merge._complete",
 }

@@ -9,10 +9,10 @@ import torch
 from transformers import AutoConfig as HFConfig
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from liquid_train.config.compose import package_path
-from liquid_train.data.sequences import DEFAULT_PROMPT
+from liquid_train.data.tasks.t2i import DEFAULT_PROMPT
+from liquid_train.files import package_path
+from liquid_train.image_tokenizer.kinds.taming.network import TamingVQGAN
 from liquid_train.image_tokenizer.settings import VQSettings
-from liquid_train.image_tokenizer.taming import ImageTokenizer
 from liquid_train.model.backbone import ModelCard
 from liquid_train.vocabulary import Vocabulary, train_bpe
 
@@ -64,10 +64,10 @@ def tiny(
     return AutoModelForCausalLM.from_config(config).eval().requires_grad_(False), vocabulary
 
 
-def vq() -> ImageTokenizer:
+def vq() -> TamingVQGAN:
     """The image tokenizer of the package."""
     settings = VQSettings()
-    return ImageTokenizer.from_files(package_path(settings.config), package_path(settings.checkpoint))
+    return TamingVQGAN.from_files(package_path(settings.config), package_path(settings.checkpoint))
 
 
 def save(folder: Path, *, fingerprint: str | None = None, grid: tuple[int, ...] = (8, 8)) -> Path:

@@ -8,7 +8,8 @@ import torch
 import yaml
 from safetensors.torch import save_file
 
-from liquid_train.image_tokenizer.taming import ImageTokenizer, VQConfig
+from liquid_train.image_tokenizer.kinds.taming.config import VQConfig
+from liquid_train.image_tokenizer.kinds.taming.network import TamingVQGAN
 
 DDCONFIG = {
     "attn_resolutions": [],
@@ -30,8 +31,8 @@ def make_vq(folder: Path, seed: int = 0) -> list[str]:
     """Write its yaml and weights into a new folder; the overrides that name them."""
     folder.mkdir()
     torch.manual_seed(seed)
-    model = ImageTokenizer(VQConfig(DDCONFIG, CODEBOOK, 4))
-    model.quantize.embedding.weight.data.normal_()
+    model = TamingVQGAN(VQConfig(DDCONFIG, CODEBOOK, 4))
+    model.code_vectors().data.normal_()
     params = {"ddconfig": DDCONFIG, "n_embed": CODEBOOK, "embed_dim": 4}
     (folder / "vqgan.yaml").write_text(yaml.safe_dump({"model": {"params": params}}))
     save_file(model.state_dict(), folder / "model.safetensors")

@@ -25,7 +25,7 @@ ROUNDS = 3
 def fastest_batch(encoder: BatchEncoder, width: int, height: int) -> int:
     """Images a batch, for images of width x height pixels."""
     if encoder.device.type == "cpu":
-        activations = width * height * int(encoder.model.config.ddconfig["ch"]) * 4
+        activations = encoder.model.activation_bytes(width, height)
         return max(1, min(CPU_BATCH, CACHED_BYTES // activations))
     seconds: dict[int, float] = {}  # batch -> for one image
     with one_exact_thread():

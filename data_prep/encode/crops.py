@@ -41,7 +41,7 @@ class Crop:
         return {"kind": self.kind, "max_aspect": self.max_aspect, "size": self.size, **sizes}
 
     def __call__(self, pixels: np.ndarray) -> tuple[np.ndarray, dict[str, Any]]:
-        """pixels uint8 [h, w, 3] -> those for the VQ, and what KEY.json is to say of the crop. Raises UnusableImage."""
+        """pixels uint8 [h, w, 3] -> the VQ's input, and what KEY.json records of the crop. Raises UnusableImage."""
         height, width = pixels.shape[:2]
         if self.max_aspect is not None and max(width, height) > self.max_aspect * min(width, height):
             raise UnusableImage(f"{TOO_LONG} {self.max_aspect:g}")

@@ -21,7 +21,7 @@ def cut_paragraphs(text: str, max_characters: int) -> Iterator[str]:
         yield document
 
 
-def cut(text: str, max_characters: int) -> Iterator[str]:
+def cut_text(text: str, max_characters: int) -> Iterator[str]:
     """As cut_paragraphs, and a longer line at spaces, or anywhere where it has none: no document exceeds
     max_characters."""
     if len(text) <= max_characters:

@@ -16,12 +16,11 @@ import os
 import signal
 import threading
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -29,10 +28,12 @@ import torch
 from torch import Tensor
 
 from data_prep.encode.crops import Crop
+from data_prep.source import ReadImage
+from liquid_train.image_tokenizer.base import scale_pixels
+from liquid_train.image_tokenizer.opening import open_image_tokenizer
 from liquid_train.image_tokenizer.preprocess import READ_ERRORS, reason
-from liquid_train.image_tokenizer.taming import ImageTokenizer, scale_pixels
+from liquid_train.image_tokenizer.settings import VQSettings
 
-ReadImage = Callable[[], np.ndarray]
 QUEUED_TASKS = 8  # for each process: enough to keep it busy, few enough to stay small in memory
 
 _worker: tuple[Crop, BatchEncoder | None] | None = None  # of a process of the pool, set by _start_worker
@@ -42,8 +43,7 @@ _worker: tuple[Crop, BatchEncoder | None] | None = None  # of a process of the p
 class EncoderSettings:
     """precision: of the network, "fp32" or "bf16"; the distances to the codebook are fp32 always."""
 
-    config: Path
-    checkpoint: Path
+    vq: VQSettings
     device: str
     precision: str
     compile: bool
@@ -67,38 +67,33 @@ class Encoded:
 
 
 @dataclass
-class Task:
-    """Rows of one shard that are handled together: an image of each, None for a row without one. last: of its shard."""
+class RowTask:
+    """Rows of one shard that are processed together: an image of each, None for a row without one. last: the last task
+    of its shard."""
 
     images: Sequence[ReadImage | None]
     last: bool = False
 
 
 class BatchEncoder:
-    """The VQ's encoder on one device. Raises UserError when the VQ's files cannot be used."""
+    """An image tokenizer's encoder on one device. Raises UserError when its files cannot be used."""
 
     def __init__(self, settings: EncoderSettings) -> None:
         self.settings = settings
         self.device = torch.device(settings.device)
-        model = ImageTokenizer.from_files(settings.config, settings.checkpoint, parts=("encoder",)).to(self.device)
-        self.model = model
-        self.code_dtype = np.uint16 if model.codebook_size <= 2**16 else np.uint32
-        self.dtype = torch.bfloat16 if settings.precision == "bf16" else torch.float32
-        # channels_last changes 2% of the codes on a CPU in fp32, and is faster everywhere else
-        exact = self.device.type == "cpu" and self.dtype == torch.float32
-        self.layout = torch.contiguous_format if exact else torch.channels_last
-        for module in (model.encoder, model.quant_conv):
-            module.to(dtype=self.dtype, memory_format=self.layout)  # type: ignore[call-overload]  # torch's stubs lack memory_format
-        self._latents = torch.compile(model.latents, dynamic=False) if settings.compile else model.latents
+        self.model = open_image_tokenizer(settings.vq, parts=("encoder",)).to(self.device)
+        dtype = torch.bfloat16 if settings.precision == "bf16" else torch.float32
+        self.model.prepare_encoder(dtype, compiled=settings.compile)
+        self.code_dtype = np.uint16 if self.model.codebook_size <= 2**16 else np.uint32
 
     def encode(self, pixels: np.ndarray) -> Tensor:
-        """pixels uint8 [B, H, W, 3] -> codes [B, H/f, W/f] on the device; on CUDA the work may still be under way."""
+        """pixels uint8 [b, h, w, 3] -> codes [b, rows, columns] on the device; on CUDA the work may still be under
+        way."""
         with torch.inference_mode():
             x = torch.from_numpy(pixels)
             if self.device.type == "cuda":
                 x = x.pin_memory().to(self.device, non_blocking=True)
-            x = scale_pixels(x).to(self.dtype, memory_format=self.layout)
-            return self.model.nearest(self._latents(x))
+            return self.model.encode(scale_pixels(x))
 
     def to_numpy(self, codes: Tensor) -> np.ndarray:
         return codes.cpu().numpy().astype(self.code_dtype)
@@ -152,7 +147,7 @@ def prepare(read: ReadImage | None, crop: Crop) -> Cropped | str | None:
 
 
 def encode_tasks(
-    tasks: Iterable[Task], encoder: BatchEncoder, crop: Crop, workers: int
+    tasks: Iterable[RowTask], encoder: BatchEncoder, crop: Crop, workers: int
 ) -> Generator[list[Encoded | str | None], None, None]:
     """Results of the rows in order, a list for each task (CPU) or for each shard (CUDA). workers=0: all in this
     process."""
@@ -187,11 +182,11 @@ def one_exact_thread() -> Iterator[None]:
 
 
 def _in_processes(
-    tasks: Iterable[Task], crop: Crop, settings: EncoderSettings | None, workers: int
-) -> Iterator[tuple[Task, list[Any]]]:
+    tasks: Iterable[RowTask], crop: Crop, settings: EncoderSettings | None, workers: int
+) -> Iterator[tuple[RowTask, list[Any]]]:
     """(task, its images) in order, cropped by a pool of processes; with `settings` encoded by them too."""
     pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _start_worker, (crop, settings))
-    waiting: deque[tuple[Task, Future[list[Any]]]] = deque()
+    waiting: deque[tuple[RowTask, Future[list[Any]]]] = deque()
     try:
         for task in tasks:
             waiting.append((task, pool.submit(_work, task.images)))
@@ -220,7 +215,7 @@ def _start_worker(crop: Crop, settings: EncoderSettings | None) -> None:
 
 
 def _keep_freed_memory() -> None:
-    """Have glibc reuse large blocks instead of giving each back to the kernel, whose page faults cost a third of
+    """Make glibc reuse large blocks instead of returning each to the kernel: page faults took a third of the time of
     encoding in fp32."""
     mmap_threshold, trim_threshold = -3, -1  # names of malloc.h
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # glibc has it, musl and macOS do not

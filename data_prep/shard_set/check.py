@@ -1,5 +1,4 @@
-"""Whether a set holds what its index says: every tar, every sample, every total. Needs neither the source nor the
-VQ."""
+"""Checks every tar, sample and total of a set against its index. Needs neither the source nor the VQ."""
 
 from __future__ import annotations
 

@@ -5,8 +5,7 @@ shard alone.
     OUTPUT/.partial/shard-00003.tar     a shard being written: moved to OUTPUT when it is complete and on the disk
     OUTPUT/.partial/shard-00002.json    the record of a finished shard: its entry of the index, what it left out, which
                                         codes it has
-    OUTPUT/.partial/lock                locked as a whole while the plan or the index is made, byte n while shard n is
-                                        being made
+    OUTPUT/.partial/lock                one byte is locked while the plan or the index is made, byte n while shard n is
     OUTPUT/shard-00002.tar              a finished shard
     OUTPUT/dropped.jsonl, index.json    written last; then .partial goes
 
@@ -26,7 +25,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
-from data_prep.shard_set.plan import Plan
+from data_prep.shard_set.plan import SetPlan
 from data_prep.shard_set.writer import PARTIAL, shard_name, shard_number, to_json
 from liquid_train.data.shard_format import INDEX_NAME
 from liquid_train.errors import UserError
@@ -39,7 +38,7 @@ PLANNING = 2**40  # the byte that stands for the plan and the index, beyond any 
 
 
 class SetFolder:
-    """Which set lies in a folder or is being made there, and the steps by which one becomes complete."""
+    """The set in a folder, finished or in the making, and the steps that complete it."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -47,13 +46,13 @@ class SetFolder:
         self.reload()
 
     def reload(self) -> None:
-        self.index = read_json(self.path / INDEX_NAME)
-        begun = self.index or read_json(self.partial / PLAN_NAME)
-        self.plan = Plan.from_json(begun) if begun else None
+        self.index = json_object(self.path / INDEX_NAME)
+        begun = self.index or json_object(self.partial / PLAN_NAME)
+        self.plan = SetPlan.from_json(begun) if begun else None
 
     @property
     def recipe(self) -> dict[str, Any] | None:
-        """The recipe of what lies here, finished or begun; None where there is nothing, {} where nobody knows."""
+        """The recipe of the set here, finished or begun; None for no set, {} for shards of an unknown one."""
         if self.plan:
             return self.plan.recipe
         return {} if self.index or self.shard_files() else None
@@ -62,9 +61,9 @@ class SetFolder:
         return sorted(self.path.glob("shard-*.tar"))
 
     def is_intact(self, entry: dict[str, Any]) -> bool:
-        """Whether the tar of an index entry is there with the content it is to have."""
+        """Whether the tar of an index entry exists and has the recorded content."""
         tar = self.path / entry["url"]
-        return tar.is_file() and tar.stat().st_size == entry["bytes"] and sha256_of(tar) == entry["sha256"]
+        return bool(tar.is_file() and tar.stat().st_size == entry["bytes"] and sha256_of(tar) == entry["sha256"])
 
     def is_complete(self) -> bool:
         return self.index is not None and all(self.is_intact(entry) for entry in self.index["shardlist"])
@@ -83,7 +82,7 @@ class SetFolder:
 
     @contextmanager
     def planning(self) -> Iterator[None]:
-        """Wait until no other part plans or completes; then what lies here is read again."""
+        """Wait until no other part plans or completes, then read the folder again."""
         fcntl.lockf(self._lock, fcntl.LOCK_EX, 1, PLANNING)
         # another part completed the set, and .partial went with it
         while not _is_at(self._lock, self.partial / LOCK_NAME):
@@ -109,7 +108,7 @@ class SetFolder:
                 ) from error
 
     def claim(self, shards: range) -> None:
-        """Keep others from making these shards. Raises UserError when somebody does already."""
+        """Keep other processes from making these shards. Raises UserError when one already does."""
         if not shards:
             return
         try:
@@ -119,15 +118,15 @@ class SetFolder:
                 f"tokenize.output={self.path}: another process writes to it; wait for it, or choose another folder"
             ) from None
 
-    def begin(self, plan: Plan) -> None:
+    def begin(self, plan: SetPlan) -> None:
         """Inside `planning`: prepare for making the set of `plan`, also where that set is finished but damaged.
 
-        What was made by another plan is removed; an index becomes records again, so that only its damaged shards are
-        made anew.
+        Shards of another plan are removed. An index is turned back into records, so that only damaged shards are made
+        again.
         """
         if self.plan == plan and self.index is None:
             return
-        self.claim(range(PLANNING))  # nobody else may be at work on what goes now
+        self.claim(range(PLANNING))  # nobody may be working on what is removed now
         known = self.index if self.plan == plan else None
         records = self.records_of(known) if known else []
         if self.plan != plan:
@@ -154,10 +153,10 @@ class SetFolder:
         ]
 
     def finished(self, shards: range) -> dict[int, dict[str, Any]]:
-        """Records of those of the claimed shards that are done; the remains of the others go."""
+        """Records of the claimed shards that are done; what is left of unfinished ones is removed."""
         done = {}
         for number in shards:
-            record = read_json(self.partial / f"{Path(shard_name(number)).stem}.json")
+            record = json_object(self.partial / f"{Path(shard_name(number)).stem}.json")
             if record and self.is_intact(record["entry"]):
                 done[number] = record
                 continue
@@ -170,15 +169,15 @@ class SetFolder:
         return {
             shard_number(file.name): record
             for file in sorted(self.partial.glob("shard-*.json"))
-            if (record := read_json(file))
+            if (record := json_object(file))
         }
 
     def record(self, record: dict[str, Any]) -> None:
-        """Note a finished shard, for a later run that goes on from here."""
+        """Record a finished shard, so that a later run can continue from it."""
         write_synced(self.partial / f"{Path(record['entry']['url']).stem}.json", to_json(record))
 
     def complete(self, index: dict[str, Any], left_out: list[dict[str, Any]]) -> None:
-        """Inside `planning`: write dropped.jsonl and index.json: from now on the set exists."""
+        """Inside `planning`: write dropped.jsonl and index.json, with which the set exists."""
         if left_out:
             write_synced(self.path / DROPPED_NAME, b"".join(to_json(row) + b"\n" for row in left_out))
         else:
@@ -201,7 +200,7 @@ def _is_at(file: IO[bytes], path: Path) -> bool:
         return False
 
 
-def read_json(path: Path) -> dict[str, Any] | None:
+def json_object(path: Path) -> dict[str, Any] | None:
     """The JSON object in a file; None where there is no file. Raises UserError when it is something else."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))

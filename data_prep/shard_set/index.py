@@ -9,7 +9,7 @@ import numpy as np
 
 from data_prep.encode.crops import TOO_LONG
 from data_prep.shard_set.folder import SetFolder
-from data_prep.shard_set.plan import Plan
+from data_prep.shard_set.plan import SetPlan
 from liquid_train.data.shard_format import INDEX_KIND, decode_codes, group_files
 from liquid_train.errors import UserError
 
@@ -43,7 +43,7 @@ def check_bad(dropped: dict[str, int], rows: int, limit: float, flag: str = "tok
 
 
 def complete_set(
-    folder: SetFolder, plan: Plan, records: dict[int, Record], max_bad: float, flag: str = "tokenize.max_bad"
+    folder: SetFolder, plan: SetPlan, records: dict[int, Record], max_bad: float, flag: str = "tokenize.max_bad"
 ) -> dict[str, Any]:
     """Inside `folder.planning()`, with the records of all shards: write what makes the set complete, and return its
     index.
@@ -51,7 +51,7 @@ def complete_set(
     Raises UserError when more rows than max_bad are damaged (`flag` is what the message calls it) and when no sample
     is left.
     """
-    index, left_out = build_index(folder, plan, records)
+    index, left_out = make_index(folder, plan, records)
     check_bad(index["dropped"], plan.rows, max_bad, flag)
     if not index["totals"]["samples"]:
         raise UserError(
@@ -62,8 +62,8 @@ def complete_set(
     return index
 
 
-def build_index(
-    folder: SetFolder, plan: Plan, records: dict[int, Record]
+def make_index(
+    folder: SetFolder, plan: SetPlan, records: dict[int, Record]
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """(index.json, all rows that were left out), the same for any number of parts. Needs the records of all shards."""
     in_order = [records[number] for number in range(plan.shards)]

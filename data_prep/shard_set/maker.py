@@ -13,22 +13,24 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from data_prep.encode.crops import TOO_LONG
-from data_prep.encode.samples import samples_of, task_rows
+from data_prep.encode.encoding import Encoding
 from data_prep.settings import TokenizeSettings
 from data_prep.shard_set.folder import SetFolder
 from data_prep.shard_set.index import check_bad, code_counts, complete_set, counted
-from data_prep.shard_set.plan import Part, Plan
+from data_prep.shard_set.plan import Part, SetPlan
+from data_prep.shard_set.samples import rows_per_task, samples_of
 from data_prep.shard_set.writer import ShardWriter
-from data_prep.sources import Source
-from data_prep.sources.base import Item
+from data_prep.source import Source, SourceRow
 
 if TYPE_CHECKING:
-    from data_prep.encode.encoder import Encoded, Task
-    from data_prep.tokenize import Encoding
+    from data_prep.encode.encoder import Encoded, RowTask
 
 from liquid_train.logs import console
 
 log = logging.getLogger(__name__)
+
+# (shard, its rows, and for each of them its codes, the reason for having none, or None for a text)
+EncodedRows = tuple[int, list[SourceRow], list["Encoded | str | None"]]
 
 SHOWN = 20  # rows that are left out and named on the terminal; dropped.jsonl names all
 
@@ -41,7 +43,7 @@ class SetMaker:
         settings: TokenizeSettings,
         source: Source,
         folder: SetFolder,
-        plan: Plan,
+        plan: SetPlan,
         part: Part,
         encoding: Encoding | None,
     ) -> None:
@@ -89,14 +91,14 @@ class SetMaker:
                 )
                 return
             index = complete_set(self.folder, self.plan, records, self.settings.max_bad)
-        print_summary(str(self.settings.output), index, rate)
+        print_set_summary(str(self.settings.output), index, rate)
 
     def _count_bad(self, dropped: dict[str, int]) -> None:
         self.bad.update({reason: n for reason, n in dropped.items() if not reason.startswith(TOO_LONG)})
 
-    def _tasks(self, todo: list[int]) -> Iterator[tuple[int, list[Item], bool]]:
+    def _tasks(self, todo: list[int]) -> Iterator[tuple[int, list[SourceRow], bool]]:
         """(shard, items, whether they are its last) of every task; a task never crosses a shard."""
-        size = task_rows(self.encoding.encoder.settings.batch_size if self.encoding else None)
+        size = rows_per_task(self.encoding.encoder.settings.batch_size if self.encoding else None)
         for number in todo:
             items = self.plan.read(self.source, number)
             left = self.plan.rows_of(number)
@@ -104,20 +106,20 @@ class SetMaker:
                 left -= len(batch)
                 yield number, batch, not left
 
-    def _encoded(self, todo: list[int]) -> Generator[tuple[int, list[Item], list[Encoded | str | None]], None, None]:
-        """Items in order with their codes, the reason for having none, or None (texts)."""
+    def _encoded(self, todo: list[int]) -> Generator[EncodedRows, None, None]:
+        """All rows in order."""
         if self.encoding is None:
             for number, items, _ in self._tasks(todo):
                 yield number, items, [item.problem for item in items]
             return
-        from data_prep.encode.encoder import Task, encode_tasks
+        from data_prep.encode.encoder import RowTask, encode_tasks
 
-        waiting: deque[tuple[int, Item]] = deque()
+        waiting: deque[tuple[int, SourceRow]] = deque()
 
-        def tasks() -> Iterator[Task]:
+        def tasks() -> Iterator[RowTask]:
             for number, items, last in self._tasks(todo):
                 waiting.extend((number, item) for item in items)
-                yield Task([None if item.problem else item.image for item in items], last)
+                yield RowTask([None if item.problem else item.image for item in items], last)
 
         with closing(
             encode_tasks(tasks(), self.encoding.encoder, self.encoding.crop, self.encoding.workers)
@@ -165,7 +167,7 @@ class SetMaker:
         left_out = self._left_out
         self.folder.record({"entry": writer.finish(), "left_out": left_out, "codes": codes})
 
-    def _write(self, writer: ShardWriter, row: int, item: Item, result: Encoded | str | None) -> None:
+    def _write(self, writer: ShardWriter, row: int, item: SourceRow, result: Encoded | str | None) -> None:
         """Append a row's sample or samples to its shard, or note why it has none."""
         if isinstance(result, str):
             self._leave_out(writer, row, item, result)
@@ -176,7 +178,7 @@ class SetMaker:
         for sample in samples_of(self.plan, row, item, result):
             writer.add(*sample)
 
-    def _leave_out(self, writer: ShardWriter, row: int, item: Item, reason: str) -> None:
+    def _leave_out(self, writer: ShardWriter, row: int, item: SourceRow, reason: str) -> None:
         writer.dropped[reason] += 1
         self._count_bad({reason: 1})
         self._left_out.append({"shard": writer.final.name, "row": row, "origin": item.origin, "reason": reason})
@@ -215,7 +217,7 @@ def progress(label: str, total: int, shown: bool) -> Iterator[Callable[[int], No
         yield advance
 
 
-def print_summary(path: str, index: dict[str, Any], rate: float | None) -> None:
+def print_set_summary(path: str, index: dict[str, Any], rate: float | None) -> None:
     """What was made, in a few lines. rate: rows a second of this process, None where all shards were there."""
     totals, size = index["totals"], sum(shard["bytes"] for shard in index["shardlist"])
     print(

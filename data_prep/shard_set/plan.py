@@ -1,7 +1,7 @@
 """The plan of a shard set: what all parts of a job have agreed on, wherever and whenever they run.
 
-Row n of the source lies in shard n // shard_size, whatever the number of parts. The plan is made once, by the part that
-comes first, and stands in OUTPUT/.partial/plan.json; in a finished set its content is in index.json.
+Row n of the source goes into shard n // shard_size, whatever the number of parts. The part that starts first makes the
+plan and writes it to OUTPUT/.partial/plan.json; a finished set has its content in index.json.
 """
 
 from __future__ import annotations
@@ -13,18 +13,18 @@ from dataclasses import asdict, dataclass, field
 from itertools import islice
 from typing import Any
 
-from data_prep.sources.base import Item, Source
+from data_prep.source import Source, SourceRow
 from liquid_train.errors import UserError
 
 
 @dataclass(frozen=True)
-class Plan:
+class SetPlan:
     """What a set is made of, by name as plan.json and index.json have it: enough to complete a set without its source
     and its VQ.
 
-    recipe: what determines the set. inputs: (name, rows) in order. encoder: what codes can depend on besides. omitted:
-    what the source leaves out by its own rules, by reason. encoder and the VQ's three are None for texts. max_bad: the
-    share of unusable rows that is allowed; it does not make another set.
+    recipe: what determines the set. inputs: (name, rows) in order. encoder: what else codes can depend on. omitted:
+    how many rows the source itself leaves out, by reason. encoder and the three VQ fields are None for texts. max_bad:
+    the allowed share of unusable rows, which does not make it another set.
     """
 
     recipe: dict[str, Any]
@@ -34,10 +34,10 @@ class Plan:
     vq_fingerprint: str | None = None
     codebook_size: int | None = None
     downsampling: int | None = None
-    max_bad: float | None = field(default=None, compare=False)  # None: made from an index, which does not say
+    max_bad: float | None = field(default=None, compare=False)  # None: read from an index, which does not record it
 
     @classmethod
-    def from_json(cls, value: dict[str, Any]) -> Plan | None:
+    def from_json(cls, value: dict[str, Any]) -> SetPlan | None:
         """The plan in a plan.json or an index.json; None where it holds none."""
         if not {"recipe", "inputs", "encoder", "omitted"} <= value.keys():
             return None
@@ -55,11 +55,11 @@ class Plan:
             if key != "max_bad" and not (key in of_vq and value is None)
         }
 
-    def differences(self, other: Plan) -> list[str]:
+    def differences(self, other: SetPlan) -> list[str]:
         """Names of what `other` has otherwise, as in plan.json, with both values: "recipe.shard_size (8, 16)"."""
-        a, b = flatten(self.to_json()), flatten(other.to_json())
+        a, b = flat_keys(self.to_json()), flat_keys(other.to_json())
         keys = sorted(key for key in a.keys() | b.keys() if key != "max_bad" and a.get(key) != b.get(key))
-        return [f"{key} ({_short(a.get(key))}, {_short(b.get(key))})" for key in keys]
+        return [f"{key} ({_abridged(a.get(key))}, {_abridged(b.get(key))})" for key in keys]
 
     @property
     def rows(self) -> int:
@@ -76,35 +76,35 @@ class Plan:
     def rows_of(self, shard: int) -> int:
         return min(self.shard_size, self.rows - shard * self.shard_size)
 
-    def read(self, source: Source, shard: int) -> Iterator[Item]:
-        """The items of one shard. Raises UserError when the source has fewer rows than were counted."""
+    def read(self, source: Source, shard: int) -> Iterator[SourceRow]:
+        """The rows of one shard. Raises UserError when the source has fewer rows than were counted."""
         wanted = self.rows_of(shard)
-        for item in islice(self._from(source, shard * self.shard_size), wanted):
+        for row in islice(self._from(source, shard * self.shard_size), wanted):
             wanted -= 1
-            yield item
+            yield row
         if wanted:
             raise UserError(
                 f"the source has fewer rows than when its plan was made ({wanted} missing in shard {shard}): "
                 "do not change the inputs while they are tokenized, or begin again with tokenize.overwrite=true"
             )
 
-    def _from(self, source: Source, row: int) -> Iterator[Item]:
-        """All items from row number `row` on."""
+    def _from(self, source: Source, row: int) -> Iterator[SourceRow]:
+        """All rows from number `row` on."""
         for name, rows in self.inputs:
             if row < rows:
                 yield from islice(source.read(name, row), rows - row)
             row = max(0, row - rows)
 
 
-def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+def flat_keys(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     """Nested objects as one: {"recipe": {"shard_size": 8}} -> {"recipe.shard_size": 8}."""
     flat: dict[str, Any] = {}
     for key, value in tree.items():
-        flat.update(flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value})
+        flat.update(flat_keys(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value})
     return flat
 
 
-def _short(value: Any) -> str:
+def _abridged(value: Any) -> str:
     text = "nothing" if value is None else str(value)
     return text if len(text) <= 60 else text[:12] + "..."  # a digest, or a long list
 
@@ -116,7 +116,7 @@ class Part:
     number: int
     count: int
 
-    def shards(self, plan: Plan) -> range:
+    def shards(self, plan: SetPlan) -> range:
         return range(plan.shards * self.number // self.count, plan.shards * (self.number + 1) // self.count)
 
     def __str__(self) -> str:
@@ -124,7 +124,7 @@ class Part:
 
 
 def parse_part(text: str | None) -> Part:
-    """tokenize.part "I/N" with I from 0; without it the rank of torchrun, else the whole. Raises UserError."""
+    """tokenize.part "I/N" with I from 0; without it the rank of torchrun, else everything. Raises UserError."""
     if text is None:
         return Part(int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1")))
     number, slash, count = text.partition("/")

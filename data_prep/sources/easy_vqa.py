@@ -10,16 +10,27 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
+from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import partial
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
+from data_prep.settings import TokenizeSettings
+from data_prep.source import Source, SourceRow
+from data_prep.sources import SOURCES
+from data_prep.sources._augmentation import read_varied
+from data_prep.sources._packaged import check_packaged
 from liquid_train.errors import UserError
+from liquid_train.image_tokenizer.preprocess import read_rgb
+from liquid_train.packages import missing_package
 
 COLORS = ("black", "blue", "brown", "gray", "green", "red", "teal", "yellow")
 SHAPES = ("circle", "rectangle", "triangle")
 SPLITS = ("train", "test")
 
-# How a caption can be worded, and how often training is to draw each wording; the first is KEY.txt.
+# Wordings of a caption, and the share of training in which each is drawn; the first is KEY.txt.
 WORDINGS = (
     ("a {color} {shape}", 0.5),
     ("{color} {shape}", 0.1),
@@ -52,14 +63,14 @@ class EasyVQAImage:
 
     @property
     def captions(self) -> list[tuple[str, float]]:
-        """(wording, weight) of every way to say the caption, the plainest first; empty where there is no caption."""
+        """(wording, weight) of every wording of the caption, the plainest first; empty where there is no caption."""
         if not (self.color and self.shape):
             return []
         return [(wording.format(color=self.color, shape=self.shape), weight) for wording, weight in WORDINGS]
 
 
 def answer_type(answer: str) -> str:
-    """'color', 'shape' or 'yes/no': the three kinds of easy-VQA questions, told by their answers."""
+    """'color', 'shape' or 'yes/no': the three kinds of easy-VQA questions, by their answers."""
     return "color" if answer in COLORS else "shape" if answer in SHAPES else "yes/no"
 
 
@@ -88,7 +99,7 @@ def derive(questions: list[tuple[str, str]], candidates: tuple[str, ...]) -> str
     return left.pop() if len(left) == 1 else None
 
 
-def describe(number: int, path: Path, questions: list[tuple[str, str]]) -> EasyVQAImage:
+def read_answers(number: int, path: Path, questions: list[tuple[str, str]]) -> EasyVQAImage:
     """One image with what its answers tell; contradicting answers are a `problem` of this image, not an error."""
     try:
         return EasyVQAImage(number, path, questions, derive(questions, COLORS), derive(questions, SHAPES))
@@ -103,12 +114,62 @@ def load_split(split: str) -> list[EasyVQAImage]:
     try:
         import easy_vqa
     except ImportError as error:
-        raise UserError(
-            "tokenize.source=easy_vqa needs the easy-vqa package: pip install 'liquid-train[demo]'"
-        ) from error
+        raise UserError(missing_package("tokenize.source=easy_vqa", "the easy-vqa package", "demo")) from error
     paths = easy_vqa.get_train_image_paths() if split == "train" else easy_vqa.get_test_image_paths()
     rows = easy_vqa.get_train_questions() if split == "train" else easy_vqa.get_test_questions()
     questions: dict[int, list[tuple[str, str]]] = defaultdict(list)
     for question, answer, number in zip(*rows, strict=True):
         questions[number].append((question, answer))
-    return [describe(number, Path(paths[number]), questions[number]) for number in sorted(paths)]
+    return [read_answers(number, Path(paths[number]), questions[number]) for number in sorted(paths)]
+
+
+@SOURCES.register("easy_vqa")
+class EasyVQASource(Source):
+    """The images of easy-VQA, then their varied copies; every one carries all of the image's questions.
+
+    (The questions name no side, so they hold for a mirrored image too.)
+    """
+
+    def __init__(self, settings: TokenizeSettings, seed: int) -> None:
+        super().__init__(settings, seed)
+        check_packaged(settings, SPLITS, ("copies",))
+        self.split, self.copies = settings.split, settings.copies
+        try:
+            self.version = version("easy-vqa")
+        except PackageNotFoundError as error:
+            raise UserError(missing_package("tokenize.source=easy_vqa", "the easy-vqa package", "demo")) from error
+        self._images: list[EasyVQAImage] | None = None
+
+    @property
+    def images(self) -> list[EasyVQAImage]:
+        if self._images is None:
+            self._images = load_split(self.split)
+        return self._images
+
+    def recipe(self) -> dict[str, Any]:
+        varied = {"seed": self.seed} if self.copies > 1 else {}  # without copies the seed decides nothing
+        return {"split": self.split, "version": self.version, "copies": self.copies, **varied}
+
+    def inputs(self) -> list[str]:
+        return [self.split]
+
+    def count(self, name: str) -> int:
+        return len(self.images) * self.copies
+
+    def rows_from(self, name: str, start: int) -> Iterator[SourceRow]:
+        for row in range(start, self.count(name)):
+            copy, number = divmod(row, len(self.images))
+            yield self._row(self.images[number], copy)
+
+    def _row(self, image: EasyVQAImage, copy: int) -> SourceRow:
+        key = f"{self.split}-{image.number:05d}"
+        info: dict[str, Any] = {
+            "questions": [{"question": question, "answers": [answer]} for question, answer in image.questions]
+        }
+        if image.captions:
+            info["captions"] = [{"text": text, "weight": weight} for text, weight in image.captions]
+        if copy == 0:
+            return SourceRow(info, partial(read_rgb, image.path), image.caption, image.problem, key, key)
+        read = partial(read_varied, image.path, self.seed, key, copy)
+        key = f"{key}-c{copy}"
+        return SourceRow({**info, "copy": copy}, read, image.caption, image.problem, key, key)

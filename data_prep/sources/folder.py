@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections import Counter
 from collections.abc import Iterator
 from functools import partial
 from itertools import islice
@@ -12,20 +11,23 @@ from pathlib import Path
 from typing import Any
 
 from data_prep.settings import TokenizeSettings
-from data_prep.sources.base import Item, Rows, refuse_unused
+from data_prep.source import Source, SourceRow, refuse_unused
+from data_prep.sources import SOURCES
 from liquid_train.errors import UserError
 from liquid_train.image_tokenizer.preprocess import read_rgb
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff")
 
 
-class FolderSource(Rows):
+@SOURCES.register("folder")
+class FolderSource(Source):
     """One input: the folder, its images in order of their paths. An image without a .txt has no caption and is
     kept."""
 
-    has_images = True
+    reads_input = True
 
-    def __init__(self, settings: TokenizeSettings) -> None:
+    def __init__(self, settings: TokenizeSettings, seed: int) -> None:
+        super().__init__(settings, seed)
         refuse_unused(settings, ())
         if settings.input is None or not Path(settings.input).expanduser().is_dir():
             raise UserError(
@@ -35,7 +37,7 @@ class FolderSource(Rows):
 
     def recipe(self) -> dict[str, Any]:
         digest = hashlib.sha256()
-        for path in images(self.root):
+        for path in image_files(self.root):
             digest.update(
                 os.fsencode(
                     f"{path.relative_to(self.root).as_posix()}\0{size(path)}\0{size(path.with_suffix('.txt'))}\0"
@@ -43,32 +45,29 @@ class FolderSource(Rows):
             )
         return {"names_and_sizes": digest.hexdigest()}
 
-    def omitted(self) -> Counter[str]:
-        return Counter()
-
     def inputs(self) -> list[str]:
         return ["."]
 
     def count(self, name: str) -> int:
-        return sum(1 for _ in images(self.root))
+        return sum(1 for _ in image_files(self.root))
 
-    def rows_from(self, name: str, start: int) -> Iterator[Item]:
-        for path in islice(images(self.root), start, None):
+    def rows_from(self, name: str, start: int) -> Iterator[SourceRow]:
+        for path in islice(image_files(self.root), start, None):
             origin = path.relative_to(self.root).as_posix()
             try:
                 text = path.with_suffix(".txt").read_text(encoding="utf-8").strip() or None
             except FileNotFoundError:
                 text = None
             except UnicodeDecodeError:
-                yield Item({}, problem="caption is not UTF-8", origin=origin)
+                yield SourceRow({}, problem="caption is not UTF-8", origin=origin)
                 continue
             except OSError as error:
-                yield Item({}, problem=f"unreadable caption: {error.strerror}", origin=origin)
+                yield SourceRow({}, problem=f"unreadable caption: {error.strerror}", origin=origin)
                 continue
-            yield Item({}, partial(read_rgb, path), text, origin=origin)
+            yield SourceRow({}, partial(read_rgb, path), text, origin=origin)
 
 
-def images(folder: Path) -> Iterator[Path]:
+def image_files(folder: Path) -> Iterator[Path]:
     """Image files below a folder; only the names of one folder at a time are in memory."""
     try:
         with os.scandir(folder) as entries:
@@ -77,7 +76,7 @@ def images(folder: Path) -> Iterator[Path]:
         raise UserError(f"tokenize.input={folder}: cannot be read: {error.strerror}") from error
     for name, is_folder in names:
         if is_folder:
-            yield from images(folder / name)
+            yield from image_files(folder / name)
         elif name.lower().endswith(IMAGE_SUFFIXES):
             yield folder / name
 

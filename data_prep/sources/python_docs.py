@@ -2,16 +2,24 @@
 on.
 
 Topics repeat each other: `specialnames` alone holds `customization`, `attribute-access` and others word for word, a
-fifth of the whole. A paragraph is therefore kept once, and where a test topic has it, there: otherwise the held-out
-text would be training text.
+fifth of all text. A paragraph is therefore kept only once, in the test topic if one has it: otherwise held-out text
+would also be training text.
 """
 
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
+from typing import Any
 
 from data_prep.encode.documents import cut_paragraphs
+from data_prep.settings import TokenizeSettings
+from data_prep.source import Source, SourceRow
+from data_prep.sources import SOURCES
+from data_prep.sources._packaged import check_packaged
 
 SPLITS = ("train", "test")
 MAX_CHARACTERS = 1500  # of one document
@@ -79,3 +87,39 @@ def _new_paragraphs(text: str, seen: set[str]) -> tuple[list[str], int]:
             kept.append(paragraph)
         seen.add(words)
     return kept, len(paragraphs) - len(kept)
+
+
+@SOURCES.register("python_docs")
+class PythonDocsSource(Source):
+    """Documents cut from the Python language reference."""
+
+    has_images = False
+
+    def __init__(self, settings: TokenizeSettings, seed: int) -> None:
+        super().__init__(settings, seed)
+        check_packaged(settings, SPLITS)
+        self.split = settings.split
+        self.topics = load_topics()
+        self.documents, repeated = split_documents(self.topics, self.split)
+        self._omitted = Counter({"repeated paragraph": repeated})
+
+    def recipe(self) -> dict[str, Any]:
+        return {
+            "split": self.split,
+            "content": content_digest(self.topics),
+            "max_characters": MAX_CHARACTERS,
+        }
+
+    def omitted(self) -> Counter[str]:
+        return self._omitted
+
+    def inputs(self) -> list[str]:
+        return [self.split]
+
+    def count(self, name: str) -> int:
+        return len(self.documents)
+
+    def rows_from(self, name: str, start: int) -> Iterator[SourceRow]:
+        for number, document in enumerate(islice(self.documents, start, None), start):
+            key = f"{self.split}-{number:05d}"
+            yield SourceRow({"topic": document.topic, "part": document.part}, text=document.text, key=key, origin=key)

@@ -12,13 +12,16 @@ from typing import IO, Any
 
 import zstandard
 
-from data_prep.sources.base import DAMAGED, FileSource, Item
-from data_prep.sources.listed import parse_row
+from data_prep.file_source import FileSource
+from data_prep.source import DAMAGED, SourceRow
+from data_prep.sources import SOURCES
+from data_prep.sources._listed import parse_row
 
 BLOCK = 2**16  # compressed bytes that are read at once
 MAX_WINDOW = 2**31  # bytes: what zstd's --long=31 needs
 
 
+@SOURCES.register("text")
 class TextSource(FileSource):
     """One document a line; what is longer than tokenize.max_characters is cut into several samples when it is
     written."""
@@ -27,20 +30,20 @@ class TextSource(FileSource):
     suffixes = (".jsonl", ".jsonl.gz", ".jsonl.zst", ".json.gz", ".json.zst")
     keys = ("text_key",)
 
-    def rows_from(self, name: str, start: int) -> Iterator[Item]:
+    def rows_from(self, name: str, start: int) -> Iterator[SourceRow]:
         key = self.settings.text_key or "text"
-        for number, line in enumerate(islice(lines(self.files[name]), start, None), start):
+        for number, line in enumerate(islice(text_lines(self.files[name]), start, None), start):
             origin = f"{name}, row {number}"
             row = DAMAGED if line is None else parse_row(line)
             if isinstance(row, str):
-                yield Item({}, problem=row, origin=origin)
+                yield SourceRow({}, problem=row, origin=origin)
             elif not isinstance(row.get(key), str) or not row[key].strip():
-                yield Item({}, problem=f"no {key}", origin=origin)
+                yield SourceRow({}, problem=f"no {key}", origin=origin)
             else:
-                yield Item({}, text=row[key], origin=origin)
+                yield SourceRow({}, text=row[key], origin=origin)
 
 
-def lines(path: Path) -> Iterator[bytes | None]:
+def text_lines(path: Path) -> Iterator[bytes | None]:
     """Lines that are not blank; a last None where the file cannot be read on, or breaks off inside its compressed
     stream."""
     try:

@@ -10,9 +10,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from data_prep.file_source import FileSource
 from data_prep.settings import TokenizeSettings
-from data_prep.sources.base import FileSource, Item, caption, readable
-from data_prep.sources.listed import TEXT_KEYS, answered
+from data_prep.source import SourceRow, first_caption, readable
+from data_prep.sources import SOURCES
+from data_prep.sources._listed import TEXT_KEYS, answered_questions
 from liquid_train.image_tokenizer.preprocess import read_rgb
 
 IMAGE_SUFFIXES = ("png", "jpg", "jpeg", "webp")
@@ -23,44 +25,46 @@ TAR_ERRORS = (tarfile.TarError, OSError, EOFError, ValueError, OverflowError, Me
 Files = dict[str, bytes]  # extension -> content of one sample
 
 
+@SOURCES.register("webdataset")
 class WebdatasetSource(FileSource):
     """KEY.jpg (png, jpeg, webp) with KEY.txt, or KEY.json with `caption`, `text` or `text_prompt`; KEY.json may have
     `questions`."""
 
     suffixes = (".tar",)
+    seeks = True
     keys = ("text_key",)
 
-    def __init__(self, settings: TokenizeSettings) -> None:
-        super().__init__(settings)
+    def __init__(self, settings: TokenizeSettings, seed: int) -> None:
+        super().__init__(settings, seed)
         self.text_keys = (settings.text_key,) if settings.text_key else TEXT_KEYS
 
     def count(self, name: str) -> int:
         return sum(1 for _ in samples(self.files[name], 0, None))
 
-    def rows_from(self, name: str, start: int) -> Iterator[Item]:
+    def rows_from(self, name: str, start: int) -> Iterator[SourceRow]:
         for key, files in samples(self.files[name], start, b""):
             origin = readable(f"{name}, {key}")
-            yield Item({}, problem=DAMAGED, origin=name) if files is None else self._item(files, origin)
+            yield SourceRow({}, problem=DAMAGED, origin=name) if files is None else self._row(files, origin)
 
-    def _item(self, files: Files, origin: str) -> Item:
+    def _row(self, files: Files, origin: str) -> SourceRow:
         extension = next((e for e in IMAGE_SUFFIXES if e in files), None)
         if extension is None:
-            return Item({}, problem="no image", origin=origin)
+            return SourceRow({}, problem="no image", origin=origin)
         try:
             info = readable(json.loads(files.get("json", b"{}")))
             text = files["txt"].decode("utf-8-sig").strip() if "txt" in files else None
         except UnicodeDecodeError:
-            return Item({}, problem="caption is not UTF-8", origin=origin)
+            return SourceRow({}, problem="caption is not UTF-8", origin=origin)
         except (ValueError, RecursionError):
-            return Item({}, problem="json does not parse", origin=origin)
+            return SourceRow({}, problem="json does not parse", origin=origin)
         info = info if isinstance(info, dict) else {}
         if not text or self.settings.text_key:
-            text = caption(info, self.text_keys) or text
+            text = first_caption(info, self.text_keys) or text
         kept: dict[str, Any] = {
-            "questions": answered(_list(info, "questions")),
+            "questions": answered_questions(_list(info, "questions")),
             "captions": weighted(_list(info, "captions")),
         }
-        return Item(
+        return SourceRow(
             {k: v for k, v in kept.items() if v}, partial(read_rgb, files[extension]), text or None, origin=origin
         )
 
@@ -76,7 +80,7 @@ def weighted(captions: list[Any]) -> list[dict[str, Any]]:
     for entry in captions:
         entry = {"text": entry} if isinstance(entry, str) else entry
         text, weight = (
-            (caption(entry, ("text",)), entry.get("weight", 1.0)) if isinstance(entry, dict) else (None, None)
+            (first_caption(entry, ("text",)), entry.get("weight", 1.0)) if isinstance(entry, dict) else (None, None)
         )
         if text and isinstance(weight, (int, float)) and 0 < weight < math.inf:
             kept.append({"text": text, "weight": weight})

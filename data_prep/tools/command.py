@@ -5,10 +5,14 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
+from liquid_train.config.schema import TrainJob
 from liquid_train.errors import UserError
 from liquid_train.files import check_file
+
+LoadTraining = Callable[[list[str]], TrainJob]
 
 
 def parser() -> argparse.ArgumentParser:
@@ -17,7 +21,7 @@ def parser() -> argparse.ArgumentParser:
     )
     tools = root.add_subparsers(dest="tool", required=True, metavar="{merge,verify,describe,inspect,index}")
     _add_merge(tools.add_parser("merge", help="join the parts of `liquid tokenize tokenize.part=I/N` into one set"))
-    _add_verify(tools.add_parser("verify", help="read a whole set again and compare some of it with its source"))
+    _add_verify(tools.add_parser("verify", help="read an entire set again and compare some of it with its source"))
     _add_describe(tools.add_parser("describe", help="sizes, captions, grid shapes and codebook usage of a set"))
     _add_inspect(
         tools.add_parser(
@@ -62,12 +66,12 @@ def _add_verify(tool: argparse.ArgumentParser) -> None:
         metavar="PATH",
         help="what tokenize.input was: rows of it are compared with the set (easy_vqa and python_docs need none)",
     )
-    tool.add_argument("--images", metavar="PATH", help="what tokenize.images was, where it lies elsewhere now")
+    tool.add_argument("--images", metavar="PATH", help="what tokenize.images was, if that folder has moved")
     _add_vq(tool)
     tool.add_argument(
         "--sample", type=int, default=64, metavar="N", help="rows to compare, drawn at random (default: 64)"
     )
-    tool.add_argument("--seed", type=int, default=0, help="of the drawing (default: 0)")
+    tool.add_argument("--seed", type=int, default=0, help="decides which rows are drawn (default: 0)")
     tool.add_argument(
         "--sheet",
         type=Path,
@@ -110,7 +114,7 @@ def _add_index(tool: argparse.ArgumentParser) -> None:
     tool.add_argument("set", type=Path, metavar="SET", help="a folder of webdataset tars with KEY.codes.npy or KEY.txt")
 
 
-def _preview(arguments: list[str]) -> int:
+def _preview(arguments: list[str], load_training: LoadTraining) -> int:
     """`liquid data inspect KEY=VALUE ...`"""
     from liquid_train.config.compose import load
     from liquid_train.debug.preview import preview
@@ -145,12 +149,15 @@ def _add_vq(tool: argparse.ArgumentParser) -> None:
     tool.add_argument("--vq-checkpoint", metavar="F", help="its .ckpt or .safetensors")
 
 
-def main(arguments: list[str]) -> int:
-    """Exit status: 0, or 1 where a set is not as it should be. Raises UserError for a user's mistake."""
+def main(arguments: list[str], load_training: LoadTraining) -> int:
+    """Exit status: 0, or 1 where a set is not as it should be. Raises UserError for a user's mistake.
+
+    load_training: makes the config of `liquid train` from KEY=VALUE overrides.
+    """
     if arguments[:1] == ["inspect"] and any(
         "=" in argument and not argument.startswith("-") for argument in arguments[1:]
     ):
-        return _preview(arguments[1:])
+        return _preview(arguments[1:], load_training)
     args = parser().parse_args(arguments)
     if args.tool == "index":
         from liquid_train.data.index_builder import build_index
@@ -180,26 +187,26 @@ def main(arguments: list[str]) -> int:
 
 
 def _look(args: argparse.Namespace) -> int:
-    from data_prep.shard_set.vq import vq_files
+    from data_prep.shard_set.vq import asked_vq
 
     if args.tool == "describe":
-        from data_prep.tools.describe import describe
+        from data_prep.tools.describe import describe_set
 
-        describe(args.set, args.plot)
+        describe_set(args.set, args.plot)
         return 0
-    vq = vq_files(args.vq_config, args.vq_checkpoint)
+    vq = asked_vq(args.vq_config, args.vq_checkpoint)
     if args.tool == "inspect":
-        from data_prep.tools.show import inspect
+        from data_prep.tools.show import show_sample
 
-        inspect(args.set, args.which, args.decode, vq)
+        show_sample(args.set, args.which, args.decode, vq)
         return 0
-    from data_prep.tools.verify import Request, verify
+    from data_prep.tools.verify import VerifyRequest, verify
 
     if args.sample < 1:
         raise UserError(f"--sample {args.sample}: must be 1 or more")
     if args.images is not None and args.input is None:
         raise UserError("--images goes with --input: give the list that names the images too")
-    return verify(args.set, Request(vq, args.input, args.images, args.sample, args.seed, args.sheet))
+    return verify(args.set, VerifyRequest(vq, args.input, args.images, args.sample, args.seed, args.sheet))
 
 
 def _check_image(flag: str, path: Path | None) -> None:

@@ -22,18 +22,18 @@ DEJAVU = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"
 
 @dataclass(frozen=True)
 class Tile:
-    """Pixels uint8 [h, w, 3]; original is None where the images are not at hand."""
+    """Pixels uint8 [h, w, 3]; original is None where the images are not there."""
 
     original: np.ndarray | None
     decoded: np.ndarray
     caption: str
 
 
-def contact_sheet(tiles: list[Tile], title: str) -> np.ndarray:
+def captioned_sheet(tiles: list[Tile], title: str) -> np.ndarray:
     """Tiles in reading order under a title: uint8 [height, width, 3]."""
     font = ImageFont.truetype(str(DEJAVU), FONT_SIZE)
-    beside = 2 if any(tile.original is not None for tile in tiles) else 1
-    cell = beside * BOX + (beside - 1) * 4 + GAP, BOX + CAPTION_LINES * LINE + GAP
+    images_a_tile = 2 if any(tile.original is not None for tile in tiles) else 1
+    cell = images_a_tile * BOX + (images_a_tile - 1) * 4 + GAP, BOX + CAPTION_LINES * LINE + GAP
     columns = max(1, min(len(tiles), round(math.sqrt(SHAPE * len(tiles) * cell[1] / cell[0]))))
     width = max(columns * cell[0] + GAP, 480)
     heading = _wrap(title, font, width - 2 * GAP, 3)
@@ -44,7 +44,7 @@ def contact_sheet(tiles: list[Tile], title: str) -> np.ndarray:
         draw.text((GAP, GAP + number * LINE), line, "black", font)
     for number, tile in enumerate(tiles):
         left, y = GAP + number % columns * cell[0], top + number // columns * cell[1]
-        for place, pixels in enumerate([tile.decoded] if beside == 1 else [tile.original, tile.decoded]):
+        for place, pixels in enumerate([tile.decoded] if images_a_tile == 1 else [tile.original, tile.decoded]):
             if pixels is not None:
                 _paste(sheet, pixels, left + place * (BOX + 4), y)
         for row, line in enumerate(_wrap(tile.caption, font, cell[0] - GAP, CAPTION_LINES)):
@@ -53,7 +53,7 @@ def contact_sheet(tiles: list[Tile], title: str) -> np.ndarray:
 
 
 def _paste(sheet: Image.Image, pixels: np.ndarray, left: int, top: int) -> None:
-    """Fit an image into its box: small ones by whole factors, so that their pixels stay sharp."""
+    """Fit an image into its box: small ones are enlarged by integer factors, so that their pixels stay sharp."""
     image = Image.fromarray(pixels)
     scale = BOX / max(image.size)
     size = (int(scale) if scale >= 2 else scale) if scale > 1 else scale

@@ -47,7 +47,7 @@ class Lengths:
         )
 
 
-class Card:
+class SetCard:
     """What one pass over a set finds. grids: (rows, columns) of the images. codes: how often each occurs, int64
     [codebook_size]."""
 
@@ -95,7 +95,7 @@ class Card:
             self.totals.update(images=1, captions=text is not None)
             self.grids[codes.shape[0], codes.shape[1]] += 1
             found = code_counts(codes.astype(np.int64), len(self.codes))
-            if len(found) > len(self.codes):  # a set that does not say its codebook's size
+            if len(found) > len(self.codes):  # the index of the set does not record its codebook's size
                 self.codes = np.pad(self.codes, (0, len(found) - len(self.codes)))
             self.codes += found
 
@@ -108,7 +108,7 @@ class Card:
         return f"{grid[0]}x{grid[1]}" + (f" ({grid[1] * f}x{grid[0] * f} px)" if f else "")
 
     def rows(self) -> list[tuple[str, str]]:
-        """(name, what is to be said of it) of the whole card."""
+        """(name, value) of every line of the card."""
         totals, entries = self.totals, self.index["shardlist"]
         size = sum(entry["bytes"] for entry in entries)
         rows = [
@@ -200,9 +200,9 @@ class Card:
         ]
 
 
-def describe(path: Path, plot: Path | None) -> None:
+def describe_set(path: Path, plot: Path | None) -> None:
     """Print the card of a set, and draw it. Raises UserError where there is no set."""
-    card = Card(path)
+    card = SetCard(path)
     card.read()
     rows = card.rows()
     width = max(len(name) for name, _ in rows)
@@ -213,7 +213,7 @@ def describe(path: Path, plot: Path | None) -> None:
         print(f"{plot}: written")
 
 
-def draw(card: Card, path: Path) -> None:
+def draw(card: SetCard, path: Path) -> None:
     """The codes' usage, the lengths of captions or texts, and the grid shapes side by side, as far as the set has them:
     a PNG."""
     import matplotlib
@@ -246,7 +246,7 @@ def draw(card: Card, path: Path) -> None:
     write_synced(path, buffer.getvalue())
 
 
-def _plot_codes(card: Card, axis: Any) -> None:
+def _plot_codes(card: SetCard, axis: Any) -> None:
     share = np.sort(card.codes[card.codes > 0])[::-1] / card.codes.sum()
     axis.fill_between(np.arange(1, len(share) + 1), share, share.min() / 2, step="mid", alpha=0.35)
     axis.plot(np.arange(1, len(share) + 1), share, drawstyle="steps-mid")
@@ -262,7 +262,7 @@ def _plot_codes(card: Card, axis: Any) -> None:
     axis.legend(frameon=False)
 
 
-def _plot_lengths(card: Card, axis: Any) -> None:
+def _plot_lengths(card: SetCard, axis: Any) -> None:
     from matplotlib.ticker import MaxNLocator
 
     counts = card.words.counts
@@ -282,7 +282,7 @@ def _plot_lengths(card: Card, axis: Any) -> None:
     )
 
 
-def _plot_grids(card: Card, axis: Any) -> None:
+def _plot_grids(card: SetCard, axis: Any) -> None:
     grids = card.grids.most_common(12)
     bars = axis.barh([card.grid_name(grid) for grid, _ in grids], [n for _, n in grids])
     axis.bar_label(bars, labels=[f"{n:,}" for _, n in grids], padding=3)

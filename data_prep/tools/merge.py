@@ -18,8 +18,8 @@ from pathlib import Path
 from data_prep.settings import TokenizeSettings
 from data_prep.shard_set.folder import DROPPED_NAME, SetFolder
 from data_prep.shard_set.index import Record, check_bad, complete_set
-from data_prep.shard_set.maker import print_summary, progress
-from data_prep.shard_set.plan import Plan
+from data_prep.shard_set.maker import print_set_summary, progress
+from data_prep.shard_set.plan import SetPlan
 from data_prep.shard_set.writer import shard_name, shard_number
 from liquid_train.errors import UserError
 from liquid_train.files import check_folder, move_into_place, sha256_of, sync
@@ -32,7 +32,7 @@ class PartFolder:
     """A folder with finished shards: their records by number. plan: of the set they belong to."""
 
     folder: SetFolder
-    plan: Plan
+    plan: SetPlan
     records: dict[int, Record]
 
 
@@ -88,8 +88,8 @@ def _largest_max_bad(parts: list[PartFolder]) -> float:
 
 
 def open_part(path: Path) -> PartFolder:
-    """The finished shards of a folder, be it a part or, where a set has one shard only, the whole. Raises UserError
-    where it is none."""
+    """The finished shards of a folder: a part, or a complete set of one shard. Raises UserError for any other
+    folder."""
     if not path.is_dir():
         raise UserError(f"{path}: no such folder; name the folders that `liquid tokenize tokenize.part=I/N` wrote to")
     folder = SetFolder(path)
@@ -115,7 +115,7 @@ def open_part(path: Path) -> PartFolder:
     return PartFolder(folder, folder.plan, records)
 
 
-def agreed_plan(target: SetFolder, parts: list[PartFolder]) -> Plan:
+def agreed_plan(target: SetFolder, parts: list[PartFolder]) -> SetPlan:
     """The plan of all of them. Raises UserError naming what differs where there are several."""
     plans = [(target.path, target.plan)] if target.plan else []
     plans += [(part.folder.path, part.plan) for part in parts]
@@ -130,7 +130,7 @@ def agreed_plan(target: SetFolder, parts: list[PartFolder]) -> Plan:
     return plan
 
 
-def check_coverage(plan: Plan, begun: list[PartFolder], parts: list[PartFolder]) -> None:
+def check_coverage(plan: SetPlan, begun: list[PartFolder], parts: list[PartFolder]) -> None:
     """Raise UserError for shards in two places or in none. What an earlier merge put into the output may be in a part
     too."""
     where: dict[int, PartFolder] = {}
@@ -175,7 +175,7 @@ def _refuse_tars(damaged: list[str]) -> None:
         )
 
 
-def _complete(target: SetFolder, plan: Plan, parts: list[PartFolder], max_bad: float) -> None:
+def _complete(target: SetFolder, plan: SetPlan, parts: list[PartFolder], max_bad: float) -> None:
     with target.opened(), target.planning():
         if target.index is not None:
             raise UserError(f"{target.path}: another process completed it in the meantime")
@@ -189,7 +189,7 @@ def _complete(target: SetFolder, plan: Plan, parts: list[PartFolder], max_bad: f
                 _take(target, part, number)
                 advance(1)
         index = complete_set(target, plan, target.recorded(), max_bad, MAX_BAD)
-    print_summary(str(target.path), index, None)
+    print_set_summary(str(target.path), index, None)
     if index["dropped"]:
         print(f"  {target.path / DROPPED_NAME} names what was dropped")
 

@@ -17,18 +17,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from data_prep.encode.crops import Crop
-from data_prep.encode.samples import NewSample, samples_of, task_rows
 from data_prep.settings import TokenizeSettings
 from data_prep.shard_set.check import Problems, dropped_rows
 from data_prep.shard_set.folder import DROPPED_NAME
-from data_prep.shard_set.plan import Plan, flatten
+from data_prep.shard_set.plan import SetPlan, flat_keys
+from data_prep.shard_set.samples import NewSample, rows_per_task, samples_of
 from data_prep.shard_set.stream import chunk_files, chunk_spans
-from data_prep.shard_set.vq import VQFiles
+from data_prep.shard_set.vq import AskedVQ
 from data_prep.shard_set.writer import shard_name, to_json
-from data_prep.sources import PACKAGED_SOURCES, Source, open_source
-from data_prep.sources.base import Item
-from data_prep.sources.parquet import ParquetSource
-from data_prep.sources.webdataset import WebdatasetSource
+from data_prep.source import Source, SourceRow
+from data_prep.sources import SOURCES, open_source
 from liquid_train.data.shard_format import Sample, decode_sample
 from liquid_train.errors import UserError
 
@@ -37,18 +35,19 @@ if TYPE_CHECKING:
 
 ALLOWED = {"fp32": 0.001, "bf16": 0.05}  # share of codes that may differ
 ALLOWED_IN_ONE = 0.25  # of one image's codes: another image has more than that
-# these reach a row without reading those before it; lists are read through once
-SEEKING = (WebdatasetSource, ParquetSource)
+# settings that a recipe records by their names
+RECORDED = ("split", "copies", "image_key", "text_key", "images", "options")
 
 
-def needs_input(plan: Plan) -> bool:
-    return plan.recipe["source"]["name"] not in PACKAGED_SOURCES
+def needs_input(plan: SetPlan) -> bool:
+    """Whether the source of a set reads files, which have to be named again. Raises UserError for an unknown source."""
+    return SOURCES.find(plan.recipe["source"]["name"], "recipe.source.name").reads_input
 
 
-def open_again(plan: Plan, files: str | None, images: str | None) -> Source:
+def open_again(plan: SetPlan, files: str | None, images: str | None) -> Source:
     """The source that a set was made of. Raises UserError where it is not there, or not the same any more."""
     recipe = plan.recipe["source"]
-    options = {key: recipe[key] for key in ("split", "copies", "image_key", "text_key", "images") if key in recipe}
+    options = {key: recipe[key] for key in RECORDED if key in recipe}
     if images is not None:
         options["images"] = images
     try:
@@ -59,10 +58,8 @@ def open_again(plan: Plan, files: str | None, images: str | None) -> Source:
         raise UserError(
             str(error).replace("tokenize.input", "--input").replace("tokenize.images", "--images")
         ) from error
-    there, here = (
-        flatten({**recipe, "images": None}),
-        flatten({"name": recipe["name"], **source.recipe(), "images": None}),
-    )
+    known = {key: recipe[key] for key in ("name", "options") if key in recipe}
+    there, here = flat_keys({**recipe, "images": None}), flat_keys({**known, **source.recipe(), "images": None})
     different = sorted(key for key in there.keys() | here.keys() if there.get(key) != here.get(key))
     if different:
         raise UserError(
@@ -97,7 +94,7 @@ class Reencoder:
     """Tokenizes rows of `source` as the plan says; `encoder` is None for texts."""
 
     def __init__(
-        self, path: Path, index: dict[str, Any], plan: Plan, source: Source, vq: VQFiles, problems: Problems
+        self, path: Path, index: dict[str, Any], plan: SetPlan, source: Source, vq: AskedVQ, problems: Problems
     ) -> None:
         self.path, self.index, self.plan, self.source, self.problems = path, index, plan, source, problems
         self.comparison = Comparison()
@@ -151,16 +148,16 @@ class Reencoder:
 
     @property
     def _task_rows(self) -> int:
-        return task_rows(self._batch)
+        return rows_per_task(self._batch)
 
-    def _items(self, rows: list[int]) -> Iterator[tuple[int, Item]]:
+    def _items(self, rows: list[int]) -> Iterator[tuple[int, SourceRow]]:
         """(row, item) of ascending rows, numbered through all inputs."""
         start = 0
         for name, count in self.plan.inputs:
-            stream: Iterator[Item] | None = None
+            stream: Iterator[SourceRow] | None = None
             at = start
             for row in (row for row in rows if start <= row < start + count):
-                if stream is None or (row != at and isinstance(self.source, SEEKING)):
+                if stream is None or (row != at and self.source.seeks):
                     stream, at = self.source.read(name, row - start), row
                 item = next(islice(stream, row - at, None), None)
                 if item is None:
@@ -169,7 +166,7 @@ class Reencoder:
                 at = row + 1
             start += count
 
-    def _encode(self, items: dict[int, Item], wanted: list[int]) -> dict[int, Any]:
+    def _encode(self, items: dict[int, SourceRow], wanted: list[int]) -> dict[int, Any]:
         """Row -> Encoded, the reason for having no sample, or None for a row without an image. Batches without a
         wanted row are left out."""
         if self.encoder is None:
@@ -196,7 +193,7 @@ class Reencoder:
                     )
         return results
 
-    def _samples(self, row: int, item: Item, result: Any) -> str | list[NewSample]:
+    def _samples(self, row: int, item: SourceRow, result: Any) -> str | list[NewSample]:
         """What a row gives, or why it gives nothing."""
         return result if isinstance(result, str) else samples_of(self.plan, row, item, result)
 
@@ -218,7 +215,7 @@ class Reencoder:
         return samples
 
     def _compare_row(
-        self, url: str, row: int, item: Item, made: Any, there: dict[str, Sample], reason: str | None, show: bool
+        self, url: str, row: int, item: SourceRow, made: Any, there: dict[str, Sample], reason: str | None, show: bool
     ) -> None:
         self.comparison.rows += 1
         if isinstance(made, str):
@@ -255,7 +252,7 @@ class Reencoder:
         written = None if text is None else text.encode("utf-8", "backslashreplace").decode()
         if sample.get("text") != written:
             self.problems.add(
-                "texts", f"{where}: text {_short(sample.get('text'))} there, {_short(written)} in the source"
+                "texts", f"{where}: text {_quoted(sample.get('text'))} there, {_quoted(written)} in the source"
             )
         expected = json.loads(to_json(info))
         if different := sorted(
@@ -301,7 +298,7 @@ class Reencoder:
             return {}
 
 
-def _open_encoder(plan: Plan, vq: VQFiles) -> tuple[BatchEncoder, bool]:
+def _open_encoder(plan: SetPlan, vq: AskedVQ) -> tuple[BatchEncoder, bool]:
     """The encoder, on the device of the set's making where there is one, and whether its batches can be made again."""
     import torch
 
@@ -312,12 +309,12 @@ def _open_encoder(plan: Plan, vq: VQFiles) -> tuple[BatchEncoder, bool]:
     device = recorded if recorded == "cpu" or torch.cuda.is_available() else "cpu"
     batch = int(plan.encoder["batch_size"]) if device == recorded else 1
     return BatchEncoder(
-        EncoderSettings(vq.config, vq.checkpoint, device, plan.recipe["precision"], False, batch)
+        EncoderSettings(vq.settings, device, plan.recipe["precision"], False, batch)
     ), device == recorded == "cpu"
 
 
 def caption_of(sample: Sample) -> str:
-    """What a contact sheet says under an image: its caption, else its first question, else its key."""
+    """The text under an image of a contact sheet: its caption, else its first question, else its key."""
     if "text" in sample:
         return sample["text"]
     questions = sample["info"].get("questions")
@@ -326,5 +323,5 @@ def caption_of(sample: Sample) -> str:
     return sample["key"]
 
 
-def _short(text: str | None) -> str:
+def _quoted(text: str | None) -> str:
     return "missing" if text is None else repr(text if len(text) <= 40 else text[:37] + "...")

@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 
 from data_prep.shard_set.stream import open_index, shard_files
-from data_prep.shard_set.vq import VQFiles, open_vq
+from data_prep.shard_set.vq import AskedVQ, open_vq_of_set
 from liquid_train.data.shard_format import Sample
 from liquid_train.data.shards import ShardSet
 from liquid_train.errors import UserError
 
 
-def inspect(path: Path, which: str, decode_to: Path | None, vq: VQFiles) -> None:
+def show_sample(path: Path, which: str, decode_to: Path | None, vq: AskedVQ) -> None:
     """Print a sample, given by its key or its number, and write its decoded image. Raises UserError where there is
     none."""
     open_index(path)  # what a ShardSet would make where it is missing
@@ -30,11 +30,11 @@ def inspect(path: Path, which: str, decode_to: Path | None, vq: VQFiles) -> None
     if decode_to is not None and "codes" not in sample:
         raise UserError(f"--decode: sample {sample['key']} has no codes, it is a text")
     print(f"{sample['key']}  (sample {number:,} of {len(shards):,}, in {shard['url']})")
-    print("\n".join(lines(sample)))
+    print("\n".join(sample_lines(sample)))
     if decode_to is not None:
         from liquid_train.generate.images import decode, save_png
 
-        model = open_vq(path, shards.index, vq, parts=("decoder",))
+        model = open_vq_of_set(path, shards.index, vq, parts=("decoder",))
         decode_to.parent.mkdir(parents=True, exist_ok=True)
         save_png(decode_to, decode(model, sample["codes"][None])[0])
         print(f"\n{decode_to}: written")
@@ -61,7 +61,7 @@ def find(shards: ShardSet, path: Path, which: str) -> int:
     raise UserError(f"{path}: no sample {which}: {known}" + ("" if numeric else ", and no key is called so"))
 
 
-def lines(sample: Sample) -> list[str]:
+def sample_lines(sample: Sample) -> list[str]:
     """Everything a sample holds, its caption first, its codes last."""
     info: dict[str, Any] = sample["info"]
     found = []

@@ -1,5 +1,4 @@
-"""`liquid data verify`: read a whole set again, and compare some of it with the images and texts that it was made
-of."""
+"""`liquid data verify`: read an entire set again, and compare a sample of it with its source."""
 
 from __future__ import annotations
 
@@ -12,25 +11,25 @@ from typing import TYPE_CHECKING, Any
 
 from data_prep.shard_set.check import SHOWN, Problems, SetCheck, index_faults
 from data_prep.shard_set.maker import progress
-from data_prep.shard_set.plan import Plan
+from data_prep.shard_set.plan import SetPlan
 from data_prep.shard_set.stream import open_index
-from data_prep.shard_set.vq import FLAGS, VQFiles, mismatch
+from data_prep.shard_set.vq import FLAGS, AskedVQ, mismatch
 from liquid_train.data.shard_format import INDEX_NAME
 from liquid_train.data.shards import ShardSet
 from liquid_train.errors import UserError
 
 if TYPE_CHECKING:
     from data_prep.tools.reencode import Comparison, Shown
-    from liquid_train.image_tokenizer.taming import ImageTokenizer
+    from liquid_train.image_tokenizer.base import ImageTokenizer
 
 MAX_SHOWN = 64  # images of a contact sheet
 
 
 @dataclass(frozen=True)
-class Request:
-    """What is asked for besides the set itself. sample: rows to compare. sheet: where the contact sheet goes."""
+class VerifyRequest:
+    """The options of `liquid data verify`. sample: rows to compare. sheet: where the contact sheet goes."""
 
-    vq: VQFiles
+    vq: AskedVQ
     input: str | None = None
     images: str | None = None
     sample: int = 64
@@ -38,7 +37,7 @@ class Request:
     sheet: Path | None = None
 
 
-def verify(path: Path, request: Request) -> int:
+def verify(path: Path, request: VerifyRequest) -> int:
     """Print what is wrong, a line each, or one line that all is well; 1 or 0. Raises UserError for requests that
     cannot be followed."""
     try:
@@ -58,11 +57,12 @@ def verify(path: Path, request: Request) -> int:
 
 
 class _Verification:
-    def __init__(self, path: Path, index: dict[str, Any], request: Request) -> None:
+    def __init__(self, path: Path, index: dict[str, Any], request: VerifyRequest) -> None:
         self.path, self.index, self.request = path, index, request
-        self.plan = Plan.from_json(index)
+        self.plan = SetPlan.from_json(index)
         self.problems = Problems()
-        self.said: list[str] = []  # parts of the summary
+        self.vq = request.vq.of_set(index)
+        self.notes: list[str] = []  # parts of the summary
         self.has_codes = "vq_fingerprint" in index or "max_code" in index
         self.vq_fits = False
 
@@ -81,16 +81,16 @@ class _Verification:
             print("\n".join(self.problems.lines()))
             print(
                 f"{self.path}: {len(self.problems):,} problem{'s' if len(self.problems) > 1 else ''} "
-                f"({'; '.join([*_counted(self.problems), *self.said])})"
+                f"({'; '.join([*_counted(self.problems), *self.notes])})"
             )
             return 1
         size = sum(entry["bytes"] for entry in entries)
         what = f"{samples:,} samples in {len(entries):,} shards, {size / 2**20:,.1f} MiB: all as recorded"
-        print(f"{self.path}: {'; '.join([what, *self.said])}")
+        print(f"{self.path}: {'; '.join([what, *self.notes])}")
         return 0
 
     def _check_vq(self) -> None:
-        vq = self.request.vq
+        vq = self.vq
         if not self.has_codes:
             if vq.given:
                 raise UserError(f"{FLAGS}: {self.path} is a set of texts, no VQ made it")
@@ -108,9 +108,8 @@ class _Verification:
         if different and vq.given:
             self.problems.add("VQ", f"{INDEX_NAME}: {different}")
         elif different:
-            self.said.append(
-                "nothing was decoded or encoded again, for the VQ that ships with the package did not make these "
-                f"codes: give {FLAGS}"
+            self.notes.append(
+                f"nothing was decoded or encoded again, for {vq.name} did not make these codes: give {FLAGS}"
             )
         elif "vq_fingerprint" in self.index:
             for name, value in (("codebook_size", model.codebook_size), ("downsampling", model.downsampling)):
@@ -126,17 +125,16 @@ class _Verification:
             raise UserError(f"--sheet {sheet}: {self.path} is a set of texts, there are no images in it")
         if not self.vq_fits and not self.problems:
             raise UserError(
-                f"--sheet {sheet}: the VQ that ships with the package did not make these codes; give the one that "
-                f"did with {FLAGS}"
+                f"--sheet {sheet}: {self.vq.name} did not make these codes; give the one that did with {FLAGS}"
             )
 
     def _open_source(self) -> Any:
-        """The source, where rows can be compared with it; else None, and the summary says why."""
+        """The source, if rows can be compared with it; else None, with the reason in the summary."""
         asked = self.request.input is not None
         if self.has_codes and not self.vq_fits:
             if asked and not self.problems:
                 raise UserError(
-                    f"--input {self.request.input}: the VQ that ships with the package did not make these codes; "
+                    f"--input {self.request.input}: {self.vq.name} did not make these codes; "
                     f"give the one that did with {FLAGS}"
                 )
             return None
@@ -145,20 +143,20 @@ class _Verification:
                 raise UserError(
                     f"--input {self.request.input}: {INDEX_NAME} does not say how the set was made; leave --input out"
                 )
-            self.said.append(f"not compared with its source: {INDEX_NAME} does not say how the set was made")
+            self.notes.append(f"not compared with its source: {INDEX_NAME} does not say how the set was made")
             return None
         from data_prep.tools.reencode import needs_input, open_again
 
-        if needs_input(self.plan) and not asked:
-            self.said.append("not compared with its source: give --input")
-            return None
         try:
+            if needs_input(self.plan) and not asked:
+                self.notes.append("not compared with its source: give --input")
+                return None
             return open_again(self.plan, self.request.input, self.request.images)
         except UserError as error:
             if asked:
                 raise
             # a package that is missing or of another version
-            self.said.append(f"not compared with its source: {error}")
+            self.notes.append(f"not compared with its source: {error}")
             return None
 
     def _compare(self, source: Any) -> list[Shown]:
@@ -168,10 +166,10 @@ class _Verification:
         draw = random.Random(self.request.seed)
         rows = draw.sample(range(self.plan.rows), min(self.request.sample, self.plan.rows))
         show = set(rows[:MAX_SHOWN]) if self.request.sheet else set()
-        encoder = Reencoder(self.path, self.index, self.plan, source, self.request.vq, self.problems)
+        encoder = Reencoder(self.path, self.index, self.plan, source, self.vq, self.problems)
         with progress("comparing with the source", len(rows), sys.stdout.isatty()) as advance:
             comparison = encoder.compare(sorted(rows), show, advance)
-        self.said.append(_compared(comparison))
+        self.notes.append(_compared(comparison))
         return comparison.shown
 
     def _draw(self, samples: int) -> list[Shown]:
@@ -186,14 +184,14 @@ class _Verification:
         ]
 
     def _write_sheet(self, shown: list[Shown]) -> None:
-        from data_prep.tools.contact_sheet import Tile, contact_sheet
+        from data_prep.tools.contact_sheet import Tile, captioned_sheet
         from liquid_train.generate.images import decode, save_png
 
         assert self.request.sheet is not None
         if not shown:
-            self.said.append("no contact sheet: none of the drawn samples has an image")
+            self.notes.append("no contact sheet: none of the drawn samples has an image")
             return
-        model: ImageTokenizer = self.request.vq.open(parts=("decoder",))
+        model: ImageTokenizer = self.vq.open(parts=("decoder",))
         tiles, error, pixels = [], 0.0, 0
         with progress("decoding", len(shown), sys.stdout.isatty()) as advance:
             for image in shown:
@@ -208,8 +206,8 @@ class _Verification:
             "left the image, right what its codes give; " + quality if quality else "what the codes give"
         )
         self.request.sheet.parent.mkdir(parents=True, exist_ok=True)
-        save_png(self.request.sheet, contact_sheet(tiles, title))
-        self.said.append(f"{self.request.sheet} shows {len(tiles)} images" + (f", {quality}" if quality else ""))
+        save_png(self.request.sheet, captioned_sheet(tiles, title))
+        self.notes.append(f"{self.request.sheet} shows {len(tiles)} images" + (f", {quality}" if quality else ""))
 
 
 def _compared(comparison: Comparison) -> str:

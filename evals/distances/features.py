@@ -17,12 +17,12 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from evals.benchmarks.json_files import read_object
 from evals.distances.resizing import MODES, resize
+from evals.json_files import read_object
 from liquid_train.errors import UserError
 from liquid_train.files import sha256_of
 from liquid_train.generate.images import images_of
-from liquid_train.image_tokenizer.taming import ImageTokenizer
+from liquid_train.image_tokenizer.base import ImageTokenizer
 from liquid_train.measurement.settings import FeaturesConfig
 
 INCEPTION_SIDE = 299
@@ -51,7 +51,7 @@ def open_features(config: FeaturesConfig, tokenizer: ImageTokenizer) -> FeatureN
     if config.resize not in MODES:
         raise UserError(f"features.resize={config.resize}: one of {', '.join(MODES)}")
     if config.kind == "vq":
-        if not hasattr(tokenizer, "encoder"):
+        if "encoder" not in tokenizer.parts:
             raise ValueError("features.kind=vq: the image tokenizer was opened without its encoder")
         return vq_features(tokenizer)
     makers = {"inception": inception_features, "hf": hf_features}
@@ -62,32 +62,19 @@ def open_features(config: FeaturesConfig, tokenizer: ImageTokenizer) -> FeatureN
             f"features.kind={config.kind} needs features.path: "
             f"{'the TorchScript file' if config.kind == 'inception' else 'a model folder'}"
         )
-    return makers[config.kind](Path(config.path), config.resize, next(tokenizer.parameters()).device)
+    return makers[config.kind](Path(config.path), config.resize, tokenizer.device)
 
 
 def feature_name(tokenizer: ImageTokenizer) -> str:
     """An honest description of `vq_features`."""
-    width = tokenizer.encoder.conv_out.in_channels
-    vq = tokenizer.fingerprint[:12]
-    return (
-        f"mean over positions of the VQ encoder's last hidden layer ({width} features, VQ {vq}); not Inception "
-        "features, not comparable with FID"
-    )
+    return f"{tokenizer.describe_features()}; not Inception features, not comparable with FID"
 
 
 def vq_features(tokenizer: ImageTokenizer) -> FeatureNetwork:
-    """What the encoder's last convolution reads, averaged over positions. Images are taken at their own size."""
+    """The image tokenizer's own features. Images are taken at their own size."""
 
     def compute(pixels: np.ndarray) -> Tensor:
-        read: list[Tensor] = []
-        hook = tokenizer.encoder.conv_out.register_forward_pre_hook(
-            lambda _, inputs: read.append(inputs[0].mean(dim=(2, 3)))
-        )
-        try:
-            tokenizer.encoder(images_of(tokenizer, pixels))
-        finally:
-            hook.remove()
-        return read[0]
+        return tokenizer.features(images_of(tokenizer, pixels))
 
     return FeatureNetwork(feature_name(tokenizer), tokenizer.fingerprint, "none", compute)
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from liquid_train.errors import UserError
+from evals.errors import NotMeasurable
 
 FLOOR_DRAWS = 4
 INFINITY_POINTS = 10  # numbers of images from which the distance at infinitely many is fitted
@@ -32,7 +32,7 @@ class Gaussian:
         """features [n, d], n >= 2; the covariance divides by n - 1."""
         features = np.asarray(features, dtype=np.float64)
         if len(features) < 2:
-            raise UserError(f"a Frechet distance needs at least 2 images in each set, not {len(features)}")
+            raise NotMeasurable(f"a Frechet distance needs at least 2 images in each set, not {len(features)}")
         return cls(features.mean(0), np.atleast_2d(np.cov(features, rowvar=False)))
 
 
@@ -65,9 +65,9 @@ class FeatureSums:
         return cls(int(vector[0]), vector[1 : 1 + width], vector[1 + width :].reshape(width, width))
 
     def gaussian(self) -> Gaussian:
-        """Raises UserError for fewer than 2 images."""
+        """Raises NotMeasurable for fewer than 2 images."""
         if self.count < 2:
-            raise UserError(f"a Frechet distance needs at least 2 images in each set, not {self.count}")
+            raise NotMeasurable(f"a Frechet distance needs at least 2 images in each set, not {self.count}")
         mean = self.total / self.count
         return Gaussian(mean, (self.products - self.count * np.outer(mean, mean)) / (self.count - 1))
 

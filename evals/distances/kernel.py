@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from liquid_train.errors import UserError
+from evals.errors import NotMeasurable
 
 SUBSETS = 100
 SUBSET_SIZE = 1000
@@ -36,11 +36,11 @@ def kernel_distance(
     """(mean, standard deviation, images of a subset) over random subsets of both sets, as KID is published.
 
     Subsets hold subset_size images, or half of the smaller set where it has fewer than twice that: equal subsets
-    would have no deviation. Raises UserError for a set below 4 images.
+    would have no deviation. Raises NotMeasurable for a set below 4 images.
     """
     smaller = min(len(a), len(b))
     if smaller < 4:
-        raise UserError(f"a kernel distance needs at least 4 images in each set, not {smaller}")
+        raise NotMeasurable(f"a kernel distance needs at least 4 images in each set, not {smaller}")
     size, random = min(subset_size, smaller // 2), np.random.default_rng(seed)
     values = [squared_mmd(*(x[random.choice(len(x), size, replace=False)] for x in (a, b))) for _ in range(subsets)]
     return float(np.mean(values)), float(np.std(values)), size

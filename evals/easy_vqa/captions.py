@@ -6,18 +6,18 @@ from __future__ import annotations
 import numpy as np
 
 from data_prep.sources.easy_vqa import COLORS, SHAPES
-from evals.easy_vqa.shapes_and_colors import named
-from evals.metrics.self_vqascore import CaptionPairs
+from evals.easy_vqa.prompts import named
+from evals.errors import NotMeasurable
+from evals.judges.caption_pairs import CaptionPairs
 from liquid_train.data.shards import ShardSet
-from liquid_train.errors import UserError
 
 
 def caption_pairs(shards: ShardSet, count: int, seed: int) -> CaptionPairs:
     """The first `count` images whose caption names a colour and a shape, with captions that are wrong in one of them.
 
     color, shape: the caption names nothing else. full_caption_color, full_caption_shape: it names the other one too,
-    rightly: what a model that looks for one of the two things only cannot tell. Raises UserError when no caption names
-    both.
+    rightly: what a model that looks for one of the two things only cannot tell. Raises NotMeasurable when no caption
+    names both.
     """
     random = np.random.default_rng(seed)
     codes: list[np.ndarray] = []
@@ -41,7 +41,7 @@ def caption_pairs(shards: ShardSet, count: int, seed: int) -> CaptionPairs:
         if len(codes) == count:
             break
     if not codes:
-        raise UserError(
+        raise NotMeasurable(
             f"{shards.path}: no caption there names a colour and a shape; take captions out of metrics, or give "
             "easy_vqa's test set"
         )

@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
-from data_prep.sources.easy_vqa import COLORS, SHAPES, load_split
+from evals.easy_vqa.prompts import CAPTIONS, named
+from evals.easy_vqa.real_images import RealShapes
 from evals.easy_vqa.shape_judge import judge
-from evals.metrics.self_vqascore import GeneratedTexts
-from liquid_train.errors import UserError
-from liquid_train.generate.image_sampler import sample_images
-from liquid_train.generate.images import decode
+from evals.generated import GeneratedImages
 from liquid_train.measurement.measurement import Measurement, ModelHandle, Value, bare, share
 from liquid_train.measurement.provenance import Provenance, arrays_digest, seeds_text, texts_digest
 
@@ -23,35 +18,7 @@ from liquid_train.measurement.provenance import Provenance, arrays_digest, seeds
 # two of one caption differ by more than 4 in 99.9% of the pairs (2.0 at least); one image encoded and decoded twice,
 # so with a quarter of its codes changed, differs from itself by less than 2 in 95%.
 DIFFERENT = 2.0
-CAPTIONS = [f"a {color} {shape}" for shape in SHAPES for color in COLORS]
-
-
-@dataclass(frozen=True)
-class RealImages:
-    """pixels uint8 [N, H, W, 3]; color and shape are None where the answers leave them open."""
-
-    pixels: np.ndarray
-    colors: list[str | None]
-    shapes: list[str | None]
-
-
-def real_images() -> RealImages:
-    """easy-VQA's test images as they are (not through the VQ). Raises UserError when the package is missing."""
-    try:
-        images = load_split("test")
-    except UserError as error:
-        remedy = "pip install 'liquid-train[demo]', or leave t2i, image_quality and image_tokenizer out of metrics"
-        raise UserError(
-            f"metrics: images are compared with those of the easy-vqa package, which is missing: {remedy}"
-        ) from error
-    pixels = np.stack([np.asarray(Image.open(i.path).convert("RGB")) for i in images])
-    return RealImages(pixels, [i.color for i in images], [i.shape for i in images])
-
-
-def named(prompt: str) -> tuple[str | None, str | None]:
-    """The colour and the shape that a prompt names, None where it names none."""
-    words = re.findall(r"[a-z]+", prompt.lower())
-    return next((c for c in COLORS if c in words), None), next((s for s in SHAPES if s in words), None)
+JUDGE = "drawn_shapes, a judge of colours and outlines"  # as provenance names it
 
 
 def distinct(pixels: Sequence[np.ndarray]) -> int:
@@ -64,7 +31,7 @@ def distinct(pixels: Sequence[np.ndarray]) -> int:
     return len(counted)
 
 
-def judge_accuracy(real: RealImages) -> dict[str, float]:
+def judge_accuracy(real: RealShapes) -> dict[str, float]:
     """How often the judge is right on real images whose colour or shape is known."""
     verdicts = [judge(p) for p in real.pixels]
     color = [v.color == truth for v, truth in zip(verdicts, real.colors, strict=True) if truth]
@@ -104,68 +71,7 @@ def score(pixels: np.ndarray, per_prompt: int) -> dict[str, Any]:
     }
 
 
-@dataclass(frozen=True)
-class GeneratedImages:
-    """What a model drew: codes [n, rows, columns], pixels uint8 [n, H, W, 3], and one prompt and seed an image."""
-
-    codes: np.ndarray
-    pixels: np.ndarray
-    prompts: list[str]
-    seeds: list[int]
-    sampler: dict[str, float | int | None]
-
-
-def generate_images(
-    handle: ModelHandle,
-    prompts: list[str],
-    *,
-    seed: int,
-    guidance: float,
-    temperature: float,
-    top_k: int | None,
-    batch_size: int,
-) -> GeneratedImages:
-    """One image a prompt; image i is drawn with seed + i. UserError for a model that has seen no images."""
-    if len(handle.grid) != 2:
-        raise UserError(
-            "the model was trained on no images (liquid.json states no grid); train with a t2i, i2t or vqa source"
-        )
-    seeds = [seed + i for i in range(len(prompts))]
-    codes = sample_images(
-        handle.model,
-        handle.vocabulary,
-        prompts,
-        seeds=seeds,
-        grid=(handle.grid[0], handle.grid[1]),
-        guidance=guidance,
-        temperature=temperature,
-        top_k=top_k,
-        batch_size=batch_size,
-        suffix=handle.suffix,
-        size=handle.stated_size,
-        progress=lambda *p: handle.progress("codes", *p),
-    )
-    return GeneratedImages(
-        codes,
-        decode(handle.image_tokenizer, codes),
-        prompts,
-        seeds,
-        {"guidance": guidance, "temperature": temperature, "top_k": top_k},
-    )
-
-
-def generated_texts(generated: GeneratedImages, tags: list[list[str]] | None = None) -> GeneratedTexts:
-    """What the self-VQAScore reads: the codes as they were drawn, without the way through pixels."""
-    return GeneratedTexts(
-        list(generated.codes),
-        generated.prompts,
-        tags or [[] for _ in generated.prompts],
-        generated.seeds,
-        generated.sampler,
-    )
-
-
-def measure(handle: ModelHandle, data: GeneratedImages, real: RealImages, *, per_prompt: int) -> Measurement:
+def shapes_and_colors(handle: ModelHandle, data: GeneratedImages, real: RealShapes, *, per_prompt: int) -> Measurement:
     """Right colours and shapes next to the judge's own accuracy on real images. detail: evals/t2i.json without its
     step."""
     result = {**score(data.pixels, per_prompt), **judge_accuracy(real), **data.sampler, "seed": data.seeds[0]}
@@ -179,7 +85,7 @@ def measure(handle: ModelHandle, data: GeneratedImages, real: RealImages, *, per
         prompts=texts_digest([*data.prompts, handle.suffix]),
         seeds=seeds_text(data.seeds),
         sampler=dict(data.sampler),
-        features="drawn_shapes, a judge of colours and outlines",
+        features=JUDGE,
         dtype=handle.dtype,
     )
     return Measurement(values, provenance, result)

@@ -7,72 +7,44 @@ texts, so that it compares with 100 times this one where `clipscore.prefix` is e
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-from PIL import Image
-from safetensors import SafetensorError
 
-from evals.distances.features import folder_weights
-from evals.metrics.vqascore import Images
+from evals.identity import folder_identity
+from evals.inputs import Inputs, JobInputs
+from evals.judges.images import Images
+from evals.metric import Metric
+from evals.metrics import METRICS
 from evals.settings import CLIPScoreConfig
-from liquid_train.errors import UserError
 from liquid_train.measurement.measurement import Measurement, ModelHandle, average
 from liquid_train.measurement.provenance import Provenance, seeds_text, texts_digest
+
+if TYPE_CHECKING:
+    from evals.judges.clip import CLIP
 
 WEIGHT = 2.5
 
 
-@dataclass(frozen=True)
-class CLIP:
-    """The model with its processor; longest: tokens of a text."""
+@METRICS.register("clipscore")
+class CLIPScore(Metric):
+    """Of the generated images, by the model of clipscore.model."""
 
-    model: Any
-    processor: Any
-    longest: int
-    name: str
-    weights: str
+    draws = True
+    needs = {"clipscore.model": "FOLDER with a CLIP model in Hugging Face format"}
 
-    def is_long(self, text: str) -> bool:
-        return len(self.processor.tokenizer(text).input_ids) > self.longest
+    def identity(self) -> Any:
+        return [asdict(self.job.clipscore), folder_identity(self.job.clipscore.model)]
 
-    @torch.inference_mode()
-    def cosines(self, pixels: np.ndarray, texts: list[str]) -> np.ndarray:
-        """pixels uint8 [n, H, W, 3] -> fp64 [n]. Longer texts are cut."""
-        images = [Image.fromarray(image) for image in pixels]
-        inputs = self.processor(
-            text=texts, images=images, return_tensors="pt", padding=True, truncation=True, max_length=self.longest
-        )
-        found = self.model(**inputs.to(self.model.device, self.model.dtype))
-        return (found.image_embeds.double() * found.text_embeds.double()).sum(-1).cpu().numpy()  # both have length 1
+    def prepare(self, inputs: Inputs) -> None:
+        from evals.judges.clip import open_clip
 
+        assert isinstance(inputs, JobInputs)
+        self.clip = open_clip(self.job.clipscore, inputs.session.model.device)
 
-def open_clip(config: CLIPScoreConfig, device: torch.device) -> CLIP:
-    """Raises UserError for a folder without a CLIP model and its processor."""
-    from transformers import AutoConfig, CLIPModel, CLIPProcessor
-
-    path = Path(str(config.model))
-    weights = folder_weights(path, "clipscore.model", "a CLIP model")
-    try:
-        kind = AutoConfig.from_pretrained(path, local_files_only=True).model_type
-        if kind != "clip":
-            raise UserError(f"its model_type is {kind}")
-        model = CLIPModel.from_pretrained(path, local_files_only=True).eval().to(device)
-        processor = CLIPProcessor.from_pretrained(path, local_files_only=True)
-    except (OSError, ValueError, ImportError, KeyError, SafetensorError) as error:
-        raise UserError(
-            f"clipscore.model={path}: cannot be opened as a CLIP model with its processor: {error}"
-        ) from error
-    return CLIP(
-        model,
-        processor,
-        model.config.text_config.max_position_embeddings,
-        f"CLIP {path.name}, texts after {config.prefix!r}",
-        weights,
-    )
+    def measure(self, handle: ModelHandle, inputs: Inputs) -> Measurement:
+        return clipscore(handle, self.clip, Images.of(inputs.generated), self.job.clipscore, seed=inputs.seed)
 
 
 def clipscore(handle: ModelHandle, clip: CLIP, data: Images, config: CLIPScoreConfig, *, seed: int = 0) -> Measurement:

@@ -9,11 +9,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from evals.distances.feature_cache import reference_features
-from evals.distances.features import FeatureNetwork, open_features
 from evals.distances.frechet import (
     FLOOR_DRAWS,
     FeatureSums,
@@ -24,21 +23,69 @@ from evals.distances.frechet import (
 )
 from evals.distances.kernel import SUBSETS, kernel_distance
 from evals.distances.precision_recall import precision_recall
+from evals.identity import features_identity, folder_identity
+from evals.inputs import Inputs
+from evals.metric import Metric
+from evals.metrics import METRICS
+from evals.sets import EvalSets
 from liquid_train.measurement.intervals import Z, bootstrap, bootstrap_name
 from liquid_train.measurement.measurement import Measurement, ModelHandle, Value, bare, share
 from liquid_train.measurement.provenance import Provenance, arrays_digest, seeds_text, texts_digest
 from liquid_train.measurement.settings import FeaturesConfig
+
+if TYPE_CHECKING:
+    from evals.distances.features import FeatureNetwork
 
 RESAMPLES = 200
 BOOTSTRAP_FEATURES = 256  # a wider network's covariance takes too long to be resampled
 MIN_IMAGES = 20  # below, the smallest subset of the fit to infinity would be a handful
 
 
+@METRICS.register("image_quality")
+class ImageQuality(Metric):
+    """Of the generated images."""
+
+    by_default = True
+    draws = True
+    reads = ("images",)
+    while_training = True
+
+    def applies(self, sets: EvalSets) -> None:
+        if self.config is None or self.config.images is None:
+            super().applies(sets)
+
+    def identity(self) -> Any:
+        c = self.job
+        return [features_identity(c.features), c.images and folder_identity(c.images), c.quality_reference]
+
+    def prepare(self, inputs: Inputs) -> None:
+        _ = inputs.network, inputs.real
+
+    def measure(self, handle: ModelHandle, inputs: Inputs) -> Measurement:
+        generated, real = inputs.generated, inputs.real
+        about, reconstructed = real.name, None
+        if real.original:
+            reconstructed = real.reconstructed(handle.image_tokenizer, max(len(generated.pixels), 2))
+            about += f"; reconstructions: {len(reconstructed)} of them through the VQ"
+        data = ImageSets(
+            generated.pixels,
+            real.pixels,
+            generated.prompts,
+            generated.seeds,
+            [inputs.category_of(prompt) for prompt in generated.prompts],
+            real.categories,
+            generated.sampler,
+            about,
+            reconstructed,
+        )
+        return image_quality(handle, data, inputs.features, seed=inputs.seed)
+
+
 @dataclass(frozen=True)
 class ImageSets:
-    """drawn, real: uint8 [n, H, W, 3]. prompts, seeds, drawn_categories: one a generated image; real_categories: one a
-    real one; None where an image has none. sampler: how they were drawn. real_name: what the real ones are, in
-    words."""
+    """generated, real: uint8 [n, H, W, 3]. prompts, seeds, generated_categories: one a generated image;
+    real_categories: one a real one; None where an image has none. sampler: how they were generated. real_name: what
+    the real ones are, in words."""
 
     generated: np.ndarray
     real: np.ndarray
@@ -48,7 +95,7 @@ class ImageSets:
     real_categories: list[str | None]
     sampler: dict[str, float | int | None]
     real_name: str
-    # real ones through the image tokenizer: the best that a model which draws codes can do
+    # real ones through the image tokenizer: the best that a model which generates codes can do
     reconstructed: np.ndarray | None = None
 
 
@@ -65,6 +112,9 @@ def published_name(key: str) -> str:
 def image_quality(handle: ModelHandle, data: ImageSets, config: FeaturesConfig, *, seed: int = 0) -> Measurement:
     """A collective: every rank looks at its share of the generated images. Raises UserError for fewer than 4 images in
     a set."""
+    from evals.distances.feature_cache import reference_features
+    from evals.distances.features import open_features
+
     network = open_features(config, handle.image_tokenizer)
     real = reference_features(network, data.real, Path(config.cache) if config.cache is not None else None)
     sums, generated = shared_features(handle, network, data.generated, real.shape[1])
@@ -107,7 +157,7 @@ def shared_features(
 def distances(
     sums: FeatureSums, generated: np.ndarray, real: np.ndarray, reference: Gaussian, seed: int
 ) -> tuple[dict[str, Value], list[str]]:
-    """drawn [n, d], real [m, d] -> values by name, and warnings."""
+    """generated [n, d], real [m, d] -> values by name, and warnings."""
     n, width = generated.shape
     distance = frechet_distance(sums.gaussian(), reference)
     if width <= BOOTSTRAP_FEATURES:

@@ -15,20 +15,52 @@ import os
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from functools import cache
 from importlib.metadata import version
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from liquid_train.data.sequences import prompt_ids
+from evals.identity import folder_identity
+from evals.inputs import Inputs
+from evals.metric import Metric
+from evals.metrics import METRICS
+from evals.sets import EvalSets
 from liquid_train.errors import UserError
 from liquid_train.measurement.intervals import Z
 from liquid_train.measurement.measurement import Measurement, ModelHandle, Value, bare
 from liquid_train.measurement.provenance import Provenance, texts_digest
 from liquid_train.measurement.settings import LanguageConfig
+from liquid_train.packages import missing_package
+
+if TYPE_CHECKING:
+    from liquid_train.training.settings import EvalsConfig
 
 NAMES = {True: "language", False: "language_all"}  # by whether image rows are masked
+
+
+@METRICS.register("language")
+class Language(Metric):
+    """The tasks of language.tasks."""
+
+    needs = {"language.tasks": "[...], such as [hellaswag,arc_easy]"}
+    while_training = True
+
+    def applies(self, sets: EvalSets) -> None:
+        """The harness has data of its own."""
+
+    def identity(self) -> Any:
+        return [asdict(self.job.language), folder_identity(self.job.language.include_path)]
+
+    def read(self) -> None:
+        check_language(self.job.language)
+
+    def measure(self, handle: ModelHandle, inputs: Inputs) -> Measurement:
+        return language(handle, inputs.language, check_language(inputs.language))
+
+    def wanted(self, settings: EvalsConfig) -> bool:
+        return bool(settings.language.tasks)
 
 
 def check_language(config: LanguageConfig) -> Any:
@@ -39,9 +71,7 @@ def check_language(config: LanguageConfig) -> Any:
     try:
         manager = task_manager(config.include_path)
     except ImportError as error:
-        raise UserError(
-            f"metrics: language needs lm-evaluation-harness ({error}): pip install 'liquid-train[language]'"
-        ) from error
+        raise UserError(missing_package("metrics: language", f"lm-evaluation-harness ({error})", "language")) from error
     unknown = [task for task in config.tasks if not manager.match_tasks([task])]
     if unknown:
         where = f"language.include_path={config.include_path} and the harness"
@@ -65,7 +95,7 @@ def language(handle: ModelHandle, config: LanguageConfig, manager: Any) -> Measu
     values: dict[str, Value] = {}
     prompts: list[str] = []
     for masked, prefix in NAMES.items():
-        found, prompts = evaluate(handle, config, manager, masked)
+        found, prompts = run_harness(handle, config, manager, masked)
         values |= {f"{prefix}/{key}": value for key, value in found.items()}
     provenance = Provenance(
         n=len(prompts),
@@ -82,7 +112,7 @@ def language(handle: ModelHandle, config: LanguageConfig, manager: Any) -> Measu
     return Measurement(values, provenance, warnings=warnings)
 
 
-def evaluate(
+def run_harness(
     handle: ModelHandle, config: LanguageConfig, manager: Any, masked: bool
 ) -> tuple[dict[str, Value], list[str]]:
     """(values, digests of the prompts in the tasks' order), on every rank."""
@@ -143,6 +173,8 @@ def language_model(handle: ModelHandle, batch_size: int, masked: bool) -> Any:
     import torch
     import torch.distributed as dist
     from lm_eval.models.huggingface import HFLM
+
+    from liquid_train.data.sequences import prompt_ids
 
     vocabulary = handle.vocabulary
 

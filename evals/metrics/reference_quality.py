@@ -12,28 +12,62 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from evals.benchmarks.json_files import named, read_object
-from evals.benchmarks.question_files import IMAGES
-from evals.distances.feature_cache import file_features
-from evals.distances.features import FeatureNetwork
 from evals.distances.frechet import FeatureSums, Gaussian
-from evals.easy_vqa.shapes_and_colors import GeneratedImages
+from evals.generated import GeneratedImages
+from evals.identity import features_identity, folder_identity
+from evals.inputs import Inputs, JobInputs
+from evals.json_files import named, read_object
+from evals.metric import Metric
+from evals.metrics import METRICS
 from evals.metrics.image_quality import category_distances, distances, published_name
+from evals.real_images import IMAGE_SUFFIXES
 from evals.settings import ReferenceConfig
 from liquid_train.errors import UserError
-from liquid_train.generate.images import load_image
 from liquid_train.image_tokenizer.preprocess import read_rgb
 from liquid_train.measurement.measurement import Measurement, ModelHandle, Progress
 from liquid_train.measurement.provenance import Provenance, seeds_text, texts_digest
 from liquid_train.measurement.settings import FeaturesConfig
 
+if TYPE_CHECKING:
+    from evals.distances.features import FeatureNetwork
+
 DRAWN_TOGETHER = 256  # images that are in memory at a time
 LEAST = 4  # images, for a kernel distance
+
+
+@METRICS.register("reference_quality")
+class ReferenceQuality(Metric):
+    """One image of each prompt of reference.folder against its real images."""
+
+    needs = {"reference.folder": "FOLDER with real images, as MJHQ-30K's"}
+
+    def identity(self) -> Any:
+        c = self.job
+        return [asdict(c.reference), folder_identity(c.reference.folder), features_identity(c.features)]
+
+    def read(self) -> None:
+        self.reference = read_reference(self.job.reference)
+
+    def prepare(self, inputs: Inputs) -> None:
+        _ = inputs.network
+
+    def measure(self, handle: ModelHandle, inputs: Inputs) -> Measurement:
+        assert isinstance(inputs, JobInputs)
+        return reference_quality(
+            handle,
+            self.reference,
+            inputs.network,
+            inputs.draw,
+            inputs.features,
+            max_bad=self.job.reference.max_bad,
+            seed=inputs.seed,
+        )
 
 
 @dataclass(frozen=True)
@@ -73,7 +107,7 @@ def check_left_out(folder: Path, found: list[RealImage], left_out: dict[str, lis
     if bad > max_bad * (len(found) + bad):
         raise UserError(
             f"reference.folder={folder}: {bad} of {len(found) + bad} images cannot be used. {reasons}. "
-            f"Mend the folder, or allow a larger share with reference.max_bad={max_bad}"
+            f"Fix the folder, or allow a larger share with reference.max_bad={max_bad}"
         )
     if len(found) < LEAST:
         remedy = (
@@ -102,7 +136,7 @@ def read_mjhq(folder: Path) -> tuple[list[RealImage], dict[str, list[str]]]:
 def read_folder(folder: Path) -> tuple[list[RealImage], dict[str, list[str]]]:
     found: list[RealImage] = []
     left_out: dict[str, list[str]] = {}
-    for path in sorted(p for p in folder.rglob("*") if p.suffix.lower() in IMAGES):
+    for path in sorted(p for p in folder.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES):
         place, text = path.relative_to(folder), path.with_suffix(".txt")
         try:
             prompt = text.read_text(encoding="utf-8").strip() if text.is_file() else ""
@@ -169,6 +203,9 @@ def real_features(
     handle: ModelHandle, data: ReferenceSet, network: FeatureNetwork, config: FeaturesConfig, max_bad: float
 ) -> tuple[ReferenceSet, np.ndarray, str]:
     """(the images that can be read, their features fp32 [n, d], digest of all files)."""
+    from evals.distances.feature_cache import file_features
+    from liquid_train.generate.images import load_image
+
     height, width = (side * handle.image_tokenizer.downsampling for side in handle.grid)
     own_size = config.kind == "vq"
     features, content = file_features(

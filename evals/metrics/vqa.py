@@ -9,64 +9,68 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from transformers import PreTrainedModel
 
-from data_prep.sources.easy_vqa import answer_type
-from evals.benchmarks.published_rules import pope_scores as pope_scores
-from evals.benchmarks.published_rules import textvqa_accuracy as textvqa_accuracy
-from liquid_train.data.sequences import encode_text
+from evals.inputs import Inputs
+from evals.json_files import write_json
+from evals.metric import Metric
+from evals.metrics import METRICS
+from evals.questions.shard_questions import Question, QuestionSet
 from liquid_train.data.shards import ShardSet
 from liquid_train.errors import UserError
-from liquid_train.generate.text_sampler import answer
 from liquid_train.measurement.measurement import Measurement, ModelHandle, Value, bare, share
 from liquid_train.measurement.provenance import Provenance, arrays_digest, texts_digest
-from liquid_train.vocabulary import Vocabulary
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from liquid_train.training.settings import EvalsConfig
+    from liquid_train.vocabulary import Vocabulary
 
 EXAMPLES = 12
+BLIND_SAMPLES = 100_000  # of the training set, for the blind baseline
 
 
-@dataclass(frozen=True)
-class Question:
-    """image: number of its image in the set. kind: color, shape or yes/no, told by the answer."""
+@METRICS.register("vqa")
+class ShardQuestions(Metric):
+    """Accuracy on the questions of a shard set, next to the baselines."""
 
-    image: int
-    text: str
-    answers: tuple[str, ...]
-    kind: str
+    by_default = True
+    reads = ("questions", "train")
+    while_training = True
+    files = ("vqa.json", "examples/*.png")
 
+    def identity(self) -> Any:
+        return self.job.max_images
 
-@dataclass(frozen=True)
-class QuestionSet:
-    """codes: one grid an image. left_out: damaged samples by reason."""
+    def prepare(self, inputs: Inputs) -> None:
+        _ = inputs.questions
+        if not inputs.training:
+            _ = inputs.sets.baseline
 
-    codes: list[np.ndarray]
-    questions: list[Question]
-    left_out: dict[str, int]
+    def measure(self, handle: ModelHandle, inputs: Inputs) -> Measurement:
+        if inputs.training:
+            return Measurement(shared_accuracy(handle, inputs.questions), question_provenance(handle, inputs.questions))
+        data = VQAData(inputs.questions, inputs.sets.baseline)
+        return with_baselines(handle, data, seed=inputs.seed, batch_size=inputs.batch_size)
 
+    def write(self, folder: Path, step: int | None, found: dict[str, Measurement], inputs: Inputs) -> None:
+        """vqa.json, and the images of the questions that it shows."""
+        from liquid_train.generate.images import decode, save_png
 
-def load_questions(shards: ShardSet, max_images: int | None = None) -> QuestionSet:
-    """The questions of the first max_images samples (None: of all). Raises UserError when they have none."""
-    codes: list[np.ndarray] = []
-    questions: list[Question] = []
-    for number in range(shards.num_samples if max_images is None else min(max_images, shards.num_samples)):
-        sample = shards.sample(number)
-        asked = sample["info"].get("questions") if sample is not None and "codes" in sample else None
-        if sample is None or not asked:
-            continue
-        for q in asked:
-            answers = tuple(q["answers"])
-            questions.append(Question(len(codes), q["question"], answers, answer_type(answers[0])))
-        codes.append(sample["codes"])
-    if not questions:
-        raise UserError(
-            f"{shards.path}: its samples carry no questions; give a shard set made from a source with questions "
-            "(easy_vqa)"
-        )
-    return QuestionSet(codes, questions, dict(shards.bad))
+        data = inputs.questions
+        numbers = [data.questions[n].image for n in choose_examples(data.questions, inputs.seed)]
+        (folder / "examples").mkdir()
+        for i, n in enumerate(numbers):  # one by one: their grids may differ
+            save_png(folder / example_name(i), decode(inputs.image_tokenizer, data.codes[n][None])[0])
+        write_json(folder / "vqa.json", {"step": step, **found[self.name].detail})
+
+    def wanted(self, settings: EvalsConfig) -> bool:
+        return settings.vqa_samples > 0
 
 
 def normal(text: str) -> str:
@@ -89,6 +93,9 @@ def ask(
 ) -> list[str]:
     """The model's answer to every question. images: which image is shown in place of image i (default:
     itself)."""
+    from liquid_train.data.sequence_pieces import encode_text
+    from liquid_train.generate.text_sampler import answer
+
     # one token more than the longest right answer: a longer answer must not be cut to a right one
     longest = max(
         len(encode_text(vocabulary.tokenizer, " " + a)) for a in {a for q in data.questions for a in q.answers}
@@ -110,10 +117,10 @@ def derangement(count: int, seed: int) -> list[int] | None:
 
 def blind_answers(train: ShardSet, questions: Sequence[Question]) -> list[str]:
     """The commonest training answer to each question's wording; the commonest of all for a wording that training
-    lacks."""
+    lacks. Of the first BLIND_SAMPLES samples."""
     by_wording: dict[str, Counter[str]] = defaultdict(Counter)
     overall: Counter[str] = Counter()
-    for sample in train:
+    for sample in islice(train, BLIND_SAMPLES):
         for q in sample["info"].get("questions", ()):
             by_wording[normal(q["question"])].update(q["answers"])
             overall.update(q["answers"])
@@ -201,7 +208,7 @@ class VQAData:
     train: ShardSet | None
 
 
-def measure(handle: ModelHandle, data: VQAData, *, seed: int, batch_size: int) -> Measurement:
+def with_baselines(handle: ModelHandle, data: VQAData, *, seed: int, batch_size: int) -> Measurement:
     """Accuracies next to the blind and the shuffled ones. detail: evals/vqa.json without its step. For one process."""
     questions = data.questions.questions
     model, vocabulary = handle.model, handle.vocabulary

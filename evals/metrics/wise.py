@@ -17,20 +17,22 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from evals.benchmarks.json_files import named, read_json, read_lines
+from evals.generated import GeneratedImages
+from evals.identity import folder_identity
+from evals.inputs import Inputs, JobInputs
+from evals.json_files import named, read_lines, read_published
+from evals.metric import Metric
+from evals.metrics import METRICS
 from evals.settings import WISEConfig
 from liquid_train.errors import UserError
 from liquid_train.measurement.measurement import Measurement, ModelHandle, average, bare
 from liquid_train.measurement.provenance import Provenance, seeds_text, texts_digest
-
-if TYPE_CHECKING:
-    from evals.easy_vqa.shapes_and_colors import GeneratedImages
 
 FILES = ("cultural_common_sense", "spatio-temporal_reasoning", "natural_science")
 MARKS = {"consistency": 0.7, "realism": 0.2, "aesthetic_quality": 0.1}  # with their weights
@@ -43,6 +45,30 @@ CATEGORIES = {  # with the last prompt of each; they follow each other from 1 on
     "physics": 900,
     "chemistry": 1000,
 }
+
+
+@METRICS.register("wise")
+class WISE(Metric):
+    """With a model: the images, and no number. With wise.scores: the judge's numbers, and no model."""
+
+    needs = {"wise.prompts": "FOLDER with WISE's three JSON files"}
+
+    def identity(self) -> Any:
+        return [asdict(self.job.wise), folder_identity(self.job.wise.prompts)]
+
+    def read(self) -> None:
+        self.prompts = read_prompts(self.job.wise)
+
+    def measure(self, handle: ModelHandle, inputs: Inputs) -> Measurement:
+        assert isinstance(inputs, JobInputs)
+        return images(handle, self.prompts, inputs.one_each([p.text for p in self.prompts.prompts]))
+
+    def scores_files(self) -> str | None:
+        return "wise.scores" if self.job.wise.scores else None
+
+    def score(self) -> Measurement:
+        config = self.job.wise
+        return score(read_prompts(config), [Path(path) for path in config.scores], config.max_bad)
 
 
 @dataclass(frozen=True)
@@ -89,7 +115,7 @@ def read_prompts(config: WISEConfig) -> WISEPrompts:
             (p for p in (folder / f"{stem}.json", folder / f"{stem}_verified.json") if p.is_file()),
             folder / f"{stem}.json",
         )
-        rows = read_json(path)
+        rows = read_published(path)
         if not isinstance(rows, list):
             raise UserError(f"{path}: not a list of prompts; give the published file")
         for place, row in enumerate(rows, 1):
@@ -123,13 +149,13 @@ def refuse_many(key: str, good: int, left_out: dict[str, list[str]], max_bad: fl
     if bad > max_bad * (good + bad) or not good:
         reasons = "; ".join(f"{reason}: {named(names)}" for reason, names in left_out.items())
         raise UserError(
-            f"{key}: {bad} of {good + bad} entries cannot be used. {reasons}. Mend the files, or allow a larger "
+            f"{key}: {bad} of {good + bad} entries cannot be used. {reasons}. Fix the files, or allow a larger "
             f"share with wise.max_bad={max_bad}"
         )
 
 
 def images(handle: ModelHandle, data: WISEPrompts, generated: GeneratedImages) -> Measurement:
-    """No number: the images of the prompts, drawn in their order, and the file for a judge. detail: {"images",
+    """No number: the images of the prompts, generated in their order, and the file for a judge. detail: {"image_files",
     "files"} by name."""
     rows = [
         {"prompt_id": p.id, "Prompt": p.text, "Explanation": p.explanation, "image": f"{p.id}.png"}

@@ -10,30 +10,19 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
+from evals.chosen import find_metric
+from evals.metric import value_of
 from evals.paper.numbers import GROUPS, MODELS, PAPER, Row
 from evals.settings import EvalJob
 from liquid_train.measurement.measurement import Measurement, Value
+from liquid_train.packages import install_command
 
 UNKNOWN = "not verified here"
 NONE = "–"
-QUESTIONS = {
-    name: tuple(f"benchmarks.{name}.{key}" for key in keys)
-    for name, keys in (
-        ("vqav2", ("questions", "annotations", "images")),
-        ("gqa", ("questions", "images")),
-        ("textvqa", ("questions", "images")),
-        ("pope", ("questions", "images")),
-        ("mme", ("folder",)),
-    )
-}
-NEEDS = {
-    "reference_quality": ("reference.folder", "features.path"),
-    "genai_bench_vqascore": ("genai_bench", "vqascore.model"),
-    "language": ("language.tasks",),
-    **QUESTIONS,
-}
+# what each page shows: conf/sheet/
+SHEETS = {"paper": tuple(dict.fromkeys(row.metric for rows in GROUPS.values() for row in rows))}
+ALSO_NEEDED = {"reference_quality": ("features.path",)}  # only so are its numbers FID
 
 
 def measurable(config: EvalJob) -> tuple[EvalJob, dict[str, str]]:
@@ -44,7 +33,7 @@ def measurable(config: EvalJob) -> tuple[EvalJob, dict[str, str]]:
         if (lacking := not_given(config, name))
     }
     if "language" in config.metrics and find_spec("lm_eval") is None:
-        why["language"] = "pip install 'liquid-train[language]'"
+        why["language"] = install_command("language")
     # asked for by nothing that is left
     features = config.features if config.features.path is not None else replace(config.features, kind="vq")
     return replace(config, metrics=[name for name in config.metrics if name not in why], features=features), why
@@ -52,13 +41,8 @@ def measurable(config: EvalJob) -> tuple[EvalJob, dict[str, str]]:
 
 def not_given(config: EvalJob, metric: str) -> list[str]:
     """Keys without a value that the metric needs."""
-    return [key for key in NEEDS.get(metric, ()) if value_of(config, key) in (None, [])]
-
-
-def value_of(config: Any, key: str) -> Any:
-    for part in key.split("."):
-        config = getattr(config, part)
-    return config
+    others = [key for key in ALSO_NEEDED.get(metric, ()) if value_of(config, key) is None]
+    return [*find_metric(metric, "metrics")(metric, config).not_given(), *others]
 
 
 @dataclass(frozen=True)

@@ -8,16 +8,16 @@ from pathlib import Path
 from typing import Any
 
 from liquid_train.checkpoint.folder import TRAINER, committed, problems, step_of
-from liquid_train.config.compose import package_path
 from liquid_train.config.schema import TrainJob
 from liquid_train.data.settings import SourceConfig
 from liquid_train.data.shards import ShardSet
 from liquid_train.data.stream_state import StreamState
 from liquid_train.errors import UserError
 from liquid_train.files import read_json
+from liquid_train.image_tokenizer.opening import tokenizer_files
 
-# A checkpoint with other values of these cannot be continued: weights and ids would not fit.
-FIXED = ("backbone", "vq")
+# A checkpoint with other values of these cannot be continued: weights, ids or optimizer state would not fit.
+FIXED = ("backbone", "vq", "optimizer.kind")
 # These determine the order of the data: a change needs data.allow_change.
 ORDER = (
     "seed",
@@ -223,9 +223,7 @@ def check_inputs(config: TrainJob) -> None:
                 ShardSet(source.path).check_files()
             except UserError as error:
                 raise UserError(f"data.{group}.{name}.path={source.path}: {error}") from error
-    for key, path in (("vq.config", config.vq.config), ("vq.checkpoint", config.vq.checkpoint)):
-        if not package_path(path).is_file():
-            raise UserError(f"{key}={path}: no such file")
+    tokenizer_files(config.vq)
     found = find_checkpoint(config)
     if found:
         changes_since(found, config, shard_digests(config))

@@ -29,7 +29,6 @@ from liquid_train.config.overrides import CommandLine, apply
 from liquid_train.config.schema import TrainJob
 from liquid_train.config.schema_walk import all_keys, described
 from liquid_train.errors import UserError
-from liquid_train.files import package_path as package_path
 from liquid_train.jobs import JOBS
 
 
@@ -139,7 +138,9 @@ def check(config: Any) -> None:
             raise UserError(f"{key} has no value; give {key}=...")
         if value == "" and item.is_path:
             raise UserError(f"{key} is empty; give a path" + (f", or null: {item.null}" if item.null else ""))
-        for name in (value if isinstance(value, list) else [value]) if item.kinds and value is not None else []:
+        for name in (
+            (value if isinstance(value, list) else [value]) if item.kinds and value not in (None, "auto") else []
+        ):
             if "." in name or name not in registry(item.kinds).names():
                 registry(item.kinds).find(name, key)
     _check_sections(config, "")

@@ -8,10 +8,13 @@ from typing import Annotated, Literal
 
 from liquid_train.checkpoint.settings import CheckpointConfig
 from liquid_train.config.fields import Section, require, setting
-from liquid_train.data.settings import TASKS, DataConfig
+from liquid_train.data.settings import DataConfig
+from liquid_train.data.tasks import find_task, task_names
 from liquid_train.distributed.settings import LaunchConfig, ParallelConfig
 from liquid_train.image_tokenizer.settings import VQSettings
+from liquid_train.model.families import find_family
 from liquid_train.model.settings import BackboneConfig, LossConfig
+from liquid_train.optim.kinds import check_own_kind
 from liquid_train.optim.settings import OptimizerConfig, ScheduleConfig
 from liquid_train.training.settings import EvalsConfig, RunConfig, TrackerConfig, TrainConfig
 
@@ -51,10 +54,15 @@ class TrainJob(Section):
             c.backbone.init == "random" or c.backbone.path is not None,
             "backbone.init=pretrained needs backbone.path=FOLDER with an HF model",
         )
-        tasks = sorted({s.task for s in c.data.sources.values() if s.weight > 0})
+        check_own_kind(c.optimizer)
+        if c.backbone.family is not None:
+            find_family(c.backbone.family, "backbone.family")
+        known = task_names(c.data)
+        tasks = sorted(
+            {find_task(s.task, f"data.sources.{n}.task").name for n, s in c.data.sources.items() if s.weight > 0}
+        )
         for task in c.loss.weight:
-            known = {s.task for s in [*c.data.sources.values(), *c.data.heldout.values()]}
-            require(task in known | set(TASKS), f"loss.weight.{task}: no such task; one of {', '.join(TASKS)}")
+            require(task in known, f"loss.weight.{task}: no such task; one of {', '.join(known)}")
         require(
             any(c.loss.weight.get(task, 1.0) > 0 for task in tasks),
             f"loss.weight: the weight of every task of data.sources is 0 ({', '.join(tasks)}); give one of them a "

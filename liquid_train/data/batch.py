@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import math
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 
 import torch
 from torch import Tensor
 
 from liquid_train.data.document_plan import DocumentPlan
 from liquid_train.data.packing import Sequence
-from liquid_train.data.sequences import IGNORED
-from liquid_train.data.settings import TASKS, DataConfig
+from liquid_train.data.sequence_pieces import IGNORED
+from liquid_train.data.settings import DataConfig
 from liquid_train.data.stream_state import StreamState
+from liquid_train.data.tasks import FIRST, task_names
 from liquid_train.model.settings import LossConfig
 
 
@@ -27,10 +28,11 @@ class MicroBatch:
     tasks: Tensor  # [n, seq_len] int8, task of the target; -1 = none
     weights: Tensor  # [n, seq_len] fp32, the target's share in the loss
     plan: DocumentPlan
+    task_names: tuple[str, ...] = FIRST  # what the numbers in `tasks` stand for
 
     def to(self, device: torch.device) -> MicroBatch:
-        moved = {f.name: getattr(self, f.name).to(device) for f in fields(self)}
-        return MicroBatch(**moved)
+        moved = {f.name: getattr(self, f.name).to(device) for f in fields(self) if f.name != "task_names"}
+        return replace(self, **moved)
 
 
 @dataclass
@@ -79,11 +81,13 @@ def micro_batches(
     needed = math.ceil(max(per_rank) / micro_batch)
     size = min(micro_batch, max(per_rank))
     sequences = [batch.sequences[g] for g in sorted(batch.sequences)]
-    return [collate(sequences[i * size : (i + 1) * size], size, data.seq_len, loss, pad) for i in range(needed)]
+    return [collate(sequences[i * size : (i + 1) * size], size, data, loss, pad) for i in range(needed)]
 
 
-def collate(sequences: list[Sequence], size: int, seq_len: int, loss: LossConfig, pad: int) -> MicroBatch:
+def collate(sequences: list[Sequence], size: int, data: DataConfig, loss: LossConfig, pad: int) -> MicroBatch:
     """Stack `size` sequences (where there are fewer, empty ones without targets) and shift labels into targets."""
+    seq_len, names = data.seq_len, task_names(data)
+    by_task = torch.tensor([loss.weight.get(name, 1.0) for name in names])
     ids = torch.full((size, seq_len), pad, dtype=torch.int64)
     targets = torch.full((size, seq_len), IGNORED, dtype=torch.int64)
     positions = torch.arange(seq_len).repeat(size, 1)
@@ -94,21 +98,20 @@ def collate(sequences: list[Sequence], size: int, seq_len: int, loss: LossConfig
         ids[i], positions[i] = torch.from_numpy(s.ids), torch.from_numpy(s.positions)
         targets[i, :-1] = torch.from_numpy(s.labels[1:])
         tasks[i, :-1] = torch.from_numpy(s.tasks[1:])
-        weights[i] = target_weights(targets[i], tasks[i], s.lengths, loss)
+        weights[i] = target_weights(targets[i], by_task[tasks[i].long().clamp(min=0)], s.lengths, loss.normalize)
         lengths += s.lengths
     lengths += [seq_len] * (size - len(sequences))
     tasks = torch.where(targets == IGNORED, -1, tasks)
-    return MicroBatch(ids, targets, positions, tasks, weights, DocumentPlan.from_lengths(lengths))
+    return MicroBatch(ids, targets, positions, tasks, weights, DocumentPlan.from_lengths(lengths), names)
 
 
-def target_weights(targets: Tensor, tasks: Tensor, lengths: list[int], loss: LossConfig) -> Tensor:
-    """Weight of each target, fp32 [seq_len]: loss.weight of its task, divided by its document's number of targets
-    (loss.normalize=document), by the root of that (sqrt), or by 1 (token)."""
+def target_weights(targets: Tensor, by_task: Tensor, lengths: list[int], normalize: str) -> Tensor:
+    """Weight of each target, fp32 [seq_len]: that of its task, `by_task` [seq_len], divided by its document's number of
+    targets (loss.normalize=document), by the root of that (sqrt), or by 1 (token)."""
     has_target = (targets != IGNORED).float()
-    by_task = torch.tensor([loss.weight.get(t, 1.0) for t in TASKS])
-    weights = has_target * by_task[tasks.long().clamp(min=0)]
-    if loss.normalize != "token":
+    weights = has_target * by_task
+    if normalize != "token":
         document = torch.repeat_interleave(torch.arange(len(lengths)), torch.tensor(lengths))
         counts = torch.zeros(len(lengths)).index_add_(0, document, has_target).clamp(min=1)[document]
-        weights /= counts if loss.normalize == "document" else counts.sqrt()
+        weights /= counts if normalize == "document" else counts.sqrt()
     return weights

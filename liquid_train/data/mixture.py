@@ -13,25 +13,26 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass, field
-from functools import lru_cache
+from dataclasses import dataclass, field, replace
+from functools import lru_cache, partial
 from typing import Any
 
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from liquid_train.data.keyed import keyed_generator
-from liquid_train.data.sequences import BadMessages, build_sequence, check_chat_template
-from liquid_train.data.settings import TASKS, DataConfig, SourceConfig
+from liquid_train.data.sequence_pieces import BadSample
+from liquid_train.data.settings import DataConfig, SourceConfig
 from liquid_train.data.shard_format import Sample
 from liquid_train.data.shards import ShardSet
 from liquid_train.data.stream_state import DocumentName, MixtureState
+from liquid_train.data.tasks import find_task, task_names
 from liquid_train.errors import UserError
 from liquid_train.vocabulary import check_codes
 
 MIN_CHUNKS_PER_STREAM = 4
 
-Plan = tuple[Sample, Any]  # a sample, and for vqa the turns of the document that is made of it
+Plan = tuple[Sample, dict[str, Any]]  # a sample, and the fields of one of the documents that are made of it
 
 
 @dataclass(frozen=True)
@@ -40,29 +41,27 @@ class Document:
 
     name: DocumentName
     key: str
-    task: int  # index into config.TASKS
+    task: int  # place in task_names(data)
     ids: np.ndarray = field(repr=False)
     labels: np.ndarray = field(repr=False)
-
-    @property
-    def splittable(self) -> bool:
-        return TASKS[self.task] == "text"
+    splittable: bool = False  # whether it may be cut before any token
 
     def __len__(self) -> int:
         return len(self.ids)
 
     def split(self, at: int) -> tuple[Document, Document]:
-        """Cut a text in two before token `at`."""
+        """Cut it in two before token `at`."""
         assert self.splittable and 0 < at < len(self)
         rest: DocumentName = {**self.name, "start": self.name["start"] + at}
-        head = Document(self.name, self.key, self.task, self.ids[:at], self.labels[:at])
-        return head, Document(rest, self.key, self.task, self.ids[at:], self.labels[at:])
+        head = replace(self, ids=self.ids[:at], labels=self.labels[:at])
+        return head, replace(self, name=rest, ids=self.ids[at:], labels=self.labels[at:])
 
 
 class SourceReader:
     """One shard set under one task: any stream's item k, as documents. Shared by all streams of a process.
 
-    dropped: what was left out, by reason. Raises UserError for a chat source when the tokenizer has no chat template.
+    number: the task's, in arrays. dropped: what was left out, by reason. Raises UserError for a task that does not
+    exist, or that cannot work with the tokenizer.
     """
 
     def __init__(
@@ -74,11 +73,11 @@ class SourceReader:
         data: DataConfig,
         streams: int,
         seed: int,
-        unconditional: float | None = None,
     ) -> None:
-        self.unconditional = data.unconditional if unconditional is None else unconditional
         self.name, self.config, self.shards, self.tokenizer, self.data = name, config, shards, tokenizer, data
-        self.task, self.streams, self.seed = TASKS.index(config.task), streams, seed
+        self.streams, self.seed = streams, seed
+        self.task = find_task(config.task, f"data.sources.{name}.task")
+        self.number = task_names(data).index(self.task.name)
         self.by_chunk = len(shards.chunks) >= MIN_CHUNKS_PER_STREAM * streams
         self.items = len(shards.chunks) if self.by_chunk else shards.num_samples
         self.skip = {key for source, _, key in (s.partition("/") for s in data.skip) if source == name}
@@ -88,8 +87,7 @@ class SourceReader:
         self._permutation = lru_cache(maxsize=2)(
             lambda epoch: keyed_generator(seed, name, epoch, "items").permutation(self.items)
         )
-        if config.task == "chat":
-            check_chat_template(tokenizer)
+        self.task.check(tokenizer)
 
     def first(self, samples: int) -> list[Document]:
         """All documents of the first `samples` samples in the shards' order of epoch 0; for held-out sets (one
@@ -117,8 +115,7 @@ class SourceReader:
         return passes is not None and stream + ordinal * self.streams >= round(passes * self.items)
 
     def plans(self, stream: int, ordinal: int) -> list[Plan]:
-        """(sample, turns or None) of every document of the stream's item `ordinal`; the last one that was asked for is
-        kept."""
+        """(sample, fields) of each document of the stream's item `ordinal`; the last item asked for is kept."""
         at_hand = self._current.get(stream)
         if at_hand is None or at_hand[0] != ordinal:
             at_hand = (ordinal, self._plan_item(*divmod(stream + ordinal * self.streams, self.items)))
@@ -135,65 +132,32 @@ class SourceReader:
         return [] if sample is None else self._plan_sample(sample, epoch)
 
     def _plan_sample(self, sample: Sample, epoch: int) -> list[Plan]:
-        task = self.config.task
-        if task != "vqa":
-            usable = (
-                "messages" in sample["info"]
-                if task == "chat"
-                else "text" in sample and (task == "text" or "codes" in sample)
-            )
-            return [(sample, None)] if usable else []
-        turns = [(q["question"], q["answers"]) for q in sample["info"].get("questions", ())]
-        if "codes" not in sample or not turns:
-            return []
-        generator = keyed_generator(self.seed, self.name, epoch, "questions", sample["key"])
-        turns = [
-            (question, answers[int(generator.integers(len(answers)))])
-            for question, answers in (turns[i] for i in generator.permutation(len(turns)))
-        ]
-        k = self.config.questions_per_document
-        return [(sample, turns[i : i + k]) for i in range(0, len(turns), k)]
+        generator = partial(keyed_generator, self.seed, self.name, epoch, "questions", sample["key"])
+        return [(sample, fields) for fields in self.task.documents(sample, self.config, generator)]
 
     def document(self, stream: int, name: DocumentName) -> Document | None:
-        """Build one document; None (and counted) when an image document cannot fit seq_len even with a shorter
-        caption."""
-        sample, turns = self.plans(stream, name["ordinal"])[name["offset"]]
+        """Build one document; None (and counted) where the sample is bad, or longer than seq_len and cannot be
+        shortened."""
+        sample, own_fields = self.plans(stream, name["ordinal"])[name["offset"]]
         generator = keyed_generator(self.seed, self.name, self.epoch_of(stream, name["ordinal"]), sample["key"])
-        fields: dict[str, Any] = {**sample.get("info", {}), **sample}
+        fields: dict[str, Any] = {**sample.get("info", {}), **sample, **own_fields}
         if "codes" in sample:
             check_codes(sample["codes"], self.shards.codebook_size or 0, f"{self.shards.path}, sample {sample['key']}")
-        if turns:
-            fields["turns"] = turns
-        elif "text" in sample:
-            fields["text"] = draw_caption(fields, generator)
-        prompts, task = self.data.prompts, self.config.task
-        prompt = prompts[int(generator.integers(len(prompts)))]
-        unconditional = task == "t2i" and bool(generator.random() < self.unconditional)
+        task, seq_len = self.task, self.data.seq_len
+        task.draw(fields, self.data, generator)
         try:
-            ids, labels = build_sequence(fields, task, self.tokenizer, prompt=prompt, unconditional=unconditional)
-        except BadMessages as error:
+            ids, labels = task.sequence(fields, self.tokenizer)
+            if len(ids) > seq_len and not task.splittable:
+                if how := task.shorten(fields, len(ids) - seq_len, self.tokenizer):
+                    self.dropped[how] += 1
+                    ids, labels = task.sequence(fields, self.tokenizer)
+                if len(ids) > seq_len:
+                    raise BadSample("longer than seq_len")
+        except BadSample as error:
             self.dropped[str(error)] += 1
             return None
-        if task in ("t2i", "i2t") and len(ids) > self.data.seq_len:
-            excess = len(ids) - self.data.seq_len
-            words = self.tokenizer.encode(fields["text"], add_special_tokens=False, split_special_tokens=True)
-            fields["text"] = self.tokenizer.decode(words[: max(0, len(words) - excess - 2)])
-            self.dropped["caption shortened"] += 1
-            ids, labels = build_sequence(fields, task, self.tokenizer, prompt=prompt, unconditional=unconditional)
-        if task != "text" and len(ids) > self.data.seq_len:
-            self.dropped["longer than seq_len"] += 1
-            return None
         start = name["start"]
-        return Document(name, sample["key"], self.task, ids[start:], labels[start:])
-
-
-def draw_caption(fields: dict[str, Any], generator: np.random.Generator) -> str:
-    """One of `captions` [{text, weight}] by weight, else `text`."""
-    captions = fields.get("captions")
-    if not captions:
-        return fields["text"]
-    weights = np.array([c.get("weight", 1.0) for c in captions], dtype=float)
-    return captions[int(generator.choice(len(captions), p=weights / weights.sum()))]["text"]
+        return Document(name, sample["key"], self.number, ids[start:], labels[start:], task.splittable)
 
 
 class Mixture:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from liquid_train.data.mixture import Document, Mixture, SourceReader
-from liquid_train.data.sequences import IGNORED
+from liquid_train.data.sequence_pieces import IGNORED
 from liquid_train.data.stream_state import DocumentName, StreamState
 
 SHORTEST_PIECE = 2  # a piece of one token predicts nothing
@@ -29,7 +29,7 @@ class Sequence:
     ids: np.ndarray
     labels: np.ndarray
     positions: np.ndarray  # restart at every document
-    tasks: np.ndarray  # int8, index into config.TASKS; -1 in padding
+    tasks: np.ndarray  # int8, place in task_names(data); -1 in padding
     lengths: list[int]  # of the documents in order; the padding, if any, is the last entry
     names: list[str]  # "source/sample key" of the documents in order
     # where each begins in its sample's document, in tokens: 0, except for the rest of a text that was split

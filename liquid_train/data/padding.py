@@ -39,7 +39,7 @@ def padding_warning(data: DataConfig, seed: int, sets: dict[str, ShardSet], voca
     Reads the first 256 documents of stream 0: one chunk or two of each source.
     """
     readers = source_readers(data, seed, sets, vocabulary)
-    if all(r.config.task == "text" for r in readers.values()):
+    if all(r.task.splittable for r in readers.values()):
         return None
     mixture = Mixture(0, readers)
     documents: list[Document] = []

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import numpy as np
 
-from liquid_train.config.compose import package_path
 from liquid_train.config.schema import TrainJob
 from liquid_train.data.loader import BatchLoader, open_sources
+from liquid_train.data.tasks import task_names
 from liquid_train.debug.token_text import ReadableDocument, documents
 from liquid_train.generate.images import contact_sheet, decode, save_png
-from liquid_train.image_tokenizer.taming import ImageTokenizer
+from liquid_train.image_tokenizer.opening import open_image_tokenizer
 from liquid_train.training.run_vocabulary import make_tokenizer, open_vocabulary
 
 COLUMNS = 8  # of the strip of images
@@ -26,7 +26,7 @@ def preview(config: TrainJob, count: int, images: str | Path | None = None) -> N
     Raises UserError where a source cannot be read.
     """
     parts = ("decoder",) if images else ()
-    vq = ImageTokenizer.from_files(package_path(config.vq.config), package_path(config.vq.checkpoint), parts=parts)
+    vq = open_image_tokenizer(config.vq, parts)
     sets = open_sources(config.data, vq.fingerprint, vq.codebook_size)
     with tempfile.TemporaryDirectory() as folder:
         make_tokenizer(config, sets, Path(folder))
@@ -43,7 +43,7 @@ def preview(config: TrainJob, count: int, images: str | Path | None = None) -> N
                 f"sequence {number} (step {batch.step + 1}): {sequence.documents} documents, {sequence.padding} of "
                 f"{len(sequence.ids)} tokens empty"
             )
-            for document in documents(sequence, vocabulary):
+            for document in documents(sequence, vocabulary, task_names(config.data)):
                 print(line(document))
                 codes = document.codes()
                 grids += [] if codes is None else [codes]

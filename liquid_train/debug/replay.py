@@ -19,19 +19,19 @@ from rich.progress import track
 
 from liquid_train.checkpoint.folder import committed, step_of
 from liquid_train.checkpoint.progress import read_progress
-from liquid_train.config.compose import package_path, read_config
+from liquid_train.config.compose import read_config
 from liquid_train.config.schema import TrainJob
 from liquid_train.data.batch import MicroBatch, RankBatch, batch_digest
 from liquid_train.data.document_plan import DocumentPlan
 from liquid_train.data.loader import BatchLoader, open_sources
 from liquid_train.data.packing import Sequence
-from liquid_train.data.sequences import IGNORED
-from liquid_train.data.settings import TASKS
+from liquid_train.data.sequence_pieces import IGNORED
+from liquid_train.data.tasks import task_names
 from liquid_train.debug.token_text import ReadableDocument, documents
 from liquid_train.errors import UserError
 from liquid_train.files import check_folder, write_synced, writing
 from liquid_train.generate.images import contact_sheet, decode, save_png
-from liquid_train.image_tokenizer.taming import ImageTokenizer
+from liquid_train.image_tokenizer.opening import open_image_tokenizer
 from liquid_train.logs import console
 from liquid_train.model import backbone
 from liquid_train.model.loss import LossModule
@@ -86,7 +86,7 @@ def replay(run_dir: str | Path, step: int, output: str | Path | None = None) -> 
     for number in track(
         sorted(batch.sequences), description="documents", console=console(), disable=len(batch.sequences) < 2
     ):
-        for document, part in parts(batch.sequences[number], vocabulary):
+        for document, part in parts(batch.sequences[number], vocabulary, task_names(config.data)):
             loss, norm = loss_and_gradient(root, part)
             found.append(
                 ReplayedDocument(
@@ -115,7 +115,7 @@ def left_out(run_dir: Path, step: int) -> int:
 
 def rebuild(config: TrainJob, vocabulary: Vocabulary, step: int, checkpoint: Path | None) -> RankBatch:
     """The whole global batch of 1-based data step `step`, from a checkpoint before it or from the first step."""
-    vq = ImageTokenizer.from_files(package_path(config.vq.config), package_path(config.vq.checkpoint), parts=())
+    vq = open_image_tokenizer(config.vq, parts=())
     sets = open_sources(config.data, vq.fingerprint, vq.codebook_size)
     progress = read_progress(checkpoint)[0] if checkpoint else None
     first, states = (progress.step + progress.guard.left_out, progress.streams) if progress else (0, {})
@@ -164,16 +164,18 @@ def open_with_loss(config: TrainJob, folder: Path, vocabulary: Vocabulary) -> Lo
     return LossModule.of(lm, vocabulary, replace(config.loss, z_loss=0.0))
 
 
-def parts(sequence: Sequence, vocabulary: Vocabulary) -> Iterator[tuple[ReadableDocument, MicroBatch]]:
-    """Every document of a sequence, in words and as a batch of its own."""
-    for document in documents(sequence, vocabulary):
+def parts(
+    sequence: Sequence, vocabulary: Vocabulary, names: tuple[str, ...]
+) -> Iterator[tuple[ReadableDocument, MicroBatch]]:
+    """Every document of a sequence, in words and as a batch of its own. names: of the run's tasks."""
+    for document in documents(sequence, vocabulary, names):
         part = slice(document.first, document.first + document.tokens)
         targets = torch.full((1, document.tokens), IGNORED, dtype=torch.int64)
         targets[0, :-1] = torch.from_numpy(sequence.labels[part][1:])
-        tasks = torch.where(targets == IGNORED, -1, TASKS.index(document.task)).to(torch.int8)
+        tasks = torch.where(targets == IGNORED, -1, names.index(document.task)).to(torch.int8)
         ids, positions = (torch.from_numpy(array[part])[None] for array in (sequence.ids, sequence.positions))
         plan = DocumentPlan.from_lengths([document.tokens])
-        yield document, MicroBatch(ids, targets, positions, tasks, (targets != IGNORED).float(), plan)
+        yield document, MicroBatch(ids, targets, positions, tasks, (targets != IGNORED).float(), plan, names)
 
 
 def loss_and_gradient(root: LossModule, batch: MicroBatch) -> tuple[float, float]:
@@ -205,9 +207,7 @@ def write_output(folder: Path, found: list[ReplayedDocument], grids: list[np.nda
     write_synced(folder / "documents.jsonl", "".join(json.dumps(asdict(d), ensure_ascii=False) + "\n" for d in found))
     if not grids:
         return
-    vq = ImageTokenizer.from_files(
-        package_path(config.vq.config), package_path(config.vq.checkpoint), parts=("decoder",)
-    )
+    vq = open_image_tokenizer(config.vq, parts=("decoder",))
     same = [grid for grid in grids if grid.shape == grids[0].shape]
     save_png(folder / "images.png", contact_sheet(list(decode(vq, np.stack(same))), COLUMNS))
     print(f"{folder}: documents.jsonl, images.png ({len(same)} images)")

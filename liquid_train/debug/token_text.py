@@ -8,8 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from liquid_train.data.packing import Sequence
-from liquid_train.data.sequences import IGNORED
-from liquid_train.data.settings import TASKS
+from liquid_train.data.sequence_pieces import IGNORED
 from liquid_train.vocabulary import Vocabulary
 
 
@@ -50,13 +49,13 @@ class ReadableDocument:
         return "".join(f"»{part}«" if span.learned else part for span, part in zip(self.spans, parts, strict=True))
 
 
-def documents(sequence: Sequence, vocabulary: Vocabulary) -> Iterator[ReadableDocument]:
-    """The documents of a sequence in order, without its padding."""
+def documents(sequence: Sequence, vocabulary: Vocabulary, names: tuple[str, ...]) -> Iterator[ReadableDocument]:
+    """The documents of a sequence in order, without its padding. names: of the run's tasks."""
     first = 0
     for name, length in zip(sequence.names, sequence.lengths, strict=False):  # lengths has the padding last
         part = slice(first, first + length)
         ids, learned = sequence.ids[part], sequence.labels[part] != IGNORED
-        task = TASKS[int(sequence.tasks[first])]
+        task = names[int(sequence.tasks[first])]
         yield ReadableDocument(name, task, first, length, int(learned.sum()), list(_spans(ids, learned, vocabulary)))
         first += length
 

@@ -25,6 +25,7 @@ from liquid_train.errors import UserError
 from liquid_train.generate.compiled_decode import CompiledStep
 from liquid_train.generate.fused_decode import FusedStep, is_known
 from liquid_train.generate.grouped_attention import GROUPED
+from liquid_train.model.families import family_of
 
 STEM, PADDING = 0, -1
 
@@ -113,7 +114,7 @@ class CachedDecoder:
         )
         head = model.get_output_embeddings()
         self.head_weight, self.head_bias = head.weight, head.bias
-        self.softcap = getattr(model.config, "final_logit_softcapping", None)
+        self.softcap = family_of(model.config.model_type).logit_softcap(model.config)
         self.fused = FusedStep(model, longest) if is_known(model) else None
         self.compile = compile
         self.compiled: CompiledStep | None = None

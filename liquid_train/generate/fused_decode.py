@@ -2,9 +2,9 @@
 times.
 
 In a small model the modules of transformers, their keyword arguments and a dozen small operations for each norm and
-rotation cost as much as the products. Here a step is a flat list of products over the same weights. It knows the
-families of FAMILIES, whatever their sizes; other models, and modules that were exchanged (adapters), take transformers'
-own forward pass (decoder.py).
+rotation cost as much as the products. Here a step is a flat list of products over the same weights. It serves the
+families that say so (model/families), whatever their sizes; other models, and modules that were exchanged (adapters),
+take transformers' own forward pass (decoder.py).
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from liquid_train.generate.int8 import Int8Linear, int8_linear
+from liquid_train.model.families import Family, family_of
 
-FAMILIES = ("qwen2", "llama", "gemma", "gemma2")
 FIXED_ROTATIONS = ("default", "linear", "llama3", "yarn")  # the others change their frequencies with the length
 # products of the same input
 JOINED = (("self_attn", ("q_proj", "k_proj", "v_proj")), ("mlp", ("gate_proj", "up_proj")))
@@ -30,7 +30,7 @@ def is_known(model: PreTrainedModel) -> bool:
     """Whether LeanStep computes what the model's own forward pass does."""
     config, body = model.config, cast(Any, model.base_model)
     if (
-        config.model_type not in FAMILIES
+        not family_of(config.model_type).fused_decode
         or (getattr(config, "rope_parameters", None) or {}).get("rope_type") not in FIXED_ROTATIONS
     ):
         return False
@@ -94,11 +94,11 @@ class Product:
 
 
 class Norm:
-    """RMSNorm; Gemma's multiplies by 1 + weight, in fp32."""
+    """RMSNorm; adds_one: it multiplies by 1 + weight, in fp32."""
 
-    def __init__(self, module: Any, gemma: bool) -> None:
-        self.weight = 1 + module.weight.detach().float() if gemma else module.weight
-        self.eps = module.eps if gemma else module.variance_epsilon
+    def __init__(self, module: Any, adds_one: bool) -> None:
+        self.weight = 1 + module.weight.detach().float() if adds_one else module.weight
+        self.eps = module.eps if hasattr(module, "eps") else module.variance_epsilon
 
     def __call__(self, x: Tensor) -> Tensor:
         return F.rms_norm(x.to(self.weight.dtype), self.weight.shape, self.weight, self.eps).to(x.dtype)
@@ -107,15 +107,16 @@ class Norm:
 class Layer:
     """The weights of one layer and its step."""
 
-    def __init__(self, module: Any, gemma: bool, sandwich: bool) -> None:
-        attention = module.self_attn
+    def __init__(self, module: Any, family: Family) -> None:
+        attention, adds_one, more = module.self_attn, family.norms_add_one, family.norms_after
         self.qkv, self.gate_up, self.o, self.down = (
             Product(modules(module, part, names)) for part, names in PROJECTIONS
         )
-        self.before_attention, after = Norm(module.input_layernorm, gemma), Norm(module.post_attention_layernorm, gemma)
-        self.after_attention = after if sandwich else None  # Gemma-2 has norms after attention and MLP as well
-        self.before_mlp = Norm(module.pre_feedforward_layernorm, gemma) if sandwich else after
-        self.after_mlp = Norm(module.post_feedforward_layernorm, gemma) if sandwich else None
+        self.before_attention = Norm(module.input_layernorm, adds_one)
+        after = Norm(module.post_attention_layernorm, adds_one)
+        self.after_attention = after if more else None
+        self.before_mlp = Norm(module.pre_feedforward_layernorm, adds_one) if more else after
+        self.after_mlp = Norm(module.post_feedforward_layernorm, adds_one) if more else None
         self.activation = module.mlp.act_fn
         self.head_dim, self.scale = attention.head_dim, attention.scaling
         self.softcap = getattr(attention, "attn_logit_softcapping", None)
@@ -163,10 +164,9 @@ class FusedStep:
     """The step of a model that is_known. positions: how many there will be."""
 
     def __init__(self, model: PreTrainedModel, positions: int) -> None:
-        body, kind = cast(Any, model.base_model), model.config.model_type
-        gemma = kind.startswith("gemma")
-        self.embed, self.norm = body.embed_tokens, Norm(body.norm, gemma)
-        self.layers = [Layer(module, gemma, kind == "gemma2") for module in body.layers]
+        body, family = cast(Any, model.base_model), family_of(model.config.model_type)
+        self.embed, self.norm = body.embed_tokens, Norm(body.norm, family.norms_add_one)
+        self.layers = [Layer(module, family) for module in body.layers]
         cos, sin = body.rotary_emb(self.embed.weight[:1], torch.arange(positions, device=model.device)[None])
         half = cos.shape[-1] // 2
         self.cos = cos[0].view(positions, 1, 2, half)

@@ -28,7 +28,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from liquid_train.data.sequences import DEFAULT_PROMPT, prompt_ids
+from liquid_train.data.sequences import prompt_ids
+from liquid_train.data.tasks.t2i import DEFAULT_PROMPT
 from liquid_train.generate.compiled_decode import require_compiler
 from liquid_train.generate.decoder import CachedDecoder, left_padded
 from liquid_train.vocabulary import UNCONDITIONAL, Vocabulary
@@ -68,6 +69,7 @@ def sample_images(
     null_prompt: str = UNCONDITIONAL,
     progress: Progress | None = None,
     compile: bool = False,
+    task: str = "t2i",
 ) -> np.ndarray:
     """Codes int64 [len(prompts), rows, columns], one grid a prompt.
 
@@ -77,17 +79,18 @@ def sample_images(
     size: width and height in pixels, which the prompt then states, as in training on images of many aspect ratios.
     null_prompt: what guidance leads away from, <unconditional> or any text.
     compile: see compiled_decode.py; images then depend on batch_size, and differ from those generated without.
+    task: whose documents the prompts begin.
     Raises UserError when a prompt and its codes are longer than the model's positions, or compile is not possible.
     """
     if compile:
         require_compiler(model)
     assert len(seeds) == len(prompts)
     stated = stated_size(size)
-    described = [described_ids(vocabulary, text, suffix, size) for text in prompts]
+    described = [described_ids(vocabulary, text, suffix, size, task) for text in prompts]
     if null_prompt == UNCONDITIONAL:
-        unconditional = prompt_ids(stated, "t2i", vocabulary.tokenizer, unconditional=True)
+        unconditional = prompt_ids(stated, task, vocabulary.tokenizer, unconditional=True)
     else:
-        unconditional = prompt_ids({"text": null_prompt, **stated}, "t2i", vocabulary.tokenizer, prompt="")
+        unconditional = prompt_ids({"text": null_prompt, **stated}, task, vocabulary.tokenizer, prompt="")
     null = None if guidance == 1 else unconditional
     sampler = ImageSampler(
         model, vocabulary, null, grid, guidance, Sampling(temperature, top_k, top_p), batch_size, compile
@@ -111,9 +114,11 @@ def stated_size(size: tuple[int, int] | None) -> dict[str, Any]:
     return {} if size is None else {"multiratio": True, "width": size[0], "height": size[1]}
 
 
-def described_ids(vocabulary: Vocabulary, text: str, suffix: str, size: tuple[int, int] | None) -> list[int]:
+def described_ids(
+    vocabulary: Vocabulary, text: str, suffix: str, size: tuple[int, int] | None, task: str = "t2i"
+) -> list[int]:
     """The prompt of an image, up to <boi>."""
-    return prompt_ids({"text": text, **stated_size(size)}, "t2i", vocabulary.tokenizer, prompt=suffix)
+    return prompt_ids({"text": text, **stated_size(size)}, task, vocabulary.tokenizer, prompt=suffix)
 
 
 def columns_of(length: int) -> int:

@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from PIL import Image
 
+from liquid_train.image_tokenizer.base import ImageTokenizer, scale_pixels
 from liquid_train.image_tokenizer.preprocess import cover, nearest_size, read_rgb
-from liquid_train.image_tokenizer.taming import ImageTokenizer, scale_pixels
 
 CPU_BATCH = 2  # a CPU encodes fastest in small batches
 
@@ -43,8 +43,7 @@ def encode(tokenizer: ImageTokenizer, pixels: np.ndarray, batch_size: int = CPU_
 
 def images_of(tokenizer: ImageTokenizer, pixels: np.ndarray) -> torch.Tensor:
     """pixels uint8 [N, H, W, 3] -> what the VQ takes: fp32 [N, 3, H, W] in [-1, 1], on its device."""
-    device = next(tokenizer.parameters()).device
-    return scale_pixels(torch.from_numpy(np.array(pixels)).to(device))
+    return scale_pixels(torch.from_numpy(np.array(pixels)).to(tokenizer.device))
 
 
 @torch.inference_mode()
@@ -53,7 +52,7 @@ def decode(tokenizer: ImageTokenizer, codes: np.ndarray) -> np.ndarray:
 
     One image at a time: in a larger batch the last bit of a pixel depends on the other images.
     """
-    device, parts = next(tokenizer.parameters()).device, []
+    device, parts = tokenizer.device, []
     for grid in codes:
         images = tokenizer.decode(torch.from_numpy(np.asarray(grid[None], dtype=np.int64)).to(device))
         parts.append(images.float().add(1).mul(127.5).round().clamp(0, 255).byte().permute(0, 2, 3, 1).cpu().numpy())

@@ -27,7 +27,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from liquid_train.errors import UserError
 from liquid_train.files import check_folder
 from liquid_train.generate.manifest import is_current, publish, staging_directory
-from liquid_train.generate.request import CheckedRequest, images_in, read_request
+from liquid_train.generate.request import CheckedRequest, images_in, parts_of, read_request
 from liquid_train.generate.settings import GenerateJob
 from liquid_train.logs import console
 
@@ -49,9 +49,9 @@ def run(config: GenerateJob) -> None:
     from liquid_train.generate.session import open_model
 
     session = open_model(request.model, config.device, config.precision, vq=config.vq, force=config.force)
-    if config.task == "t2i":
+    if request.generation.makes == "image":
         generate_images(config, request, session)
-    elif config.task in ("t2t", "chat"):
+    elif request.generation.given == "prompt":
         complete_texts(config, request, session)
     elif request.questions:
         answer_questions(config, request, session)
@@ -88,6 +88,7 @@ def generate_images(config: GenerateJob, request: CheckedRequest, session: Sessi
             null_prompt=null_prompt,
             compile=config.compile,
             progress=lambda done, total: bar.update(task, completed=done, total=total),
+            task=config.task,
         )
     pixels = decode(tokenizer, codes)
     rows = [
@@ -176,7 +177,8 @@ def describe_image(config: GenerateJob, request: CheckedRequest, session: Sessio
             "answer": answer(model, vocabulary, [(codes, request.prompt)], max_new_tokens=config.max_new_tokens)[0],
         }
     else:
-        row |= {"answer": caption(model, vocabulary, [codes], max_new_tokens=config.max_new_tokens)[0]}
+        captions = caption(model, vocabulary, [codes], max_new_tokens=config.max_new_tokens, task=config.task)
+        row |= {"answer": captions[0]}
     print(row["answer"])
     if request.output is not None:
         with staging_directory(request.output, f"output={request.output}") as partial:
@@ -187,20 +189,18 @@ def describe_image(config: GenerateJob, request: CheckedRequest, session: Sessio
 def complete_texts(config: GenerateJob, request: CheckedRequest, session: Session) -> None:
     """Print what follows each prompt as it comes, or write it where an output is given."""
     from liquid_train.generate.image_sampler import Sampling
-    from liquid_train.generate.interleaved_prompt import document_ids, end_of_turn, turn_ids
     from liquid_train.generate.text_sampler import Streamed, complete_ids
 
-    vocabulary, chat = session.vocabulary, config.task == "chat"
+    vocabulary, task = session.vocabulary, request.task
     codes = named_images(config, request, session)
-    prompts = [(turn_ids if chat else document_ids)(text, codes, vocabulary.tokenizer) for text in request.prompts]
-    end = end_of_turn(vocabulary.tokenizer) if chat else None
+    prompts = [task.continued(parts_of(text, codes), vocabulary.tokenizer) for text in request.prompts]
     seeds = [config.seed + i for i in range(len(prompts))]
     sampling = Sampling(config.temperature, config.top_k, config.top_p)
     options: dict[str, Any] = {
         "max_new_tokens": config.max_new_tokens,
         "sampling": sampling,
         "batch_size": config.batch_size,
-        "end": end,
+        "end": task.end(vocabulary.tokenizer),
     }
     if request.output is None:
         for ids, seed in zip(prompts, seeds, strict=True):

@@ -21,6 +21,8 @@ from typing import Any
 from liquid_train.checkpoint.folder import COMMIT
 from liquid_train.errors import UserError
 from liquid_train.files import concerns, sha256_of
+from liquid_train.image_tokenizer.opening import kind_record
+from liquid_train.image_tokenizer.settings import VQSettings
 
 NAME = "manifest.json"
 STAGING = ".partial"
@@ -36,6 +38,13 @@ def model_identity(folder: Path) -> dict[str, Any]:
     if folder.name == "model" and commit.is_file():
         return {"commit": sha256_of(commit)}
     return {"files": [file_identity(path) for path in sorted(folder.iterdir()) if path.is_file()]}
+
+
+def vq_identity(vq: VQSettings) -> dict[str, Any]:
+    """Which image tokenizer was asked for, as manifests and evaluations record it."""
+    files = [file_identity(Path(path)) if Path(path).is_file() else path for path in (vq.config, vq.checkpoint)]
+    kind = kind_record(vq)
+    return {"vq": files, **({"vq_kind": kind} if kind else {})}
 
 
 def file_identity(path: Path) -> list[Any]:

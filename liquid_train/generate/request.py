@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from liquid_train.checkpoint.folder import model_folder
+from liquid_train.data.sequence_pieces import Part
+from liquid_train.data.tasks import Generation, Task, generating_task
 from liquid_train.errors import UserError
-from liquid_train.generate.manifest import file_identity, model_identity, text_digest
+from liquid_train.generate.manifest import file_identity, model_identity, text_digest, vq_identity
 from liquid_train.generate.settings import GenerateJob
 
 PLACE = re.compile(r"<image:([^<>]+)>")  # in a prompt: where an image stands
@@ -27,12 +32,14 @@ class QuestionLine:
 
 @dataclass(frozen=True)
 class CheckedRequest:
-    """prompts: of t2i and t2t. questions: of i2t with a file. image, prompt: of i2t with one image (no prompt: a
-    caption).
+    """prompts: of tasks that are given prompts. questions: of tasks that are given images, with a file. image, prompt:
+    of those with one image (no prompt: a caption).
 
     inputs: everything that determines what is written to `output`.
     """
 
+    task: Task
+    generation: Generation
     model: Path
     output: Path | None
     prompts: list[str]
@@ -47,12 +54,17 @@ def read_request(c: GenerateJob) -> CheckedRequest:
     remedy."""
     if c.max_new_tokens < 1:
         raise UserError(f"max_new_tokens={c.max_new_tokens}: must be 1 or more")
+    task, generation = generating_task(c.task, "task")
     folder = model_folder(c.checkpoint)
     prompts: list[str] = []
     questions: list[QuestionLine] = []
     inside: list[Path] = []  # images that prompts name
-    if c.task in ("i2t", "vqa"):
+    if generation.given == "image":
         _refuse(c, "prompts")
+        if generation.question == "none":
+            _refuse(c, "prompt", "questions")
+            if c.image is None:
+                raise UserError(f"task={c.task}: give image=FILE")
         if (c.image is None) == (c.questions is None):
             raise UserError(
                 f"task={c.task}: give either image=FILE (with prompt=... for a question about it) or "
@@ -64,14 +76,14 @@ def read_request(c: GenerateJob) -> CheckedRequest:
             questions = read_questions(Path(c.questions))
         elif not Path(str(c.image)).is_file():
             raise UserError(f"image={c.image}: no such file; give an image")
-        elif c.task == "vqa" and not c.prompt:
-            raise UserError('task=vqa: give the question, prompt="..."; task=i2t captions an image')
+        elif generation.question == "required" and not c.prompt:
+            raise UserError(f'task={c.task}: give the question, prompt="..."; task=i2t captions an image')
     else:
         _refuse(c, "image", "questions")
         if (c.prompt is None) == (c.prompts is None):
             raise UserError(f'task={c.task}: give either prompt="..." or prompts=FILE.txt')
         prompts = [c.prompt] if c.prompt is not None else read_prompts(Path(str(c.prompts)))
-        if c.task == "t2i":
+        if generation.makes == "image":
             _need_output(c, "the images")
         else:
             inside = [path for prompt in prompts for path in images_in(prompt)]
@@ -84,7 +96,15 @@ def read_request(c: GenerateJob) -> CheckedRequest:
         raise UserError(f"output={output}: a file is there; give the name of a folder")
     asked = [*prompts, *(json.dumps(q.line, sort_keys=True) for q in questions), *([str(c.prompt)] if image else [])]
     images = [q.image for q in questions] or ([image] if image else inside)
-    return CheckedRequest(folder, output, prompts, questions, image, c.prompt, _inputs(c, folder, asked, images))
+    inputs = _inputs(c, generation, folder, asked, images)
+    return CheckedRequest(task, generation, folder, output, prompts, questions, image, c.prompt, inputs)
+
+
+def parts_of(text: str, codes: Mapping[Path, np.ndarray]) -> list[Part]:
+    """The words of a prompt, and the codes of an image where <image:FILE> stands. codes: grids [rows, columns] by
+    file."""
+    # split gives text, file, text, file, ..., text
+    return [codes[Path(part)] if n % 2 else part for n, part in enumerate(PLACE.split(text))]
 
 
 def images_in(prompt: str) -> list[Path]:
@@ -150,19 +170,19 @@ def _need_output(c: GenerateJob, what: str) -> None:
         raise UserError(f"output has no value; give output=DIR for {what}")
 
 
-def _inputs(c: GenerateJob, folder: Path, asked: list[str], images: list[Path]) -> dict[str, Any]:
+def _inputs(
+    c: GenerateJob, generation: Generation, folder: Path, asked: list[str], images: list[Path]
+) -> dict[str, Any]:
     """Everything that decides the results, and nothing that does not (batch_size, device)."""
-    keys = {
-        "t2i": ("seed", "guidance", "null_prompt", "size", "temperature", "top_k", "top_p", "precision", "compile"),
-        "i2t": ("max_new_tokens", "precision"),
-        "vqa": ("max_new_tokens", "precision"),
-        "t2t": ("seed", "temperature", "top_k", "top_p", "max_new_tokens", "precision"),
-        "chat": ("seed", "temperature", "top_k", "top_p", "max_new_tokens", "precision"),
-    }[c.task]
+    keys: tuple[str, ...] = ("max_new_tokens", "precision")  # text about an image is not sampled: the likeliest
+    if generation.makes == "image":
+        keys = ("seed", "guidance", "null_prompt", "size", "temperature", "top_k", "top_p", "precision", "compile")
+    elif generation.given == "prompt":
+        keys = ("seed", "temperature", "top_k", "top_p", *keys)
     return {
         "task": c.task,
         "model": model_identity(folder),
-        "vq": [file_identity(Path(path)) if Path(path).is_file() else path for path in (c.vq.config, c.vq.checkpoint)],
+        **vq_identity(c.vq),
         "asked": text_digest("\n".join(asked)),
         "images": text_digest(json.dumps([file_identity(path) for path in images])),
         **{key: getattr(c, key) for key in keys},

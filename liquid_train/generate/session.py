@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,17 +11,17 @@ import torch
 from transformers import AutoConfig, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
-from liquid_train.config.compose import package_path
-from liquid_train.data.sequences import DEFAULT_PROMPT
+from liquid_train.data.tasks.t2i import DEFAULT_PROMPT
 from liquid_train.errors import UserError
 from liquid_train.generate.fused_decode import join_weights
 from liquid_train.generate.int8 import quantize
-from liquid_train.image_tokenizer.settings import VQSettings
-from liquid_train.image_tokenizer.taming import PARTS, ImageTokenizer
+from liquid_train.image_tokenizer.base import ImageTokenizer
+from liquid_train.image_tokenizer.opening import open_image_tokenizer
+from liquid_train.image_tokenizer.settings import AUTO, TAMING, VQSettings
+from liquid_train.image_tokenizer.sizes import PARTS
 from liquid_train.model.backbone import CARD, ModelCard, load_for_inference, open_language_model
 from liquid_train.vocabulary import IMAGE_TOKENS, UNCONDITIONAL, Vocabulary, load_tokenizer
 
-AUTO = "auto"  # vq.config, vq.checkpoint: those the model was trained with
 # int8: what is not a weight of a layer
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "int8": torch.bfloat16}
 
@@ -143,7 +143,8 @@ def published(folder: Path, vq: VQSettings | None) -> tuple[Vocabulary, ModelCar
     for token in IMAGE_TOKENS:
         if token not in tokenizer.get_vocab():
             raise UserError(f"checkpoint={folder}: its tokenizer has no {token}; it is no checkpoint of this kind")
-    image_tokenizer = ImageTokenizer.from_files(package_path(vq.config), package_path(vq.checkpoint), ("decoder",))
+    vq = replace(vq, kind=TAMING if vq.kind == AUTO else vq.kind)
+    image_tokenizer = open_image_tokenizer(vq, ("decoder",))
     rows = int(AutoConfig.from_pretrained(folder, local_files_only=True).vocab_size)
     vocabulary = Vocabulary(tokenizer, image_tokenizer.codebook_size, rows)
     if vocabulary.image_end > rows:
@@ -151,7 +152,7 @@ def published(folder: Path, vq: VQSettings | None) -> tuple[Vocabulary, ModelCar
             f"vq.config={vq.config}: {vocabulary.codebook_size} codes after {len(tokenizer)} text ids, but the "
             f"model has {rows} rows"
         )
-    side = int(image_tokenizer.config.ddconfig["resolution"]) // image_tokenizer.downsampling
+    side = image_tokenizer.resolution // image_tokenizer.downsampling
     card = ModelCard(
         vocabulary.image_start,
         vocabulary.codebook_size,
@@ -160,26 +161,43 @@ def published(folder: Path, vq: VQSettings | None) -> tuple[Vocabulary, ModelCar
         vq.checkpoint,
         [side, side],
         DEFAULT_PROMPT,
+        vq_kind=vq.kind,
+        vq_options=vq.options,
     )
     return vocabulary, card
+
+
+def as_trained(settings: VQSettings, card: ModelCard) -> VQSettings:
+    """The settings with what the model was trained with wherever they say `auto`, the kind with its files."""
+    own = card.vq
+    files_given = AUTO not in (settings.config, settings.checkpoint)
+    same_kind = settings.kind == AUTO or (settings.kind == TAMING and not files_given)
+    return VQSettings(
+        own.config if settings.config == AUTO else settings.config,
+        own.checkpoint if settings.checkpoint == AUTO else settings.checkpoint,
+        own.kind if same_kind else settings.kind,
+        {**own.options, **settings.options} if same_kind else settings.options,
+    )
+
+
+def named(vq: VQSettings, key: str) -> str:
+    """How a message names the image tokenizer: by the file of that key, by its kind where it has no such files."""
+    return f"vq.{key}={getattr(vq, key)}" if vq.kind == TAMING else f"vq.kind={vq.kind}"
 
 
 def open_vq(session: Session, settings: VQSettings, parts: tuple[str, ...] = PARTS) -> ImageTokenizer:
     """Load the image tokenizer, by default the one the card names; UserError when it is not the one of the
     training."""
     card = session.card
-    config, weights = (
-        given if given != AUTO else own
-        for given, own in ((settings.config, card.vq_config), (settings.checkpoint, card.vq_checkpoint))
-    )
-    tokenizer = ImageTokenizer.from_files(package_path(config), package_path(weights), parts)
+    vq = as_trained(settings, card)
+    tokenizer = open_image_tokenizer(vq, parts)
     if tokenizer.codebook_size != card.codebook_size:
         raise UserError(
-            f"vq.config={config}: {tokenizer.codebook_size} codes, the model has rows for {card.codebook_size}"
+            f"{named(vq, 'config')}: {tokenizer.codebook_size} codes, the model has rows for {card.codebook_size}"
         )
     if tokenizer.fingerprint != card.vq_fingerprint and not session.force:
         raise UserError(
-            f"vq.checkpoint={weights}: not the VQ this model was trained with (fingerprint "
+            f"{named(vq, 'checkpoint')}: not the VQ this model was trained with (fingerprint "
             f"{tokenizer.fingerprint[:16]}, the "
             "model needs "
             f"{card.vq_fingerprint[:16]}); give vq.config and vq.checkpoint of that one, or force=true"

@@ -7,14 +7,15 @@ from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
 from liquid_train.config.fields import MISSING, Section, require, setting
-from liquid_train.image_tokenizer.settings import VQSettings
+from liquid_train.data.tasks import generating_task
+from liquid_train.image_tokenizer.settings import AUTO, VQSettings
 
 Precision = Literal["fp32", "bf16", "int8"]
 
 
 def trained_with() -> VQSettings:
     """The image tokenizer that a checkpoint was trained with."""
-    return VQSettings("auto", "auto")
+    return VQSettings(AUTO, AUTO, AUTO)
 
 
 @dataclass
@@ -25,7 +26,9 @@ class GenerateJob(Section):
     checkpoint: Annotated[
         str, setting("a run (its newest checkpoint), a checkpoint, or a model/ folder", is_path=True)
     ] = MISSING
-    task: Annotated[Literal["t2i", "i2t", "vqa", "t2t", "chat"], setting("what is generated from what")] = "t2i"
+    task: Annotated[
+        str, setting("what is generated from what: t2i, i2t, vqa, t2t, chat, or the import path of a task of your own")
+    ] = "t2i"
     prompt: Annotated[
         str | None,
         setting(
@@ -87,8 +90,9 @@ class GenerateJob(Section):
             size is None or re.fullmatch(r"[1-9]\d*x[1-9]\d*", size) is not None,
             f"{key}size={size}: give WIDTHxHEIGHT in pixels, for example 512x512",
         )
-        require(size is None or self.task == "t2i", f"{key}size={size}: only task=t2i generates images; leave it out")
+        images = generating_task(self.task, f"{key}task")[1].makes == "image"
+        require(size is None or images, f"{key}size={size}: only task=t2i generates images; leave it out")
         require(
-            not self.compile or self.task == "t2i",
+            not self.compile or images,
             f"{key}compile=true: only the steps of task=t2i are compiled; leave it out",
         )

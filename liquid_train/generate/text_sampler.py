@@ -16,7 +16,9 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from liquid_train.data.sequences import encode_text, prompt_ids, question_ids
+from liquid_train.data.sequence_pieces import encode_text
+from liquid_train.data.sequences import prompt_ids
+from liquid_train.data.tasks.vqa import question_ids
 from liquid_train.generate.decoder import PADDING, STEM, CachedDecoder
 from liquid_train.generate.image_sampler import Sampling, pick, uniform_numbers
 from liquid_train.vocabulary import Vocabulary
@@ -89,14 +91,15 @@ def caption(
     max_new_tokens: int = 64,
     batch_size: int = 32,
     on_token: Callable[[int, int], None] | None = None,
+    task: str = "i2t",
 ) -> list[str]:
-    """Greedy captions of code grids [rows, columns], as documents of task i2t state them; a caption ends at eos or at a
+    """Greedy captions of code grids [rows, columns], as documents of `task` state them; a caption ends at eos or at a
     newline.
 
     on_token: as complete_ids'.
     """
     rows = [
-        BranchedRow([], [prompt_ids({"codes": codes}, "i2t", vocabulary.tokenizer)], [n])
+        BranchedRow([], [prompt_ids({"codes": codes}, task, vocabulary.tokenizer)], [n])
         for n, codes in enumerate(images)
     ]
     return _decode_all(

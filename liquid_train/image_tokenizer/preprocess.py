@@ -1,6 +1,6 @@
-"""Reading a picture of any kind into RGB as a viewer shows it: uint8 [height, width, 3].
+"""Reads an image file of any format into RGB as a viewer shows it: uint8 [height, width, 3].
 
-EXIF orientation is applied, transparency lies on white, 16-bit values are scaled down to 8, an animation gives its
+EXIF orientation is applied, transparency is laid over white, 16-bit values are scaled down to 8, an animation gives its
 first frame, and an image that would fill the memory is refused by its header.
 """
 
@@ -34,7 +34,7 @@ READ_ERRORS = (
 # Not those that start another program (EPS: Ghostscript), or that hold no raster image.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "AVIF", "JPEG2000", "PPM", "TGA", "ICO", "QOI")
 SIXTEEN_BIT = ("I;16", "I;16L", "I;16B", "I;16N", "I")
-ORIENTATION = 0x0112  # of EXIF: how the stored image is to be turned
+ORIENTATION = 0x0112  # the EXIF tag that gives the rotation of the stored image
 TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -72,8 +72,7 @@ def read_rgb(file: Path | bytes) -> np.ndarray:
 
 
 def orientation(image: Image.Image) -> int:
-    """1 to 8 as EXIF counts them; 1, as it is, where the image says nothing or its EXIF is damaged: what viewers show
-    then."""
+    """EXIF orientation, 1 to 8; 1 (unchanged) without one or with damaged EXIF, as viewers do."""
     try:
         value = image.getexif().get(ORIENTATION, 1)
     except READ_ERRORS:

@@ -17,6 +17,7 @@ import argparse
 import itertools
 import math
 import time
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -27,10 +28,10 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from data_prep.sources.easy_vqa import COLORS, SHAPES, EasyVQAImage, load_split
-from liquid_train.image_tokenizer.taming import ImageTokenizer, VQConfig
+from liquid_train.image_tokenizer.base import ImageTokenizer
+from liquid_train.image_tokenizer.kinds.taming.config import VQConfig
+from liquid_train.image_tokenizer.kinds.taming.network import TamingVQGAN
 
-WORDS = COLORS + SHAPES
 DDCONFIG = {
     "attn_resolutions": [],
     "ch": 8,
@@ -60,16 +61,22 @@ def round_to_grid(z: Tensor, levels: list[int]) -> Tensor:
 
 
 def total_variation(z: Tensor) -> Tensor:
-    """Mean absolute difference of neighbouring latents [B, C, h, w]: where it is small, a code can be told from its
-    neighbour."""
+    """Mean absolute difference of neighbouring latents [b, c, h, w]; where it is small, neighbouring codes are often
+    equal."""
     return (z.diff(dim=2).abs().mean() + z.diff(dim=3).abs().mean()) / 2
 
 
-def load_images(images: list[EasyVQAImage]) -> tuple[Tensor, Tensor]:
-    """-> pixels uint8 [N, 3, 64, 64] and the caption's words as 0/1 [N, len(WORDS)] (all -1 where there is no
-    caption)."""
+def load_images(split: str) -> tuple[Tensor, Tensor]:
+    """easy-VQA's "train" or "test" -> pixels uint8 [N, 3, 64, 64], and which of the 11 words (colours, then shapes) its
+    caption has, as 0/1 [N, 11] (all -1 where there is no caption).
+
+    Raises UserError where the easy-vqa package is missing.
+    """
+    easy_vqa = import_module("data_prep.sources.easy_vqa")  # by name: liquid_train imports no data source
+    images = easy_vqa.load_split(split)
     pixels = np.stack([np.asarray(Image.open(i.path).convert("RGB")) for i in images])
-    words = [[float(w in (i.color, i.shape)) if i.caption else -1.0 for w in WORDS] for i in images]
+    vocabulary = easy_vqa.COLORS + easy_vqa.SHAPES
+    words = [[float(w in (i.color, i.shape)) if i.caption else -1.0 for w in vocabulary] for i in images]
     return torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous(), torch.tensor(words)
 
 
@@ -81,7 +88,7 @@ def augment(pixels: Tensor, generator: torch.Generator) -> Tensor:
     return F.pad(x, (8, 8, 8, 8), mode="replicate")[..., dy : dy + 64, dx : dx + 64]
 
 
-def psnr(model: ImageTokenizer, pixels: Tensor) -> float:
+def reconstruction_psnr(model: ImageTokenizer, pixels: Tensor) -> float:
     """Peak signal-to-noise ratio in dB (peak 255) over all of `pixels` uint8 [N, 3, H, W], through codes."""
     error = 0.0
     for batch in pixels.split(50):
@@ -100,18 +107,17 @@ def train(
     seed: int,
     start: Path | None = None,
     log: int = 100,
-) -> ImageTokenizer:
+) -> TamingVQGAN:
     """Train from random weights, or from the folder `start`; prints the losses and the test PSNR now and then."""
     torch.manual_seed(seed)
     generator = torch.Generator().manual_seed(seed)
-    pixels, words = load_images(load_split("train"))
-    test_pixels, _ = load_images(load_split("test"))
-    model = ImageTokenizer(VQConfig(DDCONFIG, math.prod(levels), len(levels)))
-    model.quantize.embedding.weight.data.copy_(grid_codebook(levels))
+    pixels, words = load_images("train")
+    test_pixels, _ = load_images("test")
+    model = TamingVQGAN(VQConfig(DDCONFIG, math.prod(levels), len(levels)))
+    model.fix_code_vectors(grid_codebook(levels))
     if start is not None:
-        model.load_state_dict(ImageTokenizer.from_files(start / "vqgan.yaml", start / "model.safetensors").state_dict())
-    model.quantize.requires_grad_(False)
-    caption_head = nn.Sequential(nn.Conv2d(len(levels), 128, 1), nn.GELU(), nn.Conv2d(128, len(WORDS), 1))
+        model.load_state_dict(TamingVQGAN.from_files(start / "vqgan.yaml", start / "model.safetensors").state_dict())
+    caption_head = nn.Sequential(nn.Conv2d(len(levels), 128, 1), nn.GELU(), nn.Conv2d(128, words.shape[1], 1))
     parameters = [p for p in [*model.parameters(), *caption_head.parameters()] if p.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=lr, betas=(0.9, 0.99), weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, total_steps=steps, pct_start=0.05)
@@ -123,7 +129,7 @@ def train(
             z = model.latents(x).float()
             quantized = round_to_grid(z, levels)
             pixel_loss = F.mse_loss(model.decode_latents(quantized).float(), x)
-            logits = caption_head(quantized).float().mean((2, 3))  # [batch, len(WORDS)]
+            logits = caption_head(quantized).float().mean((2, 3))  # [batch, words.shape[1]]
         known = words[chosen, 0] >= 0
         caption_loss = F.binary_cross_entropy_with_logits(logits[known], words[chosen][known])
         # keeps latents on the grid: there is no tanh in taming's encoder
@@ -146,11 +152,11 @@ def train(
             )
         if step % 1000 == 0:
             with torch.no_grad():
-                print(f"  test PSNR {psnr(model, test_pixels):.2f} dB", flush=True)
+                print(f"  test PSNR {reconstruction_psnr(model, test_pixels):.2f} dB", flush=True)
     return model.eval().requires_grad_(False)
 
 
-def save(model: ImageTokenizer, output: Path) -> None:
+def save(model: TamingVQGAN, output: Path) -> None:
     """Write vqgan.yaml and model.safetensors (half precision: exact halves of what was trained) into `output`."""
     output.mkdir(parents=True, exist_ok=True)
     config = {
@@ -184,11 +190,11 @@ def main() -> None:
         args.levels, args.steps, args.batch, args.lr, args.caption_weight, args.smoothness, args.seed, args.start
     )
     save(model, args.output)
-    loaded = ImageTokenizer.from_files(args.output / "vqgan.yaml", args.output / "model.safetensors")
-    test_pixels, _ = load_images(load_split("test"))
+    loaded = TamingVQGAN.from_files(args.output / "vqgan.yaml", args.output / "model.safetensors")
+    test_pixels, _ = load_images("test")
     print(
-        f"test PSNR {psnr(loaded, test_pixels):.2f} dB, {sum(p.numel() for p in loaded.parameters()):,} parameters, "
-        f"fingerprint {loaded.fingerprint[:12]}"
+        f"test PSNR {reconstruction_psnr(loaded, test_pixels):.2f} dB, "
+        f"{sum(p.numel() for p in loaded.parameters()):,} parameters, fingerprint {loaded.fingerprint[:12]}"
     )
 
 

@@ -1,7 +1,7 @@
 """The one shape of every metric: (handle, data, config) -> Measurement, and its file evals/step-NNNNNNNN-NAME.json.
 
-    {"name", "step", "values": {metric: {"value", "n", "low", "high", "interval"}}, "provenance": {...}, "warnings":
-    [...]}
+    {"name", "step", "values": {metric: {"value", "n", "low", "high", "interval"}}, "receipt": {...}, "warnings":
+    [...]}, and "families" where the metric says how the report shows its numbers
 
 low and high are the 95% interval, null where none is known; `interval` says which kind, or why there is none.
 """
@@ -19,6 +19,7 @@ import numpy as np
 
 from liquid_train.errors import UserError
 from liquid_train.files import write_synced
+from liquid_train.measurement.families import Family
 from liquid_train.measurement.intervals import WILSON, bootstrap_name, mean_interval, wilson
 from liquid_train.measurement.provenance import Provenance, as_json
 
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from liquid_train.generate.session import Session
-    from liquid_train.image_tokenizer.taming import ImageTokenizer
+    from liquid_train.image_tokenizer.base import ImageTokenizer
     from liquid_train.vocabulary import Vocabulary
 
 Progress = Callable[[str, int, int], None]
@@ -150,16 +151,20 @@ def file_name(name: str, step: int | None) -> str:
     return f"{'model' if step is None else f'step-{step:08d}'}-{name}.json"
 
 
-def write_measurement(folder: Path, name: str, step: int | None, measured: Measurement) -> Path:
-    """Write it whole or not at all. What is not finite is null."""
+def write_measurement(
+    folder: Path, name: str, step: int | None, measured: Measurement, families: Sequence[Family] = ()
+) -> Path:
+    """Write it whole or not at all. What is not finite is null. families: how the report shows the numbers."""
     values = {key: {k: finite(v) for k, v in asdict(value).items()} for key, value in measured.values.items()}
-    content = {
+    content: dict[str, Any] = {
         "name": name,
         "step": step,
         "values": values,
         "receipt": as_json(measured.provenance),
         "warnings": measured.warnings,
     }
+    if families:
+        content["families"] = [asdict(family) for family in families]
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / file_name(name, step)
     write_synced(path, json.dumps(content, indent=1, ensure_ascii=False))

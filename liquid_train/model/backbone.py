@@ -22,7 +22,9 @@ from torch.distributed.tensor._utils import compute_local_shape_and_global_offse
 from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, PreTrainedConfig, PreTrainedModel
 
 from liquid_train.errors import UserError
+from liquid_train.image_tokenizer.settings import TAMING, VQSettings
 from liquid_train.model.attention import PACKED
+from liquid_train.model.families import family_of, find_family, use_family
 from liquid_train.model.settings import BackboneConfig
 from liquid_train.vocabulary import Vocabulary, load_tokenizer
 
@@ -45,6 +47,15 @@ class ModelCard:
     null_prompt: str = "<unconditional>"
     # width and height in pixels that a prompt may state (tokenize.crop=multiratio)
     sizes: list[list[int]] = field(default_factory=list)
+    # what follows is in the file only where it is not the default
+    family: str | None = None  # backbone.family, where one was named
+    vq_kind: str = TAMING
+    vq_options: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def vq(self) -> VQSettings:
+        """The image tokenizer that it was trained with."""
+        return VQSettings(self.vq_config, self.vq_checkpoint, self.vq_kind, self.vq_options)
 
     @classmethod
     def read(cls, folder: str | Path) -> ModelCard:
@@ -60,15 +71,30 @@ class ModelCard:
             raise UserError(f"{path}: damaged, or of another version of liquid train: {error}") from error
 
     def write(self, folder: Path) -> None:
-        (folder / CARD).write_text(json.dumps(asdict(self), indent=2))
+        content = asdict(self)
+        if self.vq_kind == TAMING:
+            del content["vq_kind"], content["vq_options"]
+        if self.family is None:
+            del content["family"]
+        (folder / CARD).write_text(json.dumps(content, indent=2))
 
 
 def model_config(backbone: BackboneConfig, tokenizer_entries: int) -> PreTrainedConfig:
     """The backbone's transformers config, before image rows are added; that of the folder where backbone.path is set.
 
-    vocab_size is the published one where the architecture has it, else tokenizer_entries.
+    vocab_size is the published one where the architecture has it, else tokenizer_entries. From here on, the model's
+    family is that of backbone.family.
     Raises UserError for a model_type or field that transformers does not know.
     """
+    # imported first: a user's own may register its architecture with transformers
+    family = find_family(backbone.family, "backbone.family") if backbone.family else None
+    config = _hf_config(backbone, tokenizer_entries)
+    if family:
+        use_family(config.model_type, family)
+    return config
+
+
+def _hf_config(backbone: BackboneConfig, tokenizer_entries: int) -> PreTrainedConfig:
     if backbone.path is not None:
         try:
             return AutoConfig.from_pretrained(backbone.path, local_files_only=True)
@@ -131,11 +157,11 @@ def fill_random(model: PreTrainedModel, seed: int) -> None:
     """Random weights, initialized as transformers does (normal; ones for norms, zeros for biases), the same for any
     world size."""
     std = float(getattr(model.config, "initializer_range", 0.02))
-    offset_norm = "gemma" in model.config.model_type  # Gemma's norms multiply by 1 + weight
+    norm = 0.0 if family_of(model.config.model_type).norms_add_one else 1.0
     for name, parameter in model.named_parameters():
         local, offset = block_of(parameter)
         if parameter.ndim == 1:
-            local.fill_(0.0 if name.endswith("bias") or offset_norm else 1.0)
+            local.fill_(0.0 if name.endswith("bias") else norm)
         elif local.numel():
             rows = random_rows((name, seed), offset[0], len(local), parameter.shape[1:], std)
             local.copy_(rows[(slice(None), *columns(local, offset))])
@@ -222,7 +248,10 @@ def open_language_model(folder: str | Path, dtype: torch.dtype) -> Any:
 
 
 def read_vocabulary(folder: str | Path) -> Vocabulary:
-    """The vocabulary of an HF folder that liquid train wrote. Raises UserError where its tokenizer was changed."""
+    """The vocabulary of an HF folder that liquid train wrote; the family that its card names is used from here on.
+
+    Raises UserError where its tokenizer was changed.
+    """
     card = ModelCard.read(folder)
     tokenizer = load_tokenizer(folder)
     if len(tokenizer) != card.image_start:
@@ -230,5 +259,7 @@ def read_vocabulary(folder: str | Path) -> Vocabulary:
             f"{folder}: the tokenizer has {len(tokenizer)} entries but image ids start at {card.image_start}; the "
             "tokenizer was changed"
         )
-    rows = int(json.loads((Path(folder) / "config.json").read_text())["vocab_size"])
-    return Vocabulary(tokenizer, card.codebook_size, rows)
+    config = json.loads((Path(folder) / "config.json").read_text())
+    if card.family is not None:
+        use_family(config["model_type"], find_family(card.family, f"{Path(folder) / CARD}: family"))
+    return Vocabulary(tokenizer, card.codebook_size, int(config["vocab_size"]))

@@ -46,12 +46,12 @@ class TextRows:
 
 @torch.no_grad()
 def fill_image_rows(
-    model: PreTrainedModel, vocabulary: Vocabulary, image_init: str, codebook: Tensor, seed: int
+    model: PreTrainedModel, vocabulary: Vocabulary, image_init: str, codebook: Tensor | None, seed: int
 ) -> None:
     """Fill the embedding's and the head's rows from the first image code on, including the spare rows of a padded
     vocabulary (Qwen2.5). The values do not depend on the number of ranks. Text rows are not touched.
 
-    codebook: [codes, embed_dim], the VQ's.
+    codebook: [codes, d], the image tokenizer's code vectors; only image_init=codebook needs them.
     """
     assert image_init in ("mean", "normal", "codebook"), image_init  # the config was checked
     tables = {id(module.weight) for module in (model.get_input_embeddings(), model.get_output_embeddings())}
@@ -64,6 +64,7 @@ def fill_image_rows(
         if begin >= end:
             continue
         if image_init == "codebook":
+            assert codebook is not None
             made = codebook_rows(text, codebook, begin - vocabulary.image_start, end - begin, (name, seed))
         elif image_init == "mean":
             made = mean_rows(text, begin, end - begin, (name, seed))

@@ -17,9 +17,9 @@ from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
 
 from liquid_train.data.batch import MicroBatch
-from liquid_train.data.sequences import IGNORED
-from liquid_train.data.settings import TASKS
+from liquid_train.data.sequence_pieces import IGNORED
 from liquid_train.model.backbone import rows_of
+from liquid_train.model.families import family_of
 from liquid_train.model.settings import LossConfig
 from liquid_train.vocabulary import Vocabulary
 
@@ -149,7 +149,7 @@ class LossModule(nn.Module):
     @classmethod
     def of(cls, lm: PreTrainedModel, vocabulary: Vocabulary, config: LossConfig) -> LossModule:
         """The loss of a backbone by `config`, with the backbone's own soft-capping (Gemma-2)."""
-        softcap = getattr(lm.config, "final_logit_softcapping", None)
+        softcap = family_of(lm.config.model_type).logit_softcap(lm.config)
         return cls(lm, HeadOptions(vocabulary.image_end, config.chunk, softcap, config.z_loss))
 
     def forward(self, batch: MicroBatch) -> LossOutput:
@@ -164,7 +164,7 @@ class LossModule(nn.Module):
             hidden, weight, targets, weights, options, torch.is_grad_enabled()
         )
         tasks = batch.tasks.view(-1)[chosen].long()
-        sums = torch.zeros(4, len(TASKS), device=hidden.device, dtype=torch.float64)
+        sums = torch.zeros(4, len(batch.task_names), device=hidden.device, dtype=torch.float64)
         for row, values in enumerate((losses, correct, torch.ones_like(losses), weights * losses)):
             sums[row].index_add_(0, tasks, values.double())
         return LossOutput(total, sums, chosen, losses, correct)

@@ -48,6 +48,14 @@ class BackboneConfig(Section):
             max_length=3,
         ),
     ] = None
+    family: Annotated[
+        str | None,
+        setting(
+            "what is special about the architecture",
+            null="by its model_type",
+            kinds="liquid_train.model.families:FAMILIES",
+        ),
+    ] = None
     image_init: Annotated[
         Literal["mean", "normal", "codebook"],
         setting("image rows of a pretrained model: mean of the text rows, normal, or the image tokenizer's codebook"),

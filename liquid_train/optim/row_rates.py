@@ -22,9 +22,9 @@ def token_tables(lm: PreTrainedModel) -> list[Tensor]:
 class RowRates:
     """Trains rows of the embedding and the head at rates of their own, or at first alone.
 
-    AdamW's step is proportional to the learning rate, weight decay included. So a row's own rate scales how far it has
-    moved in a step. In the first optimizer.new_rows_steps steps only rows that a published checkpoint lacks are
-    trained: image rows, <boi>, <eoi>, <unconditional>.
+    A step must be proportional to the learning rate, weight decay included, as AdamW's is. Then a row's own rate scales
+    how far it has moved in a step. In the first optimizer.new_rows_steps steps only rows that a published checkpoint
+    lacks are trained: image rows, <boi>, <eoi>, <unconditional>.
     """
 
     def __init__(self, lm: PreTrainedModel, vocabulary: Vocabulary, config: OptimizerConfig) -> None:
@@ -53,7 +53,7 @@ class RowRates:
                 gradient, first = rows_of(table.grad)
                 gradient[(self.new_rows[first : first + len(gradient)] == 0).to(gradient.device)] = 0.0
 
-    def step(self, optimizer: torch.optim.AdamW, step: int, lr: float) -> None:
+    def step(self, optimizer: torch.optim.Optimizer, step: int, lr: float) -> None:
         """One optimizer step at learning rate lr."""
         first_stage = step < self.config.new_rows_steps
         for group, rate in zip(

@@ -12,7 +12,7 @@ from liquid_train.config.fields import Section, require, setting
 class OptimizerConfig(Section):
     """`optimizer=NAME` chooses a group of conf/optimizer."""
 
-    kind: Annotated[str, setting("which optimizer")] = "adamw"
+    kind: Annotated[str, setting("which optimizer", kinds="liquid_train.optim.kinds:OPTIMIZERS")] = "adamw"
     lr: Annotated[float, setting("peak learning rate", gt=0)] = 3e-3
     weight_decay: Annotated[float, setting("decay of matrices; vectors (norms, biases) have none", ge=0)] = 0.1
     betas: Annotated[

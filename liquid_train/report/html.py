@@ -219,7 +219,7 @@ def facts(run: RunRecord) -> list[tuple[str, str]]:
         for name, s in sources.items()
         if isinstance(s, dict)
     ]
-    rate = setting(c, "optimizer.lr")
+    rate, kind = setting(c, "optimizer.lr"), setting(c, "optimizer.kind") or "adamw"
     rows = [
         (
             "Backbone",
@@ -234,7 +234,7 @@ def facts(run: RunRecord) -> list[tuple[str, str]]:
             ),
         ),
         ("Batch", _batch(c)),
-        ("Optimizer", f"AdamW, peak learning rate {rate}, {setting(c, 'schedule.kind')} schedule" if rate else None),
+        ("Optimizer", f"{kind}, peak learning rate {rate}, {setting(c, 'schedule.kind')} schedule" if rate else None),
         ("Precision", setting(c, "parallel.precision")),
         ("Seed", setting(c, "seed")),
         ("Checkpoints", ", ".join(summarize(run)["checkpoints"])),

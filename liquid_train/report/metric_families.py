@@ -1,26 +1,19 @@
 """Which numbers of an evaluation belong together: one figure of the report a family, and the few that a terminal line
 has room for.
 
-Names are those of metrics.jsonl without eval/ (docs/evaluation.md). A number of no family has a figure of its own.
+Names are those of metrics.jsonl without eval/ (docs/evaluation.md). FAMILIES holds those of the metrics that the
+package began with; a metric that states its own has them in its files evals/step-NNNNNNNN-NAME.json. A number of no
+family has a figure of its own.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-
-@dataclass(frozen=True)
-class Family:
-    """title: of the figure. pattern: of the names; its group `line`, where there is one, tells one from another. unit:
-    "%" for shares.
-    chance: what guessing gives."""
-
-    title: str
-    pattern: str
-    unit: str = ""
-    chance: float | None = None
+from liquid_train.measurement.families import Family
 
 
 @dataclass(frozen=True)
@@ -59,9 +52,9 @@ HEADLINES = (
 )
 
 
-def place(name: str) -> Place:
-    """The figure and the line of a number."""
-    for family in FAMILIES:
+def place(name: str, stated: Sequence[Family] = ()) -> Place:
+    """The figure and the line of a number. stated: by the run's own metrics; they come first."""
+    for family in (*stated, *FAMILIES):
         found = re.fullmatch(family.pattern, name)
         if found:
             line = found.groupdict().get("line")

@@ -248,14 +248,15 @@ def _learning(run: RunRecord) -> list[Curve]:
 def _evaluations(run: RunRecord) -> list[Curve]:
     """One figure a family of numbers; a legend where there are several."""
     keys = dict.fromkeys(key for line in run.evaluations for key in line if key.startswith("eval/"))
+    places = {key: place(key.removeprefix("eval/"), run.families) for key in keys}
     figures: dict[str, list[str]] = {}
     for key in keys:
-        figures.setdefault(place(key.removeprefix("eval/")).title, []).append(key)
+        figures.setdefault(places[key].title, []).append(key)
     curves = []
     for title, own in figures.items():
-        first = place(own[0].removeprefix("eval/"))
+        first = places[own[0]]
         baseline = number(run.vqa.get("blind_accuracy")) if "eval/vqa_accuracy" in own else first.chance
-        lines = {place(key.removeprefix("eval/")).label: series(run.evaluations, key) for key in own}
+        lines = {places[key].label: series(run.evaluations, key) for key in own}
         single = len(own) == 1
         shown: dict[str, Any] = {"heldout": lines[first.label]} if single else {"lines": lines}
         curves.append(

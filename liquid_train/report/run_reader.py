@@ -20,6 +20,7 @@ import yaml
 from liquid_train.checkpoint.folder import committed
 from liquid_train.errors import UserError
 from liquid_train.files import read_json
+from liquid_train.measurement.families import Family
 
 Line = dict[str, Any]
 
@@ -36,6 +37,7 @@ class RunRecord:
     evaluations: list[Line] = field(default_factory=list)  # evaluation lines, by step
     vqa: dict[str, Any] = field(default_factory=dict)  # evals/vqa.json
     t2i: dict[str, Any] = field(default_factory=dict)  # evals/t2i.json
+    families: list[Family] = field(default_factory=list)  # that metrics of evals/step-*.json state
     notes: list[str] = field(default_factory=list)  # what could not be read, one sentence each
 
     @property
@@ -117,6 +119,7 @@ def read_run(run_dir: str | Path) -> RunRecord:
     run.environment = json_object(folder / "environment.json", run.notes)
     run.vqa = json_object(folder / "evals" / "vqa.json", run.notes)
     run.t2i = json_object(folder / "evals" / "t2i.json", run.notes)
+    run.families = stated_families(folder / "evals")
     return run
 
 
@@ -186,6 +189,18 @@ def json_object(path: Path, notes: list[str]) -> dict[str, Any]:
         return value
     notes.append(f"{path.name} could not be read as JSON and was left out.")
     return {}
+
+
+def stated_families(evals: Path) -> list[Family]:
+    """Of the newest file of each metric. Files that are no measurements state none."""
+    newest = {path.stem.split("-", 2)[-1]: path for path in sorted(evals.glob("step-*-*.json"))}
+    found = []
+    for path in newest.values():
+        stated = json_object(path, []).get("families", [])
+        found += [
+            Family(**family) for family in stated if isinstance(family, dict) and {"title", "pattern"} <= set(family)
+        ]
+    return found
 
 
 def train_seconds(lines: list[Line]) -> float:

@@ -22,25 +22,22 @@ from torch.distributed.tensor import DTensor
 from torch.testing._internal.distributed.fake_pg import FakeStore  # importing it registers the backend "fake"
 from transformers import PreTrainedTokenizerFast
 
-from liquid_train.config.compose import package_path
 from liquid_train.config.schema import PlanJob
 from liquid_train.distributed.parallelize import World, parallelize
 from liquid_train.distributed.settings import degrees
-from liquid_train.image_tokenizer.taming import VQConfig
+from liquid_train.image_tokenizer.opening import tokenizer_sizes
 from liquid_train.launcher import processes
 from liquid_train.model import backbone
 from liquid_train.model.loss import LossModule
+from liquid_train.optim.optimizer import state_bytes
 from liquid_train.vocabulary import Vocabulary, load_tokenizer
-
-MOMENTS = 2  # AdamW keeps running means of the gradient and of its square
-STEP_BYTES = 4  # and a step count for each parameter, fp32
 
 
 @dataclass(frozen=True)
 class MemoryPlan:
     """parameters: of the untouched backbone, tied weights once; parameters_extended: with a row for each image code.
 
-    Bytes are those of rank 0, which holds the most, between steps: weights, gradients, AdamW's moments and step counts.
+    Bytes are those of rank 0, which holds the most, between steps: weights, gradients, optimizer state.
     Gathered copies of a block, activations and logits come on top.
     """
 
@@ -66,7 +63,7 @@ def run(config: PlanJob) -> None:
 def make_plan(config: PlanJob) -> MemoryPlan:
     """Raises UserError where degrees, folders or VQ files do not fit, before a model is built."""
     ranks = world_size(config)
-    codebook_size = VQConfig.from_yaml(package_path(config.vq.config)).n_embed
+    codebook_size = tokenizer_sizes(config.vq).codebook_size
     settings = config.backbone
     entries = len(load_tokenizer(settings.tokenizer)) if settings.tokenizer else settings.tokenizer_size
     hf_config = backbone.model_config(settings, entries)
@@ -81,7 +78,7 @@ def make_plan(config: PlanJob) -> MemoryPlan:
         parallelize(root, lm, config.parallel, world)
         local = [p.to_local() if isinstance(p, DTensor) else p for p in root.parameters()]
     weights = sum(p.numel() * p.element_size() for p in local)
-    optimizer = MOMENTS * weights + STEP_BYTES * len(local)
+    optimizer = state_bytes(local, config.optimizer)
     return MemoryPlan(
         parameters,
         parameters_extended,

@@ -12,16 +12,18 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from liquid_train.data.sequences import prompt_ids
+from liquid_train.data.sequence_pieces import Part
+from liquid_train.data.tasks.chat import conversation_ids, end_of_turn
+from liquid_train.data.tasks.text import Text
 from liquid_train.errors import UserError
 from liquid_train.generate.image_sampler import Sampling, columns_of, described_ids, sample_images
 from liquid_train.generate.images import decode, encode, load_image
-from liquid_train.generate.interleaved_prompt import Part, conversation_ids, end_of_turn, parts_ids
-from liquid_train.generate.session import AUTO, Session
+from liquid_train.generate.session import Session
 from liquid_train.generate.settings import GenerateJob
 from liquid_train.generate.text_sampler import Streamed, answer, caption, complete_ids
+from liquid_train.image_tokenizer.base import ImageTokenizer
 from liquid_train.image_tokenizer.preprocess import READ_ERRORS
-from liquid_train.image_tokenizer.taming import ImageTokenizer
+from liquid_train.image_tokenizer.settings import AUTO
 from liquid_train.serve.requests import AnswerRequest, GenerateRequest, Limited
 from liquid_train.serve.settings import ServeLimits
 
@@ -145,7 +147,7 @@ class Engine:
             text = " ".join(part for part in turns[-1].parts if isinstance(part, str)).strip()
             if images:
                 return self._answer(images[-1], text, max_new_tokens, on_token)
-            ids, end = prompt_ids({}, "text", vocabulary.tokenizer) + parts_ids([text], vocabulary.tokenizer), None
+            ids, end = Text().continued([text], vocabulary.tokenizer), None
         return complete_ids(
             self.session.model,
             vocabulary,

@@ -11,6 +11,7 @@ from types import FrameType
 
 from liquid_train.checkpoint.folder import model_folder
 from liquid_train.errors import UserError
+from liquid_train.packages import missing_package
 from liquid_train.serve.settings import ServeJob
 
 log = logging.getLogger(__name__)
@@ -78,7 +79,7 @@ def need(package: str) -> None:
         import_module(package)
     except ImportError as error:
         without = ", or give ui=false for the API alone" if package == "gradio" else ""
-        raise UserError(f"liquid serve needs {package}: pip install 'liquid-train[ui]'{without}") from error
+        raise UserError(missing_package("liquid serve", package, "ui") + without) from error
 
 
 def listen(host: str, port: int) -> socket.socket:

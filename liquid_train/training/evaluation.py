@@ -11,9 +11,10 @@ from typing import Any
 
 from liquid_train.checkpoint import folder as checkpoint
 from liquid_train.config.schema import TrainJob
+from liquid_train.data.tasks import find_task
 from liquid_train.distributed.parallelize import World, compute_dtype
 from liquid_train.generate.live_model import live_model
-from liquid_train.image_tokenizer.taming import ImageTokenizer
+from liquid_train.image_tokenizer.base import ImageTokenizer
 from liquid_train.model.backbone import ModelCard
 from liquid_train.model.loss import LossModule
 from liquid_train.training.heldout import heldout_set, log_heldout
@@ -67,8 +68,16 @@ class PeriodicEvaluation:
 
 
 def heldout_images(config: TrainJob) -> str | None:
-    """Path of the held-out set whose questions are asked while training."""
-    return next((s.path for s in config.data.heldout.values() if s.task == "vqa"), None)
+    """Path of the held-out set whose questions, captions and images are used while training: one with questions, else
+    one with images."""
+    tasks = {s.path: find_task(s.task, f"data.heldout.{name}.task") for name, s in config.data.heldout.items()}
+    asked = [
+        s.path for n, s in config.data.heldout.items() if find_task(s.task, f"data.heldout.{n}.task").asks_questions
+    ]
+    with_images = [
+        path for path, t in tasks.items() if t.generation and "image" in (t.generation.given, t.generation.makes)
+    ]
+    return next(iter([*asked, *with_images]), None)
 
 
 def record_score(config: TrainJob, step: int, metrics: dict[str, Any]) -> None:

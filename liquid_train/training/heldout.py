@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -21,7 +21,8 @@ from liquid_train.data.batch import MicroBatch, collate
 from liquid_train.data.loader import open_set
 from liquid_train.data.mixture import Document, SourceReader
 from liquid_train.data.packing import Sequence, best_fit, join, pour
-from liquid_train.data.settings import TASKS, DataConfig
+from liquid_train.data.settings import DataConfig
+from liquid_train.data.tasks import find_task, task_names
 from liquid_train.distributed.parallelize import World, reshard
 from liquid_train.errors import UserError
 from liquid_train.files import dispensable
@@ -29,6 +30,7 @@ from liquid_train.measurement.intervals import bootstrap, bootstrap_name
 from liquid_train.measurement.measurement import Measurement, ModelHandle, Value, write_measurement
 from liquid_train.measurement.provenance import Provenance, texts_digest
 from liquid_train.model.attention import choose_kernel, implementation
+from liquid_train.model.families import family_of
 from liquid_train.model.loss import LossModule
 from liquid_train.model.settings import LossConfig
 from liquid_train.vocabulary import Vocabulary
@@ -55,7 +57,7 @@ class HeldoutSet:
         own = list(range(rank, len(self.rows), ranks))
         for start in range(0, len(range(0, len(self.rows), ranks)), size):  # as many as rank 0, which has the most
             numbers = own[start : start + size]
-            yield numbers, collate([self.rows[n] for n in numbers], size, self.data.seq_len, self.loss, self.pad)
+            yield numbers, collate([self.rows[n] for n in numbers], size, self.data, self.loss, self.pad)
 
 
 def heldout_set(
@@ -83,7 +85,7 @@ def heldout_set(
             shards = open_set(data, source.path, vq_fingerprint, vocabulary.codebook_size)
         except UserError as error:
             raise UserError(f"data.heldout.{name}.path={source.path}: {error}") from error
-        reader = SourceReader(name, source, shards, vocabulary.tokenizer, data, 1, seed, unconditional=0.0)
+        reader = SourceReader(name, source, shards, vocabulary.tokenizer, replace(data, unconditional=0.0), 1, seed)
         documents += reader.first(shards.num_samples if whole or not source.max_samples else source.max_samples)
         noted.update({f"data.heldout.{name}: {reason}": count for reason, count in reader.dropped.items()})
     seq_len = data.seq_len
@@ -136,12 +138,13 @@ def measure_heldout(root: LossModule, data: HeldoutSet, world: World, dtype: tor
         data=texts_digest([row.digest().hex() for row in data.rows]),
         dtype=str(dtype).removeprefix("torch."),
     )
-    return Measurement(by_task(sums.cpu().numpy(), tasks, data.seed), provenance, warnings=warnings(data, tasks))
+    values = by_task(sums.cpu().numpy(), tasks, task_names(data.data), data.seed)
+    return Measurement(values, provenance, warnings=warnings(data, tasks))
 
 
-def by_task(sums: np.ndarray, tasks: np.ndarray, seed: int) -> dict[str, Value]:
+def by_task(sums: np.ndarray, tasks: np.ndarray, names: tuple[str, ...], seed: int) -> dict[str, Value]:
     """sums [3, documents]: of loss, of correct targets, of targets -> means over the targets of each task, with
-    intervals from resampled documents."""
+    intervals from resampled documents. names: of the tasks, by number."""
     values = {}
     kind = f"{bootstrap_name(RESAMPLES, seed)}, of documents"
     for task in sorted(set(tasks.tolist())):
@@ -149,7 +152,7 @@ def by_task(sums: np.ndarray, tasks: np.ndarray, seed: int) -> dict[str, Value]:
         count = int(own[2].sum())
         for name, row in (("loss", own[0]), ("accuracy", own[1])) if count else ():
             low, high = bootstrap(own.shape[1], partial(mean_of, row, own[2]), seed=seed, resamples=RESAMPLES)
-            values[f"heldout_{name}/{TASKS[task]}"] = Value(float(row.sum()) / count, count, low, high, kind)
+            values[f"heldout_{name}/{names[task]}"] = Value(float(row.sum()) / count, count, low, high, kind)
     return values
 
 
@@ -159,7 +162,9 @@ def mean_of(sums: np.ndarray, counts: np.ndarray, picked: np.ndarray) -> float:
 
 def warnings(data: HeldoutSet, tasks: np.ndarray) -> list[str]:
     found = [f"{reason}, {count} of its samples" for reason, count in sorted(data.noted.items())]
-    wanted = {source.task for source in data.data.heldout.values()} - {TASKS[task] for task in set(tasks.tolist())}
+    names = task_names(data.data)
+    wanted = {find_task(s.task, f"data.heldout.{name}.task").name for name, s in data.data.heldout.items()}
+    wanted -= {names[task] for task in set(tasks.tolist())}
     return found + [f"no document of {task} is among those that were measured" for task in sorted(wanted)]
 
 
@@ -190,7 +195,7 @@ def heldout(handle: ModelHandle, data: HeldoutSet) -> Measurement:
 def packed(model: PreTrainedModel) -> Iterator[None]:
     """Have the model attend within packed documents, by the best kernel for its device."""
     config, before = model.config, model.config._attn_implementation
-    kernel = choose_kernel("auto", model.device, model.dtype, getattr(config, "attn_logit_softcapping", None))
+    kernel = choose_kernel("auto", model.device, model.dtype, family_of(config.model_type).attention_softcap(config))
     config._attn_implementation = implementation(kernel)
     try:
         yield

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import resource
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +15,7 @@ from transformers import PreTrainedModel
 from liquid_train.checkpoint.progress import Progress
 from liquid_train.data.batch import RankBatch
 from liquid_train.data.loader import is_endless
-from liquid_train.data.settings import TASKS, DataConfig
+from liquid_train.data.settings import DataConfig
 from liquid_train.distributed.parallelize import World
 from liquid_train.scaling.flops import block_parameters, peak_flops, step_flops
 from liquid_train.vocabulary import Vocabulary
@@ -49,6 +50,7 @@ class StepResult:
 
     loss: float  # weighted mean over the targets of the global batch, nats
     per_task: Tensor  # fp64 [4, tasks] on the CPU, as LossOutput's, over all ranks
+    tasks: tuple[str, ...]  # their names
     grad_norm: float  # before clipping
     lr: float
     finite: bool  # loss and gradient are
@@ -122,11 +124,12 @@ def data_ended(batch: RankBatch, data: DataConfig, world: World) -> bool:
     return bool(ended)
 
 
-def task_metrics(per_task: Tensor) -> dict[str, float]:
-    """per_task [4, tasks], as in LossOutput -> by task: loss, token accuracy, share of the targets and of the loss."""
+def task_metrics(per_task: Tensor, names: Sequence[str]) -> dict[str, float]:
+    """per_task [4, tasks], as in LossOutput, of the tasks `names` -> by task: loss, token accuracy, share of targets
+    and of the loss."""
     loss, correct, count, weighted = per_task
     metrics = {}
-    for i, task in enumerate(TASKS):
+    for i, task in enumerate(names):
         if count[i]:
             metrics[f"loss/{task}"] = float(loss[i] / count[i])
             metrics[f"accuracy/{task}"] = float(correct[i] / count[i])
@@ -189,7 +192,7 @@ def step_metrics(
     return {
         **so_far,
         "loss": result.loss,
-        **task_metrics(result.per_task),
+        **task_metrics(result.per_task, result.tasks),
         "lr": result.lr,
         "grad_norm": result.grad_norm,
         **speed,

@@ -6,10 +6,11 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from liquid_train.config.schema import TrainJob
-from liquid_train.data.sequences import CAPTION_LEAD
 from liquid_train.data.shards import ShardSet
+from liquid_train.data.tasks.i2t import CAPTION_LEAD
 from liquid_train.errors import UserError
 from liquid_train.model.backbone import model_config
+from liquid_train.model.families import family_of
 from liquid_train.vocabulary import Vocabulary, add_image_tokens, load_tokenizer, train_bpe
 
 
@@ -20,7 +21,8 @@ def make_tokenizer(config: TrainJob, sets: dict[str, ShardSet], folder: Path) ->
     if source is None:
         train_bpe(training_texts(config, sets), settings.tokenizer_size, folder)
     else:
-        add_image_tokens(source, folder, settings.special_tokens)
+        model_type = model_config(settings, settings.tokenizer_size).model_type
+        add_image_tokens(source, folder, settings.special_tokens, family_of(model_type))
 
 
 def open_vocabulary(config: TrainJob, folder: Path, codebook_size: int) -> Vocabulary:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from importlib import import_module
 from typing import Annotated, Literal
 
 from liquid_train.config.fields import Section, require, setting
@@ -91,13 +92,19 @@ class EvalsConfig(Section):
     """Evaluation while training; `evals=NAME` chooses a group of conf/evals."""
 
     every: Annotated[int, setting("steps between evaluations; 0: none", ge=0)] = 0
+    metrics: Annotated[
+        list[str],
+        setting("names, or import paths of your own; auto: all that can be measured and that the held-out data allow"),
+    ] = field(default_factory=lambda: ["auto"])
     periods: Annotated[
         dict[str, Annotated[int, setting("steps", ge=1)]],
         setting("steps between measurements of metrics that cost more, evals.periods.METRIC; the others: each time"),
     ] = field(default_factory=dict)
     vqa_samples: Annotated[int, setting("images whose questions are asked; 0: none", ge=0)] = 100
     images: Annotated[int, setting("images of the grid; 0: none", ge=0)] = 12
-    prompts: Annotated[list[str], setting("what they are generated from")] = field(default_factory=list)
+    prompts: Annotated[list[str], setting("what they are generated from; none: captions of the held-out set")] = field(
+        default_factory=list
+    )
     guidance: Annotated[float, setting("classifier-free guidance; 1: none", ge=0)] = 3.0
     top_k: Annotated[int | None, setting("only the k likeliest codes", ge=1, null="all")] = None
     temperature: Annotated[float, setting("of sampling; 0: greedy", ge=0)] = 0.8
@@ -113,6 +120,8 @@ class EvalsConfig(Section):
     language: LanguageConfig = field(default_factory=LanguageConfig)
 
     def check(self, key: str) -> None:
+        if self.periods or self.metrics != ["auto"]:
+            import_module("evals.chosen").check_training(self)  # by name: evals uses this package
         for name, period in self.periods.items():
             require(
                 self.every > 0 and period % self.every == 0,

@@ -14,13 +14,14 @@ from liquid_train.checkpoint.state import load_checkpoint
 from liquid_train.config.schema import TrainJob
 from liquid_train.data.shards import ShardSet
 from liquid_train.distributed.parallelize import World, compute_dtype, parallelize
+from liquid_train.image_tokenizer.base import ImageTokenizer
 from liquid_train.image_tokenizer.preprocess import nearest_size
-from liquid_train.image_tokenizer.taming import ImageTokenizer
 from liquid_train.model import backbone
 from liquid_train.model.attention import choose_kernel, describe, implementation
 from liquid_train.model.embedding_init import fill_image_rows
+from liquid_train.model.families import family_of
 from liquid_train.model.loss import LossModule
-from liquid_train.optim.adamw import build_optimizer
+from liquid_train.optim.optimizer import build_optimizer
 from liquid_train.optim.row_rates import RowRates
 from liquid_train.training.metrics import Compute
 from liquid_train.training.run_vocabulary import make_tokenizer, open_vocabulary
@@ -75,6 +76,9 @@ def build_card(
         config.data.prompts[0],
         null_prompt=UNCONDITIONAL if config.data.unconditional else "",
         sizes=[list(size) for size in sizes],
+        vq_kind=config.vq.kind,
+        vq_options=config.vq.options,
+        family=config.backbone.family,
     )
 
 
@@ -84,7 +88,7 @@ class TrainedModel:
     words."""
 
     root: LossModule
-    optimizer: torch.optim.AdamW
+    optimizer: torch.optim.Optimizer
     rates: RowRates
     compute: Compute
     attention: str
@@ -96,7 +100,7 @@ def build_model(
     """On meta, then sharded, then filled: from the checkpoint, a published model, or at random; a collective."""
     settings = config.backbone
     hf_config = backbone.model_config(settings, vocabulary.text_size)
-    softcap = getattr(hf_config, "attn_logit_softcapping", None)
+    softcap = family_of(hf_config.model_type).attention_softcap(hf_config)
     kernel = choose_kernel(config.parallel.attention, world.device, compute_dtype(config.parallel), softcap)
     lm = backbone.build(hf_config, vocabulary, implementation(kernel))
     root = LossModule.of(lm, vocabulary, config.loss)
@@ -110,7 +114,8 @@ def build_model(
     elif settings.init == "pretrained":
         assert settings.path is not None
         backbone.fill_from_folder(lm, settings.path)
-        fill_image_rows(lm, vocabulary, settings.image_init, image_tokenizer.quantize.embedding.weight, config.seed)
+        codebook = image_tokenizer.code_vectors() if settings.image_init == "codebook" else None
+        fill_image_rows(lm, vocabulary, settings.image_init, codebook, config.seed)
     else:
         backbone.fill_random(lm, config.seed)
     return TrainedModel(root, optimizer, rates, compute, describe(kernel, softcap))

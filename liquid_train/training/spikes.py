@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import math
 import statistics
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,7 +28,6 @@ from torch import Tensor
 from liquid_train.checkpoint.folder import committed, step_of
 from liquid_train.checkpoint.progress import GuardState, Progress
 from liquid_train.config.schema import TrainJob
-from liquid_train.data.settings import TASKS
 from liquid_train.data.stream_state import StreamState
 from liquid_train.errors import UserError
 from liquid_train.training.settings import SpikeConfig
@@ -45,11 +45,12 @@ class Rewind:
     streams: dict[int, StreamState]  # of this rank, after the data that is left out
 
 
-def parts_of(per_task: Tensor) -> dict[str, tuple[float, float]]:
-    """per_task [4, tasks], the step's sums as in LossOutput -> {task: (its share of the weights, its mean loss)}."""
+def parts_of(per_task: Tensor, names: Sequence[str]) -> dict[str, tuple[float, float]]:
+    """per_task [4, tasks], the step's sums as in LossOutput, of the tasks `names` -> {task: (its share of the weights,
+    its mean loss)}."""
     loss, _, count, weighted = per_task
-    means = {task: float(loss[i] / count[i]) for i, task in enumerate(TASKS) if count[i]}
-    weights = {task: float(weighted[TASKS.index(task)]) / mean for task, mean in means.items() if mean > 0}
+    means = {task: float(loss[i] / count[i]) for i, task in enumerate(names) if count[i]}
+    weights = {task: float(weighted[names.index(task)]) / mean for task, mean in means.items() if mean > 0}
     whole = sum(weights.values())
     return {task: (weight / whole, means[task]) for task, weight in weights.items() if whole > 0}
 

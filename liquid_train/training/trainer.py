@@ -20,17 +20,17 @@ from liquid_train.checkpoint import folder as checkpoint
 from liquid_train.checkpoint.async_writer import Saver
 from liquid_train.checkpoint.resume import find_checkpoint, planned_steps
 from liquid_train.checkpoint.state import SaveFailed, snapshot
-from liquid_train.config.compose import package_path, to_yaml
+from liquid_train.config.compose import to_yaml
 from liquid_train.config.schema import TrainJob
 from liquid_train.data.batch import MicroBatch, RankBatch, batch_digest, micro_batches
 from liquid_train.data.loader import BatchLoader, open_sources
 from liquid_train.data.padding import padding_warning
-from liquid_train.data.settings import TASKS
+from liquid_train.data.tasks import task_names
 from liquid_train.distributed.parallelize import World, assert_dtypes, set_sync
 from liquid_train.distributed.step_timer import StepTimer
 from liquid_train.errors import UserError
 from liquid_train.files import write_synced
-from liquid_train.image_tokenizer.taming import ImageTokenizer
+from liquid_train.image_tokenizer.opening import open_image_tokenizer
 from liquid_train.optim.schedule import learning_rate
 from liquid_train.report.metric_families import headline
 from liquid_train.training.environment import environment
@@ -62,10 +62,9 @@ class Trainer:
     ) -> None:
         self.config, self.world, self.dir = config, world, Path(config.run.dir)
         self.timer = timer or StepTimer()
-        self.steps = planned_steps(config)
+        self.steps, self.tasks = planned_steps(config), task_names(config.data)
         self.resumed_from = rewind.checkpoint if rewind else find_checkpoint(config)
-        vq = config.vq
-        self.image_tokenizer = ImageTokenizer.from_files(package_path(vq.config), package_path(vq.checkpoint))
+        self.image_tokenizer = open_image_tokenizer(config.vq)
         fingerprint, codebook_size = self.image_tokenizer.fingerprint, self.image_tokenizer.codebook_size
         self.sets = open_sources(config.data, fingerprint, codebook_size)
         self.progress, self.notes = restore_progress(config, self.resumed_from, self.sets)
@@ -187,7 +186,7 @@ class Trainer:
         loss, per_task = float(sums[-1]) / max(total_weight, 1e-9), sums[:-1].view(4, -1).cpu()
         # the same on all ranks: both were reduced
         finite = bool(torch.isfinite(norm)) and loss == loss and abs(loss) != float("inf")
-        spike = finite and is_spike(parts_of(per_task), progress.guard, c.train.spike)
+        spike = finite and is_spike(parts_of(per_task, self.tasks), progress.guard, c.train.spike)
         skipped = not finite or (spike and c.train.spike.action != "warn")
         if not skipped:
             self.rates.step(self.optimizer, progress.step, lr)
@@ -197,13 +196,13 @@ class Trainer:
         if not self.timer.steps_done:
             self._assert_invariants(batches)
         rewinds = spike and c.train.spike.action == "rewind"
-        return StepResult(loss, per_task, float(norm), lr, finite, spike, skipped, rewinds, stop=stops > 0)
+        return StepResult(loss, per_task, self.tasks, float(norm), lr, finite, spike, skipped, rewinds, stop=stops > 0)
 
     def _forward_backward(self, batches: list[MicroBatch], total_weight: float) -> Tensor:
         """Gradients of the global batch's mean loss. Returns this rank's sums, fp64 [4 * tasks + 1]: LossOutput's
         per_task, flat, then the weighted loss."""
         device = self.world.device
-        per_task = torch.zeros(4, len(TASKS), dtype=torch.float64, device=device)
+        per_task = torch.zeros(4, len(self.tasks), dtype=torch.float64, device=device)
         loss_sum = torch.zeros((), dtype=torch.float64, device=device)
         for i, batch in enumerate(batches):
             set_sync(self.root, i == len(batches) - 1)

@@ -128,7 +128,7 @@ def test_settings_that_cannot_work_are_told(tmp_path):
     config = load("train", [*base, "evals.periods.image_quality=300", "checkpoint.best=eval/vqa_accuracy"])
     assert config.evals.periods == {"image_quality": 300} and config.checkpoint.best == "eval/vqa_accuracy"
     for overrides, message in (
-        (["evals.periods.fid=100"], "evals.periods.fid: no such metric; one of vqa, grid"),
+        (["evals.periods.fid=100"], "evals.periods.fid: no such metric; one of captions, grid"),
         (["evals.periods.vqa=150"], "evals.periods.vqa=150: must be a multiple of evals.every=100"),
         (["evals.periods.vqa=0"], "evals.periods.vqa=0"),
         (["checkpoint.best=vqa_accuracy"], "checkpoint.best=vqa_accuracy: give a number of metrics.jsonl"),

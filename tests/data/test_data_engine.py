@@ -18,8 +18,8 @@ from liquid_train.data.batch import RankBatch, batch_digest, micro_batches
 from liquid_train.data.loader import BatchLoader, open_sources
 from liquid_train.data.mixture import Mixture, SourceReader
 from liquid_train.data.packing import PackedStream
-from liquid_train.data.settings import TASKS
 from liquid_train.data.shards import ShardSet
+from liquid_train.data.tasks import FIRST as TASKS
 from liquid_train.training.run_vocabulary import training_texts
 from liquid_train.vocabulary import Vocabulary, train_bpe
 from tests.shard_sets import mixture_overrides
@@ -123,7 +123,7 @@ def test_an_epoch_deals_every_document_once(setup: Setup, streams: int, seed: in
     for stream in range(streams):
         ordinal = 0
         while reader.epoch_of(stream, ordinal) == 0:
-            seen.update((sample["key"], tuple(turns)) for sample, turns in reader.plans(stream, ordinal))
+            seen.update((sample["key"], tuple(fields["turns"])) for sample, fields in reader.plans(stream, ordinal))
             ordinal += 1
     questions = Counter(q for (_, turns), n in seen.items() for q in [len(turns)] * n)
     assert set(seen.values()) == {1} and len({key for key, _ in seen}) == 40

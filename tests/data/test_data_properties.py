@@ -61,7 +61,7 @@ class LengthReader(SourceReader):
     def document(self, stream: int, name: DocumentName) -> Document | None:
         sample, _ = self.plans(stream, name["ordinal"])[name["offset"]]
         ids = np.full(sample["info"]["length"] - name["start"], int(sample["key"]))
-        return Document(name, sample["key"], self.task, ids, ids)
+        return Document(name, sample["key"], self.number, ids, ids, self.task.splittable)
 
 
 def job(

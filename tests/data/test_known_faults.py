@@ -17,8 +17,9 @@ from liquid_train.data import remote
 from liquid_train.data.batch import RankBatch
 from liquid_train.data.loader import BatchLoader, source_readers
 from liquid_train.data.mixture import Mixture, SourceReader
-from liquid_train.data.settings import TASKS, DataConfig, SourceConfig
+from liquid_train.data.settings import DataConfig, SourceConfig
 from liquid_train.data.shards import ShardSet
+from liquid_train.data.tasks import FIRST as TASKS
 from liquid_train.vocabulary import Vocabulary, train_bpe
 from tests.data import test_data_properties as lengths_only
 from tests.range_server import RangeServer
@@ -215,11 +216,9 @@ def learned(found: list[RankBatch], key: str, vocabulary: Vocabulary) -> str | N
 def test_half_a_surrogate_pair_costs_one_sample_at_most(vocabulary: Vocabulary, tmp_path: Path) -> None:
     path = foreign_set(tmp_path / "set", 8, {3: {"captions": [{"text": "a red \ud83d circle", "weight": 1}]}})
     assert main(["data", "index", str(path)]) == 0
-    config = job(path, "t2i", seq_len=128)
+    config = job(path, "t2i", seq_len=128, unconditional=0.0)
     shards = ShardSet(path, codebook_size=1024)
-    reader = SourceReader(
-        "s", config.data.sources["s"], shards, vocabulary.tokenizer, config.data, 1, 0, unconditional=0.0
-    )
+    reader = SourceReader("s", config.data.sources["s"], shards, vocabulary.tokenizer, config.data, 1, 0)
     lost = 8 - len(reader.first(8))
     assert lost <= 1 and lost <= (reader.dropped + shards.bad).total()
 

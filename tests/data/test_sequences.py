@@ -9,7 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from liquid_train.data.sequences import CAPTION_LEAD, BadMessages, build_sequence
+from liquid_train.data.sequence_pieces import BadSample
+from liquid_train.data.sequences import build_sequence
+from liquid_train.data.tasks.i2t import CAPTION_LEAD
 from liquid_train.vocabulary import Vocabulary, load_tokenizer, train_bpe
 
 REFERENCE = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "sequence_reference"
@@ -124,7 +126,7 @@ def test_chat_has_its_loss_on_what_the_assistant_says(vocabulary: Vocabulary) ->
 def test_messages_that_cannot_be_used(vocabulary: Vocabulary, messages: object, says: str) -> None:
     tokenizer = deepcopy(vocabulary.tokenizer)
     tokenizer.chat_template = TEMPLATE
-    with pytest.raises(BadMessages, match=says):
+    with pytest.raises(BadSample, match=says):
         build_sequence({"messages": messages, "codes": np.zeros(2, int)}, "chat", tokenizer)
 
 

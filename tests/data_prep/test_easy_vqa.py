@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from data_prep.sources.easy_vqa import COLORS, SHAPES, answer_type, derive, describe
+from data_prep.sources.easy_vqa import COLORS, SHAPES, answer_type, derive, read_answers
 
 IMAGE = Path("picture.png")
 
@@ -45,12 +45,12 @@ def test_contradicting_answers_are_refused_and_become_the_image_s_problem():
     questions = [("what color is the shape?", "blue"), ("is there a blue shape?", "no")]
     with pytest.raises(ValueError, match="contradicting"):
         derive(questions, COLORS)
-    image = describe(7, IMAGE, questions)
+    image = read_answers(7, IMAGE, questions)
     assert image.problem == "contradicting answers" and image.caption is None and image.captions == []
 
 
 def test_captions_are_wordings_of_color_and_shape_with_the_plainest_the_likeliest():
-    image = describe(0, IMAGE, [("what color is the shape?", "blue"), ("is a rectangle present?", "yes")])
+    image = read_answers(0, IMAGE, [("what color is the shape?", "blue"), ("is a rectangle present?", "yes")])
     assert image.caption == "a blue rectangle"
     captions = dict(image.captions)
     assert {"blue rectangle", "a rectangle that is blue", "a picture of a blue rectangle"} < set(captions)
@@ -60,7 +60,7 @@ def test_captions_are_wordings_of_color_and_shape_with_the_plainest_the_likelies
 
 
 def test_open_color_means_no_caption():
-    image = describe(0, IMAGE, [("what shape is present?", "circle"), ("is there a red shape?", "no")])
+    image = read_answers(0, IMAGE, [("what shape is present?", "circle"), ("is there a red shape?", "no")])
     assert image.shape == "circle" and image.color is None and image.caption is None and image.problem is None
 
 

@@ -75,15 +75,15 @@ def test_an_output_that_is_a_url_is_no_local_folder(tmp_path: Path, monkeypatch:
 def test_a_part_that_is_not_the_last_reads_no_others_records(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     jsonl(tmp_path / "t.jsonl", [{"text": f"text {n}"} for n in range(6)])
     settings = [f"tokenize.output={tmp_path / 'set'}", "tokenize.shard_size=1", "tokenize.progress=false"]
-    read, read_json = set[str](), set_folder.read_json
+    read, original = set[str](), set_folder.json_object
 
     def watched(path: Path) -> Any:
         read.add(path.name)
-        return read_json(path)
+        return original(path)
 
     tokenize.run(config("text", tmp_path / "t.jsonl", "tokenize.part=0/3", *settings))
     others = {path.name for path in (tmp_path / "set" / PARTIAL).glob("shard-*.json")}
-    monkeypatch.setattr(set_folder, "read_json", watched)
+    monkeypatch.setattr(set_folder, "json_object", watched)
     tokenize.run(config("text", tmp_path / "t.jsonl", "tokenize.part=1/3", *settings))
     assert len(others) == 2 and not read & others
 

@@ -8,8 +8,8 @@ from collections import Counter
 import numpy as np
 import pytest
 
+from data_prep.file_source import identity
 from data_prep.sources import open_source
-from data_prep.sources.base import identity
 from data_prep.sources.text import TextSource
 from tests.data_prep.test_tokenize import make_vq
 from tests.source_files import (
@@ -52,9 +52,9 @@ def test_pairs(tmp_path, vq):
 
 
 def test_pairs_with_damaged_rows(tmp_path, vq):
-    draw(tmp_path / "pictures", 3)
-    (tmp_path / "pictures" / "page.jpg").write_text("<html>404</html>")
-    (tmp_path / "pictures" / "cut.png").write_bytes(content(0)[:60])
+    draw(tmp_path / "images", 3)
+    (tmp_path / "images" / "page.jpg").write_text("<html>404</html>")
+    (tmp_path / "images" / "cut.png").write_bytes(content(0)[:60])
     good = [{"image_path": f"{n}.png", "text": f"image {n}"} for n in range(3)]
     bad = [
         b"{not json",
@@ -423,7 +423,7 @@ def test_a_name_with_braces_and_a_name_that_is_not_utf8(tmp_path):
             ["tokenize.images={tmp}/gone"],
             r"tokenize.images=.*gone: no such folder; paths of images in the list are taken from there",
         ),
-        ("images", [], r"tokenize.source=images: no such source; one of pairs, webdataset"),
+        ("images", [], r"tokenize.source=images: no such source; one of chat, easy_vqa, folder, pairs"),
     ],
 )
 def test_inputs_that_cannot_work_are_refused(tmp_path, vq, source, overrides, message):

@@ -15,15 +15,15 @@ import yaml
 from PIL import Image
 
 from data_prep import tokenize
-from data_prep.encode.augmentation import read_varied, shift_room
 from data_prep.encode.documents import cut_paragraphs
 from data_prep.sources import easy_vqa, python_docs
-from data_prep.sources.easy_vqa import describe
+from data_prep.sources._augmentation import read_varied, shift_room
+from data_prep.sources.easy_vqa import read_answers
 from liquid_train.config.compose import load
 from liquid_train.data.shards import ShardSet
 from liquid_train.files import sha256_of
+from liquid_train.image_tokenizer.kinds.taming.network import TamingVQGAN
 from liquid_train.image_tokenizer.preprocess import read_rgb
-from liquid_train.image_tokenizer.taming import ImageTokenizer
 from tests.tiny_vq import CODEBOOK, make_vq
 
 ROWS = 23
@@ -53,7 +53,7 @@ def images(tmp_path, monkeypatch):
         draw(folder / f"{number}.png", number)
         shape = [("what shape is present?", "rectangle")]
         made.append(
-            describe(
+            read_answers(
                 number,
                 folder / f"{number}.png",
                 shape if number % 5 == 4 else [*shape, ("what color is the shape?", "red")],
@@ -88,7 +88,7 @@ def test_the_set_holds_what_the_encoder_says(tmp_path, vq, images, capsys):
     run(tmp_path / "set", vq, "tokenize.batch_size=1")
     assert sorted(content(tmp_path / "set")) == ["index.json", "shard-00000.tar", "shard-00001.tar", "shard-00002.tar"]
     shards = ShardSet(tmp_path / "set")
-    model = ImageTokenizer.from_files(vq[0].partition("=")[2], vq[1].partition("=")[2])
+    model = TamingVQGAN.from_files(vq[0].partition("=")[2], vq[1].partition("=")[2])
     assert (shards.fingerprint, shards.codebook_size, shards.index["downsampling"]) == (model.fingerprint, CODEBOOK, 8)
     samples = list(shards)
     assert [s["key"] for s in samples] == [f"train-{n:05d}" for n in range(ROWS)] and [
@@ -221,7 +221,7 @@ def test_killed_job_goes_on_to_the_same_bytes(tmp_path, vq, images):
         from liquid_train.config.compose import load
         folder, at = Path(sys.argv[1]), int(sys.argv[2])
         easy_vqa.load_split = lambda split: [
-            easy_vqa.describe(n, folder / f"{n}.png", [("what shape is present?", "rectangle")]
+            easy_vqa.read_answers(n, folder / f"{n}.png", [("what shape is present?", "rectangle")]
                               + [("what color is the shape?", "red")] * (n % 5 != 4))
             for n in range(23)]
         moves = 0
@@ -320,7 +320,8 @@ def test_unusable_images_are_counted_with_their_keys(tmp_path, vq, images, caplo
     images[9].path.unlink()
     Image.new("RGB", (60, 64)).save(images[10].path)
     Image.new("L", (128, 64), 7).save(images[11].path)  # another size and mode: fine
-    images[12] = describe(12, images[12].path, [("what color is the shape?", "red"), ("is there a red shape?", "no")])
+    contradicting = [("what color is the shape?", "red"), ("is there a red shape?", "no")]
+    images[12] = read_answers(12, images[12].path, contradicting)
     run(tmp_path / "set", vq, "tokenize.max_bad=0.3", "tokenize.batch_size=4")
     shards = ShardSet(tmp_path / "set")
     reasons = {
@@ -332,7 +333,7 @@ def test_unusable_images_are_counted_with_their_keys(tmp_path, vq, images, caplo
     }
     assert shards.index["dropped"] == reasons and len(shards) == ROWS - 5
     samples = {s["key"]: s for s in shards}
-    model = ImageTokenizer.from_files(vq[0].partition("=")[2], vq[1].partition("=")[2])
+    model = TamingVQGAN.from_files(vq[0].partition("=")[2], vq[1].partition("=")[2])
     pixels = (
         torch.from_numpy(np.stack([read_rgb(images[n].path) for n in (13, 14, 15)])).permute(0, 3, 1, 2).float() / 127.5
         - 1
@@ -367,7 +368,7 @@ def test_too_many_unusable_images_end_the_job(tmp_path, vq, images):
     [
         (
             ["tokenize.source=imagenet"],
-            "tokenize.source=imagenet: no such source; one of pairs, webdataset, folder, .*, easy_vqa, python_docs",
+            "tokenize.source=imagenet: no such source; one of chat, easy_vqa, folder, .*, text, vqa, webdataset",
         ),
         (["tokenize.split=valid"], "tokenize.split=valid: easy_vqa has train and test"),
         (["tokenize.input=/somewhere"], "tokenize.input=/somewhere: easy_vqa comes with a package"),

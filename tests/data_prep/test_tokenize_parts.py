@@ -18,10 +18,11 @@ from PIL import Image
 
 from data_prep import tokenize
 from data_prep.encode.crops import Crop
-from data_prep.encode.encoder import BatchEncoder, Encoded, EncoderSettings, Task, encode_tasks, prepare
+from data_prep.encode.encoder import BatchEncoder, Encoded, EncoderSettings, RowTask, encode_tasks, prepare
 from liquid_train.config.compose import load
 from liquid_train.data.shards import ShardSet
 from liquid_train.image_tokenizer.preprocess import read_rgb
+from liquid_train.image_tokenizer.settings import VQSettings
 from tests.data_prep.test_tokenize import content, make_vq
 from tests.image_tokenizer.test_preprocess import png
 
@@ -307,7 +308,7 @@ def test_batches_of_a_device_give_the_codes_of_single_images(pairs, vq, workers,
     """The way of a GPU, where a whole shard is collected into batches of equal size, on an encoder that says it is no
     CPU."""
     files = [vq[0].partition("=")[2], vq[1].partition("=")[2]]
-    encoder = BatchEncoder(EncoderSettings(Path(files[0]), Path(files[1]), "cpu", "fp32", False, batch_size))
+    encoder = BatchEncoder(EncoderSettings(VQSettings(*files), "cpu", "fp32", False, batch_size))
     crop = Crop("multiratio", 8, 32, ((40, 24), (32, 32), (24, 40)))
     sizes = Counter()
 
@@ -323,7 +324,7 @@ def test_batches_of_a_device_give_the_codes_of_single_images(pairs, vq, workers,
     reads = [Read(pairs.parent / row["image_path"]) for row in rows]
     reads[5] = None
     # shards of 32 and of 28 rows
-    tasks = [Task(reads[start : start + 8], last=start + 8 in (32, 64)) for start in range(0, 60, 8)]
+    tasks = [RowTask(reads[start : start + 8], last=start + 8 in (32, 64)) for start in range(0, 60, 8)]
     shards = list(encode_tasks(tasks, device, crop, workers))  # type: ignore[arg-type]
     assert [len(shard) for shard in shards] == [32, 28] and max(n for _, n in sizes) <= batch_size
     for read, result in zip(reads, [result for shard in shards for result in shard], strict=True):
@@ -359,10 +360,10 @@ def test_images_of_a_batch_do_not_change_each_other(pairs, vq):
     reads = [Read(pairs.parent / f"{n}.png") for n in range(12)]
     grids = {}
     for batch_size in (1, 5):
-        encoder = BatchEncoder(EncoderSettings(Path(files[0]), Path(files[1]), "cpu", "fp32", False, batch_size))
+        encoder = BatchEncoder(EncoderSettings(VQSettings(*files), "cpu", "fp32", False, batch_size))
         grids[batch_size] = [
             r.codes
-            for shard in encode_tasks([Task(reads, True)], encoder, crop, 0)
+            for shard in encode_tasks([RowTask(reads, True)], encoder, crop, 0)
             for r in shard
             if isinstance(r, Encoded)
         ]

@@ -13,10 +13,11 @@ import torch
 import torch.distributed as dist
 from torch.distributed.tensor import DTensor
 
-from evals.periodic import evaluate, generate_prompts
+from evals.generated import generate_shared
+from evals.periodic import evaluate
 from liquid_train.config.compose import load
 from liquid_train.config.schema import TrainJob
-from liquid_train.data.sequences import DEFAULT_PROMPT
+from liquid_train.data.tasks.t2i import DEFAULT_PROMPT
 from liquid_train.distributed.parallelize import World, compute_dtype, parallelize
 from liquid_train.distributed.settings import ParallelConfig
 from liquid_train.generate.image_sampler import sample_images
@@ -57,8 +58,9 @@ def draw_sharded(world: World, folder: Path, architecture: str) -> None:
     settings = EvalsConfig(guidance=7.0, temperature=1.0, prompts=PROMPTS, images=len(PROMPTS), quality_images=0)
     for _ in range(2):  # the second time shows that the first left everything in its place
         with live_model(root, lm, world.device) as model:
-            codes = generate_prompts(
+            codes = generate_shared(
                 ModelHandle(model, vocabulary, vq(), GRID, DEFAULT_PROMPT, world.rank, world.size),
+                PROMPTS,
                 settings,
                 len(PROMPTS),
             ).codes

@@ -16,16 +16,18 @@ RANKS = """
 import os, signal, sys
 from liquid_train import train
 fault, arguments = os.environ["FAULT"], sys.argv[1:]
+def broken(*_):
+    raise KeyError("a bug")
 if fault == "all":
     arguments.append("train.steps=0")
+elif fault == "bug of all":
+    train.micro_batches = broken
 elif os.environ["RANK"] == "1":
     if fault == "config":  # before there is a process group
         arguments.append("train.stpes=5")
     elif fault == "data":  # after it; rank 0 is in a collective by then
         arguments.append("++data.sources.text.path=nowhere")
     elif fault == "bug":
-        def broken(*_):
-            raise KeyError("a bug")
         train.micro_batches = broken
     elif fault == "killed":
         train.micro_batches = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
@@ -91,6 +93,12 @@ def test_a_bug_of_rank_1_keeps_its_traceback(root: Path) -> None:
     assert f"liquid train: rank 1 on {HOST}: KeyError, its traceback:\nTraceback" in done.stderr
     assert "KeyError: 'a bug'" in done.stderr and "in broken" in done.stderr
     assert done.stderr.endswith(f"liquid train: rank 1 on {HOST} ended with exit code 1 (its message is above)\n")
+
+
+def test_a_bug_of_all_ranks_is_shown_by_each(root: Path) -> None:
+    done = run(root, "bug of all")
+    assert done.returncode == 1 and done.stderr.count("Traceback (most recent call last)") == 2, done.stderr
+    assert all(f"liquid train: rank {rank} on {HOST}: KeyError" in done.stderr for rank in (0, 1))
 
 
 def test_a_killed_rank_is_named(root: Path) -> None:

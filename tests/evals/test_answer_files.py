@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 
 from evals import run
-from evals.benchmarks import scores as benchmark_scores
-from evals.benchmarks.answer_files import match_answers
-from evals.benchmarks.question_files import read_benchmark
-from evals.settings import AnnotatedFiles, BenchmarksConfig, MMEFiles, QuestionFiles
+from evals.benchmark import Benchmark
+from evals.benchmarks import BENCHMARKS
+from evals.questions.collector import BenchmarkSet
+from evals.settings import AnnotatedFiles, BenchmarksConfig, EvalJob, MMEFiles, QuestionFiles
 from liquid_train.config.compose import load
 from tests import benchmark_sets as sets
 
@@ -30,6 +30,18 @@ GIVEN = {
 KINDS: dict[str, Any] = {"vqav2": AnnotatedFiles, "mme": MMEFiles}
 
 
+def kind(name: str, config: BenchmarksConfig) -> Benchmark:
+    return BENCHMARKS.find(name, "metrics")(name, EvalJob(benchmarks=config))
+
+
+def read_benchmark(name: str, config: BenchmarksConfig) -> BenchmarkSet:
+    return kind(name, config).read_set()
+
+
+def match_answers(benchmark: BenchmarkSet, path: Path, config: BenchmarksConfig) -> tuple[BenchmarkSet, list[str]]:
+    return kind(benchmark.name, config).match(benchmark, path)
+
+
 def questions(name: str, root: Path) -> tuple[BenchmarksConfig, dict[str, Any]]:
     """The benchmark's files but for the images, which nobody needs to score answers."""
     files = {key: value for key, value in getattr(sets, name)(root).items() if key != "images"}
@@ -38,7 +50,7 @@ def questions(name: str, root: Path) -> tuple[BenchmarksConfig, dict[str, Any]]:
 
 def answers(name: str, config: BenchmarksConfig, folder: Path) -> Path:
     """What `liquid eval` itself writes for the server; POPE's and MME's: the folder."""
-    for file, text in benchmark_scores.prediction_files(read_benchmark(name, config), GIVEN[name]).items():
+    for file, text in kind(name, config).prediction_files(read_benchmark(name, config).items, GIVEN[name]).items():
         (folder / file).parent.mkdir(parents=True, exist_ok=True)
         (folder / file).write_text(text)
     return {"pope": folder, "mme": folder / "mme"}.get(name, folder / f"{name}.json")
@@ -57,7 +69,7 @@ def test_the_files_that_we_write_give_the_scores_that_we_gave(tmp_path, name, ca
     )
     content = json.loads((tmp_path / "out" / f"model-{name}.json").read_text())
     benchmark = read_benchmark(name, config)
-    expected = benchmark_scores.SCORES[name](benchmark.items, GIVEN[name])
+    expected = kind(name, config).scores(benchmark.items, GIVEN[name])
     assert {key: v["value"] for key, v in content["values"].items()} == pytest.approx(
         {key: v.value for key, v in expected.items()}
     )
@@ -115,7 +127,7 @@ def test_missing_doubled_and_unknown_answers_are_counted_and_named(tmp_path):
         if left:
             matched, given = match_answers(benchmark, path, replace(config, max_bad=0.5))
             assert len(matched.items) == left == len(given)
-            measured = benchmark_scores.answered(matched, given, config, data="", files={})
+            measured = kind("vqav2", config).answered(matched, given, data="", files={})
             assert (
                 measured.values["vqav2"].n == left
                 and "left out: " in measured.warnings[0]

@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from evals.benchmarks import answers as benchmarks
-from evals.benchmarks import scores as benchmark_scores
-from evals.benchmarks.published_rules import pope_scores
-from evals.benchmarks.question_files import Benchmark, read_benchmark
+from evals.benchmark import Benchmark
+from evals.benchmarks import BENCHMARKS
+from evals.questions.collector import BenchmarkSet
+from evals.questions.published_rules import pope_scores
+from evals.questions.scoring import yes_no_scores
 from evals.run import run
 from evals.settings import AnnotatedFiles, BenchmarksConfig, EvalJob, MMEFiles, QuestionFiles
 from liquid_train.config.compose import load
@@ -24,13 +25,21 @@ from tests import benchmark_sets as sets
 from tests.tiny_model import save, tiny, vq
 
 
-def read(name: str, files: dict[str, Any], **settings: Any) -> Benchmark:
-    kind = {"vqav2": AnnotatedFiles, "mme": MMEFiles}.get(name, QuestionFiles)
-    return read_benchmark(name, replace(BenchmarksConfig(**settings), **{name: kind(**files)}))
+def kind(name: str, config: BenchmarksConfig | None = None) -> Benchmark:
+    return BENCHMARKS.find(name, "metrics")(name, EvalJob(benchmarks=config or BenchmarksConfig()))
 
 
-def scores(benchmark: Benchmark, given: list[str]) -> dict[str, float]:
-    return {key: value.value for key, value in benchmark_scores.SCORES[benchmark.name](benchmark.items, given).items()}
+def read(name: str, files: dict[str, Any], **settings: Any) -> BenchmarkSet:
+    files_of = {"vqav2": AnnotatedFiles, "mme": MMEFiles}.get(name, QuestionFiles)
+    return kind(name, replace(BenchmarksConfig(**settings), **{name: files_of(**files)})).read_set()
+
+
+def scores(benchmark: BenchmarkSet, given: list[str]) -> dict[str, float]:
+    return {key: value.value for key, value in kind(benchmark.name).scores(benchmark.items, given).items()}
+
+
+def prediction_files(benchmark: BenchmarkSet, given: list[str]) -> dict[str, str]:
+    return kind(benchmark.name).prediction_files(benchmark.items, given)
 
 
 # ------------------------------------------------------------------------------------------------ each format
@@ -47,7 +56,7 @@ def test_vqav2_by_hand_and_the_file_for_its_server(tmp_path):
     other = (2 * 1 / 3 + 8 * 2 / 3) / 10  # two said red: one other is left for each of them, two for the rest
     expected = {"vqav2": (1 + 1 + other + 0) / 4, "vqav2/yes_no": 0.5, "vqav2/number": 1.0, "vqav2/other": other}
     assert scores(found, ["yes", "two", "a red", "yes"]) == pytest.approx(expected)
-    files = benchmark_scores.prediction_files(found, ["yes", "two", "red", "é"])
+    files = prediction_files(found, ["yes", "two", "red", "é"])
     assert json.loads(files["vqav2.json"]) == [
         {"question_id": 10 + n, "answer": a} for n, a in enumerate(["yes", "two", "red", "é"])
     ]
@@ -58,7 +67,7 @@ def test_textvqa_gqa_and_their_test_splits(tmp_path):
     assert scores(found, ["Stop.", "go"]) == {"textvqa": 0.5} and found.labelled
     hidden = read("textvqa", sets.textvqa(tmp_path / "h", answers=False))
     assert len(hidden.items) == 2 and not hidden.labelled
-    assert json.loads(benchmark_scores.prediction_files(hidden, ["x", "y"])["textvqa.json"])[1] == {
+    assert json.loads(prediction_files(hidden, ["x", "y"])["textvqa.json"])[1] == {
         "question_id": 1,
         "answer": "y",
     }
@@ -66,7 +75,7 @@ def test_textvqa_gqa_and_their_test_splits(tmp_path):
     assert scores(found, ["Table.", "yes", "right"]) == pytest.approx(
         {"gqa": 2 / 3, "gqa/open": 1.0, "gqa/binary": 0.5}
     )
-    assert json.loads(benchmark_scores.prediction_files(found, ["a", "b", "c"])["gqa.json"])[0] == {
+    assert json.loads(prediction_files(found, ["a", "b", "c"])["gqa.json"])[0] == {
         "questionId": "001",
         "prediction": "a",
     }
@@ -76,19 +85,19 @@ def test_pope_by_split(tmp_path):
     found = read("pope", sets.pope(tmp_path))
     assert [i.group for i in found.items] == ["popular"] * 4 + ["random"] * 4
     given = ["no", "yes", "no", "yes", "yes", "No, there is none", "yes", "yes"]  # labels: no yes no yes
-    values = benchmark_scores.pope(found.items, given)
+    values = kind("pope").scores(found.items, given)
     for split, part in (("popular", slice(4)), ("random", slice(4, 8))):
         published = pope_scores(given[part], [i.answers[0] for i in found.items[part]])
         assert {key: values[f"pope/{split}/{key}"].value for key in published} == pytest.approx(published)
     assert values["pope/random/accuracy"].value == 0.25 and values["pope/accuracy"].value == 0.625 == (1 + 0.25) / 2
     assert values["pope/random/f1"].low <= values["pope/random/f1"].value <= values["pope/random/f1"].high
-    files = benchmark_scores.prediction_files(found, given)
+    files = prediction_files(found, given)
     assert set(files) == {"pope-popular.jsonl", "pope-random.jsonl"}
     assert json.loads(files["pope-random.jsonl"].splitlines()[1]) == {
         "question": "a dog, 2?",
         "answer": "No, there is none",
     }
-    assert benchmark_scores.yes_no_scores(np.zeros(3, bool), np.ones(3, bool))["precision"].value == 0.0
+    assert yes_no_scores(np.zeros(3, bool), np.ones(3, bool))["precision"].value == 0.0
 
 
 def test_mme_from_both_layouts(tmp_path):
@@ -97,8 +106,8 @@ def test_mme_from_both_layouts(tmp_path):
     values = scores(found, ["yes", "no", "yes", "yes"] + ["no"] * 4 + ["Yes.", "No."] * 2)
     # no sums: most subtasks are missing
     assert values == {"mme/posters": 75.0 + 50.0, "mme/OCR": 50.0, "mme/code_reasoning": 200.0}
-    assert "no questions of existence" in benchmark_scores.warnings_of(found, BenchmarksConfig())[0]
-    files = benchmark_scores.prediction_files(found, ["a\tb"] * 12)
+    assert "no questions of existence" in kind(found.name).warnings(found)[0]
+    files = prediction_files(found, ["a\tb"] * 12)
     assert files["mme/OCR.txt"].splitlines()[0] == "0001.png\tIs it A? Please answer yes or no.\tYes\ta b"
 
 
@@ -132,7 +141,7 @@ def test_what_cannot_be_used_is_named_and_refused_or_left_out_as_allowed(tmp_pat
         if asked:
             found = read("vqav2", files, max_bad=0.5)
             assert len(found.items) >= 2 and sum(map(len, found.left_out.values())) in (1, 2)
-            assert "left out: " in benchmark_scores.warnings_of(found, BenchmarksConfig())[0]
+            assert "left out: " in kind(found.name).warnings(found)[0]
 
 
 def test_files_of_another_format_are_told(tmp_path):
@@ -186,12 +195,12 @@ def test_a_broken_image_is_left_out_by_name_where_that_is_allowed(tmp_path):
     with pytest.raises(
         ValueError, match=r"2 of 4 entries.*not an image: 2 \(COCO_val2014_000000000002.jpg of question 11, "
     ):
-        benchmarks.measure(handle, read("vqav2", files), BenchmarksConfig(), batch_size=4)
+        kind("vqav2").ask(handle, read("vqav2", files), 4)
     allowed = BenchmarksConfig(max_bad=0.5, max_new_tokens=2, suffix=" short")
-    measured = benchmarks.measure(handle, read("vqav2", files), allowed, batch_size=4)
+    measured = kind("vqav2", allowed).ask(handle, read("vqav2", files), 4)
     assert measured.provenance.n == 2 == measured.values["vqav2"].n and "not an image: 2" in measured.warnings[0]
     assert len(json.loads(measured.detail["files"]["vqav2-left_out.json"])["not an image"]) == 2
-    other = benchmarks.measure(handle, read("vqav2", files), replace(allowed, suffix=""), batch_size=4)
+    other = kind("vqav2", replace(allowed, suffix="")).ask(handle, read("vqav2", files), 4)
     assert other.provenance.prompts != measured.provenance.prompts and other.provenance.data == measured.provenance.data
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from evals.metrics.genai_bench import TaggedPrompt, read_genai_bench
+from evals.genai_prompts import TaggedPrompt, read_genai_bench
 
 PROMPTS = {
     "00001": {"id": "00001", "prompt": "two cats"},

@@ -21,9 +21,9 @@ from evals.distances.precision_recall import covered, precision_recall
 from evals.distances.resizing import resize
 from evals.metrics.image_quality import ImageSets, image_quality
 from evals.metrics.image_tokenizer import psnr, ssim, tokenizer_quality
-from liquid_train.config.compose import package_path
+from liquid_train.files import package_path
+from liquid_train.image_tokenizer.kinds.taming.network import TamingVQGAN
 from liquid_train.image_tokenizer.settings import VQSettings
-from liquid_train.image_tokenizer.taming import ImageTokenizer
 from liquid_train.measurement.measurement import ModelHandle
 from liquid_train.measurement.settings import FeaturesConfig
 from tests.tiny_model import tiny, vq
@@ -286,7 +286,7 @@ def test_inception_comes_from_torchscript_and_sees_pixels_between_minus_one_and_
 
 def test_a_tokenizer_without_encoder_is_refused():
     settings = VQSettings()
-    decoder = ImageTokenizer.from_files(package_path(settings.config), package_path(settings.checkpoint), ("decoder",))
+    decoder = TamingVQGAN.from_files(package_path(settings.config), package_path(settings.checkpoint), ("decoder",))
     with pytest.raises(ValueError, match="without its encoder"):
         open_features(FeaturesConfig(), decoder)
 

@@ -11,10 +11,10 @@ import pytest
 import torch
 from PIL import Image
 
-from evals.benchmarks import answers as benchmarks
-from evals.benchmarks.question_files import Benchmark, Item
-from evals.metrics.vqascore import open_judge
-from evals.settings import BenchmarksConfig, JudgeConfig
+from evals.benchmarks import BENCHMARKS
+from evals.judges.vqa_model import open_judge
+from evals.questions.collector import BenchmarkQuestion, BenchmarkSet
+from evals.settings import EvalJob, JudgeConfig
 from liquid_train.config.compose import load
 from tests import judge_models
 
@@ -51,9 +51,10 @@ def test_a_benchmarks_question_is_about_the_whole_image(tmp_path: Path, monkeypa
     eye = Eye()
     of_model = {"model": None, "vocabulary": None, "dtype": "float32", "progress": lambda *_: None}
     handle = SimpleNamespace(image_tokenizer=eye, grid=(64, 64), usual_size=(512, 512), multiratio=(), **of_model)
-    benchmark = Benchmark("pope", [Item(1, tmp_path / "a.png", "is there a red bar?", ("yes",), "random")], {})
-    monkeypatch.setattr(benchmarks, "answer", lambda *_, **__: ["yes"])
-    benchmarks.measure(cast(Any, handle), benchmark, BenchmarksConfig(), batch_size=1)
+    asked = BenchmarkQuestion(1, tmp_path / "a.png", "is there a red bar?", ("yes",), "random")
+    monkeypatch.setattr("liquid_train.generate.text_sampler.answer", lambda *_, **__: ["yes"])
+    benchmark = BenchmarkSet("pope", "benchmarks.pope", [asked], {})
+    BENCHMARKS.find("pope", "metrics")("pope", EvalJob()).ask(cast(Any, handle), benchmark, 1)
     ((red, _, blue),) = torch.cat(eye.seen)
     assert ((red > 0) & (blue < 0)).float().mean() > 0.05  # an eighth of three quarters are 0.09
 

@@ -77,7 +77,7 @@ def test_what_is_missing_is_told(tasks):
     try:
         import lm_eval  # noqa: F401
     except ImportError:
-        with pytest.raises(ValueError, match=r"pip install 'liquid-train\[language\]'"):
+        with pytest.raises(ValueError, match=r"pip install -e '\.\[language\]'"):
             check_language(tasks)
         return
     with pytest.raises(ValueError, match="no_such_task: no such task in language.include_path"):

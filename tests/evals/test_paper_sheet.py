@@ -10,9 +10,8 @@ from pathlib import Path
 import pytest
 
 from evals.paper.numbers import GROUPS, MODELS
-from evals.paper.sheet import write_sheet
+from evals.paper.sheet import SHEETS, write_sheet
 from evals.run import run
-from evals.settings import SHEETS
 from liquid_train.cli import main
 from liquid_train.config.compose import load
 from liquid_train.measurement.measurement import Measurement, Value, bare, share

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from evals.benchmarks.answer_normalizer import CONTRACTIONS, normal_textvqa, normal_vqav2
-from evals.benchmarks.published_rules import MMERow, gqa_scores, mme_scores, vqav2_accuracy
-from evals.metrics.vqa import pope_scores, textvqa_accuracy
+from evals.questions.answer_normalizer import CONTRACTIONS, normal_textvqa, normal_vqav2
+from evals.questions.published_rules import MMERow, gqa_scores, mme_scores, vqav2_accuracy
+from evals.vqa import pope_scores, textvqa_accuracy
 
 REFERENCE = Path(__file__).parents[1] / "reference"  # what the published evaluators gave
 

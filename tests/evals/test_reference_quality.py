@@ -15,7 +15,7 @@ from evals.distances import feature_cache
 from evals.distances.features import open_features
 from evals.distances.frechet import Gaussian, frechet_distance
 from evals.distances.kernel import kernel_distance
-from evals.easy_vqa.shapes_and_colors import GeneratedImages
+from evals.generated import GeneratedImages
 from evals.metrics.reference_quality import read_reference, reference_quality
 from evals.run import run
 from evals.settings import EvalJob, ReferenceConfig
@@ -139,7 +139,7 @@ def test_numbers_over_all_and_by_category_and_what_is_kept(tmp_path, handle, mon
 
     feature_cache.LAST.clear()
     monkeypatch.setattr(
-        "evals.metrics.reference_quality.load_image", lambda *_: pytest.fail("the images were seen already")
+        "liquid_train.generate.images.load_image", lambda *_: pytest.fail("the images were seen already")
     )
     again = reference_quality(handle, data, network, draw, config, max_bad=0.0, seed=3)
     assert again.values == measured.values and again.provenance == measured.provenance

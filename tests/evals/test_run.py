@@ -15,14 +15,19 @@ import pytest
 import torch
 from PIL import Image, ImageDraw, ImageFilter
 
-from evals import settings as eval_settings
+from evals.chosen import choose, find_metric
 from evals.distances.feature_cache import LAST
 from evals.distances.features import feature_name, vq_features
+from evals.easy_vqa import real_images
 from evals.easy_vqa import shapes_and_colors as t2i
+from evals.easy_vqa.prompts import CAPTIONS, named
+from evals.easy_vqa.real_images import RealShapes
 from evals.easy_vqa.shape_judge import PALETTE, SHAPES, judge
 from evals.metrics import vqa
 from evals.periodic import evaluate as evaluate_periodically
+from evals.questions.shard_questions import load_questions
 from evals.run import inputs_of, run
+from evals.sets import eval_sets
 from evals.settings import EvalJob
 from liquid_train.data.shards import ShardSet
 from liquid_train.image_tokenizer.settings import VQSettings
@@ -77,8 +82,8 @@ def test_the_judge_does_not_see_what_is_not_there():
 
 def test_the_judge_is_right_on_real_images():
     pytest.importorskip("easy_vqa")
-    real = t2i.real_images()
-    first = t2i.RealImages(real.pixels[:250], real.colors[:250], real.shapes[:250])
+    real = real_images.real_images()
+    first = RealShapes(real.pixels[:250], real.colors[:250], real.shapes[:250])
     accuracy = t2i.judge_accuracy(first)
     assert accuracy["judge_color_accuracy"] >= 0.99 and accuracy["judge_shape_accuracy"] >= 0.97
 
@@ -91,9 +96,7 @@ def test_scores_of_perfect_and_of_repeated_images():
     def boxes(i: int) -> tuple[int, int, int, int]:
         return 2 + 4 * i, 5 + 3 * i, 22 + 4 * i, 25 + 3 * i
 
-    perfect = np.stack(
-        [np.asarray(drawing(*t2i.named(caption), boxes(i))) for caption in t2i.CAPTIONS for i in range(3)]
-    )
+    perfect = np.stack([np.asarray(drawing(*named(caption), boxes(i))) for caption in CAPTIONS for i in range(3)])
     result = t2i.score(perfect, 3)
     assert (result["count"], result["right_color"], result["right_shape"], result["distinct_min"]) == (72, 1.0, 1.0, 3)
     assert result["distinct_of_10"] is None  # only ten images a prompt can be that
@@ -136,11 +139,11 @@ def oracle(data: vqa.QuestionSet):
 
 
 def test_accuracy_by_type_and_the_baselines(images, monkeypatch, tmp_path):
-    data = vqa.load_questions(ShardSet(images))
+    data = load_questions(ShardSet(images))
     assert len(data.codes) == 20 and len(data.questions) == 60
-    monkeypatch.setattr(vqa, "answer", oracle(data))
+    monkeypatch.setattr("liquid_train.generate.text_sampler.answer", oracle(data))
     model, vocabulary = tiny(tmp_path)
-    measured = vqa.measure(
+    measured = vqa.with_baselines(
         ModelHandle(model, vocabulary, vq(), (8, 8), ""), vqa.VQAData(data, ShardSet(images)), seed=0, batch_size=8
     )
     result, examples = measured.detail, vqa.choose_examples(data.questions, 0)
@@ -192,6 +195,9 @@ def model(tmp_path_factory) -> Path:
     return save(tmp_path_factory.mktemp("model"))
 
 
+OWN_METRICS = ("vqa", "t2i", "image_quality", "self_vqascore", "captions", "image_tokenizer")
+
+
 @pytest.fixture
 def job(model, images, tmp_path) -> EvalJob:
     settings: dict[str, Any] = {
@@ -201,19 +207,17 @@ def job(model, images, tmp_path) -> EvalJob:
         "max_images": 6,
         "device": "cpu",
     }
-    settings |= {"caption_images": 6, "tokenizer_images": 4}
+    settings |= {"caption_images": 6, "tokenizer_images": 4, "metrics": list(OWN_METRICS)}
     return EvalJob(checkpoint=str(model), output=str(tmp_path / "evals"), vq=VQSettings("auto", "auto"), **settings)
 
 
-def some_images() -> t2i.RealImages:
-    pixels = [np.asarray(drawing(*t2i.named(caption), (9, 9, 40, 40))) for caption in t2i.CAPTIONS]
-    return t2i.RealImages(
-        np.stack(pixels), [t2i.named(c)[0] for c in t2i.CAPTIONS], [None, *(t2i.named(c)[1] for c in t2i.CAPTIONS[1:])]
-    )
+def some_images() -> RealShapes:
+    pixels = [np.asarray(drawing(*named(caption), (9, 9, 40, 40))) for caption in CAPTIONS]
+    return RealShapes(np.stack(pixels), [named(c)[0] for c in CAPTIONS], [None, *(named(c)[1] for c in CAPTIONS[1:])])
 
 
 def test_eval_writes_what_the_report_reads_and_then_has_nothing_to_do(job, tmp_path, monkeypatch):
-    monkeypatch.setattr(t2i, "real_images", some_images)
+    monkeypatch.setattr(real_images, "real_images", some_images)
     run(job)
     out = tmp_path / "evals"
     answers, generated = (json.loads((out / f"{name}.json").read_text()) for name in ("vqa", "t2i"))
@@ -253,7 +257,7 @@ from liquid_train.image_tokenizer.settings import VQSettings
 from evals.run import run
 settings = {{"shards": {job.shards!r}, "train_shards": {job.shards!r}, "images_per_prompt": 1,
             "max_images": 6, "batch_size": 3,
-            "caption_images": 6, "tokenizer_images": 4}}
+            "caption_images": 6, "tokenizer_images": 4, "metrics": {job.metrics!r}}}
 run(EvalJob(checkpoint={job.checkpoint!r}, output={job.output!r}, vq=VQSettings("auto", "auto"), **settings))
 assert not {{"torch", "transformers"}} & set(sys.modules)
 """
@@ -272,12 +276,12 @@ assert not {{"torch", "transformers"}} & set(sys.modules)
 
 
 def test_only_the_version_of_a_chosen_metric_makes_it_measured_again(job, monkeypatch):
-    folder = Path(job.checkpoint)
-    before = inputs_of(job, folder)
-    monkeypatch.setitem(eval_settings.METRIC_VERSIONS, "wise", 2)
-    assert "wise" not in job.metrics and inputs_of(job, folder) == before
-    monkeypatch.setitem(eval_settings.METRIC_VERSIONS, job.metrics[0], 2)
-    assert inputs_of(job, folder) != before
+    folder, sets = Path(job.checkpoint), eval_sets(job)
+    before = inputs_of(job, folder, choose(job, sets), sets)
+    monkeypatch.setattr(find_metric("wise", "metrics"), "version", 2)
+    assert "wise" not in job.metrics and inputs_of(job, folder, choose(job, sets), sets) == before
+    monkeypatch.setattr(find_metric(job.metrics[0], "metrics"), "version", 2)
+    assert inputs_of(job, folder, choose(job, sets), sets) != before
 
 
 def test_a_run_gets_its_own_evals_folder_and_step(job, tmp_path, model):
@@ -341,8 +345,8 @@ def test_bad_input_is_named_and_nothing_is_written(job, tmp_path):
 
 def test_periodic_evaluation_is_the_same_on_one_rank_and_on_two(images, tmp_path, monkeypatch):
     model, vocabulary = tiny(tmp_path / "model")
-    data = vqa.load_questions(ShardSet(images), 6)
-    monkeypatch.setattr(vqa, "answer", oracle(data))
+    data = load_questions(ShardSet(images), 6)
+    monkeypatch.setattr("liquid_train.generate.text_sampler.answer", oracle(data))
     config = EvalsConfig(
         vqa_samples=6,
         images=5,

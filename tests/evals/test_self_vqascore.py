@@ -9,13 +9,17 @@ import pytest
 import torch
 
 from evals.easy_vqa.captions import caption_pairs
-from evals.metrics import self_vqascore
-from evals.metrics.answer_probability import answer_probabilities
-from evals.metrics.caption_parts import questions_about
-from evals.metrics.self_vqascore import CaptionPairs, GeneratedTexts, area, score_generated, tell_captions
+from evals.judges import self_judge
+from evals.judges.answer_probability import answer_probabilities
+from evals.judges.caption_pairs import CaptionPairs
+from evals.judges.caption_parts import questions_about
+from evals.metrics.captions import area, tell_captions
+from evals.metrics.self_vqascore import GeneratedTexts, score_generated
 from liquid_train.config.compose import load
-from liquid_train.data.sequences import encode_text, prompt_ids, question_ids
+from liquid_train.data.sequence_pieces import encode_text
+from liquid_train.data.sequences import prompt_ids
 from liquid_train.data.shards import ShardSet
+from liquid_train.data.tasks.vqa import question_ids
 from liquid_train.measurement.measurement import ModelHandle
 from liquid_train.measurement.settings import QuestionPart, VQAScoreConfig
 from tests.shard_sets import image_set, text_set
@@ -78,7 +82,7 @@ def test_captions_are_told_apart_by_the_score(handle, monkeypatch):
     def judge(handle, codes, texts, config, what):
         return np.array([[0.9 if "red" in text else 0.2 + n / 100 for text in row] for n, row in enumerate(texts)])
 
-    monkeypatch.setattr(self_vqascore, "scores", judge)
+    monkeypatch.setattr(self_judge, "scores", judge)
     pairs = CaptionPairs(
         CODES, {"color": (["a red shape"] * 3, ["a blue shape"] * 3), "shape": (["a box"] * 3, ["a disc"] * 3)}
     )
@@ -130,8 +134,7 @@ def test_the_score_is_the_geometric_mean_over_the_parts(handle, monkeypatch):
         assert repr(part) in str(measured.provenance.features)
     rows = []
     monkeypatch.setattr(
-        self_vqascore,
-        "answer_probabilities",
+        "evals.judges.answer_probability.answer_probabilities",
         lambda m, v, items, **_: rows.extend(items) or [np.full(len(a), 0.5) for *_, a in items],
     )
     pairs = CaptionPairs(

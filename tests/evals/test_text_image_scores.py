@@ -15,11 +15,14 @@ from PIL import Image
 from torchmetrics.functional.multimodal import clip_score
 from transformers import AutoModelForImageTextToText, AutoProcessor, CLIPModel, CLIPProcessor
 
-from evals.metrics.clipscore import clipscore, open_clip
-from evals.metrics.vqascore import Images, open_judge, vqascore
+from evals.judges.clip import open_clip
+from evals.judges.images import Images
+from evals.judges.vqa_model import open_judge
+from evals.metrics.clipscore import clipscore
+from evals.metrics.vqascore import vqascore
 from evals.run import run
 from evals.settings import CLIPScoreConfig, EvalJob, JudgeConfig
-from liquid_train.config.compose import load
+from liquid_train.config.compose import conf_dir, load
 from liquid_train.image_tokenizer.settings import VQSettings
 from liquid_train.measurement.measurement import ModelHandle
 from tests import judge_models
@@ -192,6 +195,7 @@ def test_the_job_asks_the_judges_about_what_it_drew(folders, tmp_path):
     settings: dict[str, Any] = {
         "shards": "no such set",
         "train_shards": None,
+        "prompts": str(conf_dir() / "prompt_files" / "easy_vqa.txt"),
         "device": "cpu",
         "vq": VQSettings("auto", "auto"),
         "guidance": 1.0,

@@ -13,10 +13,14 @@ from PIL import Image
 from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
-from liquid_train.data.sequences import DEFAULT_PROMPT, build_sequence, encode_text
+from liquid_train.data.sequence_pieces import encode_text
+from liquid_train.data.sequences import build_sequence
+from liquid_train.data.tasks.chat import Chat, conversation_ids, end_of_turn
+from liquid_train.data.tasks.t2i import DEFAULT_PROMPT
+from liquid_train.data.tasks.text import Text
 from liquid_train.generate.image_sampler import Sampling, sample_images
-from liquid_train.generate.interleaved_prompt import conversation_ids, document_ids, end_of_turn, turn_ids
 from liquid_train.generate.job import run
+from liquid_train.generate.request import parts_of
 from liquid_train.generate.session import Session, open_model, open_vq
 from liquid_train.generate.settings import GenerateJob
 from liquid_train.generate.text_sampler import Streamed, complete_ids
@@ -137,7 +141,7 @@ def test_images_inside_a_prompt_and_greedy_tokens_of_transformers(qwen):
     model, vocabulary = qwen
     tokenizer = vocabulary.tokenizer
     codes = {Path("a.png"): np.arange(6).reshape(2, 3), Path("b c.png"): np.arange(4).reshape(2, 2)}
-    ids = document_ids("is <image:a.png> like <image:b c.png>? <eos>", codes, tokenizer)
+    ids = Text().continued(parts_of("is <image:a.png> like <image:b c.png>? <eos>", codes), tokenizer)
     first, second = (
         [vocabulary.boi, *(grid.ravel() + vocabulary.image_start), vocabulary.eoi] for grid in codes.values()
     )
@@ -164,7 +168,7 @@ def test_a_turn_is_what_training_shows_before_an_answer(qwen):
     codes = np.arange(6).reshape(2, 3)
     messages = [{"role": "user", "content": "what is <image>?"}, {"role": "assistant", "content": "a circle"}]
     document, labels = build_sequence({"messages": messages, "codes": codes}, "chat", vocabulary.tokenizer)
-    asked = turn_ids("what is <image:x.png>?", {Path("x.png"): codes}, vocabulary.tokenizer)
+    asked = Chat().continued(parts_of("what is <image:x.png>?", {Path("x.png"): codes}), vocabulary.tokenizer)
     assert (
         asked == document[: len(asked)].tolist() and (labels[: len(asked)] == -100).all() and labels[len(asked)] != -100
     )
@@ -176,7 +180,7 @@ def test_a_turn_is_what_training_shows_before_an_answer(qwen):
     assert end_of_turn(vocabulary.tokenizer) == labels[labels != -100][-1]
     vocabulary.tokenizer.chat_template = None
     with pytest.raises(ValueError, match="no chat template"):
-        turn_ids("x", {}, vocabulary.tokenizer)
+        Chat().continued(parts_of("x", {}), vocabulary.tokenizer)
     vocabulary.tokenizer.chat_template = TEMPLATE
 
 

@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from liquid_train.data.sequences import build_sequence, encode_text, prompt_ids, question_ids
+from liquid_train.data.sequence_pieces import encode_text
+from liquid_train.data.sequences import build_sequence, prompt_ids
+from liquid_train.data.tasks.vqa import question_ids
 from liquid_train.generate.decoder import STEM, CachedDecoder
 from liquid_train.generate.image_sampler import ImageSampler, Sampling, pick, sample_images, uniform_numbers
 from liquid_train.generate.text_sampler import answer, caption, complete

@@ -22,7 +22,9 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from data_prep.sources.easy_vqa import load_split
-from liquid_train.image_tokenizer.taming import ImageTokenizer, Inert, VQConfig, read_state_dict
+from liquid_train.image_tokenizer.kinds.taming.checkpoint import Inert, read_state_dict
+from liquid_train.image_tokenizer.kinds.taming.config import VQConfig
+from liquid_train.image_tokenizer.kinds.taming.network import TamingVQGAN
 from tests.shard_sets import WEIGHTS
 
 REFERENCE = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "vqgan_reference"
@@ -35,7 +37,7 @@ def pixels(path: Path) -> torch.Tensor:
 
 @needs_reference
 def test_codes_and_images_equal_the_published_program() -> None:
-    model = ImageTokenizer.from_files(REFERENCE / "vqgan.yaml", REFERENCE / "vqgan.ckpt")
+    model = TamingVQGAN.from_files(REFERENCE / "vqgan.yaml", REFERENCE / "vqgan.ckpt")
     for i, expected in enumerate(json.loads((REFERENCE / "codes.json").read_text())):
         codes = model.encode(pixels(REFERENCE / f"input_{i}.png"))
         assert codes.flatten().tolist() == expected["codes"]
@@ -48,14 +50,14 @@ def test_codes_and_images_equal_the_published_program() -> None:
 def test_fingerprint_is_the_same_for_ckpt_and_safetensors(tmp_path: Path) -> None:
     state = torch.load(REFERENCE / "vqgan.ckpt", weights_only=True)["state_dict"]
     save_file(state | {"loss.discriminator": torch.ones(3)}, tmp_path / "model.safetensors")
-    a = ImageTokenizer.from_files(REFERENCE / "vqgan.yaml", REFERENCE / "vqgan.ckpt")
-    b = ImageTokenizer.from_files(REFERENCE / "vqgan.yaml", tmp_path / "model.safetensors", parts=("encoder",))
+    a = TamingVQGAN.from_files(REFERENCE / "vqgan.yaml", REFERENCE / "vqgan.ckpt")
+    b = TamingVQGAN.from_files(REFERENCE / "vqgan.yaml", tmp_path / "model.safetensors", parts=("encoder",))
     assert a.fingerprint == b.fingerprint
 
 
 def test_shipped_tokenizer_keeps_its_promise() -> None:
     """64 codes an image, 512 entries or more, under 2 MB, 31 dB or better on test images (a tenth of them here)."""
-    model = ImageTokenizer.from_files(WEIGHTS / "vqgan.yaml", WEIGHTS / "model.safetensors")
+    model = TamingVQGAN.from_files(WEIGHTS / "vqgan.yaml", WEIGHTS / "model.safetensors")
     images = torch.cat([pixels(i.path) for i in load_split("test")[::10]])
     codes = model.encode(images)
     assert codes.shape == (100, 8, 8) and model.codebook_size >= 512 and model.downsampling == 8
@@ -69,25 +71,25 @@ def test_any_change_of_weights_or_sizes_changes_the_fingerprint(tmp_path: Path) 
     state = load_file(WEIGHTS / "model.safetensors")
     state["decoder.conv_out.bias"][0] += 1e-3
     save_file(state, tmp_path / "model.safetensors")
-    shipped = ImageTokenizer.from_files(WEIGHTS / "vqgan.yaml", WEIGHTS / "model.safetensors")
+    shipped = TamingVQGAN.from_files(WEIGHTS / "vqgan.yaml", WEIGHTS / "model.safetensors")
     assert (
-        ImageTokenizer.from_files(WEIGHTS / "vqgan.yaml", tmp_path / "model.safetensors").fingerprint
+        TamingVQGAN.from_files(WEIGHTS / "vqgan.yaml", tmp_path / "model.safetensors").fingerprint
         != shipped.fingerprint
     )
 
 
 def test_bad_files_are_told_in_one_message(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no such file"):
-        ImageTokenizer.from_files(tmp_path / "none.yaml", WEIGHTS / "model.safetensors")
+        TamingVQGAN.from_files(tmp_path / "none.yaml", WEIGHTS / "model.safetensors")
     (tmp_path / "bad.ckpt").write_bytes(b"<html>not found</html>")
     with pytest.raises(ValueError, match="cannot|not a checkpoint"):
-        ImageTokenizer.from_files(WEIGHTS / "vqgan.yaml", tmp_path / "bad.ckpt")
+        TamingVQGAN.from_files(WEIGHTS / "vqgan.yaml", tmp_path / "bad.ckpt")
     other = yaml.safe_load((WEIGHTS / "vqgan.yaml").read_text())
     other["model"]["params"]["n_embed"] = 512
     (tmp_path / "other.yaml").write_text(yaml.safe_dump(other))
     with pytest.raises(ValueError, match="does not fit"):
-        ImageTokenizer.from_files(tmp_path / "other.yaml", WEIGHTS / "model.safetensors")
-    model = ImageTokenizer(VQConfig.from_yaml(WEIGHTS / "vqgan.yaml"))
+        TamingVQGAN.from_files(tmp_path / "other.yaml", WEIGHTS / "model.safetensors")
+    model = TamingVQGAN(VQConfig.from_yaml(WEIGHTS / "vqgan.yaml"))
     with pytest.raises(ValueError, match="multiples of 8"):
         model.encode(torch.zeros(1, 3, 60, 64))
 
@@ -114,9 +116,9 @@ def write_yaml(path: Path, ddconfig: dict, **params: object) -> Path:
     return path
 
 
-def small(seed: int = 0, **changes: object) -> ImageTokenizer:
+def small(seed: int = 0, **changes: object) -> TamingVQGAN:
     torch.manual_seed(seed)
-    return ImageTokenizer(VQConfig({**SMALL, **changes}, 8, 4))
+    return TamingVQGAN(VQConfig({**SMALL, **changes}, 8, 4))
 
 
 class Callback:
@@ -188,7 +190,7 @@ def test_a_training_programs_other_objects_are_left_out(tmp_path: Path, monkeypa
     state = read_state_dict(tmp_path / "model.ckpt")
     assert state.keys() == small().state_dict().keys() | {"model_ema.decay"}
     assert all(torch.equal(v, state[k]) for k, v in small().state_dict().items())
-    model = ImageTokenizer.from_files(write_yaml(tmp_path / "vqgan.yaml", SMALL), tmp_path / "model.ckpt")
+    model = TamingVQGAN.from_files(write_yaml(tmp_path / "vqgan.yaml", SMALL), tmp_path / "model.ckpt")
     images = torch.rand(2, 3, 16, 24) * 2 - 1
     assert torch.equal(model.encode(images), small().encode(images))
     # for others

@@ -8,7 +8,7 @@ import pytest
 import torch
 from transformers import PreTrainedModel
 
-from liquid_train.optim.adamw import build_optimizer
+from liquid_train.optim.optimizer import build_optimizer
 from liquid_train.optim.row_rates import RowRates
 from liquid_train.optim.settings import OptimizerConfig
 from liquid_train.vocabulary import Vocabulary

@@ -15,7 +15,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from liquid_train.cli import main
 from liquid_train.config.compose import load
-from liquid_train.optim.adamw import build_optimizer
+from liquid_train.optim.optimizer import build_optimizer
 from liquid_train.scaling.planner import fake_process_group, make_plan
 
 QWEN_32B = {

@@ -340,7 +340,7 @@ def test_what_waits_when_the_server_ends_is_told_so() -> None:
 
 @pytest.mark.parametrize("template", [True, False])
 def test_a_conversation_is_read_as_the_model_was_taught(folder: Path, template: bool) -> None:
-    from liquid_train.generate.interleaved_prompt import conversation_ids, end_of_turn
+    from liquid_train.data.tasks.chat import conversation_ids, end_of_turn
     from liquid_train.generate.session import open_model, open_vq
     from liquid_train.generate.text_sampler import GREEDY, answer, complete_ids
     from liquid_train.image_tokenizer.settings import VQSettings
@@ -507,7 +507,7 @@ def test_a_missing_package_names_its_pip_command(
     monkeypatch.setitem(sys.modules, "gradio", None)  # import gradio: ImportError
     assert main(["serve", f"checkpoint={folder}"]) == 2
     said = capsys.readouterr().err
-    assert "pip install 'liquid-train[ui]'" in said and "ui=false" in said
+    assert "pip install -e '.[ui]'" in said and "ui=false" in said
 
 
 def test_only_this_machine_is_listened_on_unless_told_otherwise() -> None:

@@ -18,7 +18,7 @@ from evals.run import run
 from evals.settings import EvalJob
 from liquid_train.config.compose import load, to_yaml
 from liquid_train.config.schema import TrainJob
-from liquid_train.data.settings import TASKS
+from liquid_train.data.tasks import FIRST as TASKS
 from liquid_train.image_tokenizer.settings import VQSettings
 from liquid_train.measurement.settings import HeldoutConfig
 from liquid_train.model.backbone import read_vocabulary

@@ -13,7 +13,7 @@ import torch
 from liquid_train.checkpoint.folder import checkpoint_name
 from liquid_train.checkpoint.progress import GuardState
 from liquid_train.config.compose import load
-from liquid_train.data.settings import TASKS
+from liquid_train.data.tasks import FIRST as TASKS
 from liquid_train.distributed.hang_detection import collective_timeout, lost_peer
 from liquid_train.training.settings import SpikeConfig
 from liquid_train.training.spikes import check_skipped, is_spike, limit, parts_of
@@ -46,7 +46,7 @@ def test_shares_and_losses_come_from_the_sums_of_a_step() -> None:
     sums = torch.zeros(4, len(TASKS))
     sums[:, TASKS.index("text")] = torch.tensor([6.0, 0.0, 3.0, 6.0])
     sums[:, TASKS.index("t2i")] = torch.tensor([8.0, 0.0, 2.0, 24.0])
-    found = parts_of(sums)
+    found = parts_of(sums, TASKS)
     assert (
         found["text"] == pytest.approx((1 / 3, 2.0)) and found["t2i"] == pytest.approx((2 / 3, 4.0)) and len(found) == 2
     )
