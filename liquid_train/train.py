@@ -4,12 +4,11 @@
 from __future__ import annotations
 
 import gc
-
-if __name__ == "__main__":
-    gc.set_threshold(100_000)  # while torch and transformers are imported, as in cli.py; `main` sets it back
-
 import os
 import sys
+
+if __name__ == "__main__":  # a rank that torchrun started
+    gc.set_threshold(100_000)  # while torch and transformers are imported, as in cli.py; `main` sets it back
 from pathlib import Path
 
 import torch

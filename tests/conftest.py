@@ -13,8 +13,34 @@ from tests.data.test_shards import make_set
 # whole model: `make test-fast` leaves them out, and what they cover is not counted (counting costs a third of their
 # time).
 LONG = (
-    "tests/distributed/",
+    "tests/checkpoint/test_older_run.py",
+    "tests/config/test_overrides.py::test_text_is_taken_as_it_stands_and_survives_a_runs_config",
+    "tests/data/test_data_properties.py",
+    "tests/data/test_index_builder.py::test_index_is_the_writers_own_and_is_kept",
+    "tests/data/test_multiratio.py",
+    "tests/data/test_remote_shards.py",
+    "tests/data_prep/test_tokenize.py",
     "tests/data_prep/test_tokenize_parts.py",
+    "tests/data_prep/test_data_tools.py",
+    "tests/distributed/",
+    "tests/evals/test_image_metrics.py",
+    "tests/evals/test_language.py",
+    "tests/evals/test_own_",
+    "tests/evals/test_run.py",
+    "tests/evals/test_text_image_scores.py",
+    "tests/evals/test_watch.py",
+    "tests/generate/test_fused_decode.py",
+    "tests/generate/test_image_sampler.py",
+    "tests/image_tokenizer/test_taming.py",
+    "tests/model/test_backbones.py",
+    "tests/report/test_html.py",
+    "tests/scaling/test_planner.py",
+    "tests/serve/",
+    "tests/test_benchmarks.py",
+    "tests/test_cli.py::test_shards_of_another_vq",
+    "tests/test_errors.py",
+    "tests/test_extending",
+    "tests/test_packaging.py",
 )
 
 
