@@ -51,7 +51,7 @@ class TokenizeSettings(Section):
         setting("multiratio: [WIDTHxHEIGHT, ...]", null="sizes of about size^2 pixels up to max_aspect"),
     ] = None
     max_aspect: Annotated[
-        float | None, setting("long side / short side; longer images are left out", ge=1, null="none is")
+        float | None, setting("long side / short side; longer images are left out", ge=1, null="no limit")
     ] = 2.0
     max_characters: Annotated[int, setting("text: a longer document is cut at paragraphs, lines or spaces", ge=1)] = (
         20000

@@ -5,14 +5,10 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
-from liquid_train.config.schema import TrainJob
 from liquid_train.errors import UserError
 from liquid_train.files import check_file
-
-LoadTraining = Callable[[list[str]], TrainJob]
 
 
 def parser() -> argparse.ArgumentParser:
@@ -114,7 +110,7 @@ def _add_index(tool: argparse.ArgumentParser) -> None:
     tool.add_argument("set", type=Path, metavar="SET", help="a folder of webdataset tars with KEY.codes.npy or KEY.txt")
 
 
-def _preview(arguments: list[str], load_training: LoadTraining) -> int:
+def _preview(arguments: list[str]) -> int:
     """`liquid data inspect KEY=VALUE ...`"""
     from liquid_train.config.compose import load
     from liquid_train.debug.preview import preview
@@ -149,15 +145,12 @@ def _add_vq(tool: argparse.ArgumentParser) -> None:
     tool.add_argument("--vq-checkpoint", metavar="F", help="its .ckpt or .safetensors")
 
 
-def main(arguments: list[str], load_training: LoadTraining) -> int:
-    """Exit status: 0, or 1 where a set is not as it should be. Raises UserError for a user's mistake.
-
-    load_training: makes the config of `liquid train` from KEY=VALUE overrides.
-    """
+def main(arguments: list[str]) -> int:
+    """Exit status: 0, or 1 where a set is not as it should be. Raises UserError for a user's mistake."""
     if arguments[:1] == ["inspect"] and any(
         "=" in argument and not argument.startswith("-") for argument in arguments[1:]
     ):
-        return _preview(arguments[1:], load_training)
+        return _preview(arguments[1:])
     args = parser().parse_args(arguments)
     if args.tool == "index":
         from liquid_train.data.index_builder import build_index

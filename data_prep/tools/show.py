@@ -12,6 +12,7 @@ from data_prep.shard_set.vq import AskedVQ, open_vq_of_set
 from liquid_train.data.shard_format import Sample
 from liquid_train.data.shards import ShardSet
 from liquid_train.errors import UserError
+from liquid_train.logs import only_errors_of
 
 
 def show_sample(path: Path, which: str, decode_to: Path | None, vq: AskedVQ) -> None:
@@ -20,7 +21,8 @@ def show_sample(path: Path, which: str, decode_to: Path | None, vq: AskedVQ) -> 
     open_index(path)  # what a ShardSet would make where it is missing
     shards = ShardSet(path)
     number = find(shards, path, which)
-    sample = shards.sample(number)
+    with only_errors_of("liquid_train.data.shards"):
+        sample = shards.sample(number)
     if sample is None:
         raise UserError(
             f"{path}: sample {number} is damaged ({', '.join(shards.bad)}); `liquid data verify {path}` lists all "

@@ -90,9 +90,7 @@ def test_values_by_the_type_of_their_key(override: str, key: str, value: Any, ow
 @pytest.fixture
 def own_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A user's module that can be imported."""
-    (tmp_path / "my_module.py").write_text(
-        "class Lion:\n    def __init__(self, **options):\n        self.options = options\n"
-    )
+    (tmp_path / "my_module.py").write_text("import torch\n\n\nclass Lion(torch.optim.SGD):\n    pass\n")
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(sys.modules, "my_module", raising=False)
 

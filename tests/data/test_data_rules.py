@@ -21,6 +21,7 @@ from liquid_train.data.mixture import Mixture, SourceReader
 from liquid_train.data.packing import PackedStream
 from liquid_train.data.padding import padding_warning
 from liquid_train.data.shards import ShardSet
+from liquid_train.errors import UserError
 from liquid_train.training.run_vocabulary import training_texts
 from liquid_train.vocabulary import Vocabulary, train_bpe
 from tests.shard_sets import image_set, mixture_overrides
@@ -155,7 +156,7 @@ def exited() -> None:
 
 
 def raised() -> None:
-    raise ValueError("the disk is on fire")
+    raise UserError("the disk is on fire")
 
 
 @pytest.mark.parametrize(

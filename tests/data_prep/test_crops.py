@@ -181,7 +181,7 @@ def test_sizes_that_cannot_work_are_refused(arguments, message):
         ),
         (
             ["tokenize.max_aspect=0.5"],
-            "tokenize.max_aspect=0.5: long side / short side, 1 or more, or null for no limit",
+            "tokenize.max_aspect=0.5: must be 1 or more, or null: no limit",
         ),
     ],
 )

@@ -31,6 +31,7 @@ class Eye(torch.nn.Module):
     """In place of an image tokenizer: keeps what it is to encode, [N, 3, H, W] in [-1, 1]."""
 
     downsampling = 8
+    device = torch.device("cpu")
 
     def __init__(self) -> None:
         super().__init__()
