@@ -126,7 +126,12 @@ def _kinds_by_target(schema: Any, values: Any) -> Any:
     if "_target_" in values and schema.kind_key in known:
         found[schema.kind_key] = values["_target_"]
         if schema.options_key in known:
-            own = {k: found.pop(k) for k in list(found) if k not in known or k in schema.kind_settings}
+            defaults = asdict(schema())
+            own = {
+                k: found.pop(k)
+                for k, v in list(found.items())
+                if k not in known or (k in schema.kind_settings and v != defaults[k])
+            }
             found[schema.options_key] = {**found.get(schema.options_key, {}), **own}
     elif "_target_" in values:
         found["_target_"] = values["_target_"]

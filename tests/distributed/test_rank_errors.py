@@ -21,16 +21,16 @@ def broken(*_):
 if fault == "all":
     arguments.append("train.steps=0")
 elif fault == "bug of all":
-    train.micro_batches = broken
+    train.Trainer._forward_backward = broken
 elif os.environ["RANK"] == "1":
     if fault == "config":  # before there is a process group
         arguments.append("train.stpes=5")
     elif fault == "data":  # after it; rank 0 is in a collective by then
         arguments.append("++data.sources.text.path=nowhere")
     elif fault == "bug":
-        train.micro_batches = broken
+        train.Trainer._forward_backward = broken
     elif fault == "killed":
-        train.micro_batches = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+        train.Trainer._forward_backward = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
 sys.exit(train.main(arguments))
 """
 LAUNCH = "import sys; from liquid_train.launcher import supervise; sys.exit(supervise([sys.executable, *sys.argv[1:]]))"
