@@ -29,6 +29,7 @@ from liquid_train.model.settings import BackboneConfig
 from liquid_train.vocabulary import Vocabulary, load_tokenizer
 
 ROW_BLOCK = 1024  # rows drawn from one random generator, so that a rank need not draw those of others
+COMMIT = "COMMIT.json"  # of the checkpoint that a model/ folder may belong to (checkpoint/folder.py)
 CARD = "liquid.json"
 
 
@@ -59,16 +60,24 @@ class ModelCard:
 
     @classmethod
     def read(cls, folder: str | Path) -> ModelCard:
-        """UserError when the folder has no liquid.json, or a damaged one."""
+        """UserError when the folder has no liquid.json, a damaged one, or one that names code outside this package and
+        does not belong to a run's checkpoint: a model from elsewhere must not choose what is imported."""
         path = Path(folder) / CARD
         if not path.is_file():
             raise UserError(
                 f"{folder}: no {CARD} there; give a run, a checkpoint or a model/ folder that liquid train wrote"
             )
         try:
-            return cls(**json.loads(path.read_text()))
+            card = cls(**json.loads(path.read_text()))
         except (ValueError, TypeError) as error:  # no JSON, no object, or other fields
             raise UserError(f"{path}: damaged, or of another version of liquid train: {error}") from error
+        outside = [name for name in (card.vq_kind, card.family or "") if "." in name]
+        if outside and not (path.parents[1] / COMMIT).is_file():
+            raise UserError(
+                f"{path}: names {' and '.join(outside)}, code that would be imported; that is done only for a checkpoint "
+                f"of a run, whose {COMMIT} lies next to model/. Give the run or the checkpoint"
+            )
+        return card
 
     def write(self, folder: Path) -> None:
         content = asdict(self)

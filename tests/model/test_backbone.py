@@ -13,7 +13,9 @@ from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from liquid_train.data.document_plan import DocumentPlan
+from liquid_train.errors import UserError
 from liquid_train.model import backbone
+from liquid_train.model.backbone import ModelCard
 from liquid_train.model.embedding_init import fill_image_rows
 from liquid_train.model.settings import BackboneConfig
 from liquid_train.vocabulary import Vocabulary, add_image_tokens
@@ -109,3 +111,15 @@ def test_weights_that_do_not_fit_are_named(tmp_path: Path) -> None:
         backbone.fill_from_folder(torch.nn.Linear(1, 1), tmp_path)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="no liquid.json"):
         backbone.load_for_inference(folder)
+
+
+@pytest.mark.parametrize("named", [{"family": "my_module.Family"}, {"vq_kind": "my_module.Tokenizer"}])
+def test_a_model_from_elsewhere_does_not_choose_what_is_imported(tmp_path: Path, named: dict[str, str]) -> None:
+    folder = tmp_path / "model"
+    folder.mkdir()
+    card = {"image_start": 1, "codebook_size": 2, "vq_fingerprint": "x", "vq_config": "c", "vq_checkpoint": "w"}
+    (folder / "liquid.json").write_text(json.dumps({**card, "grid": [1, 1], "prompt": "", **named}))
+    with pytest.raises(UserError, match=r"liquid\.json: names my_module\.\w+, code that would be imported"):
+        ModelCard.read(folder)
+    (tmp_path / "COMMIT.json").write_text("{}")  # a checkpoint of a run: what trained it may be imported again
+    assert next(iter(named.values())) in (ModelCard.read(folder).family, ModelCard.read(folder).vq_kind)
