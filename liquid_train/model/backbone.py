@@ -74,8 +74,8 @@ class ModelCard:
         outside = [name for name in (card.vq_kind, card.family or "") if "." in name]
         if outside and not (path.parents[1] / COMMIT).is_file():
             raise UserError(
-                f"{path}: names {' and '.join(outside)}, code that would be imported; that is done only for a checkpoint "
-                f"of a run, whose {COMMIT} lies next to model/. Give the run or the checkpoint"
+                f"{path}: names {' and '.join(outside)}, code that would be imported; that is done only for a "
+                f"checkpoint of a run, whose {COMMIT} lies next to model/. Give the run or the checkpoint"
             )
         return card
 
