@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from evals.settings import EvalJob
 from liquid_train.errors import UserError
-from liquid_train.measurement.families import Family
+from liquid_train.measurement.families import MetricFamily
 from liquid_train.measurement.measurement import Measurement, ModelHandle
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ class Metric:
     reads: ClassVar[tuple[str, ...]] = ()  # which sets of EvalSets it reads: questions, captions, images, train
     needs: ClassVar[dict[str, str]] = {}  # keys without which it cannot be measured, and what their value is
     while_training: ClassVar[bool] = False  # measured by evals/periodic.py too; then for any number of ranks
-    families: ClassVar[tuple[Family, ...]] = ()  # how its numbers are shown in the report
+    families: ClassVar[tuple[MetricFamily, ...]] = ()  # how its numbers are shown in the report
     files: ClassVar[tuple[str, ...]] = ()  # patterns of what `write` writes
 
     def __init__(self, name: str, config: EvalJob | None = None) -> None:

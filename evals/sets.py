@@ -129,7 +129,7 @@ def eval_sets(config: EvalJob) -> EvalSets:
     """Those of `liquid eval`."""
     if config.shards is not None:
         return EvalSets(config.shards, config.shards, config.shards, config.train_shards)
-    run = trained_with(config)
+    run = training_config(config)
     if run is None:
         return EvalSets(why=f"checkpoint={config.checkpoint} belongs to no run; give shards=SET")
     heldout = run.data.heldout
@@ -144,7 +144,7 @@ def path_of(sources: dict[str, SourceConfig], tasks: tuple[str, ...]) -> str | N
     return next((s.path for task in tasks for s in sources.values() if s.task == task), None)
 
 
-def trained_with(config: EvalJob) -> TrainJob | None:
+def training_config(config: EvalJob) -> TrainJob | None:
     """The config of the run that the checkpoint is of, or that heldout.run names; None where there is none."""
     if config.heldout.run is not None:
         return read_config(Path(config.heldout.run))

@@ -35,7 +35,7 @@ from liquid_train.report.run_reader import json_lines
 from liquid_train.training.wandb import WandbRun, logged_name
 
 
-class Stopped(BaseException):
+class WatchStopped(BaseException):
     """SIGTERM or SIGUSR1 (Slurm's warning) came: not an Exception, so that nothing on the way takes it for a
     failure."""
 
@@ -61,7 +61,7 @@ def watch(config: EvalJob) -> None:
                 follow(config, run_dir, training, names, board)
             finally:
                 board.finish()
-        except Stopped:
+        except WatchStopped:
             print("stopped by a signal; the same command goes on from here")
 
 
@@ -161,10 +161,10 @@ def watching(run_dir: Path) -> Iterator[None]:
 
 @contextmanager
 def signals() -> Iterator[None]:
-    """SIGTERM and SIGUSR1 raise Stopped."""
+    """SIGTERM and SIGUSR1 raise WatchStopped."""
 
     def stop(*_: Any) -> None:
-        raise Stopped
+        raise WatchStopped
 
     before: dict[int, Callable[..., Any] | int | None] = {
         number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGUSR1)

@@ -23,7 +23,7 @@ def first_failure(failures: dict[int, ProcessFailure]) -> tuple[int, ProcessFail
     return min(failures.items(), key=lambda item: (item[1].exitcode == -signal.SIGTERM, item[1].timestamp, item[0]))
 
 
-def describe(rank: int, failure: ProcessFailure) -> str:
+def describe_failure(rank: int, failure: ProcessFailure) -> str:
     """For example "rank 1 on node7 ended with exit code 1 (its message is above)"."""
     if failure.exitcode < 0:
         hint = "; often it ran out of memory, see the kernel's log" if failure.exitcode == -signal.SIGKILL else ""
@@ -38,7 +38,7 @@ def main(arguments: list[str]) -> int:
         run(parse_args(arguments))
     except ChildFailedError as error:
         rank, failure = first_failure(error.failures)
-        print(f"liquid train: {describe(rank, failure)}", file=sys.stderr)
+        print(f"liquid train: {describe_failure(rank, failure)}", file=sys.stderr)
         return 2 if failure.exitcode in TOLD else 1
     except SignalException as error:
         return 128 + error.sigval

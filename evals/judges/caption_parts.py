@@ -51,7 +51,7 @@ def joined(chances: Iterable[float]) -> float:
     return float(values.prod() ** (1 / len(values)))
 
 
-def described(config: VQAScoreConfig) -> str:
+def describe_questions(config: VQAScoreConfig) -> str:
     """Questions, pattern and answers, as provenance state them."""
     whole = f"P({config.answer!r}) of {config.question!r}"
     if config.pattern is None:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from evals.judges.caption_parts import described, joined, questions_about
+from evals.judges.caption_parts import describe_questions, joined, questions_about
 from liquid_train.measurement.measurement import ModelHandle
 from liquid_train.measurement.settings import VQAScoreConfig
 
@@ -51,4 +51,4 @@ def scores(
 
 def judge_name(config: VQAScoreConfig) -> str:
     """As provenance name it."""
-    return f"the measured model itself: {described(config)}"
+    return f"the measured model itself: {describe_questions(config)}"

@@ -67,7 +67,8 @@ class Judge:
         if self.start is None:
             prompt = batch["input_ids"].shape
             batch = {
-                key: continued(key, value, target) if value.shape == prompt else value for key, value in batch.items()
+                key: with_continuation(key, value, target) if value.shape == prompt else value
+                for key, value in batch.items()
             }
             first = prompt[1] - 1
         else:
@@ -82,7 +83,7 @@ class Judge:
         return chances.sum(dim=(1, 2)).exp().numpy()
 
 
-def continued(key: str, prompt: Tensor, answer: Tensor) -> Tensor:
+def with_continuation(key: str, prompt: Tensor, answer: Tensor) -> Tensor:
     """A tensor over the prompt's tokens [n, L] -> [n, L + A - 1]: the answer after it but for its last token, which is
     only predicted.
     Masks count it; token types are those of text, 0."""

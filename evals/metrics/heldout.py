@@ -9,7 +9,7 @@ from evals.errors import NotMeasurable
 from evals.inputs import Inputs, JobInputs
 from evals.metric import Metric
 from evals.metrics import METRICS
-from evals.sets import EvalSets, trained_with
+from evals.sets import EvalSets, training_config
 from liquid_train.config.schema import TrainJob
 from liquid_train.data.shards import ShardSet
 from liquid_train.errors import UserError
@@ -26,17 +26,17 @@ class Heldout(Metric):
     by_default = True
 
     def applies(self, sets: EvalSets) -> None:
-        for name, source in self.trained_with().data.heldout.items():
+        for name, source in self.training_config().data.heldout.items():
             try:
                 ShardSet(source.path)
             except UserError as error:
                 raise NotMeasurable(f"data.heldout.{name}.path={source.path}: {error}") from error
 
-    def trained_with(self) -> TrainJob:
+    def training_config(self) -> TrainJob:
         """The config whose data.heldout is measured. Raises NotMeasurable where no run has one."""
         where = self.job.heldout.run
         key = f"heldout.run={where}" if where is not None else f"checkpoint={self.job.checkpoint or self.job.watch}"
-        found = trained_with(self.job)
+        found = training_config(self.job)
         if found is None:
             raise NotMeasurable(
                 f"metrics: heldout needs a run's config, and {key} belongs to no run; give heldout.run=RUN"
@@ -48,7 +48,7 @@ class Heldout(Metric):
         return found
 
     def identity(self) -> Any:
-        c = self.trained_with()
+        c = self.training_config()
         digests = {name: ShardSet(source.path).digest for name, source in c.data.heldout.items()}
         return [asdict(self.job.heldout), asdict(c.data), c.seed, c.train.micro_batch, digests]
 
@@ -56,7 +56,7 @@ class Heldout(Metric):
         from liquid_train.training.heldout import heldout_set
 
         assert isinstance(inputs, JobInputs)
-        where, session, trained = self.job.heldout, inputs.session, self.trained_with()
+        where, session, trained = self.job.heldout, inputs.session, self.training_config()
         self.data: HeldoutSet = heldout_set(
             trained.data,
             trained.loss,

@@ -123,7 +123,7 @@ def partial_folder(run_dir: Path, step: int) -> Path:
     return run_dir / "checkpoints" / f".{checkpoint_name(step)}.partial"
 
 
-def described(partial: Path, part: int = 0, parts: int = 1) -> dict[str, dict[str, Any]]:
+def file_records(partial: Path, part: int = 0, parts: int = 1) -> dict[str, dict[str, Any]]:
     """Sync the written files and return their sizes and hashes by name. Each of `parts` processes does the files of its
     `part`."""
     files = {}
@@ -134,7 +134,7 @@ def described(partial: Path, part: int = 0, parts: int = 1) -> dict[str, dict[st
 
 
 def commit(partial: Path, step: int, fingerprints: dict[str, str], files: dict[str, dict[str, Any]]) -> Path:
-    """Write COMMIT.json last and give the folder its final name. files: what `described` returned, of all parts."""
+    """Write COMMIT.json last and give the folder its final name. files: what `file_records` returned, of all parts."""
     ordered = {name: files[name] for name in sorted(files)}
     write_synced(
         partial / COMMIT,

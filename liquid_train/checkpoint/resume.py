@@ -78,12 +78,12 @@ def find_checkpoint(config: TrainJob) -> Path | None:
     return path
 
 
-def differences(old: Any, new: Any, prefix: str = "") -> Changes:
+def config_differences(old: Any, new: Any, prefix: str = "") -> Changes:
     """Dotted keys whose values differ -> (old, new)."""
     if isinstance(old, dict) and isinstance(new, dict):
         found: Changes = {}
         for key in sorted({*old, *new}):
-            found |= differences(old.get(key), new.get(key), f"{prefix}.{key}" if prefix else key)
+            found |= config_differences(old.get(key), new.get(key), f"{prefix}.{key}" if prefix else key)
         return found
     return {} if old == new else {prefix: (old, new)}
 
@@ -98,7 +98,9 @@ def changes_since(checkpoint: Path, config: TrainJob, shards: dict[str, str]) ->
     trained = filled(trainer["config"], asdict(TrainJob()))
     trained["data"]["sources"] = {k: filled(v, asdict(SourceConfig())) for k, v in trained["data"]["sources"].items()}
     changed = {
-        k: v for k, v in differences(trained, json.loads(json.dumps(asdict(config)))).items() if not _under(k, FREE)
+        k: v
+        for k, v in config_differences(trained, json.loads(json.dumps(asdict(config)))).items()
+        if not _under(k, FREE)
     }
     for name, digest in shards.items():
         before = trainer.get("shards", {}).get(name)  # checkpoints of older versions have none

@@ -164,7 +164,7 @@ def write_checkpoint(state: Snapshot, run_dir: Path, settings: CheckpointConfig,
             if main:
                 write_synced(partial / TRAINER, state.trainer)
         with agreed(group):
-            own = checkpoint.described(partial, rank, size)
+            own = checkpoint.file_records(partial, rank, size)
         parts: list[dict[str, dict[str, Any]]] = [{}] * size
         dist.all_gather_object(parts, own, group=group)
         with agreed(group):

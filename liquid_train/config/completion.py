@@ -11,7 +11,7 @@ from pathlib import Path
 from liquid_train.config.compose import job_schema, search_path
 from liquid_train.config.fields import Section, registry
 from liquid_train.config.overrides import CommandLine, groups_of, options
-from liquid_train.config.schema_walk import find, walk
+from liquid_train.config.schema_walk import find_setting, walk
 from liquid_train.errors import UserError
 from liquid_train.jobs import JOBS
 
@@ -38,7 +38,7 @@ def values_of(schema: type[Section], paths: list[Path], key: str) -> list[str]:
     """What may follow `key=`: names of a group, choices, true and false, names of kinds."""
     if any((path / key).is_dir() for path in paths):
         return options(key, paths)
-    item = find(schema, key)
+    item = find_setting(schema, key)
     if item is None:
         return []
     found = [*item.choices, *(["true", "false"] if item.type is bool else [])]

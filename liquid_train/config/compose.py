@@ -27,7 +27,7 @@ from liquid_train.config.explain import explained, nearest
 from liquid_train.config.fields import MISSING, Section, registry
 from liquid_train.config.overrides import CommandLine, apply
 from liquid_train.config.schema import TrainJob
-from liquid_train.config.schema_walk import all_keys, described
+from liquid_train.config.schema_walk import all_keys, settings_of
 from liquid_train.errors import UserError
 from liquid_train.jobs import JOBS
 
@@ -135,7 +135,7 @@ def _kinds_by_target(schema: Any, values: Any) -> Any:
             found[schema.options_key] = {**found.get(schema.options_key, {}), **own}
     elif "_target_" in values:
         found["_target_"] = values["_target_"]
-    inner = described(schema)
+    inner = settings_of(schema)
     return {k: _kinds_by_target(inner[k].section, v) if k in inner else v for k, v in found.items()}
 
 
@@ -156,7 +156,7 @@ def check(config: Any) -> None:
 
 def _settings(config: Any, prefix: str) -> Any:
     """(dotted key, description, value) of every setting that is no section itself."""
-    for name, item in described(type(config)).items():
+    for name, item in settings_of(type(config)).items():
         value, key = getattr(config, name), f"{prefix}{name}"
         if item.section is None:
             yield key, item, value
@@ -168,7 +168,7 @@ def _settings(config: Any, prefix: str) -> Any:
 
 
 def _check_sections(config: Any, prefix: str) -> None:
-    for name, item in described(type(config)).items():
+    for name, item in settings_of(type(config)).items():
         value = getattr(config, name)
         inner = value.items() if isinstance(value, dict) and item.section else [("", value)]
         for key, section in inner:

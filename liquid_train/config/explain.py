@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from liquid_train.config.fields import Section
-from liquid_train.config.schema_walk import Described, all_keys, described, find
+from liquid_train.config.schema_walk import Described, all_keys, find_setting, settings_of
 from liquid_train.config.text import as_text
 
 TYPES = {"int": "a whole number", "float": "a number", "bool": "true or false", "list": "a list, such as [a,b]"}
@@ -36,10 +36,10 @@ def _line(error: Any, schema: type[Section]) -> str:
             ((inner, value),) = value.items()
             key = f"{key}.{inner}"
         return f"{key}: no such key{nearest(key, _siblings(schema, location))}"
-    item = find(schema, key)
+    item = find_setting(schema, key)
     while item is None and location:  # inside a list: the key is that of the list
         location.pop()
-        item = find(schema, ".".join(location))
+        item = find_setting(schema, ".".join(location))
     if kind == "dataclass_type":
         return f"{key}={as_text(value)}: a section of keys, such as {key}.KEY=VALUE"
     return f"{key}={as_text(value)}: {_right(error, item)}{_or_null(item)}"
@@ -86,11 +86,11 @@ def _siblings(schema: type[Section], location: list[str]) -> list[str]:
     """Keys that might have been meant: those of the same section with its own names, and all others."""
     section, prefix = schema, ""
     for n, part in enumerate(location[:-1]):
-        item = described(section).get(part)
+        item = settings_of(section).get(part)
         if item is None or item.section is None:
             break
         if item.many and n + 1 < len(location) - 1:
             prefix += f"{part}.{location[n + 1]}."
-            return [prefix + name for name in described(item.section)]
+            return [prefix + name for name in settings_of(item.section)]
         section, prefix = item.section, f"{prefix}{part}."
-    return [*(prefix + name for name in described(section)), *all_keys(schema)]
+    return [*(prefix + name for name in settings_of(section)), *all_keys(schema)]

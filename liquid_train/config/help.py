@@ -11,7 +11,7 @@ from typing import Any, get_args, get_origin
 from liquid_train.config.explain import nearest
 from liquid_train.config.fields import MISSING, Section, registry
 from liquid_train.config.overrides import groups_of, options
-from liquid_train.config.schema_walk import Described, all_keys, described, walk
+from liquid_train.config.schema_walk import Described, all_keys, settings_of, walk
 from liquid_train.config.text import as_text
 from liquid_train.errors import UserError
 
@@ -56,9 +56,9 @@ def _groups(job: str, paths: list[Path]) -> list[str]:
 
 def _section(schema: type[Section], prefix: str) -> list[str]:
     """Plain settings first, then the sections in them."""
-    plain = [(n, i) for n, i in described(schema).items() if i.section is None]
+    plain = [(n, i) for n, i in settings_of(schema).items() if i.section is None]
     lines = [line for name, item in plain for line in _entry(f"{prefix}{name}", item)]
-    for name, item in described(schema).items():
+    for name, item in settings_of(schema).items():
         if item.section is not None:
             inner = f"{prefix}{name}.{'NAME.' if item.many else ''}"
             about = item.help or item.section.__doc__ or ""
@@ -97,7 +97,7 @@ def type_name(hint: Any) -> str:
     if hasattr(hint, "__metadata__"):
         return type_name(get_args(hint)[0])
     if isinstance(hint, type) and issubclass(hint, Section):
-        return "{" + ", ".join(described(hint)) + "}"
+        return "{" + ", ".join(settings_of(hint)) + "}"
     return names.get(hint, "any value")
 
 

@@ -19,7 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from liquid_train.config.explain import nearest
 from liquid_train.config.fields import Section
-from liquid_train.config.schema_walk import Described, all_keys, bare, find
+from liquid_train.config.schema_walk import Described, all_keys, find_setting, without_annotations
 from liquid_train.errors import UserError
 
 
@@ -74,7 +74,7 @@ class CommandLine:
             elif not equals:
                 raise UserError(f"{text}: not KEY=VALUE{nearest(text, all_keys(schema))} (--help lists the keys)")
             else:
-                values.append(Override(key, parsed(find(schema, key), value, key)))
+                values.append(Override(key, parsed(find_setting(schema, key), value, key)))
         return chosen, values
 
 
@@ -87,7 +87,7 @@ def groups_of(job_file: Path) -> set[str]:
 def _is_group(name: str, value: str, groups: set[str], schema: type[Section], paths: list[Path]) -> bool:
     if name in groups:
         return not value.startswith("{")
-    return find(schema, name) is None and any((path / name).is_dir() for path in paths if name)
+    return find_setting(schema, name) is None and any((path / name).is_dir() for path in paths if name)
 
 
 def options(group: str, paths: list[Path]) -> list[str]:
@@ -117,7 +117,7 @@ def parsed(item: Described | None, text: str, key: str) -> Any:
     if item.section is not None or item.many or get_origin(item.type) is dict:
         return _mapping(text, key)
     if get_origin(item.type) is list:
-        inner = bare(get_args(item.type)[0])
+        inner = without_annotations(get_args(item.type)[0])
         if not (text.startswith("[") and text.endswith("]")):
             raise UserError(f"{key}={text}: must be a list, such as [a,b]")
         is_section = isinstance(inner, type) and issubclass(inner, Section)

@@ -64,7 +64,7 @@ class Described:
 _known: dict[type, dict[str, Described]] = {}  # by schema
 
 
-def described(schema: type[Section]) -> dict[str, Described]:
+def settings_of(schema: type[Section]) -> dict[str, Described]:
     """The settings of one section by name."""
     if schema in _known:
         return _known[schema]
@@ -87,21 +87,21 @@ def _described(name: str, hint: Any, default: Any) -> Described:
         rest = [a for a in get_args(hint) if a is not type(None)]
         optional, hint = len(rest) < len(get_args(hint)), rest[0]
     many = get_origin(hint) is dict
-    inner = bare(get_args(hint)[1]) if many else hint
+    inner = without_annotations(get_args(hint)[1]) if many else hint
     section = inner if isinstance(inner, type) and is_dataclass(inner) else None
     text = (info.description if info is not None else None) or (section.__doc__ or "" if section and not many else "")
     return Described(name, hint, default, " ".join(text.split()), optional, section, many, info)
 
 
-def bare(hint: Any) -> Any:
+def without_annotations(hint: Any) -> Any:
     """A type without its annotations."""
-    return bare(get_args(hint)[0]) if get_origin(hint) is Annotated else hint
+    return without_annotations(get_args(hint)[0]) if get_origin(hint) is Annotated else hint
 
 
-def find(schema: type[Section], key: str) -> Described | None:
+def find_setting(schema: type[Section], key: str) -> Described | None:
     """The setting of a dotted key, names of the user's (data.sources.NAME.path) included; None where there is none."""
     first, _, rest = key.partition(".")
-    item = described(schema).get(first)
+    item = settings_of(schema).get(first)
     if item is None or not rest:
         return item
     if item.many:
@@ -109,8 +109,8 @@ def find(schema: type[Section], key: str) -> Described | None:
         value = get_args(item.type)[1]
         if item.section is None:  # {text: value}: the rest of the key is the name, or a path into a free dictionary
             return _described(rest, value, None)
-        return find(item.section, deeper) if deeper else _described(name, value, None)
-    return find(item.section, rest) if item.section is not None else None
+        return find_setting(item.section, deeper) if deeper else _described(name, value, None)
+    return find_setting(item.section, rest) if item.section is not None else None
 
 
 def all_keys(schema: type[Section], prefix: str = "") -> list[str]:
@@ -120,7 +120,7 @@ def all_keys(schema: type[Section], prefix: str = "") -> list[str]:
 
 def walk(schema: type[Section], prefix: str = "") -> Iterator[tuple[str, Described]]:
     """(dotted key, setting) of everything, a section before what is in it."""
-    for name, item in described(schema).items():
+    for name, item in settings_of(schema).items():
         yield f"{prefix}{name}", item
         if item.section is not None:
             yield from walk(item.section, f"{prefix}{name}.{'NAME.' if item.many else ''}")

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class Family:
+class MetricFamily:
     """One figure. title: of the figure. pattern: regular expression of the names; its group `line`, where there is
     one, tells one line from another. unit: "%" for shares. chance: what guessing gives."""
 

@@ -19,7 +19,7 @@ import numpy as np
 
 from liquid_train.errors import UserError
 from liquid_train.files import write_synced
-from liquid_train.measurement.families import Family
+from liquid_train.measurement.families import MetricFamily
 from liquid_train.measurement.intervals import WILSON, bootstrap_name, mean_interval, wilson
 from liquid_train.measurement.provenance import Provenance, as_json
 
@@ -152,7 +152,7 @@ def file_name(name: str, step: int | None) -> str:
 
 
 def write_measurement(
-    folder: Path, name: str, step: int | None, measured: Measurement, families: Sequence[Family] = ()
+    folder: Path, name: str, step: int | None, measured: Measurement, families: Sequence[MetricFamily] = ()
 ) -> Path:
     """Write it whole or not at all. What is not finite is null. families: how the report shows the numbers."""
     values = {key: {k: finite(v) for k, v in asdict(value).items()} for key, value in measured.values.items()}

@@ -17,7 +17,7 @@ from typing import Any
 
 from liquid_train.errors import UserError
 from liquid_train.files import check_file, write_synced
-from liquid_train.report.run_reader import RunRecord, last, number, read_run, setting, summarize, summary
+from liquid_train.report.run_reader import RunRecord, config_value, last, number, read_run, summarize, summary
 from liquid_train.report.tables import answer_type, duration, list_runs, percent, plain, print_summary, quantity, status
 
 __all__ = [
@@ -155,7 +155,7 @@ def page_context(run: RunRecord) -> dict[str, Any]:
 
 def progress_text(run: RunRecord) -> str:
     """'finished: 2,000 of 2,000 steps' and the like."""
-    steps, tokens = setting(run.config, "train.steps"), setting(run.config, "train.tokens")
+    steps, tokens = config_value(run.config, "train.steps"), config_value(run.config, "train.tokens")
     if run.state == "not started":
         return "no training step logged yet"
     planned = (
@@ -211,21 +211,21 @@ def tiles(head: dict[str, Any]) -> list[dict[str, str]]:
 def facts(run: RunRecord) -> list[tuple[str, str]]:
     """What was trained, from config.yaml: the lines that a reader asks for first."""
     c = run.config
-    shape = setting(c, "backbone.architecture") or {}
+    shape = config_value(c, "backbone.architecture") or {}
     sizes = [f"{shape[key]} {word}" for key, word in BACKBONE_SIZES if key in shape]
-    sources = setting(c, "data.sources") or {}
+    sources = config_value(c, "data.sources") or {}
     mixture = [
         f"{name}: {s.get('task')}, weight {plain(s.get('weight', 1))}"
         for name, s in sources.items()
         if isinstance(s, dict)
     ]
-    rate, kind = setting(c, "optimizer.lr"), setting(c, "optimizer.kind") or "adamw"
+    rate, kind = config_value(c, "optimizer.lr"), config_value(c, "optimizer.kind") or "adamw"
     rows = [
         (
             "Backbone",
-            setting(c, "backbone.path") or ", ".join([str(shape.get("model_type") or ""), *sizes]).strip(", "),
+            config_value(c, "backbone.path") or ", ".join([str(shape.get("model_type") or ""), *sizes]).strip(", "),
         ),
-        ("Initialization", setting(c, "backbone.init")),
+        ("Initialization", config_value(c, "backbone.init")),
         ("Mixture", "; ".join(mixture)),
         (
             "Epochs",
@@ -234,16 +234,19 @@ def facts(run: RunRecord) -> list[tuple[str, str]]:
             ),
         ),
         ("Batch", _batch(c)),
-        ("Optimizer", f"{kind}, peak learning rate {rate}, {setting(c, 'schedule.kind')} schedule" if rate else None),
-        ("Precision", setting(c, "parallel.precision")),
-        ("Seed", setting(c, "seed")),
+        (
+            "Optimizer",
+            f"{kind}, peak learning rate {rate}, {config_value(c, 'schedule.kind')} schedule" if rate else None,
+        ),
+        ("Precision", config_value(c, "parallel.precision")),
+        ("Seed", config_value(c, "seed")),
         ("Checkpoints", ", ".join(summarize(run)["checkpoints"])),
     ]
     return [(name, str(value)) for name, value in rows if value not in (None, "")]
 
 
 def _batch(config: dict[str, Any]) -> str | None:
-    batch, length = setting(config, "data.global_batch"), setting(config, "data.seq_len")
+    batch, length = config_value(config, "data.global_batch"), config_value(config, "data.seq_len")
     return f"{batch} packed sequences of {length:,} tokens a step" if batch and isinstance(length, int) else None
 
 

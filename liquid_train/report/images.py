@@ -31,7 +31,7 @@ class ReportImage:
         return max(self.width, self.height) <= PIXEL_ART
 
 
-def load_image(path: Path, max_side: int) -> ReportImage:
+def embed_image(path: Path, max_side: int) -> ReportImage:
     """An image file as a data URI: PNG up to max_side pixels a side, a smaller JPEG of it beyond."""
     try:
         with Image.open(path) as file:
@@ -77,11 +77,11 @@ def final_images(run_dir: Path) -> Gallery:
 
 def _load(folder: Path, name: Any, max_side: int) -> ReportImage:
     path = inside(folder, name)
-    return load_image(path, max_side) if path else ReportImage(None)
+    return embed_image(path, max_side) if path else ReportImage(None)
 
 
 @dataclass(frozen=True)
-class Grid:
+class SampleGrid:
     """One periodic grid of samples: prompts in reading order, `columns` a row."""
 
     step: int
@@ -91,7 +91,7 @@ class Grid:
     guidance: float | None
 
 
-def periodic_grids(run_dir: Path) -> tuple[list[Grid], int]:
+def periodic_grids(run_dir: Path) -> tuple[list[SampleGrid], int]:
     """At most MAX_GRIDS grids, evenly spread with the first and the last among them, and how many there are in all."""
     files = sorted(path for path in run_dir.glob("samples/step-*.png") if path.stem.removeprefix("step-").isdigit())
     total = len(files)
@@ -99,13 +99,13 @@ def periodic_grids(run_dir: Path) -> tuple[list[Grid], int]:
         files = [files[round(i * (total - 1) / (MAX_GRIDS - 1))] for i in range(MAX_GRIDS)]
     grids = []
     for path in files:
-        image = load_image(path, 1024)
+        image = embed_image(path, 1024)
         about = json_object(path.with_suffix(".json"), [])
         columns = number(about.get("columns"))
         prompts = [str(prompt) for prompt in about.get("prompts") or []]
         if image.uri:
             grids.append(
-                Grid(
+                SampleGrid(
                     int(path.stem.removeprefix("step-")),
                     image,
                     prompts,
@@ -119,7 +119,7 @@ def periodic_grids(run_dir: Path) -> tuple[list[Grid], int]:
 def judged_sheet(run_dir: Path) -> ReportImage | None:
     """Every image that evals/t2i.json judges, one row a prompt; None where the evaluation kept no such sheet."""
     path = run_dir / "evals" / "drawn.png"
-    image = load_image(path, 2000) if path.is_file() else None
+    image = embed_image(path, 2000) if path.is_file() else None
     return image if image and image.uri else None
 
 

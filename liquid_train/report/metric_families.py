@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from liquid_train.measurement.families import Family
+from liquid_train.measurement.families import MetricFamily
 
 
 @dataclass(frozen=True)
@@ -27,17 +27,17 @@ class Place:
 
 
 FAMILIES = (
-    Family("Questions answered right", r"vqa_accuracy(_(?P<line>\w+))?", "%"),
-    Family("Images generated as asked", r"right_(?P<line>color|shape)", "%"),
-    Family("FID", r"fid(_(?P<line>\w+))?"),
-    Family("Fréchet distance (not FID)", r"frechet_(?P<line>\w+)"),
-    Family("KID", r"kid(_(?P<line>\w+))?"),
-    Family("Kernel distance (not KID)", r"kernel_(?P<line>\w+)"),
-    Family("Precision and recall, generated images", r"(?P<line>precision|recall)", "%"),
-    Family("Self-VQAScore, generated images", r"self_vqascore", "%"),
-    Family("Right from wrong captions, AUC", r"caption_auc/(?P<line>.+)", chance=0.5),
-    Family("Self-VQAScore, right captions", r"self_vqascore_right/(?P<line>.+)", "%"),
-    Family("Self-VQAScore, wrong captions", r"self_vqascore_wrong/(?P<line>.+)", "%"),
+    MetricFamily("Questions answered right", r"vqa_accuracy(_(?P<line>\w+))?", "%"),
+    MetricFamily("Images generated as asked", r"right_(?P<line>color|shape)", "%"),
+    MetricFamily("FID", r"fid(_(?P<line>\w+))?"),
+    MetricFamily("Fréchet distance (not FID)", r"frechet_(?P<line>\w+)"),
+    MetricFamily("KID", r"kid(_(?P<line>\w+))?"),
+    MetricFamily("Kernel distance (not KID)", r"kernel_(?P<line>\w+)"),
+    MetricFamily("Precision and recall, generated images", r"(?P<line>precision|recall)", "%"),
+    MetricFamily("Self-VQAScore, generated images", r"self_vqascore", "%"),
+    MetricFamily("Right from wrong captions, AUC", r"caption_auc/(?P<line>.+)", chance=0.5),
+    MetricFamily("Self-VQAScore, right captions", r"self_vqascore_right/(?P<line>.+)", "%"),
+    MetricFamily("Self-VQAScore, wrong captions", r"self_vqascore_wrong/(?P<line>.+)", "%"),
 )
 HEADLINES = (
     "vqa_accuracy",
@@ -52,7 +52,7 @@ HEADLINES = (
 )
 
 
-def place(name: str, stated: Sequence[Family] = ()) -> Place:
+def place(name: str, stated: Sequence[MetricFamily] = ()) -> Place:
     """The figure and the line of a number. stated: by the run's own metrics; they come first."""
     for family in (*stated, *FAMILIES):
         found = re.fullmatch(family.pattern, name)

@@ -20,7 +20,7 @@ import yaml
 from liquid_train.checkpoint.folder import committed
 from liquid_train.errors import UserError
 from liquid_train.files import read_json
-from liquid_train.measurement.families import Family
+from liquid_train.measurement.families import MetricFamily
 
 Line = dict[str, Any]
 
@@ -37,12 +37,12 @@ class RunRecord:
     evaluations: list[Line] = field(default_factory=list)  # evaluation lines, by step
     vqa: dict[str, Any] = field(default_factory=dict)  # evals/vqa.json
     t2i: dict[str, Any] = field(default_factory=dict)  # evals/t2i.json
-    families: list[Family] = field(default_factory=list)  # that metrics of evals/step-*.json state
+    families: list[MetricFamily] = field(default_factory=list)  # that metrics of evals/step-*.json state
     notes: list[str] = field(default_factory=list)  # what could not be read, one sentence each
 
     @property
     def name(self) -> str:
-        return str(setting(self.config, "run.name") or self.folder.name)
+        return str(config_value(self.config, "run.name") or self.folder.name)
 
     @property
     def step(self) -> int:
@@ -57,7 +57,7 @@ class RunRecord:
     @property
     def progress(self) -> float | None:
         """Share of the planned length that is done, or None where config.yaml states no length."""
-        steps, tokens = setting(self.config, "train.steps"), setting(self.config, "train.tokens")
+        steps, tokens = config_value(self.config, "train.steps"), config_value(self.config, "train.tokens")
         done, length = (self.step, steps) if steps else (self.tokens, tokens)
         return min(1.0, done / float(length)) if length else None
 
@@ -75,7 +75,7 @@ class RunRecord:
         return list(dict.fromkeys(key.rsplit("/", 1)[1] for key in keys if key.startswith(("loss/", "val/loss/"))))
 
 
-def setting(config: dict[str, Any], key: str) -> Any:
+def config_value(config: dict[str, Any], key: str) -> Any:
     """The value of a dotted key of a nested dictionary; None where a part is missing."""
     value: Any = config
     for part in key.split("."):
@@ -191,14 +191,16 @@ def json_object(path: Path, notes: list[str]) -> dict[str, Any]:
     return {}
 
 
-def stated_families(evals: Path) -> list[Family]:
+def stated_families(evals: Path) -> list[MetricFamily]:
     """Of the newest file of each metric. Files that are no measurements state none."""
     newest = {path.stem.split("-", 2)[-1]: path for path in sorted(evals.glob("step-*-*.json"))}
     found = []
     for path in newest.values():
         stated = json_object(path, []).get("families", [])
         found += [
-            Family(**family) for family in stated if isinstance(family, dict) and {"title", "pattern"} <= set(family)
+            MetricFamily(**family)
+            for family in stated
+            if isinstance(family, dict) and {"title", "pattern"} <= set(family)
         ]
     return found
 
@@ -230,8 +232,8 @@ def vqa_rows(vqa: dict[str, Any]) -> list[dict[str, Any]]:
             "name": name,
             "count": values.get("count"),
             "accuracy": values.get("accuracy"),
-            "blind": share(blind),
-            "shuffled": share(shuffled),
+            "blind": accuracy_value(blind),
+            "shuffled": accuracy_value(shuffled),
         }
 
     types = [
@@ -240,7 +242,7 @@ def vqa_rows(vqa: dict[str, Any]) -> list[dict[str, Any]]:
     return [row("all", vqa, vqa.get("blind_accuracy"), vqa.get("shuffled_accuracy")), *types]
 
 
-def share(value: Any) -> float | None:
+def accuracy_value(value: Any) -> float | None:
     """An accuracy that is stored bare or as {"accuracy": x}."""
     return number(value.get("accuracy")) if isinstance(value, dict) else number(value)
 
@@ -269,7 +271,7 @@ def summarize(run: RunRecord) -> dict[str, Any]:
         "folder": str(run.folder),
         "state": run.state,
         "step": run.step,
-        "planned_steps": setting(run.config, "train.steps"),
+        "planned_steps": config_value(run.config, "train.steps"),
         "tokens": run.tokens,
         "train_seconds": seconds,
         "tokens_per_second": run.tokens / seconds if seconds else None,

@@ -14,12 +14,12 @@ from rich.table import Table
 from liquid_train.errors import UserError
 from liquid_train.report.run_reader import (
     RunRecord,
+    config_value,
     is_run,
     last,
     number,
     read_run,
     seconds_since_written,
-    setting,
     summarize,
     summary,
     train_seconds,
@@ -220,6 +220,6 @@ def time_left(run: RunRecord) -> float | None:
         done is not None
         and done > 0
         and seconds > 0
-        and (setting(run.config, "train.steps") or setting(run.config, "train.tokens"))
+        and (config_value(run.config, "train.steps") or config_value(run.config, "train.tokens"))
     )
     return seconds * (1 - done) / done if known and done is not None else None

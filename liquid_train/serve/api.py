@@ -28,7 +28,7 @@ from liquid_train.errors import UserError
 from liquid_train.serve.engine import Check
 from liquid_train.serve.image_batches import ImageBatches
 from liquid_train.serve.requests import AnswerRequest, GenerateRequest, field_message, image_content
-from liquid_train.serve.worker import Busy, Stopped, Worker
+from liquid_train.serve.worker import Busy, RequestStopped, Worker
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -97,7 +97,7 @@ async def while_wanted(future: Future[T], stop: threading.Event, request: Reques
         if await request.is_disconnected():
             stop.set()
             result.cancel()  # what still waits gives up its place; what runs ends at its next check
-            raise Stopped("the client went away")
+            raise RequestStopped("the client went away")
     return result.result()
 
 
@@ -127,8 +127,8 @@ def add_error_answers(app: FastAPI) -> None:
     async def busy(_: Request, error: Busy) -> JSONResponse:
         return answer(503, str(error), {"Retry-After": str(RETRY_AFTER)})
 
-    @app.exception_handler(Stopped)
-    async def stopped(_: Request, error: Stopped) -> JSONResponse:
+    @app.exception_handler(RequestStopped)
+    async def stopped(_: Request, error: RequestStopped) -> JSONResponse:
         return answer(503, str(error))
 
     @app.exception_handler(Exception)

@@ -17,7 +17,7 @@ import numpy as np
 
 from liquid_train.serve.engine import Check, Engine
 from liquid_train.serve.requests import GenerateRequest
-from liquid_train.serve.worker import Stopped, Worker
+from liquid_train.serve.worker import RequestStopped, Worker
 
 
 @dataclass(eq=False)
@@ -33,7 +33,7 @@ class Waiting:
     def wanted(self) -> bool:
         try:
             self.check()
-        except Stopped:
+        except RequestStopped:
             return False
         return True
 
@@ -91,7 +91,7 @@ class ImageBatches:
         def row_done(done: int, rows: int) -> None:
             wanted = [w for w in batch if w.wanted]
             if not wanted:
-                batch[0].check()  # raises Stopped, with the reason
+                batch[0].check()  # raises RequestStopped, with the reason
             for w in wanted:
                 w.row_done(done, rows)
 

@@ -29,7 +29,7 @@ from liquid_train.generate.settings import GenerateJob
 from liquid_train.serve.engine import DEFAULT_SAMPLING, Check, Engine, Turn
 from liquid_train.serve.image_batches import ImageBatches
 from liquid_train.serve.requests import MAX_SEED, GenerateRequest, field_message
-from liquid_train.serve.worker import Busy, Stopped, Worker
+from liquid_train.serve.worker import Busy, RequestStopped, Worker
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -268,7 +268,7 @@ def shown() -> Iterator[None]:
         yield
     except ValidationError as error:
         text = "; ".join(field_message(e) for e in error.errors())
-    except (UserError, Busy, Stopped) as error:
+    except (UserError, Busy, RequestStopped) as error:
         text = str(error)
     except Exception as error:
         log.exception("the page's request failed")

@@ -18,7 +18,7 @@ class Busy(Exception):
     """As many requests wait as are allowed to."""
 
 
-class Stopped(Exception):
+class RequestStopped(Exception):
     """The work was given up: whoever asked for it pressed stop or went away, or the server ends."""
 
 
@@ -37,9 +37,10 @@ class Worker:
         return max(0, self.open - 1)
 
     def submit(self, work: Callable[[Callable[[], None]], T], stop: threading.Event) -> Future[T]:
-        """Run work(check) when its turn comes; it calls check() now and then, which raises Stopped once `stop` is set.
+        """Run work(check) when its turn comes; it calls check() now and then, which raises RequestStopped once `stop`
+        is set.
 
-        Raises Busy when the line is full. The future raises Stopped, or what the work raised.
+        Raises Busy when the line is full. The future raises RequestStopped, or what the work raised.
         """
         with self.lock:
             if self.open >= self.limit:
@@ -56,11 +57,11 @@ class Worker:
         return future
 
     def checker(self, stop: threading.Event) -> Callable[[], None]:
-        """What raises Stopped once `stop` is set or the server ends."""
+        """What raises RequestStopped once `stop` is set or the server ends."""
 
         def check() -> None:
             if stop.is_set() or self.closing.is_set():
-                raise Stopped("the server is ending" if self.closing.is_set() else "stopped")
+                raise RequestStopped("the server is ending" if self.closing.is_set() else "stopped")
 
         return check
 

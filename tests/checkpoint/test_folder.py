@@ -15,7 +15,7 @@ def add(run: Path, *steps: int) -> None:
     for step in steps:
         partial = checkpoint.begin(run, step)
         (partial / "trainer.json").write_text(str(step))
-        checkpoint.commit(partial, step, {}, checkpoint.described(partial))
+        checkpoint.commit(partial, step, {}, checkpoint.file_records(partial))
 
 
 def steps(run: Path) -> list[int]:

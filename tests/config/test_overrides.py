@@ -203,7 +203,7 @@ def test_no_setting_of_conf_repeats_the_default_of_the_schema() -> None:
     import yaml
 
     from liquid_train.config.compose import job_schema
-    from liquid_train.config.schema_walk import find
+    from liquid_train.config.schema_walk import find_setting
 
     repeated = []
     for path in sorted(conf_dir().rglob("*.yaml")):
@@ -213,7 +213,7 @@ def test_no_setting_of_conf_repeats_the_default_of_the_schema() -> None:
         package = text.partition("# @package ")[2].partition("\n")[0].strip()
         prefix = "" if package in ("", "_global_") else f"{package}."
         for key, value in leaves(yaml.safe_load(text) or {}):
-            item = find(job_schema("train"), prefix + key)
+            item = find_setting(job_schema("train"), prefix + key)
             if item is not None and item.section is None and item.default == value and "architecture" not in key:
                 repeated.append(f"{path.relative_to(conf_dir())}: {key}")
     allowed = {"kind", "shard", "wandb.mode", "every", "config", "checkpoint"}

@@ -242,7 +242,7 @@ def test_many_at_once_get_what_they_would_get_alone(server: str) -> None:
 
 
 def test_the_line_is_bounded_first_come_first_served_and_can_be_left() -> None:
-    from liquid_train.serve.worker import Busy, Stopped, Worker
+    from liquid_train.serve.worker import Busy, RequestStopped, Worker
 
     worker, go, order = Worker(waiting=2), threading.Event(), []
     never, left = threading.Event(), threading.Event()
@@ -266,7 +266,7 @@ def test_the_line_is_bounded_first_come_first_served_and_can_be_left() -> None:
     stopped.set()  # before its turn: it must not begin
     go.set()
     assert first.result(60) == "a" and third.result(60) == "c" and order == ["a", "c"]
-    with pytest.raises(Stopped):
+    with pytest.raises(RequestStopped):
         fourth.result(60)
     assert worker.waiting == 0
     worker.close()
@@ -299,7 +299,7 @@ def test_a_full_line_answers_503_with_retry_after(folder: Path) -> None:
 
 def test_a_client_that_goes_away_stops_its_work_and_leaves_the_line() -> None:
     from liquid_train.serve.api import in_turn
-    from liquid_train.serve.worker import Stopped, Worker
+    from liquid_train.serve.worker import RequestStopped, Worker
 
     class Gone:
         async def is_disconnected(self) -> bool:
@@ -314,13 +314,13 @@ def test_a_client_that_goes_away_stops_its_work_and_leaves_the_line() -> None:
     async def two() -> list[Any]:
         return await asyncio.gather(*(in_turn(worker, Gone(), work) for _ in range(2)), return_exceptions=True)  # type: ignore[arg-type]
 
-    assert [type(error) for error in asyncio.run(two())] == [Stopped, Stopped]
+    assert [type(error) for error in asyncio.run(two())] == [RequestStopped, RequestStopped]
     assert worker.submit(lambda check: 1, threading.Event()).result(60) == 1
     worker.close()
 
 
 def test_what_waits_when_the_server_ends_is_told_so() -> None:
-    from liquid_train.serve.worker import Stopped, Worker
+    from liquid_train.serve.worker import RequestStopped, Worker
 
     worker, begun, never = Worker(waiting=1), threading.Event(), threading.Event()
 
@@ -333,7 +333,7 @@ def test_what_waits_when_the_server_ends_is_told_so() -> None:
     assert begun.wait(60)
     worker.closing.set()
     for future in futures:
-        with pytest.raises(Stopped, match="the server is ending"):
+        with pytest.raises(RequestStopped, match="the server is ending"):
             future.result(60)
     worker.close()
 
@@ -387,7 +387,7 @@ def image_batches(folder: Path) -> Iterator[Any]:
 
 def test_drawing_stops_at_the_next_row(image_batches: Any) -> None:
     from liquid_train.serve.requests import GenerateRequest
-    from liquid_train.serve.worker import Stopped
+    from liquid_train.serve.worker import RequestStopped
 
     stop, rows = threading.Event(), []
 
@@ -396,7 +396,7 @@ def test_drawing_stops_at_the_next_row(image_batches: Any) -> None:
         if done == 3:
             stop.set()
 
-    with pytest.raises(Stopped):
+    with pytest.raises(RequestStopped):
         image_batches.submit(GenerateRequest(prompt="a red circle", guidance=1.0, count=3), stop, row_done).result(60)
     assert rows == [(1, 8), (2, 8), (3, 8)] and not image_batches.line
 
@@ -409,7 +409,7 @@ def test_drawings_that_wait_together_are_one_batch_and_the_same_images(
     from liquid_train.generate.image_sampler import sample_images
     from liquid_train.serve import engine
     from liquid_train.serve.requests import GenerateRequest
-    from liquid_train.serve.worker import Stopped
+    from liquid_train.serve.worker import RequestStopped
 
     asked = [
         GenerateRequest(prompt="a red circle", guidance=1.0, seed=1, count=2),
@@ -440,7 +440,7 @@ def test_drawings_that_wait_together_are_one_batch_and_the_same_images(
     go.set()
     for n, future in enumerate(futures):
         if n in (0, 4):
-            with pytest.raises(Stopped):
+            with pytest.raises(RequestStopped):
                 future.result(60)
         else:
             np.testing.assert_array_equal(future.result(60), alone[n])
@@ -451,22 +451,22 @@ def test_an_answer_stops_at_the_next_token(image_batches: Any) -> None:
     from liquid_train.generate.text_sampler import GREEDY
     from liquid_train.serve.engine import Turn
     from liquid_train.serve.requests import AnswerRequest
-    from liquid_train.serve.worker import Stopped
+    from liquid_train.serve.worker import RequestStopped
 
     engine, looks = image_batches.engine, []
 
     def check() -> None:
         looks.append(1)
         if len(looks) == 3:
-            raise Stopped("stopped")
+            raise RequestStopped("stopped")
 
     content = base64.b64decode(image())
     for question in ("is it red?", None):
         looks.clear()
-        with pytest.raises(Stopped):
+        with pytest.raises(RequestStopped):
             engine.answer(AnswerRequest(image="x", question=question, max_new_tokens=30), content, check)
     looks.clear()
-    with pytest.raises(Stopped):
+    with pytest.raises(RequestStopped):
         engine.reply([Turn("user", [engine.codes(content), "is it red?"])], GREEDY, 0, 30, check, lambda text: None)
 
 
