@@ -52,7 +52,7 @@ def check_files_to_score(c: EvalJob, asked: list[Metric]) -> None:
         return
     keys = {metric.name: file_key for metric in asked if (file_key := metric.scores_files())}
     given = ", ".join(keys.values())
-    require(bool(given), "checkpoint has no value; give checkpoint=...")
+    require(bool(given), "checkpoint has no value; give checkpoint=RUN, or watch=RUN to follow a training")
     others = [name for name in c.metrics if name.rpartition(".")[2] not in keys]
     without = f"checkpoint has no value, and metrics={','.join(others)} need one"
     require(not others, f"{without}; leave them out to score {given}")

@@ -11,21 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from liquid_train.config.schema import TrainJob
-from liquid_train.distributed.settings import degrees
+from liquid_train.distributed.settings import degrees, processes
 from liquid_train.distributed.signals import STOP_FILE
 from liquid_train.errors import UserError
 from liquid_train.files import check_folder
 
 LAST_SECONDS = 10  # that ranks get to end by themselves once one has failed
-
-
-def processes(config: TrainJob) -> int:
-    """How many ranks to start here: launch.nproc, or one a GPU, else launch.cpu_nproc."""
-    if config.launch.nproc != "auto":
-        return int(config.launch.nproc)
-    import torch
-
-    return torch.cuda.device_count() or config.launch.cpu_nproc
 
 
 def launch(config: TrainJob, overrides: list[str]) -> int:
@@ -37,7 +28,7 @@ def launch(config: TrainJob, overrides: list[str]) -> int:
         print(f"{config.run.dir}: trained to the end already (its last checkpoint is complete); nothing to do")
         return 0
     check_folder(Path(config.run.dir), f"run.dir={config.run.dir}")
-    ranks = processes(config)
+    ranks = processes(config.launch)
     streams = config.data.streams or config.data.global_batch
     replicate, shard, _ = degrees(config.parallel, ranks)
     if replicate * shard > streams:

@@ -29,7 +29,7 @@ class Registry(Generic[T]):
         self._known: dict[str, T] = {}
 
     def register(self, name: str) -> Callable[[T], T]:
-        """Decorator: what it stands on is the kind `name`."""
+        """Decorator: registers the decorated object as the kind `name`."""
 
         def add(kind: T) -> T:
             self._known[name] = kind

@@ -68,7 +68,7 @@ def command(job: str, root: Path, output: Path) -> list[str]:
         "verify": ["data", "verify", str(root / "images"), "--sheet", png],
         "describe": ["data", "describe", str(root / "images"), "--plot", png],
         "inspect": ["data", "inspect", str(root / "images"), "--decode", png],
-        "preview": ["data", "inspect", *training, "--pictures", png],
+        "preview": ["data", "inspect", *training, "--images", png],
     }[job]
 
 
@@ -85,7 +85,7 @@ JOBS = {
     "verify": "--sheet ",
     "describe": "--plot ",
     "inspect": "--decode ",
-    "preview": "--pictures ",
+    "preview": "--images ",
 }
 
 

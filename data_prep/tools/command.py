@@ -126,12 +126,12 @@ def _preview(arguments: list[str]) -> int:
     )
     tool.add_argument("--sequences", type=int, default=2, metavar="N", help="how many (default: 2)")
     tool.add_argument(
-        "--pictures", dest="images", type=Path, metavar="FILE.png", help="generate the images in them, in order"
+        "--images", "--pictures", type=Path, metavar="FILE.png", help="write the images in them, in order, as one PNG"
     )
     args = tool.parse_args(arguments)
     if args.sequences < 1:
         raise UserError(f"--sequences {args.sequences}: must be 1 or more")
-    _check_image("--pictures", args.images)
+    _check_image("--images", args.images)
     preview(load("train", list(args.overrides)), args.sequences, args.images)
     return 0
 

@@ -52,7 +52,7 @@ def joined(chances: Iterable[float]) -> float:
 
 
 def describe_questions(config: VQAScoreConfig) -> str:
-    """Questions, pattern and answers, as provenance state them."""
+    """Questions, pattern and answers, as provenance states them."""
     whole = f"P({config.answer!r}) of {config.question!r}"
     if config.pattern is None:
         return whole

@@ -50,5 +50,5 @@ def scores(
 
 
 def judge_name(config: VQAScoreConfig) -> str:
-    """As provenance name it."""
+    """As the provenance names it."""
     return f"the measured model itself: {describe_questions(config)}"

@@ -68,3 +68,12 @@ def degrees(p: ParallelConfig, ranks: int) -> tuple[int, int, int]:
             f"degrees that divide {ranks}"
         )
     return p.replicate, shard, p.tensor
+
+
+def processes(launch: LaunchConfig) -> int:
+    """How many ranks to start here: launch.nproc, or one a GPU, else launch.cpu_nproc."""
+    if launch.nproc != "auto":
+        return int(launch.nproc)
+    import torch
+
+    return torch.cuda.device_count() or launch.cpu_nproc

@@ -40,12 +40,12 @@ def require_compiler(model: PreTrainedModel) -> None:
 
 @functools.cache
 def compiled_call() -> Callable[..., Tensor]:
-    """LeanStep's call; compiled once a process for every kind of model and every shape."""
+    """FusedStep's call; compiled once a process for every kind of model and every shape."""
     return torch.compile(FusedStep.__call__, mode="reduce-overhead", dynamic=False)
 
 
 class CompiledStep:
-    """LeanStep at fixed shapes; cache: keys and values of each layer, filled with finite numbers."""
+    """FusedStep at fixed shapes; cache: keys and values of each layer, filled with finite numbers."""
 
     def __init__(self, fused: FusedStep, cache: list[tuple[Tensor, Tensor]]) -> None:
         self.fused, self.cache = fused, cache
@@ -53,7 +53,7 @@ class CompiledStep:
             torch._dynamo.mark_static_address(tensor)  # else a CUDA graph copies it at every step
 
     def __call__(self, ids: Tensor, position: Tensor, start: int, mask: Tensor, near: Tensor) -> Tensor:
-        """As LeanStep, with masks of the whole reserve -> hidden states [rows, width]."""
+        """As FusedStep, with masks of the whole reserve -> hidden states [rows, width]."""
         torch.compiler.cudagraph_mark_step_begin()
         column = torch.tensor([start], device=ids.device)
         return compiled_call()(self.fused, ids, position, self.cache, column, mask, near)

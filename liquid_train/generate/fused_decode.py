@@ -27,7 +27,7 @@ PROJECTIONS = (*JOINED, ("self_attn", ("o_proj",)), ("mlp", ("down_proj",)))
 
 
 def is_known(model: PreTrainedModel) -> bool:
-    """Whether LeanStep computes what the model's own forward pass does."""
+    """Whether FusedStep computes what the model's own forward pass does."""
     config, body = model.config, cast(Any, model.base_model)
     if (
         not family_of(config.model_type).fused_decode
@@ -44,8 +44,8 @@ def modules(layer: Any, part: str, names: Sequence[str]) -> list[Any]:
 
 @torch.no_grad()
 def join_weights(model: PreTrainedModel) -> None:
-    """Lay the weights that multiply the same input next to each other in memory, so that LeanStep takes one product for
-    them.
+    """Lay the weights that multiply the same input next to each other in memory, so that FusedStep takes one
+    product for them.
 
     The model stays what it was; one group of weights at a time exists twice. Moving the model or its dtype parts them
     again.

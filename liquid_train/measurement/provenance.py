@@ -1,4 +1,4 @@
-"""What decides a number besides the model: two numbers may be compared only where their provenance agree."""
+"""What decides a number besides the model: two numbers may be compared only where their provenance agrees."""
 
 from __future__ import annotations
 

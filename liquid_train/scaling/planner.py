@@ -24,9 +24,8 @@ from transformers import PreTrainedTokenizerFast
 
 from liquid_train.config.schema import PlanJob
 from liquid_train.distributed.parallelize import World, parallelize
-from liquid_train.distributed.settings import degrees
+from liquid_train.distributed.settings import degrees, processes
 from liquid_train.image_tokenizer.opening import tokenizer_sizes
-from liquid_train.launcher import processes
 from liquid_train.model import backbone
 from liquid_train.model.loss import LossModule
 from liquid_train.optim.optimizer import state_bytes
@@ -98,7 +97,9 @@ def world_size(config: PlanJob) -> int:
     Raises UserError when the degrees do not multiply to launch.nproc, or to the devices of this machine.
     """
     p = config.parallel
-    ranks = p.replicate * p.shard * p.tensor if p.shard > 0 and config.launch.nproc == "auto" else processes(config)
+    ranks = (
+        p.replicate * p.shard * p.tensor if p.shard > 0 and config.launch.nproc == "auto" else processes(config.launch)
+    )
     degrees(p, ranks)
     return ranks
 

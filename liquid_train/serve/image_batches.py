@@ -3,7 +3,7 @@ seed.
 
 A request whose turn comes takes along those after it that fit, up to limits.pictures in all. Theirs are then ready
 when their own turn comes, so nobody is overtaken. No image changes: it depends on its prompt and seed alone (see
-generate/sampler.py).
+generate/image_sampler.py).
 """
 
 from __future__ import annotations

@@ -77,7 +77,7 @@ def test_the_first_sequences_of_a_config_can_be_read(root: Path, capsys: pytest.
     from liquid_train.cli import main
 
     overrides = ["experiment=quickstart", *data_overrides(root)]
-    assert main(["data", "inspect", *overrides, "--sequences", "2", "--pictures", str(tmp_path / "strip.png")]) == 0
+    assert main(["data", "inspect", *overrides, "--sequences", "2", "--images", str(tmp_path / "strip.png")]) == 0
     out = capsys.readouterr().out
     assert "sequence 1 (step 1)" in out and "<64 codes>" in out and "t2i/" in out and (tmp_path / "strip.png").is_file()
 
