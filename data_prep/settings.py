@@ -101,7 +101,7 @@ class TokenizeSettings(Section):
 class TokenizeJob(Section):
     """Images and texts into shards, images as codes of the image tokenizer (docs/tokenize.md)."""
 
-    seed: Annotated[int, setting("decides the mirrored and shifted copies", ge=0)] = 0
+    seed: Annotated[int, setting("decides the mirrored and shifted copies", ge=0, le=2**63 - 1)] = 0
     vq: VQSettings = field(default_factory=VQSettings)
     tokenize: TokenizeSettings = field(default_factory=TokenizeSettings)
     log: LogConfig = field(default_factory=LogConfig)

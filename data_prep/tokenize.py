@@ -76,6 +76,8 @@ def run(config: TokenizeJob) -> None:
                 folder.begin(plan)
             SetMaker(t, source, folder, plan, part, encoding).make()
     except OSError as error:  # a full disk, above all
+        if not concerns(error, folder.path) and t.input is None:
+            raise  # a bug of a source that reads no input
         key = f"tokenize.output={t.output}" if concerns(error, folder.path) else f"tokenize.input={t.input}"
         raise UserError(f"{key}: {error}; finished shards are kept, the same command goes on from there") from error
 

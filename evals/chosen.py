@@ -103,7 +103,8 @@ def nothing(config: EvalJob, left_out: dict[str, str]) -> str:
         return (
             f"images_per_prompt=0 leaves none of metrics={config.metrics} to measure; give 1 or more, or other metrics"
         )
-    return "nothing can be measured: " + "; ".join(f"{name}: {why}" for name, why in left_out.items())
+    remedy = "give shards=SET, prompts=FILE or metrics=[...]; a run trained with data.heldout needs no further key"
+    return f"nothing can be measured: {'; '.join(f'{n}: {w}' for n, w in left_out.items())}. {remedy}"
 
 
 def training_metrics(settings: EvalsConfig) -> list[Metric]:

@@ -9,6 +9,7 @@ import sys
 
 if __name__ == "__main__":  # a rank that torchrun started
     gc.set_threshold(100_000)  # while torch and transformers are imported, as in cli.py; `main` sets it back
+from importlib import import_module
 from pathlib import Path
 
 import torch
@@ -80,6 +81,8 @@ def main(overrides: list[str]) -> int:
     # collections that walk through torch's and transformers' objects cost half a second while the data is opened
     gc.freeze()
     gc.set_threshold(700, 10, 10)  # Python's own, which cli.py raises for the imports
+    if {"-h", "--help", "--cfg"} & set(overrides):
+        return int(import_module("liquid_train.config.command").run_job("train", overrides))
     timer = StepTimer()
     try:
         logs.set_up()

@@ -86,7 +86,7 @@ def compose_config(job: str, schema: type[Section], line: CommandLine) -> dict[s
         apply(composed, values, schema)
         return cast(dict[str, Any], OmegaConf.to_container(composed, resolve=True))
     except HydraException as error:
-        raise UserError(_hydra_message(error, schema)) from error
+        raise UserError(_hydra_message(error, schema, chosen)) from error
     except OmegaConfBaseException as error:
         key = getattr(error, "full_key", None) or getattr(error, "key", None) or job
         raise UserError(f"{key}: {str(error).splitlines()[0]}") from error
@@ -177,7 +177,7 @@ def _check_sections(config: Any, prefix: str) -> None:
     config.check(prefix)
 
 
-def _hydra_message(error: Exception, schema: type[Section]) -> str:
+def _hydra_message(error: Exception, schema: type[Section], chosen: list[str]) -> str:
     """The telling lines of a Hydra error, with the nearest key that exists."""
     text = " ".join(str(error).split())
     unknown = re.search(r"Could not override '([^']+)'", text)
@@ -186,7 +186,8 @@ def _hydra_message(error: Exception, schema: type[Section]) -> str:
     missing = re.search(r"Could not find '([^']+)'", text)
     if missing:
         return f"{missing[1]}: no such config; liquid JOB --help lists the groups and their configs"
-    return text.split(" Config search path")[0]
+    own = next((o for o in chosen if o.startswith("hydra.") and o in str(error)), None)
+    return f"{own or ' '.join(chosen)}: {text.split(' See https')[0].split(' Config search path')[0]}"
 
 
 def read_config(run_dir: Path) -> TrainJob:

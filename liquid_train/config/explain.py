@@ -64,6 +64,8 @@ def _right(error: Any, item: Described | None) -> str:
     ):
         if name in context:
             return words.format(f"{context[name]:g}")
+    if kind == "string_too_short":
+        return "must not be empty"
     if kind in ("too_short", "too_long"):
         least, most = context.get("min_length"), context.get("max_length")
         return (

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, is_dataclass
 from pathlib import Path
 from typing import Any, get_args, get_origin
 
@@ -18,8 +18,8 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 
 from liquid_train.config.explain import nearest
-from liquid_train.config.fields import Section
-from liquid_train.config.schema_walk import Described, all_keys, find_setting, without_annotations
+from liquid_train.config.fields import MISSING, Section
+from liquid_train.config.schema_walk import Described, all_keys, find_setting, settings_of, without_annotations
 from liquid_train.errors import UserError
 
 
@@ -62,13 +62,17 @@ class CommandLine:
         groups = groups_of(paths[0] / f"{job}.yaml")
         for text in self.overrides:
             prefix = re.match(r"\+\+|\+|~", text)
-            key, equals, value = text[prefix.end() if prefix else 0 :].partition("=")
+            bare = text[prefix.end() if prefix else 0 :]
+            key, equals, value = bare.partition("=")
             group = key.partition("@")[0]
+            if "" in key.split("."):
+                raise UserError(f"{text}: no such key (--help lists the keys)")
             if key.startswith("hydra."):
                 chosen.append(text)
             elif _is_group(group, value, groups, schema, paths):
                 _check_choice(group, value, paths)
-                chosen.append(text)
+                # + and ++ on a group that is chosen already are the same as none
+                chosen.append(bare if group in groups and text.startswith("+") else text)
             elif prefix and prefix[0] == "~":
                 values.append(Override(key, removed=True))
             elif not equals:
@@ -87,7 +91,8 @@ def groups_of(job_file: Path) -> set[str]:
 def _is_group(name: str, value: str, groups: set[str], schema: type[Section], paths: list[Path]) -> bool:
     if name in groups:
         return not value.startswith("{")
-    return find_setting(schema, name) is None and any((path / name).is_dir() for path in paths if name)
+    named = re.fullmatch(r"[\w-]+(/[\w-]+)*", name) is not None
+    return named and find_setting(schema, name) is None and any((path / name).is_dir() for path in paths)
 
 
 def options(group: str, paths: list[Path]) -> list[str]:
@@ -97,7 +102,7 @@ def options(group: str, paths: list[Path]) -> list[str]:
 
 
 def _check_choice(group: str, value: str, paths: list[Path]) -> None:
-    if value in ("", "null") or value.startswith("["):
+    if value.startswith("["):
         return
     known = options(group, paths)
     if value not in known:
@@ -110,18 +115,22 @@ def parsed(item: Described | None, text: str, key: str) -> Any:
 
     Raises UserError where the text cannot be of the setting's kind at all.
     """
+    if text == MISSING:
+        raise UserError(f"{key}={text}: stands for a value that is missing; give another")
     if item is None:
-        return text  # no such key: found when the whole is checked
+        return free_value(text)  # an argument of a class of the user's; otherwise refused when the whole is checked
     if item.optional and text == "null":
         return None
     if item.section is not None or item.many or get_origin(item.type) is dict:
-        return _mapping(text, key)
+        return _by_type(item, _mapping(text, key), key)
     if get_origin(item.type) is list:
         inner = without_annotations(get_args(item.type)[0])
         if not (text.startswith("[") and text.endswith("]")):
             raise UserError(f"{key}={text}: must be a list, such as [a,b]")
         is_section = isinstance(inner, type) and issubclass(inner, Section)
-        return _yaml(text, key) if is_section else list(_items(text[1:-1]))
+        if not is_section:
+            return list(_items(text[1:-1]))
+        return [_section_values(inner, part, key) for part in _yaml(text, key)]
     return free_value(text) if item.type is Any else text
 
 
@@ -137,17 +146,53 @@ def free_value(text: str) -> Any:
 
 
 def _mapping(text: str, key: str) -> dict[str, Any]:
-    value = _yaml(text, key) if text.startswith("{") else None
+    value: Any = _yaml(text, key) if text.startswith("{") and text.endswith("}") else None
     if not isinstance(value, dict):
         raise UserError(f"{key}={text}: a section of keys; give {key}.KEY=VALUE, or all of them as {{KEY: VALUE, ...}}")
-    return value
+    return dict(value)
 
 
 def _yaml(text: str, key: str) -> Any:
+    """Lists and dictionaries as yaml writes them; what is in them stays text."""
     try:
-        return yaml.safe_load(text)
+        return yaml.load(text, Loader=yaml.BaseLoader)
     except yaml.YAMLError as error:
-        raise UserError(f"{key}={text}: cannot be read: {' '.join(str(error).split())}") from error
+        right = "write it as {KEY: VALUE, ...} or [a,b], with quotes where a value has , : { or ["
+        raise UserError(f"{key}={text}: cannot be read; {right}") from error
+
+
+def _by_type(item: Described, values: dict[str, Any], key: str) -> dict[str, Any]:
+    """What `{...}` says of a section, of sections by name, or of values by name: each by its own type."""
+    if item.section is not None and not item.many:
+        return dict(_section_values(item.section, values, key))
+    if item.section is not None:
+        return {name: _section_values(item.section, part, f"{key}.{name}") for name, part in values.items()}
+    kind = without_annotations(get_args(item.type)[1])
+    return {name: _free(part) if kind is Any else part for name, part in values.items()}
+
+
+def _section_values(section: type[Section], values: Any, key: str) -> Any:
+    if not isinstance(values, dict):
+        return values  # refused when the whole is checked
+    found = {}
+    for name, value in values.items():
+        item = settings_of(section).get(name)
+        if isinstance(value, str):
+            found[name] = parsed(item, value, f"{key}.{name}")
+        elif isinstance(value, dict) and item is not None:
+            found[name] = _by_type(item, value, f"{key}.{name}")
+        else:
+            found[name] = value if item is not None else _free(value)
+    return found
+
+
+def _free(value: Any) -> Any:
+    """Values of no declared type in a dictionary or a list."""
+    if isinstance(value, dict):
+        return {k: _free(v) for k, v in value.items()}
+    if isinstance(value, list):
+        return [_free(v) for v in value]
+    return free_value(value) if isinstance(value, str) else value
 
 
 def _items(text: str) -> Iterator[str]:
@@ -179,9 +224,22 @@ def apply(config: DictConfig, values: list[Override], schema: type[Section]) -> 
         if not OmegaConf.is_dict(place) or (override.removed and last not in place):
             raise UserError(f"{override.key}: no such key{nearest(override.key, all_keys(schema))}")
         if override.removed:
-            del place[last]
+            _remove(place, last, override.key, schema)
+        elif isinstance(override.value, dict) and OmegaConf.is_dict(place.get(last)):
+            place[last] = OmegaConf.merge(place[last], literal(override.value))
         else:
             place[last] = literal(override.value)
+
+
+def _remove(place: DictConfig, last: str, key: str, schema: type[Section]) -> None:
+    """Take away what a user named (data.sources.NAME); a setting of the schema goes back to its default."""
+    parent = find_setting(schema, key.rpartition(".")[0]) if "." in key else None
+    item = find_setting(schema, key)
+    if item is None or (parent is not None and (parent.many or parent.section is None)):
+        del place[last]
+    else:
+        default = item.default
+        place[last] = asdict(default) if is_dataclass(default) and not isinstance(default, type) else default
 
 
 def _is_null(place: DictConfig, part: str) -> bool:

@@ -24,7 +24,7 @@ from liquid_train.training.settings import EvalsConfig, RunConfig, TrackerConfig
 class TrainJob(Section):
     """Train a backbone on a mixture of shard sets, on any number of ranks; called again, go on where it was."""
 
-    seed: Annotated[int, setting("decides first weights and the order of data", ge=0)] = 0
+    seed: Annotated[int, setting("decides first weights and the order of data", ge=0, le=2**63 - 1)] = 0
     run: RunConfig = field(default_factory=RunConfig)
     launch: LaunchConfig = field(default_factory=LaunchConfig)
     vq: VQSettings = field(default_factory=VQSettings)

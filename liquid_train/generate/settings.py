@@ -60,7 +60,7 @@ class GenerateJob(Section):
         str | None,
         setting("t2i: WIDTHxHEIGHT in pixels, one of those the checkpoint was trained on", null="its usual one"),
     ] = None
-    seed: Annotated[int, setting("image i is generated with seed + i", ge=0)] = 0
+    seed: Annotated[int, setting("image i is generated with seed + i", ge=0, le=2**63 - 1)] = 0
     guidance: Annotated[
         float,
         setting("t2i: logits = uncond + guidance * (cond - uncond), so that 7 means cond*7 - uncond*6; 1: none", ge=0),

@@ -15,7 +15,7 @@ class OptimizerConfig(Section):
     kind_settings = ("betas", "eps")
 
     kind: Annotated[str, setting("which optimizer", kinds="liquid_train.optim.kinds:OPTIMIZERS")] = "adamw"
-    lr: Annotated[float, setting("peak learning rate", gt=0)] = 3e-3
+    lr: Annotated[float, setting("peak learning rate", gt=0, le=100)] = 3e-3
     weight_decay: Annotated[float, setting("decay of matrices; vectors (norms, biases) have none", ge=0)] = 0.1
     betas: Annotated[
         list[Annotated[float, setting("a decay rate", ge=0, lt=1)]],

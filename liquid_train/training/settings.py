@@ -13,8 +13,12 @@ from liquid_train.measurement.settings import FeaturesConfig, LanguageConfig, VQ
 class RunConfig(Section):
     """Where a run lives: the same on every rank and at every restart, so there is no time stamp in it."""
 
-    name: Annotated[str, setting("the run's name, also in W&B")] = "default"
+    name: Annotated[str, setting("the run's name, also in W&B", min_length=1)] = "default"
     dir: Annotated[str, setting("its folder", is_path=True)] = "runs/${run.name}"
+
+    def check(self, key: str) -> None:
+        parts = self.name.split("/")
+        require(not {"", ".", ".."} & set(parts), f"{key}name={self.name}: not a name; its default folder is runs/NAME")
 
 
 @dataclass

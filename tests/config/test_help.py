@@ -28,7 +28,9 @@ def test_every_setting_of_every_job_is_explained(job: str, capsys: pytest.Captur
 
 def test_one_key_and_one_section(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["train", "--help", "optimizer.lr"]) == 0
-    assert capsys.readouterr().out == "  optimizer.lr  (number, > 0, default 0.003)\n      peak learning rate\n"
+    assert (
+        capsys.readouterr().out == "  optimizer.lr  (number, > 0 and <= 100, default 0.003)\n      peak learning rate\n"
+    )
     assert main(["train", "experiment=quickstart", "--help", "backbone"]) == 0
     page = capsys.readouterr().out
     assert "backbone.init  (random | pretrained, default random)" in page and "qwen2.5-0.5b" in page

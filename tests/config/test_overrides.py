@@ -141,6 +141,19 @@ BAD = {
     "data.sources.a=x": "data.sources.a=x: a section of keys; give data.sources.a.KEY=VALUE",
     "hydra.run.dr=x": "hydra.run.dr",
     "experiment=liquid": "experiment=liquid: no such config",
+    "backbone=null": "backbone=null: no such config; one of folder",
+    "backbone=": "backbone=: no such config; one of folder",
+    "run.name=": "run.name=: must not be empty",
+    "run.name=..": "run.name=..: not a name",
+    "run.name=???": "run.name=???: stands for a value that is missing",
+    "seed=99999999999999999999999": "seed=99999999999999999999999: between 0 and",
+    "optimizer.lr=1e300": "optimizer.lr=1e300: must be at most 100",
+    "optimizer.kind=os.path": "optimizer.kind=os.path: not a class or function",
+    "train={steps": "train={steps: a section of keys; give train.KEY=VALUE",
+    "train={steps: [}": "train={steps: [}: cannot be read; write it as",
+    ".=1": ".=1: no such key",
+    "data.sources..path=x": "data.sources..path=x: no such key",
+    "hydra.sweep.dir=[": "hydra.sweep.dir=[: no viable alternative",
 }
 
 
@@ -245,3 +258,31 @@ def test_an_installed_conf_needs_no_checkout(tmp_path: Path) -> None:
         text=True,
     )
     assert done.stdout.strip() == str(package / "conf"), done.stderr
+
+
+def test_a_dictionary_for_a_section_changes_its_keys_and_no_others() -> None:
+    config = load("train", ["experiment=quickstart", "train={steps: 3}", "run={name: 2024_01}"])
+    assert (config.train.steps, config.train.micro_batch) == (3, 2)
+    assert (config.run.name, config.run.dir) == ("2024_01", "runs/2024_01")
+
+
+def test_what_stands_in_braces_is_read_by_the_type_of_its_key_too() -> None:
+    config = load("train", ["data.sources.b={path: 1.10, task: text, weight: 2}", "train.steps=1"])
+    assert (config.data.sources["b"].path, config.data.sources["b"].weight) == ("1.10", 2.0)
+    parts = '[{question: "is it {x}?", answer: yes}]'
+    config = load("train", [*TEXT, "evals.vqascore.pattern=(?P<x>a)", f"evals.vqascore.parts={parts}"])
+    assert config.evals.vqascore.parts[0].answer == "yes"
+
+
+def test_a_removed_setting_goes_back_to_its_default() -> None:
+    config = load("train", ["experiment=quickstart", "~run.dir", "~optimizer.lr", "~train.spike", "run.name=x"])
+    assert (config.run.dir, config.optimizer.lr, config.train.spike.window) == ("runs/x", 3e-3, 128)
+
+
+def test_arguments_of_ones_own_kind_are_read_as_yaml_reads_them(own_module: None) -> None:
+    config = load("train", [*TEXT, "optimizer._target_=my_module.Lion", "optimizer.momentum=0.95"])
+    assert config.optimizer.options == {"momentum": 0.95}
+
+
+def test_a_group_may_be_chosen_with_a_plus_in_front() -> None:
+    assert load("train", [*TEXT, "+backbone=tiny-llama", "++schedule=wsd"]).schedule.kind == "wsd"

@@ -30,6 +30,8 @@ def check_own_kind(settings: OptimizerConfig) -> None:
     if settings.kind in OPTIMIZERS.names():
         return
     kind = OPTIMIZERS.find(settings.kind, "optimizer.kind")
+    if not callable(kind):
+        raise UserError(f"optimizer.kind={settings.kind}: not a class or function that makes an optimizer")
     if not isinstance(kind, type):
         return  # a function: what it makes is checked when it is made
     from torch.optim import Optimizer
