@@ -33,8 +33,8 @@ any_text = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="
 @example("犬 größe ~+")
 @settings(max_examples=60, deadline=None)
 def test_text_is_taken_as_it_stands_and_survives_a_runs_config(text: str) -> None:
-    config = load("train", [*TEXT, f"run.name={text}", f"data.sources.a.path={text}", "run.dir=r"])
-    assert (config.run.name, config.data.sources["a"].path) == (text, text)
+    config = load("train", [*TEXT, f"tracker.wandb.project={text}", f"data.sources.a.path={text}"])
+    assert (config.tracker.wandb.project, config.data.sources["a"].path) == (text, text)
 
 
 @pytest.mark.parametrize("text", ["${run.name}", "1e3", "true", "null", "a: b", "- x", "#", "'", "犬", " spaced "])
