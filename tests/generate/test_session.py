@@ -36,8 +36,11 @@ def test_auto_is_as_trained(asked: tuple[str, ...], trained: dict[str, object], 
 
 
 def test_the_card_names_the_kind_only_where_it_is_another(tmp_path: Path) -> None:
-    card().write(tmp_path)
-    assert not {"vq_kind", "vq_options"} & json.loads((tmp_path / "liquid.json").read_text()).keys()
-    assert ModelCard.read(tmp_path) == card()
-    card(**OWN).write(tmp_path)
-    assert ModelCard.read(tmp_path).vq == VQSettings("its.yaml", "its.ckpt", "mine.Grid", {"levels": 2})
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (tmp_path / "COMMIT.json").write_text("{}")  # a checkpoint's: only there may a card name code to import
+    card().write(folder)
+    assert not {"vq_kind", "vq_options"} & json.loads((folder / "liquid.json").read_text()).keys()
+    assert ModelCard.read(folder) == card()
+    card(**OWN).write(folder)
+    assert ModelCard.read(folder).vq == VQSettings("its.yaml", "its.ckpt", "mine.Grid", {"levels": 2})
