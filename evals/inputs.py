@@ -210,12 +210,14 @@ class TrainingInputs(Inputs):
 
     @property
     def real(self) -> RealImages:
-        return _held_out(self.handle.image_tokenizer, self.sets.get("images"), self.config.quality_reference)
+        shards = self.sets.get("images")
+        return _held_out(self.handle.image_tokenizer, str(shards.path), self.config.quality_reference)
 
 
-@lru_cache(maxsize=1)  # a training compares with the same ones every time
-def _held_out(tokenizer: ImageTokenizer, shards: ShardSet, count: int) -> RealImages:
-    return decoded_images(tokenizer, shards, count)
+# by path, since every evaluation opens the set anew: a training compares with the same images every time
+@lru_cache(maxsize=1)
+def _held_out(tokenizer: ImageTokenizer, path: str, count: int) -> RealImages:
+    return decoded_images(tokenizer, ShardSet(path, codebook_size=tokenizer.codebook_size), count)
 
 
 def prompts_of(config: EvalJob, sets: EvalSets) -> list[str]:

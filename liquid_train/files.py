@@ -16,6 +16,7 @@ from typing import Any
 from liquid_train.errors import UserError
 
 log = logging.getLogger(__name__)
+COMMIT = "COMMIT.json"  # of a checkpoint, written last: sizes and hashes of its files
 PROBE = b"\0" * 65536  # a full disk may still have room for a name
 
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shlex
-import subprocess
-import sys
 from pathlib import Path
+
+from tests.commands import liquid
 
 ROOT = Path(__file__).parents[1]
 
@@ -32,13 +31,6 @@ class Example:
 def run_command(folder: Path, command: str, *more: str) -> str:
     """What a command prints, run in `folder` with it on PYTHONPATH. Fails with its output unless it ends with 0."""
     words = [word for word in shlex.split(command) if word != "\\"]
-    done = subprocess.run(
-        [sys.executable, "-m", "liquid_train.cli", *words[1:], *more],
-        cwd=folder,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(folder)]), "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=240,
-    )
+    done = liquid(folder, *words[1:], *more, own=folder)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout

@@ -4,10 +4,8 @@ commands."""
 from __future__ import annotations
 
 import json
-import os
 import re
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +13,8 @@ import pytest
 import yaml
 
 from liquid_train.checkpoint.folder import model_folder
-from tests.distributed.running import ENV, make_data, metrics
+from tests.commands import liquid
+from tests.distributed.running import make_data, metrics
 
 PAGE = Path(__file__).parents[1] / "docs" / "extending.md"
 FILE = re.compile(r"```\w+\n# (?P<name>[\w/]+\.(?:py|yaml)).*\n(?P<text>(?:.*\n)*?)```")
@@ -32,18 +31,11 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def liquid(root: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """The command in `root`, whose modules Python finds."""
-    environment = {**ENV, "PYTHONPATH": f"{ENV['PYTHONPATH']}{os.pathsep}{root}"}
-    command = [sys.executable, "-P", "-m", "liquid_train.cli", *arguments]
-    return subprocess.run(command, env=environment, cwd=root, capture_output=True, text=True, timeout=280)
-
-
 def attempt(root: Path, run: str, *overrides: str) -> subprocess.CompletedProcess[str]:
     """`liquid train` for two steps, unless the overrides say otherwise."""
     data = json.loads((root / "overrides.json").read_text())
     usual = ["experiment=quickstart", *data, "evals.every=0", f"run.dir={run}", "train.steps=2"]
-    return liquid(root, "train", *usual, *overrides)
+    return liquid(root, "train", *usual, *overrides, own=root)
 
 
 def train(root: Path, run: str, *overrides: str) -> list[dict[str, Any]]:
@@ -76,7 +68,9 @@ def test_a_task(root: Path) -> None:
     assert sum(value for name, value in step.items() if name.startswith("loss_share/")) == pytest.approx(1)
     (evaluation,) = [line for line in lines if "val/loss/endings" in line]
     assert evaluation["val/loss/endings"] > 0 and evaluation["val/loss/text"] > 0
-    told = liquid(root, "generate", "checkpoint=task", "task=my_task.Endings", "prompt=document 3: with", "output=out")
+    told = liquid(
+        root, "generate", "checkpoint=task", "task=my_task.Endings", "prompt=document 3: with", "output=out", own=root
+    )
     assert told.returncode == 0, told.stderr
     (row,) = [json.loads(line) for line in (root / "out" / "completions.jsonl").read_text().splitlines()]
     assert row["prompt"] == "document 3: with"
@@ -121,6 +115,6 @@ def test_a_backbone_family(root: Path) -> None:
     assert card["family"] == "my_family.Wide"
     assert json.loads((model_folder(root / "family") / "config.json").read_text())["model_type"] == "wide_qwen"
     assert len(train(root, "family", *own, "train.steps=3")) == 3
-    done = liquid(root, "generate", "checkpoint=family", "prompt=a red circle", "output=images")
+    done = liquid(root, "generate", "checkpoint=family", "prompt=a red circle", "output=images", own=root)
     assert done.returncode == 0, done.stderr
     assert (root / "images" / "00000.png").is_file()

@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from liquid_train.errors import UserError
+from liquid_train.files import COMMIT as COMMIT
 from liquid_train.files import read_json, sha256_of, sync, write_synced
 
 SCHEMA = 1
-COMMIT = "COMMIT.json"
 TRAINER = "trainer.json"  # how far the run has come, and its config
 SCORES = "scores.json"  # checkpoints/scores.json: {"metric", "best_is", "scores": {step: value}}
 BEST = "best"

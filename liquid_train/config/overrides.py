@@ -218,7 +218,7 @@ def apply(config: DictConfig, values: list[Override], schema: type[Section]) -> 
         for part in path:
             if not OmegaConf.is_dict(place):
                 break
-            if part not in place or place._get_node(part) is None or place._is_none() or _is_null(place, part):
+            if place.get(part) is None:  # not there, null, or still to be given
                 place[part] = {}
             place = place[part]
         if not OmegaConf.is_dict(place) or (override.removed and last not in place):
@@ -240,11 +240,6 @@ def _remove(place: DictConfig, last: str, key: str, schema: type[Section]) -> No
     else:
         default = item.default
         place[last] = asdict(default) if is_dataclass(default) and not isinstance(default, type) else default
-
-
-def _is_null(place: DictConfig, part: str) -> bool:
-    node = place._get_node(part)
-    return getattr(node, "_is_none", lambda: False)() or OmegaConf.is_missing(place, part)
 
 
 def literal(value: Any) -> Any:

@@ -22,6 +22,7 @@ from torch.distributed.tensor._utils import compute_local_shape_and_global_offse
 from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, PreTrainedConfig, PreTrainedModel
 
 from liquid_train.errors import UserError
+from liquid_train.files import COMMIT
 from liquid_train.image_tokenizer.settings import TAMING, VQSettings
 from liquid_train.model.attention import PACKED
 from liquid_train.model.families import family_of, find_family, use_family
@@ -29,7 +30,6 @@ from liquid_train.model.settings import BackboneConfig
 from liquid_train.vocabulary import Vocabulary, load_tokenizer
 
 ROW_BLOCK = 1024  # rows drawn from one random generator, so that a rank need not draw those of others
-COMMIT = "COMMIT.json"  # of the checkpoint that a model/ folder may belong to (checkpoint/folder.py)
 CARD = "liquid.json"
 
 

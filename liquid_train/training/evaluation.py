@@ -70,13 +70,9 @@ class PeriodicEvaluation:
 def heldout_images(config: TrainJob) -> str | None:
     """Path of the held-out set whose questions, captions and images are used while training: one with questions, else
     one with images."""
-    tasks = {s.path: find_task(s.task, f"data.heldout.{name}.task") for name, s in config.data.heldout.items()}
-    asked = [
-        s.path for n, s in config.data.heldout.items() if find_task(s.task, f"data.heldout.{n}.task").asks_questions
-    ]
-    with_images = [
-        path for path, t in tasks.items() if t.generation and "image" in (t.generation.given, t.generation.makes)
-    ]
+    tasks = [(s.path, find_task(s.task, f"data.heldout.{name}.task")) for name, s in config.data.heldout.items()]
+    asked = [path for path, task in tasks if task.asks_questions]
+    with_images = [path for path, t in tasks if t.generation and "image" in (t.generation.given, t.generation.makes)]
     return next(iter([*asked, *with_images]), None)
 
 

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests import forked
-from tests.distributed.running import ENV, TIMINGS
+from tests.commands import liquid
+from tests.distributed.running import TIMINGS
 
 ARCHIVE = Path(__file__).parents[1] / "fixtures" / "run_of_0053d72.tar.xz"
 
@@ -26,8 +26,8 @@ def older(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def liquid(folder: Path, *arguments: str) -> str:
-    done = forked.liquid(*arguments, cwd=folder, env=ENV)
+def run(folder: Path, *arguments: str) -> str:
+    done = liquid(folder, *arguments)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -75,7 +75,7 @@ def overrides(folder: Path) -> list[str]:
 
 
 def test_training_goes_on_with_the_same_data_and_losses(older: Path) -> None:
-    liquid(older, "train", *overrides(older))
+    run(older, "train", *overrides(older))
     expected, found = (
         [json.loads(line) for line in (older / name).read_text().splitlines()]
         for name in ("expected_metrics.jsonl", "run/metrics.jsonl")
@@ -89,18 +89,16 @@ def test_training_goes_on_with_the_same_data_and_losses(older: Path) -> None:
 
 
 def test_it_is_reported_and_exported_and_generated_from(older: Path) -> None:
-    assert "4 of 8" in liquid(older, "run", "report", "run")
+    assert "4 of 8" in run(older, "run", "report", "run")
     assert "step-00000004" in (older / "run" / "report.html").read_text()
-    liquid(older, "checkpoint", "export", "run", "exported", "--dtype", "bf16")
+    run(older, "checkpoint", "export", "run", "exported", "--dtype", "bf16")
     digest = hashlib.sha256((older / "exported" / "model.safetensors").read_bytes()).hexdigest()
     assert digest == (older / "expected_export.sha256").read_text().split()[0]
-    liquid(older, "generate", "checkpoint=run", "prompt=a red circle", "output=images_now")
+    run(older, "generate", "checkpoint=run", "prompt=a red circle", "output=images_now")
     now, then = (
         np.asarray(Image.open(older / name / "00000.png")).astype(int) for name in ("images_now", "expected_images")
     )
     # one code that another processor draws differently changes 1/64 of the image
     assert now.shape == then.shape and np.abs(now - then).mean() < 4
-    text = liquid(
-        older, "generate", "checkpoint=run", "task=t2t", "prompt=document", "temperature=0", "max_new_tokens=16"
-    )
+    text = run(older, "generate", "checkpoint=run", "task=t2t", "prompt=document", "temperature=0", "max_new_tokens=16")
     assert text == (older / "expected_text.txt").read_text()

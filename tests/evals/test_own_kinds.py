@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import subprocess
 import sys
@@ -19,6 +18,7 @@ from liquid_train.errors import UserError
 from liquid_train.report.plots import _evaluations
 from liquid_train.report.run_reader import read_run
 from tests import benchmark_sets
+from tests.commands import liquid
 from tests.shard_sets import mixture_overrides
 from tests.tiny_model import save
 
@@ -37,11 +37,8 @@ def example(name: str, folder: Path) -> Path:
     return path
 
 
-def liquid(own: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    path = os.pathsep.join([str(own), str(ROOT)])
-    environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "liquid_train.cli", *arguments]
-    return subprocess.run(command, cwd=own, env=environment, capture_output=True, text=True, check=False, timeout=300)
+def liquid_with(own: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return liquid(own, *arguments, own=own)
 
 
 @pytest.fixture(scope="module")
@@ -66,13 +63,13 @@ def values(run_dir: Path, name: str) -> dict[str, Any]:
 def test_a_metric_of_ones_own_is_measured_kept_and_shown_in_the_report(run_dir: Path, tmp_path: Path) -> None:
     module = example("brightness.py", tmp_path / "mine")
     call = ("eval", f"checkpoint={run_dir}", "metrics=[brightness.Brightness]", "device=cpu")
-    done = liquid(module.parent, *call)
+    done = liquid_with(module.parent, *call)
     assert done.returncode == 0, done.stderr
     content = values(run_dir, "Brightness")
     assert 0 < content["values"]["brightness"]["value"] < 1 and content["receipt"]["n"] == 40
-    assert "nothing to do" in liquid(module.parent, *call).stdout
+    assert "nothing to do" in liquid_with(module.parent, *call).stdout
     module.write_text(module.read_text().replace("while_training = True", "while_training, version = True, 2"))
-    assert "nothing to do" not in liquid(module.parent, *call).stdout  # its version is part of the key
+    assert "nothing to do" not in liquid_with(module.parent, *call).stdout  # its version is part of the key
     line = {"step": 12, "eval/brightness": content["values"]["brightness"]["value"]}
     (run_dir / "metrics.jsonl").write_text(json.dumps(line) + "\n")
     assert [curve.title for curve in _evaluations(read_run(run_dir))] == ["Brightness of the held-out images"]
@@ -85,16 +82,16 @@ def test_a_benchmark_of_ones_own_is_asked_and_scored_from_a_file(run_dir: Path, 
     benchmark_sets.image(module.parent / "animals" / "cat.png")
     files = ("own.Animals.questions=animals.json", "own.Animals.images=animals")
     call = ["metrics=[animals.Animals]", "device=cpu"]
-    done = liquid(module.parent, "eval", f"checkpoint={run_dir}", *call, *files)
+    done = liquid_with(module.parent, "eval", f"checkpoint={run_dir}", *call, *files)
     assert done.returncode == 0, done.stderr
     assert values(run_dir, "Animals")["values"]["Animals"]["n"] == 3
     answers = run_dir / "evals" / "predictions" / "step-00000012-Animals.json"
     given = json.loads(answers.read_text())
     assert [row["question_id"] for row in given] == [0, 1, 2]
     (module.parent / "animals.json").write_text(json.dumps({"data": []}))
-    done = liquid(module.parent, "eval", f"checkpoint={run_dir}", *call, *files)
+    done = liquid_with(module.parent, "eval", f"checkpoint={run_dir}", *call, *files)
     assert done.returncode == 2 and "own.Animals: no question is left" in done.stderr
-    done = liquid(module.parent, "eval", f"checkpoint={run_dir}", *call)
+    done = liquid_with(module.parent, "eval", f"checkpoint={run_dir}", *call)
     assert done.returncode == 2 and "own.Animals.images has no value; give own.Animals.images=PATH" in done.stderr
 
 
