@@ -35,7 +35,7 @@ $(STAMP): pyproject.toml constraints.txt
 quickstart: $(STAMP)  ## tokenize, train, evaluate, generate and report: about ten minutes on two cores
 	EXPERIMENT=quickstart launch/quickstart.sh
 
-quickstart-long: $(STAMP)  ## the same with 6.7 times the training: one to two hours on two cores
+quickstart-long: $(STAMP)  ## the same with six times the training: one to two hours on two cores
 	EXPERIMENT=quickstart_long launch/quickstart.sh
 
 test: lint  ## ruff, mypy and the tests

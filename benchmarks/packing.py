@@ -30,6 +30,7 @@ from liquid_train.config.schema import TrainJob
 from liquid_train.data.loader import BatchLoader, source_readers
 from liquid_train.data.mixture import Mixture
 from liquid_train.data.packing import PackedStream
+from liquid_train.data.sample_table import write_samples
 from liquid_train.data.sequences import build_sequence
 from liquid_train.data.settings import DataConfig, SourceConfig
 from liquid_train.data.shards import ShardSet
@@ -60,6 +61,7 @@ def write_set(folder: Path, samples: Iterator[tuple[str, np.ndarray | None]]) ->
         "name": folder.name,
         "shardlist": [w.finish() for w in writers],
     }
+    index |= write_samples(folder, [w.rows for w in writers], sum(len(w.rows) for w in writers))
     (folder / "index.json").write_text(json.dumps(index | {"codebook_size": CODEBOOK, "vq_fingerprint": "benchmark"}))
     (folder / PARTIAL).rmdir()
     return ShardSet(folder)

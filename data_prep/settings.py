@@ -9,6 +9,12 @@ from liquid_train.config.fields import MISSING, Section, require, setting
 from liquid_train.config.log_settings import LogConfig
 from liquid_train.image_tokenizer.settings import VQSettings
 
+# What KEY.json says of its own, and training reads
+OWN_KEYS = (
+    *("width", "height", "original_width", "original_height", "multiratio", "source", "image_hash", "text_hash"),
+    *("captions", "questions", "messages", "parts", "text", "codes", "ids"),
+)
+
 
 @dataclass
 class TokenizeSettings(Section):
@@ -30,7 +36,18 @@ class TokenizeSettings(Section):
         setting("pairs, vqa, chat: what paths of images are relative to", null="the list's own folder", is_path=True),
     ] = None
     image_key: Annotated[str | None, setting("where a row has its image", null="the usual names")] = None
-    text_key: Annotated[str | None, setting("where a row has its text or caption", null="the usual names")] = None
+    text_key: Annotated[str | None, setting("where a row has its text, caption or ids", null="the usual names")] = None
+    tokenizer: Annotated[
+        str | None, setting("ids: folder of the tokenizer that made them", null="no ids are read", is_path=True)
+    ] = None
+    keep: Annotated[
+        list[str] | None,
+        setting(
+            "keys of a row that KEY.json keeps, for `liquid data filter`: [similarity, url, a.b]; webdataset: also "
+            "__key__ and __url__",
+            null="none",
+        ),
+    ] = None
     output: Annotated[str, setting("folder for shard-00000.tar ... and index.json", is_path=True)] = MISSING
     split: Annotated[str, setting("easy_vqa, python_docs: train or test")] = "train"
     copies: Annotated[
@@ -60,6 +77,10 @@ class TokenizeSettings(Section):
         str | None,
         setting("I/N: this process makes the I-th of N parts (from 0)", null="torchrun's rank, else everything"),
     ] = None
+    hashes: Annotated[
+        bool,
+        setting("KEY.json gets hashes of image and text, by which `liquid data filter` finds near-duplicates"),
+    ] = True
     shard_size: Annotated[int, setting("rows of the source that one tar is made of", ge=1)] = 1024
     precision: Annotated[
         Literal["fp32", "bf16"],
@@ -76,13 +97,30 @@ class TokenizeSettings(Section):
         ),
     ] = None
     device: Annotated[str, setting("auto: a GPU where there is one; else cpu, cuda, cuda:N")] = "auto"
-    overwrite: Annotated[bool, setting("a set made with other settings may be replaced")] = False
+    overwrite: Annotated[bool, setting("a set made with other settings, or of other images, may be replaced")] = False
+    wait: Annotated[
+        float,
+        setting(
+            "seconds that images out of reach are waited for before the job ends (a network, a folder that was there); "
+            "0: they count as missing",
+            ge=0,
+        ),
+    ] = 120.0
+    retry_dropped: Annotated[bool, setting("make shards again in which rows were dropped that can be used now")] = False
     max_bad: Annotated[float, setting("share of unusable rows past which the job fails", ge=0, le=1)] = 0.05
+    allow_broken_files: Annotated[
+        bool, setting("use what can be read of files that break off; else such a file ends the job before it begins")
+    ] = False
     progress: Annotated[bool, setting("a progress bar")] = True
     options: Annotated[dict[str, Any], setting("arguments of a source of your own")] = field(default_factory=dict)
 
     def check(self, key: str) -> None:
         n = self.batch_size
+        for name in self.keep or ():
+            require(
+                name.partition(".")[0] not in OWN_KEYS and all(name.split(".")),
+                f"{key}keep={name}: KEY.json has {name} of its own, of the sample as it is tokenized; leave it out",
+            )
         require(
             n == "auto" or (n.isdecimal() and int(n) > 0),
             f"{key}batch_size={n}: must be 1 or more, or auto for the fastest",

@@ -8,22 +8,43 @@ is reached from the start of its input without holding more than one in memory, 
 
 from __future__ import annotations
 
-import re
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from data_prep.remote_input import RemotePath, is_url
 from data_prep.settings import TokenizeSettings
 from liquid_train.errors import UserError
+from liquid_train.image_tokenizer.preprocess import read_rgb
 
 ReadImage = Callable[[], np.ndarray]  # an image as uint8 [height, width, 3]; raises one of READ_ERRORS
 DAMAGED = "the file is damaged from here on"
 
-_SURROGATE = re.compile("[\ud800-\udfff]")
+
+@dataclass(frozen=True)
+class ImageFile:
+    """An image in a file of its own; called, it gives the pixels as read_rgb does."""
+
+    path: Path | RemotePath
+
+    def __call__(self) -> np.ndarray:
+        return read_rgb(self.path if isinstance(self.path, Path) else self.path.read_bytes())
+
+    def state(self) -> str | None:
+        """Its size in bytes and when it was last modified: other content, another state. None where it is not there,
+        and at a URL: to ask a store costs as much as to read."""
+        if not isinstance(self.path, Path):
+            return None
+        try:
+            status = self.path.stat()
+        except OSError:
+            return None
+        return f"{status.st_size} {status.st_mtime_ns}"
 
 
 @dataclass(frozen=True)
@@ -33,7 +54,8 @@ class SourceRow:
     info: KEY.json; an image's width and height are added when it is encoded. image: reads the pixels, uint8 [height,
     width, 3]; it is called in an encoder process, so it must pickle; None for a text or a chat without an image. text:
     KEY.txt: the caption of an image, or the text itself. problem: why the source calls this row unusable. key: its
-    name in the shards, without a dot; None: the row's number. origin: how a message names it.
+    name in the shards, without a dot; None: the row's number. origin: how a message names it. ids: in place
+    of a text, token ids, uint32 [n] for each of its documents.
     """
 
     info: dict[str, Any]
@@ -42,6 +64,17 @@ class SourceRow:
     problem: str | None = None
     key: str | None = None
     origin: str = ""
+    ids: tuple[np.ndarray, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What planning has to know of one input. omitted: what the source leaves out of it by its own rules, by reason.
+    damage: where the input breaks off, for what follows is lost and may be any number of rows; None for a whole one."""
+
+    rows: int
+    omitted: Counter[str] = field(default_factory=Counter)
+    damage: str | None = None
 
 
 class Source(ABC):
@@ -64,7 +97,13 @@ class Source(ABC):
     @abstractmethod
     def recipe(self) -> dict[str, Any]:
         """Everything but tokenize.options that determines the rows, as JSON. It must be cheap: a finished set is
-        recognized by it at every start."""
+        recognized by it at every start. Under keys `modified` stands when files were: `liquid data verify`, which
+        reads copies too, leaves those out."""
+
+    def places(self) -> list[Path | str]:
+        """The folders and files that the input is: the output may not overlap them."""
+        given = self.settings.input
+        return [] if given is None else [given if is_url(given) else Path(given)]
 
     def inputs(self) -> list[str]:
         """Names of the inputs, in order; by default one."""
@@ -78,8 +117,12 @@ class Source(ABC):
     def rows_from(self, name: str, start: int) -> Iterator[SourceRow]:
         """The rows of an input from number `start` on."""
 
+    def survey(self, name: str) -> Survey:
+        """An input's rows, and what else is found by going through it once."""
+        return Survey(self.count(name))
+
     def omitted(self) -> Counter[str]:
-        """What the source leaves out by its own rules, by reason."""
+        """What the source leaves out by its own rules before it looks into its inputs, by reason."""
         return Counter()
 
     def read(self, name: str, start: int) -> Iterator[SourceRow]:
@@ -102,22 +145,8 @@ class Source(ABC):
 
 def refuse_unused(settings: TokenizeSettings, used: tuple[str, ...]) -> None:
     """Raise UserError for a setting that the source would ignore."""
-    for key, unset in (("images", None), ("image_key", None), ("text_key", None), ("copies", 1), ("options", {})):
+    unset: dict[str, Any] = dict.fromkeys(("images", "image_key", "text_key", "tokenizer", "keep"))
+    for key, default in {**unset, "copies": 1, "options": {}}.items():
         value = getattr(settings, key)
-        if key not in used and value != unset:
+        if key not in used and value != default:
             raise UserError(f"tokenize.{key}={value}: tokenize.source={settings.source} does not use it; leave it out")
-
-
-def readable(value: Any) -> Any:
-    """JSON without lone surrogates, which JSON can spell and UTF-8 and the tokenizers cannot: U+FFFD stands in their
-    place."""
-    if isinstance(value, str):
-        return _SURROGATE.sub("\ufffd", value)
-    if isinstance(value, list):
-        return [readable(v) for v in value]
-    return {readable(k): readable(v) for k, v in value.items()} if isinstance(value, dict) else value
-
-
-def first_caption(row: dict[str, Any], keys: tuple[str, ...]) -> str | None:
-    """The first of the texts under `keys` that is not blank, without blanks around it."""
-    return next((row[key].strip() for key in keys if isinstance(row.get(key), str) and row[key].strip()), None)

@@ -1,34 +1,24 @@
-"""Draw docs/images/packages.svg from the imports in the source, which package imports which: python docs/packages.py
+"""Draw docs/images/packages.svg from the imports in the source, which package imports which: python -m docs.packages
 
-Every arrow is an import, wherever in a file it stands. Left out: what nearly everything imports (COMMON), settings.py
-(config/ puts those of all packages together), and an arrow where a longer way leads to the same package. Packages that
-import each other are drawn with a dashed arrow for the rarer direction.
+Every arrow is an import, wherever in a file it stands, but for what is started by name (import_module). Left out: what
+nearly everything imports (COMMON), settings.py (config/ puts those of all packages together), and an arrow where a
+longer way leads to the same package. Packages that import each other are drawn with a dashed arrow for the rarer
+direction.
 """
 
 from __future__ import annotations
 
-import ast
 from collections import Counter
-from pathlib import Path
 
 import matplotlib
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
 
-ROOT = Path(__file__).resolve().parents[1]
+from tests.import_reader import ROOT, TOP, modules, read_imports
+
 OUTPUT = ROOT / "docs" / "images" / "packages.svg"
-TOP = ("liquid_train", "evals", "data_prep")
 COMMON = ("config", "errors", "files", "logs", "packages", "registry", "vocabulary")
 Edges = Counter[tuple[str, str]]
-
-
-def modules() -> dict[str, Path]:
-    """Import name -> file of every module of the program."""
-    found = {}
-    for path in (path for top in TOP for path in sorted((ROOT / top).rglob("*.py"))):
-        parts = path.relative_to(ROOT).with_suffix("").parts
-        found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
-    return found
 
 
 def package_of(module: str) -> str:
@@ -37,31 +27,17 @@ def package_of(module: str) -> str:
     return parts[1] if parts[0] == "liquid_train" and len(parts) > 1 else parts[0]
 
 
-def imported(path: Path, known: dict[str, Path]) -> list[str]:
-    """Modules of the program that a file imports, at any depth of its code."""
-    names = []
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Import):
-            names += [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            whole = [f"{node.module}.{alias.name}" for alias in node.names]
-            names += [name if name in known else node.module for name in whole]
-    return [name for name in names if name in known]
-
-
 def edges() -> tuple[Edges, Counter[str]]:
     """{(importer, imported): imports} between packages without the common ones, and lines of code of every package."""
-    known, found, lines = modules(), Edges(), Counter[str]()
-    for name, path in known.items():
-        importer = package_of(name)
-        lines[importer] += len(path.read_text(encoding="utf-8").splitlines())
-        if path.name == "settings.py":
-            continue
-        for target in imported(path, known):
-            package = package_of(target)
-            left_out = {*COMMON, "liquid_train"}  # the latter: its __init__.py, which holds the version
-            if not target.endswith(".settings") and package != importer and not {package, importer} & left_out:
-                found[importer, package] += 1
+    found, lines = Edges(), Counter[str]()
+    for name, path in modules(ROOT).items():
+        lines[package_of(name)] += len(path.read_text(encoding="utf-8").splitlines())
+    left_out = {*COMMON, "liquid_train"}  # the latter: its __init__.py, which holds the version
+    for edge in read_imports(ROOT):
+        importer, package = package_of(edge.importer), package_of(edge.imported)
+        by_settings = edge.importer.endswith(".settings") or edge.imported.endswith(".settings")
+        if edge.how != "name" and not by_settings and package != importer and not {package, importer} & left_out:
+            found[importer, package] += 1
     del lines["liquid_train"]  # its __init__.py
     return found, lines
 

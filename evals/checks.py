@@ -10,6 +10,7 @@ from evals.metric import Metric, value_of
 from evals.paper.sheet import SHEETS
 from evals.settings import EvalJob
 from liquid_train.config.fields import require
+from liquid_train.config.text import as_text
 
 # folders that are looked at wherever they are given: key, what is in it, whether it is a model's
 FOLDERS = (
@@ -37,7 +38,17 @@ def check_eval(c: EvalJob) -> None:
         others = [name for name in c.metrics if name not in shown]
         places = f"{', '.join(others)} have no place on evals={c.sheet}"
         require(not others, f"metrics: {places}; it shows {', '.join(shown)}")
+    check_own(c, asked)
     check_folders(c)
+
+
+def check_own(c: EvalJob, asked: list[Metric]) -> None:
+    """own.NAME is read by the metric of that name."""
+    names = [metric.name for metric in asked]
+    for name, settings in c.own.items():
+        require(isinstance(settings, dict), f"own.{name}={as_text(settings)}: give own.{name}.KEY=VALUE")
+        chosen = f"metrics={as_text(c.metrics)} measures no {name}"
+        require(name in names, f"own.{name}: {chosen}; name it there (docs/extending.md), or leave own.{name} out")
 
 
 def check_files_to_score(c: EvalJob, asked: list[Metric]) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from evals.json_files import read_object, refuse
 from liquid_train.errors import UserError
+from liquid_train.files import lines_of
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,7 @@ class TaggedPrompt:
 def read_genai_bench(folder: Path) -> list[TaggedPrompt]:
     """In the order of the ids. Raises UserError for files that are missing or damaged, empty prompts, ids that stand
     twice and tags of prompts that do not exist, each with how many and which."""
-    prompts = read_prompts(folder)
+    prompts = read_genai_prompts(folder)
     skills = read_object(folder / "genai_skills.json")
     ids = {tag: [f"{int(n):05d}" for n in numbers] for tag, numbers in skills.items()}
     refuse(
@@ -42,7 +43,7 @@ def read_genai_bench(folder: Path) -> list[TaggedPrompt]:
     return [TaggedPrompt(i, prompts[i], [tag for tag in members if i in members[tag]]) for i in sorted(prompts)]
 
 
-def read_prompts(folder: Path) -> dict[str, str]:
+def read_genai_prompts(folder: Path) -> dict[str, str]:
     """Text by id."""
     listed, lines = folder / "genai_image.json", folder / "prompts.txt"
     if listed.is_file():
@@ -53,7 +54,7 @@ def read_prompts(folder: Path) -> dict[str, str]:
         )
         return {i: row["prompt"] for i, row in rows.items()}
     if lines.is_file():
-        return {f"{n:05d}": text for n, text in enumerate(lines.read_text(encoding="utf-8").splitlines(), 1)}
+        return {f"{n:05d}": text for n, text in enumerate(lines_of(lines.read_text(encoding="utf-8")), 1)}
     raise UserError(
         f"genai_bench={folder}: neither genai_image.json nor prompts.txt there; give the folder of GenAI-Bench's files"
     )

@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from liquid_train.errors import UserError
+from liquid_train.files import lines_of, naming
+from liquid_train.text_normalizer import normalize_json
 
 SHOWN = 5  # names in a message
 
@@ -15,13 +17,14 @@ def read_published(path: Path) -> Any:
     """The content of a file. Raises UserError for a file that is missing, no JSON, or has an object with a key that
     stands twice."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=lambda pairs: unique(pairs, path))
+        content = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=lambda pairs: unique(pairs, path))
+        return normalize_json(content)
     except OSError as error:
         raise UserError(
             f"{path}: {'no such file' if isinstance(error, FileNotFoundError) else error.strerror}; give the "
             "published file"
         ) from error
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise UserError(f"{path}: not JSON ({error}); download it again") from error
 
 
@@ -53,15 +56,15 @@ def read_rows(path: Path, key: str) -> list[Any]:
 def read_lines(path: Path) -> list[Any]:
     """JSON lines; empty ones are passed over. Raises UserError with the number of a line that is no JSON."""
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = lines_of(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: cannot be read ({error}); give the published file") from error
     rows = []
     for number, line in enumerate(lines, 1):
         if line.strip():
             try:
-                rows.append(json.loads(line))
-            except json.JSONDecodeError as error:
+                rows.append(normalize_json(json.loads(line)))
+            except (json.JSONDecodeError, RecursionError) as error:
                 raise UserError(f"{path}: line {number} is not JSON ({error}); download it again") from error
     return rows
 
@@ -78,4 +81,5 @@ def refuse(names: list[str], what: str) -> None:
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
-    path.write_text(json.dumps(content, indent=1, ensure_ascii=False), encoding="utf-8")
+    with naming(path):
+        path.write_text(json.dumps(content, indent=1, ensure_ascii=False), encoding="utf-8")

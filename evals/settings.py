@@ -164,11 +164,11 @@ class EvalJob(Section):
     ] = None
     quality_reference: Annotated[int, setting("images that generated ones are compared with", ge=2)] = 1000
     output: Annotated[str | None, setting("a folder", null="evals/ in the run", is_path=True)] = None
-    seed: Annotated[int, setting("of generated images and of everything drawn at random", ge=0, le=2**63 - 1)] = 0
+    seed: Annotated[int, setting("of generated images and of everything that is sampled", ge=0, le=2**63 - 1)] = 0
     max_images: Annotated[int | None, setting("only the first N images of the set", ge=1, null="all")] = None
     images_per_prompt: Annotated[int, setting("images of each prompt; 0: none are generated", ge=0)] = 10
-    guidance: Annotated[float, setting("classifier-free guidance; 1: none", ge=0)] = 3.0
-    temperature: Annotated[float, setting("of sampling; 0: greedy", ge=0)] = 0.8
+    guidance: Annotated[float, setting("classifier-free guidance; 1: none", ge=0, le=1000)] = 3.0
+    temperature: Annotated[float, setting("of sampling; 0: greedy", ge=0, le=1000)] = 0.8
     top_k: Annotated[int | None, setting("only the k likeliest codes", ge=1, null="all")] = None
     metrics: Annotated[
         list[str],

@@ -16,6 +16,7 @@ if ! command -v liquid >/dev/null; then
 fi
 
 liquid tokenize tokenize.source=easy_vqa tokenize.split=train tokenize.copies=3 tokenize.output=$data/images-train
+liquid data filter $data/images-train --where "copy >= 1" --output $data/questions-train # those asked in other words
 liquid tokenize tokenize.source=easy_vqa tokenize.split=test tokenize.copies=1 tokenize.output=$data/images-test
 liquid tokenize tokenize.source=python_docs tokenize.split=train tokenize.output=$data/text-train
 liquid tokenize tokenize.source=python_docs tokenize.split=test tokenize.output=$data/text-test

@@ -30,7 +30,7 @@ USAGE = """usage: liquid <job> [key=value ...]        jobs: tokenize, train, eva
        liquid run compare A B [--strict]   their evaluations side by side, and what was not measured alike
        liquid run replay RUN --step N      the documents of one step's batch, with the loss and gradient of each
        liquid checkpoint list RUN          complete checkpoints of a run
-       liquid checkpoint verify PATH       compare a checkpoint with its recorded sizes and hashes
+       liquid checkpoint verify PATH       compare a checkpoint, or a run's newest, with its recorded sizes and hashes
        liquid checkpoint export PATH OUTPUT  the model of a checkpoint or run, for plain transformers
        liquid data merge OUTPUT [PART ...] join the parts of a shard set (liquid data TOOL --help lists the flags)
        liquid data verify SET              read a whole set again, and compare some of it with its source

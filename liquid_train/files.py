@@ -8,6 +8,7 @@ import hashlib
 import json
 import logging
 import os
+import re
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,7 +18,15 @@ from liquid_train.errors import UserError
 
 log = logging.getLogger(__name__)
 COMMIT = "COMMIT.json"  # of a checkpoint, written last: sizes and hashes of its files
+URL = re.compile(r"[a-z][a-z0-9+.-]+:/")
 PROBE = b"\0" * 65536  # a full disk may still have room for a name
+
+
+def lines_of(text: str) -> list[str]:
+    """Lines without their ends: \\n alone ends one. (str.splitlines also cuts at U+2028, U+0085 and form feeds, which
+    JSON and prompts may hold.)"""
+    lines = text.split("\n")
+    return lines if lines[-1] else lines[:-1]
 
 
 def is_full(error: BaseException) -> bool:
@@ -28,9 +37,21 @@ def is_full(error: BaseException) -> bool:
 
 
 def concerns(error: OSError, folder: Path) -> bool:
-    """Whether an OSError comes from writing to `folder`: it names a file there, or the disk is full."""
+    """Whether an OSError names a file in `folder`. A write that finds the disk full names none by itself: what writes
+    there does it in `naming`."""
     names = [str(name) for name in (error.filename, error.filename2) if isinstance(name, str | os.PathLike)]
-    return is_full(error) or any(Path(name).absolute().is_relative_to(folder.absolute()) for name in names)
+    return any(Path(name).absolute().is_relative_to(folder.absolute()) for name in names)
+
+
+@contextlib.contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Writing `path`: an OSError of the block that names no file names this one."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is not None and error.filename is None:
+            error.filename = str(path)
+        raise
 
 
 def check_folder(folder: Path, what: str, remedy: str = "choose another folder") -> None:
@@ -38,6 +59,8 @@ def check_folder(folder: Path, what: str, remedy: str = "choose another folder")
 
     what: the setting with its value, for example "run.dir=runs/mine"; remedy: what would be right. Raises UserError.
     """
+    if URL.match(str(folder)):  # a Path has lost one of its slashes
+        raise UserError(f"{what}: a URL, and this is written to a folder only; {remedy}")
     there = next(path for path in (folder.absolute(), *folder.absolute().parents) if os.path.lexists(path))
     if not there.is_dir():
         link = there.is_symlink() and not there.exists()
@@ -61,13 +84,17 @@ def check_file(file: Path, what: str, remedy: str = "give another name") -> None
 
 @contextlib.contextmanager
 def writing(folder: Path, what: str, remedy: str) -> Iterator[None]:
-    """Turn an OSError of the block that concerns `folder` into a UserError, as check_folder words it."""
+    """Turn what keeps the block from writing to `folder` into a UserError, as check_folder words it.
+
+    The block must do nothing but write there: a full disk is taken for that of `folder`, whoever raises it.
+    """
     try:
         yield
-    except OSError as error:
-        if not concerns(error, folder):
+    except Exception as error:  # what Rust libraries raise is no OSError
+        if not is_full(error) and not (isinstance(error, OSError) and concerns(error, folder)):
             raise
-        raise UserError(f"{what}: cannot be written to: {error.strerror or error}; {remedy}") from error
+        why = getattr(error, "strerror", None) or error
+        raise UserError(f"{what}: cannot be written to: {why}; {remedy}") from error
 
 
 @contextlib.contextmanager
@@ -103,8 +130,9 @@ def sha256_of(path: Path) -> str:
 def write_synced(path: Path, content: str | bytes) -> None:
     """Write a temporary file, sync and rename it: readers see the old content or the new, even after a power cut."""
     partial = path.with_name(f".{path.name}.partial")
-    partial.write_bytes(content.encode() if isinstance(content, str) else content)
-    sync(partial)
+    with naming(partial):
+        partial.write_bytes(content.encode() if isinstance(content, str) else content)
+        sync(partial)
     move_into_place(partial, path)
 
 

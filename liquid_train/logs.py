@@ -9,12 +9,10 @@ What a user asked for (tables, generated text, paths) is no message: it is print
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import logging
 import os
 import sys
-from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from liquid_train.errors import UserError
@@ -84,15 +82,3 @@ def set_up(level: str | None = None) -> None:
     root.addHandler(terminal)
     for package in PACKAGES:
         logging.getLogger(package).setLevel(wish.upper())
-
-
-@contextlib.contextmanager
-def only_errors_of(module: str) -> Iterator[None]:
-    """Keep back the warnings of a module whose findings the caller reports itself."""
-    logger = logging.getLogger(module)
-    before = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(before)

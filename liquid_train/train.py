@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import gc
 import os
+import re
 import sys
 
 if __name__ == "__main__":  # a rank that torchrun started
@@ -25,9 +26,14 @@ from liquid_train.distributed.rank_errors import report_bug, report_lost_peer, r
 from liquid_train.distributed.signals import StopSignal
 from liquid_train.distributed.step_timer import StepTimer
 from liquid_train.errors import UserError
-from liquid_train.files import check_folder, is_full, writing
+from liquid_train.files import check_folder
 from liquid_train.training.spikes import Rewind
 from liquid_train.training.trainer import Trainer
+
+LESS = (  # of memory
+    "lower train.micro_batch or data.seq_len, or set parallel.activation_checkpoint=full; liquid plan shows what the "
+    "model itself takes"
+)
 
 
 def train(config: TrainJob, world: World, timer: StepTimer) -> None:
@@ -60,6 +66,8 @@ def train_from(
                 trainer.check_skipped()
                 continue
             trainer.log(batch, result)
+            if not result.finite:
+                trainer.check_weights()
             trainer.evaluate()
             trainer.save_when_due()
             trainer.check_skipped()
@@ -73,6 +81,13 @@ def train_from(
     finally:
         trainer.close()
     return None
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether the device, or the host, had no room for a tensor: of the host torch raises a plain RuntimeError."""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "DefaultCPUAllocator: can't allocate" in str(
+        error
+    )
 
 
 def main(overrides: list[str]) -> int:
@@ -93,7 +108,6 @@ def main(overrides: list[str]) -> int:
         hangs, timeout = run_dir / "hangs", config.train.hang_timeout
         prepare_flight_recorder(hangs)
         with (
-            writing(run_dir, f"run.dir={run_dir}", "make room there, and start the same command again"),
             Watchdog(timer, timeout, hangs),
             process_group(config.parallel.tensor, collective_timeout(timeout)) as world,
             one_clear_error(),
@@ -109,8 +123,11 @@ def main(overrides: list[str]) -> int:
         if lost := lost_peer(error):
             report_lost_peer(f"{lost} ({timer})")
             return 2
-        if is_full(error):  # what Rust libraries raise is no OSError
-            report_mistake(f"{error}; make room for run.dir={run_dir} and start the same command again", own=True)
+        if is_out_of_memory(error):
+            asked = re.search(r"tried to allocate [\d.]+ \w+", str(error), re.IGNORECASE)
+            report_mistake(
+                f"out of memory ({', '.join([str(timer), *([asked[0]] if asked else [])])}); {LESS}", own=True
+            )
             return 2
         if int(os.environ.get("WORLD_SIZE", 1)) == 1:
             raise

@@ -1,16 +1,19 @@
 """Text ids, image ids and special tokens: the one place that knows where image ids start.
 
-    ids  0 ............ len(tokenizer)-1 | len(tokenizer) ... +codebook-1 | ... rows-1
-         text and special tokens         | image codes                     | never win
+    ids  0 ............ text_size-1 | text_size ... +codebook-1 | ... rows-1
+         text and special tokens    | image codes               | never win
 
-Image ids start at len(tokenizer), not at config.vocab_size (they differ for Qwen2.5), as in the published checkpoint.
+Image ids start after the tokenizer's last id, not at config.vocab_size (they differ for Qwen2.5), as in the published
+checkpoint: at len(tokenizer), unless its ids have gaps (those made from cl100k do).
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +28,7 @@ if TYPE_CHECKING:  # most of a second, which what only checks a prompt or a conf
 BOI, EOI, UNCONDITIONAL = "<boi>", "<eoi>", "<unconditional>"
 ENDOFTEXT = "<|endoftext|>"
 IMAGE_TOKENS = (BOI, EOI, UNCONDITIONAL)
+USUAL_EOS = ("</s>", ENDOFTEXT, "<eos>", "<|end_of_text|>")
 
 
 @dataclass(frozen=True)
@@ -37,16 +41,17 @@ class Vocabulary:
 
     @property
     def text_size(self) -> int:
-        return len(self.tokenizer)
+        """One past the last id of a text or special token."""
+        return text_size(self.tokenizer)
 
     @property
     def image_start(self) -> int:
-        return len(self.tokenizer)
+        return self.text_size
 
     @property
     def image_end(self) -> int:
         """One past the last image id."""
-        return len(self.tokenizer) + self.codebook_size
+        return self.text_size + self.codebook_size
 
     @property
     def boi(self) -> int:
@@ -73,6 +78,17 @@ class Vocabulary:
         return special_id(self.tokenizer, token)
 
 
+def text_size(tokenizer: PreTrainedTokenizerBase) -> int:
+    """One past a tokenizer's last id, where image ids start; above len(tokenizer) where its ids have
+    gaps."""
+    return _text_size(tokenizer, len(tokenizer))
+
+
+@lru_cache(maxsize=16)  # a vocabulary of 150,000 entries takes 50 ms to look through, and every image asks
+def _text_size(tokenizer: PreTrainedTokenizerBase, entries: int) -> int:
+    return max(entries, 1 + max(tokenizer.get_vocab().values(), default=-1))
+
+
 def special_id(tokenizer: PreTrainedTokenizerBase, token: str) -> int:
     """Id of a special token by name; UserError when the tokenizer lacks it."""
     found = tokenizer.get_added_vocab().get(token)
@@ -81,6 +97,27 @@ def special_id(tokenizer: PreTrainedTokenizerBase, token: str) -> int:
             f"the tokenizer has no {token}; set backbone.special_tokens=[a,b,c] to three of its unused entries"
         )
     return int(found)
+
+
+def text_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
+    """sha256 over the entries that text is made of, with their ids, and over how many there are in all: equal for
+    tokenizers whose ids of text mean the same, whatever their special tokens are called."""
+    added = tokenizer.get_added_vocab()
+    ordinary = sorted((id, entry) for entry, id in tokenizer.get_vocab().items() if entry not in added)
+    digest = hashlib.sha256(f"{len(tokenizer)}\0".encode())
+    for id, entry in ordinary:
+        digest.update(f"{id} {entry}\0".encode("utf-8", "surrogatepass"))
+    return digest.hexdigest()
+
+
+def check_ids(asked: str | None, tokenizer: PreTrainedTokenizerBase, where: str) -> None:
+    """UserError for token ids of another tokenizer; asked: the fingerprint of that which made them, None for a set
+    without ids."""
+    if asked is not None and asked != (found := text_fingerprint(tokenizer)):
+        raise UserError(
+            f"{where}: token ids of another tokenizer: fingerprint {asked[:16]} there, {found[:16]} here; tokenize "
+            "the text itself (tokenize.source=text), or train with the tokenizer that made these ids"
+        )
 
 
 def train_bpe(texts: Iterable[str], size: int, folder: Path) -> PreTrainedTokenizerBase:
@@ -113,7 +150,8 @@ def train_bpe(texts: Iterable[str], size: int, folder: Path) -> PreTrainedTokeni
 
 
 def load_tokenizer(folder: str | Path) -> PreTrainedTokenizerBase:
-    """Load a tokenizer folder as its tokenizer.json says, no token added; UserError when there is none."""
+    """Load a tokenizer folder as its tokenizer.json says, no token added. UserError when there is none, or none with an
+    eos token."""
     from transformers import PreTrainedTokenizerFast
 
     try:
@@ -122,6 +160,12 @@ def load_tokenizer(folder: str | Path) -> PreTrainedTokenizerBase:
         if not isinstance(error, OSError | ValueError) and type(error) is not Exception:  # tokenizers raises bare ones
             raise
         raise UserError(f"{folder}: no tokenizer that transformers can load: {str(error).splitlines()[0]}") from error
+    if tokenizer.eos_token_id is None:
+        usual = next((token for token in USUAL_EOS if token in tokenizer.get_vocab()), USUAL_EOS[0])
+        raise UserError(
+            f"{folder}: its tokenizer has no eos token, which ends every document; name one of its entries in "
+            f'tokenizer_config.json, such as "eos_token": "{usual}"'
+        )
     return tokenizer
 
 

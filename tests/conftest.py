@@ -13,17 +13,20 @@ from tests.data.test_shards import make_set
 # whole model: `make test-fast` leaves them out, and what they cover is not counted (counting costs a third of their
 # time).
 LONG = (
+    "tests/checkpoint/test_carried_vq.py",
     "tests/checkpoint/test_older_run.py",
     "tests/config/test_overrides.py::test_text_is_taken_as_it_stands_and_survives_a_runs_config",
     "tests/config/test_overrides.py::test_torchrun_takes_what_liquid_train_takes",
     "tests/data/test_data_properties.py",
     "tests/data/test_index_builder.py::test_index_is_the_writers_own_and_is_kept",
-    "tests/data/test_known_faults.py",
     "tests/data/test_multiratio.py",
     "tests/data/test_remote_shards.py",
     "tests/data_prep/test_packed_sources.py::test_a_damaged_archive_is_told",
     "tests/data_prep/test_tokenize.py",
+    "tests/data_prep/test_reconstruction.py",
+    "tests/data_prep/test_tokenize_identity.py",
     "tests/data_prep/test_tokenize_parts.py",
+    "tests/data_prep/test_tokenize_remote.py",
     "tests/data_prep/test_data_tools.py",
     "tests/distributed/",
     "tests/evals/test_answer_files.py",

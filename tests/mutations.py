@@ -31,6 +31,7 @@ TIMEOUT = 900  # seconds for the tests of one change; one that hangs is caught
 # modules that stand alone in liquid_train/, and where their tests are
 ALONE = {
     "cli": ["tests/test_cli.py"],
+    "debug": ["tests/data_prep/test_data_tools.py", "tests/distributed/test_safety.py"],
     "files": ["tests/checkpoint", "tests/report"],
     "launcher": ["tests/distributed/test_training.py"],
     "registry": ["tests/test_registry.py"],
@@ -137,7 +138,7 @@ def tests_of(file: str) -> list[str]:
     elif len(parts) == 2:
         folders = ALONE.get(parts[1], ["tests"])
     else:
-        folders = [f"tests/{parts[1]}"] if (ROOT / "tests" / parts[1]).is_dir() else ["tests"]
+        folders = [f"tests/{parts[1]}"] if (ROOT / "tests" / parts[1]).is_dir() else ALONE.get(parts[1], ["tests"])
     name = re.compile(
         rf"\b{re.escape('.'.join(parts))}\b|from {re.escape('.'.join(parts[:-1]))} import .*\b{parts[-1]}\b"
     )

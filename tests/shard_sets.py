@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from data_prep.shard_set.writer import PARTIAL, ShardWriter
+from liquid_train.data.sample_table import write_samples
 from liquid_train.image_tokenizer.kinds.taming.network import TamingVQGAN
 
 WEIGHTS = Path(__file__).parents[1] / "liquid_train" / "weights" / "vq_easy"
@@ -22,11 +23,9 @@ def shipped_fingerprint() -> str:
 def finish_set(folder: Path, writers: list[ShardWriter], **index: object) -> Path:
     entries = [w.finish() for w in writers]
     (folder / PARTIAL).rmdir()
-    (folder / "index.json").write_text(
-        json.dumps(
-            {"__kind__": "wids-shard-index-v1", "wids_version": 1, "name": folder.name, "shardlist": entries, **index}
-        )
-    )
+    rows = write_samples(folder, [w.rows for w in writers], sum(e["nsamples"] for e in entries))
+    whole = {"__kind__": "wids-shard-index-v1", "wids_version": 1, "name": folder.name, "shardlist": entries}
+    (folder / "index.json").write_text(json.dumps(whole | rows | index))
     return folder
 
 
@@ -84,8 +83,11 @@ def text_set(folder: Path, samples: int = 30, words: int = 60) -> Path:
     return finish_set(folder, [writer])
 
 
-def mixture_overrides(root: Path, **images: Any) -> list[str]:
-    """Overrides for `load("train", ...)`: a text, t2i, i2t and vqa mixture below `root`, a very small model, no W&B."""
+def mixture_overrides(root: Path, *, chains: bool = False, **images: Any) -> list[str]:
+    """Overrides for `load("train", ...)`: a text, t2i, i2t and vqa mixture below `root`, a very small model, no W&B.
+
+    chains: leave the quickstart's source questions as it is, for a config that has none.
+    """
     image_folder, texts = image_set(root / "images", **images), text_set(root / "texts")
     sources = {"text": texts, "t2i": image_folder, "i2t": image_folder, "vqa": image_folder}
     small = [
@@ -103,7 +105,11 @@ def mixture_overrides(root: Path, **images: Any) -> list[str]:
         "data.global_batch=4",
         "train.micro_batch=2",
         "parallel.precision=fp32",
+        "optimizer=adamw",  # Muon is not for tensor parallelism
         "optimizer.lr=1e-3",
+        "data.sources.vqa.weight=0.9",
+        "data.sources.vqa.questions_per_document=10",
+        *([] if chains else ["~data.sources.questions"]),
         "tracker.wandb.mode=disabled",
         "data.workers=0",
         f"run.dir={root / 'run'}",

@@ -34,6 +34,7 @@ def run(folder, vq, source, where, *overrides):
             where,
             f"tokenize.output={output}",
             "tokenize.progress=false",
+            "tokenize.hashes=false",  # KEY.json holds what the source gives, and no more
             "tokenize.workers=0",
             "tokenize.shard_size=3",
             *vq,
@@ -41,6 +42,11 @@ def run(folder, vq, source, where, *overrides):
         )
     )
     return ShardSet(output)
+
+
+def beside(folder, name):
+    """A place outside of a folder that is the input as a whole."""
+    return folder.with_name(f"{folder.name}-{name}")
 
 
 def dropped(shards):
@@ -70,6 +76,20 @@ def check_every_start(source, where, *overrides):
             if start < len(whole):
                 assert next(reading).origin == whole[start][3]  # left off here: the next goes on from it
             reading.close()
+
+
+def rows_of(source, where, *overrides):
+    """(rows, surveys by input, what was omitted in all) of a source, which reads the same from any row on."""
+    opened = open_source(settings_of(source, where, *overrides), 0)
+    surveys = {name: opened.survey(name) for name in opened.inputs()}
+    rows = []
+    for name, survey in surveys.items():
+        found = list(opened.rows_from(name, 0))
+        assert len(found) == survey.rows
+        for start in {1, len(found) // 2, len(found)}:
+            assert [row.origin for row in opened.rows_from(name, start)] == [row.origin for row in found[start:]]
+        rows += found
+    return rows, surveys, sum((survey.omitted for survey in surveys.values()), opened.omitted())
 
 
 def image(number, width=64, height=64):

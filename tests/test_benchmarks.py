@@ -13,7 +13,7 @@ from tests.shard_sets import mixture_overrides
 
 def test_trainer_and_ours_take_the_same_first_step(tmp_path: Path) -> None:
     pytest.importorskip("accelerate")
-    config = load("train", ["data=easy_vqa", *mixture_overrides(tmp_path), "train.steps=3"])
+    config = load("train", ["data=easy_vqa", *mixture_overrides(tmp_path, chains=True), "train.steps=3"])
     found = {way: hf_trainer.measure(way, config) for way in hf_trainer.WAYS}
     hf_trainer.assert_equal_losses({way: f["loss"] for way, f in found.items()})
     assert len({(f["documents"], f["tokens"]) for f in found.values()}) == 1, found

@@ -56,7 +56,7 @@ def test_tests_that_are_listed_as_long_exist(beginning: str) -> None:
 
 
 def test_the_picture_of_the_packages_names_every_one() -> None:
-    """`python docs/packages.py` draws it again."""
+    """`python -m docs.packages` draws it again."""
     shown = re.findall(r"<text[^>]*>([^<]+)</text>", (ROOT / "docs" / "images" / "packages.svg").read_text())
     names = {name.strip() for text in shown for name in text.split(",")}
     packages = {path.parent.name for path in (ROOT / "liquid_train").glob("*/__init__.py")}

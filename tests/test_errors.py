@@ -15,7 +15,7 @@ import pytest
 
 from liquid_train.cli import main
 from liquid_train.errors import UserError
-from liquid_train.files import check_file, check_folder, concerns, writing
+from liquid_train.files import check_file, check_folder, concerns, naming, writing
 from tests.shard_sets import mixture_overrides
 from tests.tiny_model import save
 
@@ -218,8 +218,53 @@ def test_what_is_asked_of_a_folder_and_a_file(tmp_path: Path) -> None:
         missing.write_text("x")
     with pytest.raises(FileNotFoundError), writing(tmp_path / "other", "key=value", "no remedy"):
         missing.read_text()  # of another folder
-    assert concerns(OSError(28, "No space left on device"), tmp_path)
+    full = OSError(28, "No space left on device")
+    assert not concerns(full, tmp_path)  # of which disk?
+    with (
+        pytest.raises(UserError, match=r"^key=value: cannot be written to: No space left"),
+        writing(tmp_path, "key=value", "x"),
+    ):
+        raise full
+    with pytest.raises(OSError, match="No space left"), naming(tmp_path / "file"):
+        raise full
+    assert concerns(full, tmp_path) and not concerns(full, tmp_path / "other")
 
+
+@pytest.mark.parametrize("job", ["train", "eval"])
+def test_a_full_disk_of_somebody_else_is_not_run_dirs(
+    job: str, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A class of the user's own that writes elsewhere: its error keeps its traceback."""
+    (tmp_path / "thirsty.py").write_text(THIRSTY)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "thirsty", raising=False)
+    arguments = {
+        "train": [*command("train", root, tmp_path / "run"), "optimizer.kind=thirsty.Writing", "train.steps=1"],
+        "eval": evaluate(root, f"checkpoint={root / 'model'}", f"output={tmp_path / 'out'}", "metrics=[thirsty.Full]"),
+    }[job]
+    with pytest.raises(OSError, match="No space left") as raised:
+        main(arguments)
+    assert Path(raised.traceback[-1].path).name == "thirsty.py"
+
+
+THIRSTY = """
+import torch
+from evals.metric import Metric
+
+def full():
+    raise OSError(28, "No space left on device")
+
+class Writing(torch.optim.SGD):
+    def step(self, closure=None):
+        full()
+
+class Full(Metric):
+    name = "full"
+    def applies(self, sets):
+        pass
+    def measure(self, handle, inputs):
+        full()
+"""
 
 BUGS = {
     "generate": "liquid_train.generate.session.open_model",
@@ -253,6 +298,13 @@ def test_a_bug_ends_the_command_with_its_traceback(root: Path) -> None:
     done = subprocess.run(arguments, env=ENV, capture_output=True, text=True, timeout=120)
     assert done.returncode == 1 and "TypeError: 'NoneType' object is not callable" in done.stderr
     assert "in write_report" in done.stderr
+
+
+def test_no_room_for_the_model_is_one_line(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = command("train", root, tmp_path / "run")
+    assert main([*arguments, "backbone.architecture.vocab_size=100000000000", "tracker.progress=false"]) == 2
+    last = capsys.readouterr().err.strip().splitlines()[-1]
+    assert "out of memory (start, tried to allocate 1" in last and "; lower train.micro_batch" in last
 
 
 @pytest.mark.parametrize("mistake", [True, False])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import traceback
 from pathlib import Path
 
 import numpy as np
@@ -139,3 +140,50 @@ def test_what_a_tokenizer_does_not_have_names_the_remedy(importable: Path, key: 
 @pytest.mark.parametrize("section", ["A data source", "An image tokenizer"])
 def test_the_examples_stay_short(section: str) -> None:
     assert Example(PAGE, section).text.strip().count("\n") < 30
+
+
+FAULTY = """
+import numpy as np
+from stripes import SourceRow, Stripes, partial
+from liquid_train.image_tokenizer.preprocess import read_rgb
+
+def draw(count):
+    {line}
+
+class Faulty(Stripes):
+    def rows_from(self, name, start):
+        for number in range(start, self.count(name)):
+            yield SourceRow({{}}, partial(draw, number))
+"""
+# line -> what ends the job, and its message; None: every image is left out, and why
+FAULTS: dict[str, tuple[type[Exception] | None, str]] = {
+    "raise ValueError('a bug')": (ValueError, "a bug"),
+    "return int('x')": (ValueError, "invalid literal"),
+    "raise NotImplementedError('later')": (NotImplementedError, "later"),
+    "return None": (TypeError, r"uint8 \[height, width, 3\], not NoneType"),
+    "return np.zeros((64, 64, 3))": (TypeError, r"not float64 \[64, 64, 3\]"),
+    "return np.zeros((64, 64), np.uint8)": (TypeError, r"not uint8 \[64, 64\]"),
+    "raise OSError(5, 'Input/output error')": (None, "unreadable image: Input/output error"),
+    "return read_rgb(b'no image')": (None, "not an image"),
+}
+
+
+@pytest.mark.parametrize("line", FAULTS)
+def test_a_bug_of_ones_own_source_is_no_broken_image(
+    line: str, importable: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It ends the job with its traceback, also from an encoder process; what is wrong with an image is counted."""
+    error, message = FAULTS[line]
+    (importable / "faulty.py").write_text(FAULTY.format(line=line))
+    monkeypatch.delitem(sys.modules, "faulty", raising=False)
+    monkeypatch.setenv("PYTHONPATH", str(importable), prepend=":")
+    workers = int(line == "return int('x')")
+    settings = ["source=faulty.Faulty", f"output={importable / 'set'}", f"workers={workers}", "progress=false"]
+    command = ["tokenize", *(f"tokenize.{setting}" for setting in settings), "++tokenize.options.images=3"]
+    if error is None:
+        assert main(command) == 2 and message in capsys.readouterr().err
+        return
+    with pytest.raises(error, match=message) as raised:
+        main(command)
+    if error is not TypeError:
+        assert f'{importable / "faulty.py"}", line 7' in "".join(traceback.format_exception(raised.value))

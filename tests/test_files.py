@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from liquid_train.errors import UserError
-from liquid_train.files import read_json
+from liquid_train.files import check_folder, read_json
 
 
 def test_json_is_read_or_refused_by_name(tmp_path: Path) -> None:
@@ -20,3 +20,12 @@ def test_json_is_read_or_refused_by_name(tmp_path: Path) -> None:
         path.write_bytes(broken)
         with pytest.raises(UserError, match="x.json: not JSON"):
             read_json(path)
+
+
+def test_a_url_is_no_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for url in ("s3://bucket/run", "gs://bucket", "https://host/run", "file:///run"):
+        with pytest.raises(UserError, match=f"run.dir={url}: a URL, and this is written to a folder only"):
+            check_folder(Path(url), f"run.dir={url}")
+    check_folder(tmp_path / "s3:" / "run", "run.dir=...")
+    assert not list(tmp_path.iterdir())

@@ -172,9 +172,11 @@ def quickstart_commands(folder: Path, experiment: str | None, fail_at: str = "no
 def test_the_quickstart_runs_every_job_on_one_run(tmp_path: Path, experiment: str | None, run: str) -> None:
     status, calls = quickstart_commands(tmp_path, experiment)
     assert status == 0
-    assert [call[0] for call in calls] == ["tokenize"] * 4 + ["train", "eval", "generate", "run"]
+    assert [call[0] for call in calls] == ["tokenize", "data"] + ["tokenize"] * 3 + ["train", "eval", "generate", "run"]
     assert calls[-1] == ["run", "report", run]
     for call in calls[:-1]:  # every key exists and has a valid value
+        if call[0] == "data":
+            continue  # a tool: no config
         settings = config.load(call[0], list(call[1:]))
         if call[0] == "tokenize":
             assert settings.tokenize.output.startswith("data/quickstart/") and ("test" in settings.tokenize.output) == (
@@ -183,7 +185,7 @@ def test_the_quickstart_runs_every_job_on_one_run(tmp_path: Path, experiment: st
         elif call[0] == "train":
             assert settings.run.dir == run
             assert {s.path for s in (*settings.data.sources.values(), *settings.data.heldout.values())} == {
-                c[-1].split("=")[1] for c in calls[:4]
+                (c[-1] if c[0] == "data" else c[-1].split("=")[1]) for c in calls[:5]
             }
             assert all(s.path.endswith("-train") for s in settings.data.sources.values()), (
                 "test data must not reach training"

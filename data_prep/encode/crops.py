@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from data_prep.encode.perceptual_hash import image_hash
 from liquid_train.errors import UserError
 from liquid_train.image_tokenizer.preprocess import UnusableImage, cover, nearest_size
 
@@ -32,6 +33,7 @@ class Crop:
     size: int
     sizes: tuple[Size, ...] = ()
     max_aspect: float | None = 2.0
+    hashes: bool = False  # KEY.json gets the hash of the image as it was before
 
     def recipe(self) -> dict[str, Any]:
         """What determines the pixels, as JSON."""
@@ -41,7 +43,11 @@ class Crop:
         return {"kind": self.kind, "max_aspect": self.max_aspect, "size": self.size, **sizes}
 
     def __call__(self, pixels: np.ndarray) -> tuple[np.ndarray, dict[str, Any]]:
-        """pixels uint8 [h, w, 3] -> the VQ's input, and what KEY.json records of the crop. Raises UnusableImage."""
+        """pixels uint8 [h, w, 3] -> the VQ's input, and what KEY.json records of the image. Raises UnusableImage."""
+        cropped, info = self._cropped(pixels)
+        return cropped, {**info, "image_hash": image_hash(pixels)} if self.hashes else info
+
+    def _cropped(self, pixels: np.ndarray) -> tuple[np.ndarray, dict[str, Any]]:
         height, width = pixels.shape[:2]
         if self.max_aspect is not None and max(width, height) > self.max_aspect * min(width, height):
             raise UnusableImage(f"{TOO_LONG} {self.max_aspect:g}")

@@ -12,31 +12,32 @@ from __future__ import annotations
 
 import ctypes
 import multiprocessing
-import os
-import signal
-import threading
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from data_prep.child_process import follow_parent
 from data_prep.encode.crops import Crop
-from data_prep.source import ReadImage
+from data_prep.encode.patience import Patience
+from data_prep.source import ImageFile, ReadImage
+from liquid_train.errors import UserError
 from liquid_train.image_tokenizer.base import scale_pixels
 from liquid_train.image_tokenizer.opening import open_image_tokenizer
 from liquid_train.image_tokenizer.preprocess import READ_ERRORS, reason
 from liquid_train.image_tokenizer.settings import VQSettings
 
+NO_PIXELS = np.zeros((0, 0, 3), np.uint8)
 QUEUED_TASKS = 8  # for each process: enough to keep it busy, few enough to stay small in memory
 
-_worker: tuple[Crop, BatchEncoder | None] | None = None  # of a process of the pool, set by _start_worker
+_worker: tuple[Crop, BatchEncoder | None, Patience] | None = None  # of a process of the pool, set by _start_worker
 
 
 @dataclass(frozen=True)
@@ -52,18 +53,21 @@ class EncoderSettings:
 
 @dataclass(frozen=True)
 class Cropped:
-    """An image ready for the VQ: uint8 [h, w, 3], and what its crop adds to KEY.json."""
+    """An image ready for the VQ: uint8 [h, w, 3], and what its crop adds to KEY.json. file: the state of the file it
+    was read from (ImageFile.state), where it has one of its own."""
 
     pixels: np.ndarray
     info: dict[str, Any]
+    file: str | None = None
 
 
 @dataclass(frozen=True)
 class Encoded:
-    """codes [rows, columns], and what the crop adds to KEY.json."""
+    """codes [rows, columns]; info and file as in Cropped."""
 
     codes: np.ndarray
     info: dict[str, Any]
+    file: str | None = None
 
 
 @dataclass
@@ -123,7 +127,7 @@ class Batches:
         codes = self.encoder.encode(np.stack([self._results[place].pixels for place in places]))
         self._running.append((places, codes))
         for place in places:
-            self._results[place] = self._results[place].info  # the pixels are needed no more
+            self._results[place] = replace(self._results[place], pixels=NO_PIXELS)  # they are needed no more
 
     def finish(self) -> list[Encoded | str | None]:
         """Results of everything added, in order; batches that are not full are encoded now."""
@@ -131,35 +135,47 @@ class Batches:
             self._encode(places)
         for places, codes in self._running:
             for place, grid in zip(places, self.encoder.to_numpy(codes), strict=True):
-                self._results[place] = Encoded(grid, self._results[place])
+                self._results[place] = Encoded(grid, self._results[place].info, self._results[place].file)
         results, self._results, self._waiting, self._running = self._results, [], {}, []
         return results
 
 
-def prepare(read: ReadImage | None, crop: Crop) -> Cropped | str | None:
-    """Read and crop one image; the reason in its place when it cannot be used."""
+def prepare(read: ReadImage | None, crop: Crop, patience: Patience | None = None) -> Cropped | str | None:
+    """Read and crop one image; the reason in its place when it cannot be used. Raises UserError where `patience` ends:
+    it waits for images that are out of reach, which are missing ones without it. TypeError for a source that reads
+    something else than an image."""
     if read is None:
         return None
     try:
-        return Cropped(*crop(read()))
+        file = read.state() if isinstance(read, ImageFile) else None
+        pixels = patience.read(read) if patience else read()
+        if not (isinstance(pixels, np.ndarray) and pixels.dtype == np.uint8 and pixels.shape[2:] == (3,)):
+            found = f"{pixels.dtype} {list(pixels.shape)}" if isinstance(pixels, np.ndarray) else type(pixels).__name__
+            raise TypeError(f"the source's image must be uint8 [height, width, 3], not {found}")
+        if file is None and isinstance(read, ImageFile):  # it was waited for
+            file = read.state()
+        return Cropped(*crop(pixels), file)
+    except UserError:
+        raise
     except READ_ERRORS as error:
         return reason(error)
 
 
 def encode_tasks(
-    tasks: Iterable[RowTask], encoder: BatchEncoder, crop: Crop, workers: int
+    tasks: Iterable[RowTask], encoder: BatchEncoder, crop: Crop, workers: int, wait: float = 0.0
 ) -> Generator[list[Encoded | str | None], None, None]:
     """Results of the rows in order, a list for each task (CPU) or for each shard (CUDA). workers=0: all in this
-    process."""
+    process. wait: seconds of Patience."""
     on_cpu = encoder.device.type == "cpu"
     if on_cpu and not workers:
         _keep_freed_memory()
     with one_exact_thread():
         if workers and on_cpu:
-            yield from (results for _, results in _in_processes(tasks, crop, encoder.settings, workers))
+            yield from (results for _, results in _in_processes(tasks, crop, encoder.settings, workers, wait))
             return
-        here = ((task, [prepare(read, crop) for read in task.images]) for task in tasks)
-        prepared = _in_processes(tasks, crop, None, workers) if workers else here
+        patience = Patience(wait)
+        here = ((task, [prepare(read, crop, patience) for read in task.images]) for task in tasks)
+        prepared = _in_processes(tasks, crop, None, workers, wait) if workers else here
         batches = Batches(encoder)
         for task, cropped in prepared:
             batches.add(cropped)
@@ -182,10 +198,10 @@ def one_exact_thread() -> Iterator[None]:
 
 
 def _in_processes(
-    tasks: Iterable[RowTask], crop: Crop, settings: EncoderSettings | None, workers: int
+    tasks: Iterable[RowTask], crop: Crop, settings: EncoderSettings | None, workers: int, wait: float
 ) -> Iterator[tuple[RowTask, list[Any]]]:
     """(task, its images) in order, cropped by a pool of processes; with `settings` encoded by them too."""
-    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _start_worker, (crop, settings))
+    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _start_worker, (crop, settings, wait))
     waiting: deque[tuple[RowTask, Future[list[Any]]]] = deque()
     try:
         for task in tasks:
@@ -205,13 +221,12 @@ def _in_processes(
         pool.shutdown(cancel_futures=True)
 
 
-def _start_worker(crop: Crop, settings: EncoderSettings | None) -> None:
+def _start_worker(crop: Crop, settings: EncoderSettings | None, wait: float) -> None:
     global _worker
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the main process's to handle
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    follow_parent()
     torch.set_num_threads(1)
     _keep_freed_memory()
-    _worker = crop, BatchEncoder(settings) if settings else None
+    _worker = crop, BatchEncoder(settings) if settings else None, Patience(wait)
 
 
 def _keep_freed_memory() -> None:
@@ -224,18 +239,10 @@ def _keep_freed_memory() -> None:
         mallopt(trim_threshold, 2**31 - 1)
 
 
-def _end_with_parent() -> None:
-    """A pool's processes wait for work for ever when their parent is killed; this ends them with it."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    parent.join()
-    os.kill(os.getpid(), signal.SIGTERM)
-
-
 def _work(images: Sequence[ReadImage | None]) -> list[Any]:
     assert _worker is not None
-    crop, encoder = _worker
-    prepared = [prepare(read, crop) for read in images]
+    crop, encoder, patience = _worker
+    prepared = [prepare(read, crop, patience) for read in images]
     if encoder is None:
         return prepared
     batches = Batches(encoder)

@@ -80,9 +80,13 @@ def open_encoding(config: TokenizeJob, crop: Crop) -> Encoding:
         raise UserError("tokenize.compile=true: compiling gains nothing on a CPU; leave it out")
     batch_size = 1 if t.batch_size == "auto" else int(t.batch_size)
     settings = EncoderSettings(config.vq, device, t.precision, t.compile, batch_size)
-    ranks_here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # they share this machine's cores
-    workers = max(1, _cores() // ranks_here) if t.workers is None else t.workers
-    return Encoding(BatchEncoder(settings), crop, workers)
+    return Encoding(BatchEncoder(settings), crop, processes(t))
+
+
+def processes(t: TokenizeSettings) -> int:
+    """Processes beside the main one: tokenize.workers, or one a core, shared by torchrun's ranks on this machine."""
+    ranks_here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    return max(1, _cores() // ranks_here) if t.workers is None else t.workers
 
 
 def _cores() -> int:

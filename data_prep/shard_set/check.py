@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -13,8 +12,9 @@ import numpy as np
 
 from data_prep.shard_set.folder import DROPPED_NAME
 from data_prep.shard_set.index import code_counts, perplexity
-from data_prep.shard_set.stream import Files, chunk_files, chunk_spans, shard_files
+from data_prep.shard_set.stream import Files, chunk_files, chunk_spans, sample_rows, shard_files
 from data_prep.shard_set.writer import shard_name
+from liquid_train.data.sample_table import SAMPLES_NAME, key_hash
 from liquid_train.data.shard_format import INDEX_NAME, DamagedSample, Sample, decode_sample
 from liquid_train.files import sha256_of
 
@@ -98,8 +98,26 @@ class SetCheck:
         self.counts = np.zeros(self.codebook_size or 0, np.int64)  # of every code
         self._keys: list[tuple[dict[str, Any], np.ndarray]] = []  # (entry, hashes): 8 bytes a key
         self._without_vq = False
+        self._grids: Counter[tuple[int, ...]] = Counter()
+        self._rows = self._open_rows()
+
+    def _open_rows(self) -> np.ndarray | None:
+        """samples.npy where it is the one of the index."""
+        recorded, file = self.index.get("samples"), self.path / SAMPLES_NAME
+        if recorded is None:
+            return None
+        rows = sample_rows(self.path, self.index)
+        if rows is None or sha256_of(file) != recorded.get("sha256"):
+            self.problems.add(
+                SAMPLES_NAME,
+                f"{SAMPLES_NAME}: missing, or not the one of {INDEX_NAME}; `liquid data index {self.path}` makes it "
+                "anew once it is removed",
+            )
+            return None
+        return rows
 
     def run(self, advance: Callable[[int], None]) -> None:
+        first = 0
         for number, entry in enumerate(self.index["shardlist"]):
             if "recipe" in self.index and entry["url"] != shard_name(number):
                 self.problems.add(
@@ -108,11 +126,13 @@ class SetCheck:
             before = len(self.problems)
             if self._tar_is_readable(entry):
                 totals = self._samples(entry, advance)
+                self._check_rows(first, entry)
                 if len(self.problems) == before:
                     self._compare(entry["url"], entry.get("totals", {}), totals)
                 self.totals.update(totals)
             else:
                 advance(entry["nsamples"])
+            first += entry["nsamples"]
         self._unique_keys()
         if not self.problems:
             self._set_totals()
@@ -153,11 +173,21 @@ class SetCheck:
                     "sample counts", f"{url}: {len(group):,} samples in chunk {number}, {INDEX_NAME} says {count:,}"
                 )
             for key, files in group.items():
-                hashes.append(hash_of(key))
+                hashes.append(key_hash(key))
                 self._sample(url, key, files, totals)
             advance(count)
         self._keys.append((entry, np.array(hashes, np.uint64)))
         return totals
+
+    def _check_rows(self, first: int, entry: dict[str, Any]) -> None:
+        """Compare the keys that were just read from a tar with those of samples.npy, and look at its offsets. first:
+        number of the tar's first sample in the set."""
+        if self._rows is None:
+            return
+        rows, found = self._rows[first : first + entry["nsamples"]], self._keys[-1][1]
+        offsets = np.array([*rows["offset"].tolist(), entry["bytes"]], np.int64)
+        if not np.array_equal(rows["key"], found) or (offsets % BLOCK).any() or (np.diff(offsets) <= 0).any():
+            self.problems.add(SAMPLES_NAME, f"{SAMPLES_NAME}: its rows for {entry['url']} are not those of its samples")
 
     def _sample(self, url: str, key: str, files: Files, totals: Counter[str]) -> None:
         try:
@@ -170,7 +200,10 @@ class SetCheck:
             totals.update(
                 images=1, image_codes=sample["codes"].size, captions=text is not None, no_caption=text is None
             )
+            self._grids[sample["codes"].shape[:2]] += 1
             self._grid(url, sample)
+        if "ids" in sample:
+            totals.update(text_ids=sample["ids"].size)
         totals.update(
             samples=1,
             text_characters=len(text or ""),
@@ -214,7 +247,7 @@ class SetCheck:
             if not np.isin(hashes, repeated).any():
                 continue
             for key, _ in shard_files(self.path, entry):
-                if hash_of(key) not in repeated:
+                if key_hash(key) not in repeated:
                     continue
                 if key in seen:
                     self.problems.add("repeated keys", f"{entry['url']}, {key}: the same key as in {seen[key]}")
@@ -224,6 +257,9 @@ class SetCheck:
         index = self.index
         self._compare(INDEX_NAME, index.get("totals", {}), self.totals)
         self._compare(INDEX_NAME, {"no_caption": index["no_caption"]} if "no_caption" in index else {}, self.totals)
+        grids = [[*grid, images] for grid, images in sorted(self._grids.items())]
+        if "samples" in index and index.get("grids") != grids:
+            self.problems.add("totals", f"{INDEX_NAME}: its grids are not those of its images")
         dropped = sum((Counter(entry.get("dropped", {})) for entry in index["shardlist"]), Counter[str]())
         self._compare(INDEX_NAME, index.get("dropped", {}), dropped)
         if "codes" in index:
@@ -266,10 +302,6 @@ def dropped_rows(path: Path) -> Iterator[dict[str, Any]]:
     with open(path / DROPPED_NAME, encoding="utf-8") as file:
         for line in file:
             yield json.loads(line)
-
-
-def hash_of(key: str) -> int:
-    return int.from_bytes(hashlib.blake2b(key.encode("utf-8", "surrogateescape"), digest_size=8).digest())
 
 
 def _length(info: dict[str, Any], name: str) -> int:

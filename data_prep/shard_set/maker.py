@@ -14,13 +14,16 @@ import numpy as np
 
 from data_prep.encode.crops import TOO_LONG
 from data_prep.encode.encoding import Encoding
+from data_prep.encode.reconstruction import Reconstruction, sampled_rows, summary, warn_if_low
 from data_prep.settings import TokenizeSettings
-from data_prep.shard_set.folder import SetFolder
+from data_prep.shard_set.again import IMAGES, digest, shards_to_make_again
+from data_prep.shard_set.folder import DROPPED_NAME, SetFolder
 from data_prep.shard_set.index import check_bad, code_counts, complete_set, counted
 from data_prep.shard_set.plan import Part, SetPlan
 from data_prep.shard_set.samples import rows_per_task, samples_of
 from data_prep.shard_set.writer import ShardWriter
 from data_prep.source import Source, SourceRow
+from liquid_train.data.sample_table import pack_rows
 
 if TYPE_CHECKING:
     from data_prep.encode.encoder import Encoded, RowTask
@@ -60,12 +63,20 @@ class SetMaker:
         self._named = 0
         self._code_counts: np.ndarray | None = None  # of the shard being written
         self._left_out: list[dict[str, Any]] = []
+        self._image_files: list[str] = []  # states of the files that its images were read from
+        self._reconstruction = Reconstruction(encoding) if encoding else None
+        self._sampled: list[int] = []  # rows of which an image is to be decoded, still to come
+        self._psnr: list[float] = []
 
     def make(self) -> None:
         """Make what is missing. Raises UserError past tokenize.max_bad, and for a complete set in which no sample is
         left."""
         self.folder.claim(self.shards)
         done = self.folder.finished(self.shards)
+        crop = self.encoding.crop if self.encoding else None
+        for number in shards_to_make_again(self.settings, self.source, self.plan, crop, done, complete=False):
+            self.folder.remove_shard(number)
+            del done[number]
         for record in done.values():
             self._count_bad(record["entry"]["dropped"])
         todo = [number for number in self.shards if number not in done]
@@ -80,17 +91,17 @@ class SetMaker:
         with self.folder.planning():
             if self.folder.index is not None:  # another part came first
                 return
-            records = self.folder.recorded()
-            if len(records) < self.plan.shards:
+            there = len(self.folder.finished_numbers())
+            if there < self.plan.shards:
                 print(
                     (
-                        f"{self.settings.output}: {self.part} is done; {len(records)} of {self.plan.shards} shards of "
+                        f"{self.settings.output}: {self.part} is done; {there} of {self.plan.shards} shards of "
                         "the set are there"
                     )
                     + (f", {rate:,.1f} rows/s" if rate else "")
                 )
                 return
-            index = complete_set(self.folder, self.plan, records, self.settings.max_bad)
+            index = complete_set(self.folder, self.plan, self.settings.max_bad)
         print_set_summary(str(self.settings.output), index, rate)
 
     def _count_bad(self, dropped: dict[str, int]) -> None:
@@ -122,7 +133,7 @@ class SetMaker:
                 yield RowTask([None if item.problem else item.image for item in items], last)
 
         with closing(
-            encode_tasks(tasks(), self.encoding.encoder, self.encoding.crop, self.encoding.workers)
+            encode_tasks(tasks(), self.encoding.encoder, self.encoding.crop, self.encoding.workers, self.settings.wait)
         ) as results:
             for codes in results:
                 rows = [waiting.popleft() for _ in codes]
@@ -159,13 +170,27 @@ class SetMaker:
 
     def _new_shard(self, number: int) -> ShardWriter:
         self._code_counts = np.zeros(self.encoding.encoder.model.codebook_size, np.int64) if self.encoding else None
-        self._left_out = []
-        return ShardWriter(self.folder.path, number)
+        self._left_out, self._image_files, self._psnr = [], [], []
+        rows = sampled_rows(self.plan.rows, self.plan.shard_size) if self.encoding else []
+        self._sampled = [row for row in rows if row in self.plan.rows_in(number)]
+        return ShardWriter(self.folder.partial.parent, number)
 
     def _finish_shard(self, writer: ShardWriter) -> None:
-        codes = None if self._code_counts is None else self._code_counts.tolist()
-        left_out = self._left_out
-        self.folder.record({"entry": writer.finish(), "left_out": left_out, "codes": codes})
+        entry = writer.close()
+        if self._image_files:
+            entry[IMAGES] = digest(self._image_files)
+        if self._psnr:
+            entry["psnr"] = self._psnr
+            if writer.number == 0 and self.plan.shards > 1:
+                warn_if_low(self.settings.output, summary([self._psnr])["psnr"])
+        record = {
+            "entry": entry,
+            "left_out": self._left_out,
+            "codes": self._code_counts,
+            "rows": pack_rows(writer.rows),
+            "plan": self.plan.digest,
+        }
+        self.folder.add(record, writer.staged)
 
     def _write(self, writer: ShardWriter, row: int, item: SourceRow, result: Encoded | str | None) -> None:
         """Append a row's sample or samples to its shard, or note why it has none."""
@@ -175,8 +200,21 @@ class SetMaker:
         if result is not None:
             assert self._code_counts is not None
             self._code_counts += code_counts(result.codes, len(self._code_counts))
+            if result.file is not None:
+                self._image_files.append(result.file)
+            self._measure(row, item, result)
         for sample in samples_of(self.plan, row, item, result):
             writer.add(*sample)
+
+    def _measure(self, row: int, item: SourceRow, result: Encoded) -> None:
+        """PSNR of the first image from every sampled row on."""
+        if not self._sampled or row < self._sampled[0] or item.image is None:
+            return
+        assert self._reconstruction is not None
+        value = self._reconstruction.psnr(item.image, result.codes)
+        if value is not None:
+            self._psnr.append(value)
+            self._sampled = [sampled for sampled in self._sampled if sampled > row]
 
     def _leave_out(self, writer: ShardWriter, row: int, item: SourceRow, reason: str) -> None:
         writer.dropped[reason] += 1
@@ -186,7 +224,7 @@ class SetMaker:
             log.warning("%s: left out: %s", item.origin, reason)
         elif self._named == SHOWN:
             log.warning(
-                "further rows that are left out: see %s once the set is complete", self.folder.path / "dropped.jsonl"
+                "further rows that are left out: see %s once the set is complete", f"{self.folder}/{DROPPED_NAME}"
             )
         self._named += 1
 
@@ -235,5 +273,9 @@ def print_set_summary(path: str, index: dict[str, Any], rate: float | None) -> N
             f"{index['codes']['perplexity']:,.1f}; "
             f"{size / max(1, totals.get('images', 0)):,.0f} bytes an image"
         )
+        if "psnr" in index:
+            print(f"  PSNR of {index['psnr']['images']} images from their codes: {index['psnr']['db']:.1f} dB")
+            warn_if_low(path, index["psnr"])
     else:
-        print(f"  {totals['text_characters']:,} characters of text")
+        ids = f", {totals['text_ids']:,} token ids" if "text_ids" in totals else ""
+        print(f"  {totals['text_characters']:,} characters of text{ids}")

@@ -6,10 +6,13 @@ plan and writes it to OUTPUT/.partial/plan.json; a finished set has its content 
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from itertools import islice
 from typing import Any
 
@@ -34,6 +37,7 @@ class SetPlan:
     vq_fingerprint: str | None = None
     codebook_size: int | None = None
     downsampling: int | None = None
+    max_code: int | None = None  # in place of these, where a set was filtered whose VQ is unknown
     max_bad: float | None = field(default=None, compare=False)  # None: read from an index, which does not record it
 
     @classmethod
@@ -48,17 +52,25 @@ class SetPlan:
 
     def for_index(self) -> dict[str, Any]:
         """The plan's share of index.json: a set of texts names no VQ, and what was allowed is not part of a set."""
-        of_vq = ("vq_fingerprint", "codebook_size", "downsampling")
+        of_vq = ("vq_fingerprint", "codebook_size", "downsampling", "max_code")
         return {
             key: value
             for key, value in asdict(self).items()
             if key != "max_bad" and not (key in of_vq and value is None)
         }
 
+    @cached_property
+    def digest(self) -> str:
+        """Tells this plan from another of the same folder."""
+        compared = {**self.to_json(), "max_bad": None}
+        return hashlib.sha256(json.dumps(compared, sort_keys=True).encode()).hexdigest()[:16]
+
     def differences(self, other: SetPlan) -> list[str]:
         """Names of what `other` has otherwise, as in plan.json, with both values: "recipe.shard_size (8, 16)"."""
         a, b = flat_keys(self.to_json()), flat_keys(other.to_json())
-        keys = sorted(key for key in a.keys() | b.keys() if key != "max_bad" and a.get(key) != b.get(key))
+        # what lies next to the inputs and is not read makes no other set
+        free = {key for key in a.keys() | b.keys() if key == "max_bad" or key.startswith("omitted.")}
+        keys = sorted(key for key in (a.keys() | b.keys()) - free if a.get(key) != b.get(key))
         return [f"{key} ({_abridged(a.get(key))}, {_abridged(b.get(key))})" for key in keys]
 
     @property
@@ -75,6 +87,30 @@ class SetPlan:
 
     def rows_of(self, shard: int) -> int:
         return min(self.shard_size, self.rows - shard * self.shard_size)
+
+    def rows_in(self, shard: int) -> range:
+        """Numbers of the rows of a shard."""
+        first = shard * self.shard_size
+        return range(first, first + self.rows_of(shard))
+
+    def read_rows(self, source: Source, rows: Iterable[int]) -> Iterator[tuple[int, SourceRow]]:
+        """(row, item) of ascending rows; an input is gone through once. Raises UserError where it has become
+        shorter."""
+        wanted = iter(rows)
+        row = next(wanted, None)
+        start = 0
+        for name, count in self.inputs:
+            stream: Iterator[SourceRow] | None = None
+            at = start
+            while row is not None and row < start + count:
+                if stream is None or (row != at and source.seeks):
+                    stream, at = source.read(name, row - start), row
+                item = next(islice(stream, row - at, None), None)
+                if item is None:
+                    raise UserError(f"{name} has fewer rows than when the set was made")
+                yield row, item
+                at, row = row + 1, next(wanted, None)
+            start += count
 
     def read(self, source: Source, shard: int) -> Iterator[SourceRow]:
         """The rows of one shard. Raises UserError when the source has fewer rows than were counted."""

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from data_prep.encode.documents import cut_text
+from data_prep.encode.hashes import with_text_hash
 from data_prep.shard_set.plan import SetPlan
 from data_prep.source import SourceRow
 
@@ -18,12 +19,13 @@ TEXT_TASK_ROWS = 64
 
 
 class NewSample(NamedTuple):
-    """KEY.json, KEY.txt and KEY.codes.npy [rows, columns] before they are written."""
+    """KEY.json, KEY.txt, KEY.codes.npy [rows, columns] and KEY.ids.npy [n] before they are written."""
 
     key: str
     info: dict[str, Any]
     text: str | None
     codes: np.ndarray | None
+    ids: np.ndarray | None = None
 
 
 def rows_per_task(batch_size: int | None) -> int:
@@ -32,14 +34,24 @@ def rows_per_task(batch_size: int | None) -> int:
 
 
 def samples_of(plan: SetPlan, number: int, row: SourceRow, result: Encoded | None) -> list[NewSample]:
-    """Row `number` of the set: one sample, or the pieces of a long text. result: the codes of its image, None for a row
-    without one."""
+    """Row `number` of the set: one sample, or the pieces of a long text, or the documents of
+    a row of token ids. result: the codes of its image, None for a row without one."""
+    samples = _without_hash(plan, number, row, result)
+    if "hashes" not in plan.recipe:
+        return samples
+    return [sample._replace(info=with_text_hash(sample.info, sample.text)) for sample in samples]
+
+
+def _without_hash(plan: SetPlan, number: int, row: SourceRow, result: Encoded | None) -> list[NewSample]:
     key, info = row.key or f"{number:09d}", {**row.info, "source": plan.recipe["source"]["name"]}
     if result is not None:
         assert plan.downsampling is not None
         rows, columns = result.codes.shape
         info |= {**result.info, "width": columns * plan.downsampling, "height": rows * plan.downsampling}
         return [NewSample(key, info, row.text, result.codes)]
+    if row.ids is not None:
+        several = len(row.ids) > 1
+        return [NewSample(f"{key}-{n}" if several else key, info, None, None, ids) for n, ids in enumerate(row.ids)]
     if row.text is None or plan.encoder is not None:
         return [NewSample(key, info, row.text, None)]
     pieces = list(cut_text(row.text, int(plan.recipe["max_characters"])))

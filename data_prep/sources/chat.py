@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-import ijson
-
-from data_prep.source import DAMAGED, SourceRow, readable
+from data_prep.remote_input import RemotePath
+from data_prep.source import ImageFile, SourceRow
 from data_prep.sources import SOURCES
-from data_prep.sources._listed import ListRow, ListSource, jsonl_rows
-from liquid_train.image_tokenizer.preprocess import read_rgb
+from data_prep.sources._captions import value_of
+from data_prep.sources._listed import URL, ListSource
 
 IMAGE_TOKEN = "<image>"  # where LLaVA's messages have the image
 ROLES = {"human": "user", "gpt": "assistant", "user": "user", "assistant": "assistant", "system": "system"}
-
-BEGINNING = 4096  # bytes, in which an array shows its bracket
-BOM = b"\xef\xbb\xbf"  # which some editors put before UTF-8
+USUAL_IMAGE_KEYS = ("image", "images")
 
 
 @SOURCES.register("chat")
@@ -30,29 +25,43 @@ class ChatSource(ListSource):
     image belongs.
     """
 
-    suffixes = (".json", ".jsonl")
-    image_key = "image"
+    image_keys: tuple[str, ...] = USUAL_IMAGE_KEYS
 
-    def rows(self, path: Path) -> Iterator[ListRow]:
-        return jsonl_rows(path) if path.suffix == ".jsonl" else json_array(path)
+    def needed(self) -> dict[str, tuple[str, ...]]:
+        return {}  # chats without an image are kept
 
-    def read_row(self, row: dict[str, Any], folder: Path, origin: str) -> SourceRow:
+    def read_row(self, row: dict[str, Any], folder: Path | RemotePath, origin: str) -> SourceRow:
         messages = chat_messages(row.get("conversations", row.get("messages")))
         if messages is None:
             return SourceRow({}, problem="no conversation that a user begins and an assistant answers", origin=origin)
-        image = row.get(self.settings.image_key or self.image_key)
-        if isinstance(image, list) and len(image) <= 1:
-            image = image[0] if image else None
-        if image is None or image == "":
-            if any(IMAGE_TOKEN in m["content"] for m in messages):
-                return SourceRow({}, problem="a conversation about an image that it does not name", origin=origin)
-            return SourceRow({"messages": messages}, origin=origin)
-        if not isinstance(image, str):
-            return SourceRow({}, problem="more than one image", origin=origin)
-        if not any(IMAGE_TOKEN in m["content"] for m in messages):
+        image, problem = self._image(row)
+        places = sum(m["content"].count(IMAGE_TOKEN) for m in messages)
+        if problem is None and image is None and places:
+            problem = "a conversation about an image that it does not name"
+        if problem is None and image is not None and places > 1:
+            problem = f"{places} times {IMAGE_TOKEN} for 1 image"  # training would drop it
+        if problem or image is None:
+            return SourceRow({"messages": messages} if not problem else {}, problem=problem, origin=origin)
+        if not places:
             first = next(m for m in messages if m["role"] == "user")
             first["content"] = f"{IMAGE_TOKEN}\n{first['content']}"
-        return SourceRow({"messages": messages}, partial(read_rgb, folder / image), origin=f"{origin} ({image})")
+        return SourceRow({"messages": messages}, ImageFile(folder / image), origin=f"{origin} ({image})")
+
+    def _image(self, row: dict[str, Any]) -> tuple[str | None, str | None]:
+        """(path of the image that a chat is about, None without one; why it cannot be used)."""
+        if any(row.get(key) for key in ("video", "videos", "audio")):
+            return None, "a video or sound"
+        found: Any = next((value for key in self.image_keys if (value := value_of(row, key)) not in (None, "", [])), [])
+        values = found if isinstance(found, list) else [found]
+        if not values and any(row.get(key) for key in USUAL_IMAGE_KEYS):
+            return None, f"an image, but not under {self.image_keys[0]}"
+        if len(values) > 1:
+            return None, "more than one image"
+        if values and not isinstance(values[0], str):
+            return None, "the image is no path"
+        if values and URL.match(values[0]):
+            return None, "the image is a URL, no file"
+        return (values[0] if values else None), None
 
 
 def chat_messages(turns: Any) -> list[dict[str, str]] | None:
@@ -70,19 +79,3 @@ def chat_messages(turns: Any) -> list[dict[str, str]] | None:
     roles = [m["role"] for m in messages if m["role"] != "system"]
     alternate = roles and all(r == ("user", "assistant")[i % 2] for i, r in enumerate(roles))
     return messages if alternate and "assistant" in roles else None
-
-
-def json_array(path: Path) -> Iterator[ListRow]:
-    """The elements of one JSON array, read as a stream; a file that breaks off ends with a row that reports it."""
-    with open(path, "rb") as file:
-        file.seek(len(BOM) if file.read(len(BOM)) == BOM else 0)
-        begin = file.tell()
-        if next(iter(file.read(BEGINNING).split()), b"[")[:1] != b"[":
-            yield "the file is not a JSON array"
-            return
-        file.seek(begin)
-        try:
-            for row in ijson.items(file, "item", use_float=True):
-                yield readable(row) if isinstance(row, dict) else "row is not a JSON object"
-        except ijson.JSONError:
-            yield DAMAGED

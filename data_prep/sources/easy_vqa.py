@@ -21,7 +21,9 @@ from data_prep.settings import TokenizeSettings
 from data_prep.source import Source, SourceRow
 from data_prep.sources import SOURCES
 from data_prep.sources._augmentation import read_varied
+from data_prep.sources._easy_vqa_wordings import WORDINGS_VERSION, captions, questions
 from data_prep.sources._packaged import check_packaged
+from liquid_train.data.keyed import keyed_generator
 from liquid_train.errors import UserError
 from liquid_train.image_tokenizer.preprocess import read_rgb
 from liquid_train.packages import missing_package
@@ -29,16 +31,6 @@ from liquid_train.packages import missing_package
 COLORS = ("black", "blue", "brown", "gray", "green", "red", "teal", "yellow")
 SHAPES = ("circle", "rectangle", "triangle")
 SPLITS = ("train", "test")
-
-# Wordings of a caption, and the share of training in which each is drawn; the first is KEY.txt.
-WORDINGS = (
-    ("a {color} {shape}", 0.5),
-    ("{color} {shape}", 0.1),
-    ("a {shape} that is {color}", 0.1),
-    ("a picture of a {color} {shape}", 0.1),
-    ("an image of a {color} {shape}", 0.1),
-    ("a {color} {shape} on a light background", 0.1),
-)
 
 _NEGATED = re.compile(r"\b(not|no)\b")
 
@@ -66,7 +58,7 @@ class EasyVQAImage:
         """(wording, weight) of every wording of the caption, the plainest first; empty where there is no caption."""
         if not (self.color and self.shape):
             return []
-        return [(wording.format(color=self.color, shape=self.shape), weight) for wording, weight in WORDINGS]
+        return captions(self.color, self.shape)
 
 
 def answer_type(answer: str) -> str:
@@ -125,9 +117,9 @@ def load_split(split: str) -> list[EasyVQAImage]:
 
 @SOURCES.register("easy_vqa")
 class EasyVQASource(Source):
-    """The images of easy-VQA, then their varied copies; every one carries all of the image's questions.
+    """The images of easy-VQA with their questions, then their varied copies with questions in other words.
 
-    (The questions name no side, so they hold for a mirrored image too.)
+    (No question names a side, so that all hold for a mirrored image.)
     """
 
     def __init__(self, settings: TokenizeSettings, seed: int) -> None:
@@ -148,7 +140,8 @@ class EasyVQASource(Source):
 
     def recipe(self) -> dict[str, Any]:
         varied = {"seed": self.seed} if self.copies > 1 else {}  # without copies the seed decides nothing
-        return {"split": self.split, "version": self.version, "copies": self.copies, **varied}
+        wordings = {"wordings": WORDINGS_VERSION}
+        return {"split": self.split, "version": self.version, "copies": self.copies, **wordings, **varied}
 
     def inputs(self) -> list[str]:
         return [self.split]
@@ -163,13 +156,13 @@ class EasyVQASource(Source):
 
     def _row(self, image: EasyVQAImage, copy: int) -> SourceRow:
         key = f"{self.split}-{image.number:05d}"
-        info: dict[str, Any] = {
-            "questions": [{"question": question, "answers": [answer]} for question, answer in image.questions]
-        }
+        info: dict[str, Any] = {}
+        read, asked = partial(read_rgb, image.path), image.questions
+        if copy:
+            read = partial(read_varied, image.path, self.seed, key, copy)
+            asked = questions(image.color, image.shape, keyed_generator(self.seed, key, copy, "questions")) or asked
+            key, info = f"{key}-c{copy}", {"copy": copy}
+        info["questions"] = [{"question": question, "answers": [answer]} for question, answer in asked]
         if image.captions:
             info["captions"] = [{"text": text, "weight": weight} for text, weight in image.captions]
-        if copy == 0:
-            return SourceRow(info, partial(read_rgb, image.path), image.caption, image.problem, key, key)
-        read = partial(read_varied, image.path, self.seed, key, copy)
-        key = f"{key}-c{copy}"
-        return SourceRow({**info, "copy": copy}, read, image.caption, image.problem, key, key)
+        return SourceRow(info, read, image.caption, image.problem, key, key)

@@ -1,4 +1,5 @@
-"""`liquid data merge|verify|describe|inspect|index`: tools for shard sets, and a look at the sequences made of them."""
+"""`liquid data merge|verify|describe|inspect|index|filter`: tools for shard sets, and a look at the sequences made of
+them."""
 
 from __future__ import annotations
 
@@ -7,15 +8,30 @@ import os
 import sys
 from pathlib import Path
 
+from data_prep.tools.limits import MATCHES, Limits
 from liquid_train.errors import UserError
 from liquid_train.files import check_file
+
+FILTER_EXAMPLES = """\
+EXPR compares fields of KEY.json (nested ones with dots, odd names in `backticks`) and, of every sample, key, number,
+shard, text, has_image and aspect (long side / short side):
+  length(text) >= 20 and 256 <= width < 1024
+  score > 0.3 and not source in ['easy_vqa']        a sample without a score is left out, and counted
+  captions is present or text matches '(?i)\\bcat'  also contains, is missing
+  key in @keys.txt                                  a value a line
+
+examples:
+  liquid data filter data/web --where "similarity >= 0.3" --output data/web-good
+  liquid data filter data/web --near-duplicates --list gone.jsonl
+  liquid data filter data/web --exclude data/benchmark --output data/web-clean
+"""
 
 
 def parser() -> argparse.ArgumentParser:
     root = argparse.ArgumentParser(
         prog="liquid data", description="Join the parts of a shard set, check a set, and look into it."
     )
-    tools = root.add_subparsers(dest="tool", required=True, metavar="{merge,verify,describe,inspect,index}")
+    tools = root.add_subparsers(dest="tool", required=True, metavar="{merge,verify,describe,inspect,index,filter}")
     _add_merge(tools.add_parser("merge", help="join the parts of `liquid tokenize tokenize.part=I/N` into one set"))
     _add_verify(tools.add_parser("verify", help="read an entire set again and compare some of it with its source"))
     _add_describe(tools.add_parser("describe", help="sizes, captions, grid shapes and codebook usage of a set"))
@@ -24,7 +40,8 @@ def parser() -> argparse.ArgumentParser:
             "inspect", help="print one sample of a set, or the first packed sequences of a training config"
         )
     )
-    _add_index(tools.add_parser("index", help="write the index.json of a folder of tars"))
+    _add_index(tools.add_parser("index", help="write the index.json and samples.npy of a folder of tars"))
+    _add_filter(tools.add_parser("filter", help="write a subset of a set: by fields, near-duplicates, another set"))
     return root
 
 
@@ -63,11 +80,12 @@ def _add_verify(tool: argparse.ArgumentParser) -> None:
         help="what tokenize.input was: rows of it are compared with the set (easy_vqa and python_docs need none)",
     )
     tool.add_argument("--images", metavar="PATH", help="what tokenize.images was, if that folder has moved")
+    tool.add_argument("--tokenizer", metavar="PATH", help="what tokenize.tokenizer was, for a set of token ids")
     _add_vq(tool)
     tool.add_argument(
-        "--sample", type=int, default=64, metavar="N", help="rows to compare, drawn at random (default: 64)"
+        "--sample", type=int, default=64, metavar="N", help="rows to compare, sampled at random (default: 64)"
     )
-    tool.add_argument("--seed", type=int, default=0, help="decides which rows are drawn (default: 0)")
+    tool.add_argument("--seed", type=int, default=0, help="decides which rows are sampled (default: 0)")
     tool.add_argument(
         "--sheet",
         type=Path,
@@ -104,10 +122,94 @@ def _add_inspect(tool: argparse.ArgumentParser) -> None:
 
 def _add_index(tool: argparse.ArgumentParser) -> None:
     tool.description = (
-        "Read the tars of a folder once and write the index.json that random access needs. The VQ of "
-        "the codes stays unknown."
+        "Read the tars of a folder once and write the index.json and samples.npy that random access needs; the VQ of "
+        "the codes stays unknown. An index.json of an older version, without samples.npy, gets that and is kept."
     )
     tool.add_argument("set", type=Path, metavar="SET", help="a folder of webdataset tars with KEY.codes.npy or KEY.txt")
+
+
+def _add_filter(tool: argparse.ArgumentParser) -> None:
+    tool.formatter_class = argparse.RawDescriptionHelpFormatter
+    tool.description = (
+        "Copy the samples of a set that pass into another set; images are not encoded again. Without --output they are "
+        "only counted."
+    )
+    tool.epilog = FILTER_EXAMPLES
+    tool.add_argument("set", type=Path, metavar="SET", help="the folder of the set")
+    tool.add_argument("--output", metavar="SET2", help="a folder for the samples that stay, or a URL (s3://...)")
+    tool.add_argument("--where", metavar="EXPR", help="keep the samples for which this is true (see below)")
+    tool.add_argument(
+        "--near-duplicates", action="store_true", help="of samples that are alike, keep the first in order of the set"
+    )
+    tool.add_argument(
+        "--exclude",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="SET",
+        help="leave out what is like a sample of this set, for example a benchmark's; may be given several times",
+    )
+    limits = Limits()
+    tool.add_argument(
+        "--match",
+        choices=MATCHES,
+        default=limits.match,
+        help="what is compared: image, text, both (both must be alike), either; auto: images where both samples have "
+        "one, else texts (default: auto)",
+    )
+    tool.add_argument(
+        "--image-distance",
+        type=int,
+        default=limits.image_distance,
+        metavar="BITS",
+        help=f"of 64 bits so many may differ, 0 to 16 (default: {limits.image_distance})",
+    )
+    tool.add_argument(
+        "--color-distance",
+        type=int,
+        default=limits.color_distance,
+        metavar="LEVELS",
+        help=f"mean colors may differ by so much, 0 to 255 (default: {limits.color_distance})",
+    )
+    tool.add_argument(
+        "--text-similarity",
+        type=float,
+        default=limits.text_similarity,
+        metavar="SHARE",
+        help=f"share of its 8-byte pieces that two texts have in common, 0.6 to 1 (default: {limits.text_similarity})",
+    )
+    tool.add_argument("--list", type=Path, metavar="FILE.jsonl", help="name what is left out, why, and what it is like")
+    tool.add_argument("--shard-size", type=int, metavar="N", help="samples a tar (default: as in SET)")
+    tool.add_argument(
+        "--max-bad", type=float, default=0.05, metavar="SHARE", help="share of damaged samples allowed (default: 0.05)"
+    )
+
+
+def _filter(args: argparse.Namespace) -> int:
+    from data_prep.tools.filter import FilterRequest, filter_set
+
+    for flag, value, low, high in (
+        ("--image-distance", args.image_distance, 0, 16),
+        ("--color-distance", args.color_distance, 0, 255),
+        ("--text-similarity", args.text_similarity, 0.6, 1),
+        ("--max-bad", args.max_bad, 0, 1),
+        ("--shard-size", args.shard_size or 1, 1, 2**31),
+    ):
+        if not low <= value <= high:
+            raise UserError(f"{flag} {value}: must be from {low} to {high}")
+    limits = Limits(args.match, args.image_distance, args.color_distance, args.text_similarity)
+    request = FilterRequest(
+        args.output,
+        args.where,
+        args.near_duplicates,
+        tuple(args.exclude),
+        limits,
+        args.list,
+        args.shard_size,
+        args.max_bad,
+    )
+    filter_set(args.set, request)
+    return 0
 
 
 def _preview(arguments: list[str]) -> int:
@@ -157,8 +259,8 @@ def main(arguments: list[str]) -> int:
 
         index = build_index(args.set)
         print(
-            f"{args.set}: index.json written, {sum(s['nsamples'] for s in index['shardlist']):,} samples in "
-            f"{len(index['shardlist'])} tars"
+            f"{args.set}: index.json and samples.npy written, {sum(s['nsamples'] for s in index['shardlist']):,} "
+            f"samples in {len(index['shardlist'])} tars"
         )
         return 0
     if args.tool == "merge":
@@ -168,6 +270,8 @@ def main(arguments: list[str]) -> int:
             raise UserError(f"--max-bad {args.max_bad}: a share from 0 to 1")
         merge(args.output, args.parts, args.max_bad)
         return 0
+    if args.tool == "filter":
+        return _filter(args)
     image = {"verify": "sheet", "describe": "plot", "inspect": "decode"}[args.tool]
     _check_image(f"--{image}", getattr(args, image))
     try:
@@ -199,7 +303,9 @@ def _look(args: argparse.Namespace) -> int:
         raise UserError(f"--sample {args.sample}: must be 1 or more")
     if args.images is not None and args.input is None:
         raise UserError("--images goes with --input: give the list that names the images too")
-    return verify(args.set, VerifyRequest(vq, args.input, args.images, args.sample, args.seed, args.sheet))
+    return verify(
+        args.set, VerifyRequest(vq, args.input, args.images, args.tokenizer, args.sample, args.seed, args.sheet)
+    )
 
 
 def _check_image(flag: str, path: Path | None) -> None:

@@ -90,6 +90,8 @@ class SetCard:
             self.totals["texts"] += 1
             self.characters.counts[len(text)] += 1
             self.words.counts[len(text.split())] += 1
+        if "ids" in sample:
+            self.totals["text_ids"] += sample["ids"].size
         if "codes" in sample:
             codes = sample["codes"]
             self.totals.update(images=1, captions=text is not None)
@@ -116,6 +118,8 @@ class SetCard:
             ("shards", f"{len(entries):,}, {size / 2**20:,.1f} MiB"),
             ("samples", f"{totals['samples']:,}"),
         ]
+        if totals["text_ids"]:
+            rows.append(("token ids", f"{totals['text_ids']:,}"))
         if self.damaged:
             rows.append(("damaged", f"{counted(self.damaged.counts)}: `liquid data verify {self.path}` names them"))
         if totals["images"]:

@@ -22,12 +22,12 @@ from data_prep.shard_set.maker import print_set_summary, progress
 from data_prep.shard_set.plan import SetPlan
 from data_prep.shard_set.writer import shard_name, shard_number
 from liquid_train.errors import UserError
-from liquid_train.files import check_folder, move_into_place, sha256_of, sync
+from liquid_train.files import check_folder, sha256_of, sync
 
 MAX_BAD = "--max-bad"
 
 
-@dataclass(frozen=True)
+@dataclass
 class PartFolder:
     """A folder with finished shards: their records by number. plan: of the set they belong to."""
 
@@ -63,6 +63,8 @@ def merge(output: Path, folders: list[Path], max_bad: float | None = None) -> No
         print(f"{output}: complete already, {target.index['totals']['samples']:,} samples; nothing to do")
         return
     begun = [open_part(output)] if target.plan else []
+    for part in begun:  # a merge that was killed may have left a record whose tar did not follow
+        part.records = {number: part.records[number] for number in part.records.keys() & target.finished_numbers()}
     check_coverage(plan, begun, parts)
     allowed = max_bad if max_bad is not None else _largest_max_bad([*begun, *parts])
     records = {number: record for part in [*begun, *parts] for number, record in part.records.items()}
@@ -100,9 +102,7 @@ def open_part(path: Path) -> PartFolder:
         )
     if folder.index is None:
         records = folder.recorded()
-        if wrong := [
-            number for number, record in records.items() if not {"entry", "left_out", "codes"} <= record.keys()
-        ]:
+        if wrong := [number for number, record in records.items() if not {"entry", "left_out"} <= record.keys()]:
             raise UserError(
                 f"{path}/.partial: records that do not say what they should: shards {ranges(wrong)}; remove them and "
                 "run that part again"
@@ -182,13 +182,13 @@ def _complete(target: SetFolder, plan: SetPlan, parts: list[PartFolder], max_bad
         if target.plan is None:
             target.begin(plan)
         target.claim(range(plan.shards))
-        there = target.recorded()
-        todo = [(part, number) for part in parts for number in sorted(part.records.keys() - there.keys())]
+        there = target.finished_numbers()
+        todo = [(part, number) for part in parts for number in sorted(part.records.keys() - there)]
         with progress(str(target.path), len(todo), sys.stdout.isatty()) as advance:
             for part, number in todo:
                 _take(target, part, number)
                 advance(1)
-        index = complete_set(target, plan, target.recorded(), max_bad, MAX_BAD)
+        index = complete_set(target, plan, max_bad, MAX_BAD)
     print_set_summary(str(target.path), index, None)
     if index["dropped"]:
         print(f"  {target.path / DROPPED_NAME} names what was dropped")
@@ -207,8 +207,8 @@ def _take(target: SetFolder, part: PartFolder, number: int) -> None:
             raise UserError(
                 f"{staging_directory}: not what was copied from {source}; check the disk, then merge again"
             ) from None
-    move_into_place(staging_directory, target.path / shard_name(number))
-    target.record(part.records[number])
+    with_codes = part.folder.read_record(number) or {**part.records[number], "codes": None}  # none: a finished set's
+    target.add(with_codes, staging_directory)
 
 
 def ranges(numbers: list[int]) -> str:

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from itertools import groupby, islice
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,9 +34,10 @@ if TYPE_CHECKING:
     from data_prep.encode.encoder import BatchEncoder, Cropped
 
 ALLOWED = {"fp32": 0.001, "bf16": 0.05}  # share of codes that may differ
+NO_IDS = np.zeros(0, np.uint32)
 ALLOWED_IN_ONE = 0.25  # of one image's codes: another image has more than that
 # settings that a recipe records by their names
-RECORDED = ("split", "copies", "image_key", "text_key", "images", "options")
+RECORDED = ("split", "copies", "image_key", "text_key", "images", "keep", "options")
 
 
 def needs_input(plan: SetPlan) -> bool:
@@ -44,23 +45,27 @@ def needs_input(plan: SetPlan) -> bool:
     return SOURCES.find(plan.recipe["source"]["name"], "recipe.source.name").reads_input
 
 
-def open_again(plan: SetPlan, files: str | None, images: str | None) -> Source:
+def open_again(plan: SetPlan, files: str | None, images: str | None, tokenizer: str | None = None) -> Source:
     """The source that a set was made of. Raises UserError where it is not there, or not the same any more."""
     recipe = plan.recipe["source"]
     options = {key: recipe[key] for key in RECORDED if key in recipe}
-    if images is not None:
-        options["images"] = images
+    options |= {key: value for key, value in (("images", images), ("tokenizer", tokenizer)) if value is not None}
     try:
         source = open_source(
             TokenizeSettings(source=recipe["name"], input=files, **options), int(recipe.get("seed", 0))
         )
     except UserError as error:
         raise UserError(
-            str(error).replace("tokenize.input", "--input").replace("tokenize.images", "--images")
+            str(error)
+            .replace("tokenize.input", "--input")
+            .replace("tokenize.images", "--images")
+            .replace("tokenize.tokenizer", "--tokenizer")
         ) from error
     known = {key: recipe[key] for key in ("name", "options") if key in recipe}
     there, here = flat_keys({**recipe, "images": None}), flat_keys({**known, **source.recipe(), "images": None})
-    different = sorted(key for key in there.keys() | here.keys() if there.get(key) != here.get(key))
+    # other times of change are no other content: copies of the files will do, for rows are encoded again
+    compared = [key for key in there.keys() | here.keys() if key.rpartition(".")[2] != "modified"]
+    different = sorted(key for key in compared if there.get(key) != here.get(key))
     if different:
         raise UserError(
             f"{'--input: ' if files else ''}the source is not what the set was made of: other "
@@ -105,7 +110,12 @@ class Reencoder:
             crop = plan.recipe["crop"]
             sizes = tuple((int(width), int(height)) for width, height in crop.get("sizes", ()))
             self.crop = Crop(
-                crop["kind"], int(plan.downsampling or 1), int(crop.get("size", 0)), sizes, crop["max_aspect"]
+                crop["kind"],
+                int(plan.downsampling or 1),
+                int(crop.get("size", 0)),
+                sizes,
+                crop["max_aspect"],
+                "hashes" in plan.recipe,
             )
 
     def compare(self, rows: list[int], show: set[int], advance: Callable[[int], None]) -> Comparison:
@@ -116,7 +126,7 @@ class Reencoder:
         with one_exact_thread():
             for shard, generated in groupby(rows, lambda row: row // self.plan.shard_size):
                 wanted = list(generated)
-                items = dict(self._items(self._with_batches(wanted)))
+                items = dict(self.plan.read_rows(self.source, self._with_batches(wanted)))
                 results = self._encode(items, wanted)
                 made = {row: self._samples(row, items[row], results[row]) for row in wanted}
                 there = self._find(
@@ -149,22 +159,6 @@ class Reencoder:
     @property
     def _task_rows(self) -> int:
         return rows_per_task(self._batch)
-
-    def _items(self, rows: list[int]) -> Iterator[tuple[int, SourceRow]]:
-        """(row, item) of ascending rows, numbered through all inputs."""
-        start = 0
-        for name, count in self.plan.inputs:
-            stream: Iterator[SourceRow] | None = None
-            at = start
-            for row in (row for row in rows if start <= row < start + count):
-                if stream is None or (row != at and self.source.seeks):
-                    stream, at = self.source.read(name, row - start), row
-                item = next(islice(stream, row - at, None), None)
-                if item is None:
-                    raise UserError(f"--input: {name} has fewer rows than when the set was made")
-                yield row, item
-                at = row + 1
-            start += count
 
     def _encode(self, items: dict[int, SourceRow], wanted: list[int]) -> dict[int, Any]:
         """Row -> Encoded, the reason for having no sample, or None for a row without an image. Batches without a
@@ -232,29 +226,30 @@ class Reencoder:
                 f"{url}, row {row} ({item.origin}): {DROPPED_NAME} says {reason!r}, but it can be used",
             )
             return
-        for key, info, text, codes in made:
-            sample = there.get(key)
+        for new in made:
+            sample = there.get(key := new.key)
             if sample is None:
                 self.problems.add(
                     "samples that are not found",
                     f"{url}, {key}: row {row} of the source ({item.origin}) gives it, but it cannot be read there",
                 )
                 continue
-            self._compare_sample(f"{url}, {key}", sample, info, text, codes)
+            self._compare_sample(f"{url}, {key}", sample, new)
             if show and "codes" in sample:
                 self.comparison.shown.append(
                     Shown(key, self._shown_pixels[row].pixels, sample["codes"], caption_of(sample))
                 )
 
-    def _compare_sample(
-        self, where: str, sample: Sample, info: dict[str, Any], text: str | None, codes: np.ndarray | None
-    ) -> None:
-        written = None if text is None else text.encode("utf-8", "backslashreplace").decode()
+    def _compare_sample(self, where: str, sample: Sample, new: NewSample) -> None:
+        codes = new.codes
+        written = None if new.text is None else new.text.encode("utf-8", "backslashreplace").decode()
         if sample.get("text") != written:
             self.problems.add(
                 "texts", f"{where}: text {_quoted(sample.get('text'))} there, {_quoted(written)} in the source"
             )
-        expected = json.loads(to_json(info))
+        if not np.array_equal(sample.get("ids", NO_IDS), NO_IDS if new.ids is None else new.ids):
+            self.problems.add("ids", f"{where}: other token ids there than in the source")
+        expected = json.loads(to_json(new.info))
         if different := sorted(
             key for key in expected.keys() | sample["info"].keys() if expected.get(key) != sample["info"].get(key)
         ):

@@ -12,26 +12,25 @@ from data_prep.shard_set.vq import AskedVQ, open_vq_of_set
 from liquid_train.data.shard_format import Sample
 from liquid_train.data.shards import ShardSet
 from liquid_train.errors import UserError
-from liquid_train.logs import only_errors_of
 
 
 def show_sample(path: Path, which: str, decode_to: Path | None, vq: AskedVQ) -> None:
     """Print a sample, given by its key or its number, and write its decoded image. Raises UserError where there is
     none."""
-    open_index(path)  # what a ShardSet would make where it is missing
+    index = open_index(path)  # before the ShardSet, which would make what is missing
     shards = ShardSet(path)
-    number = find(shards, path, which)
-    with only_errors_of("liquid_train.data.shards"):
-        sample = shards.sample(number)
+    number = find(index, path, which)
+    shards.damage.announce = False  # it is told below
+    sample = shards.sample(number)
     if sample is None:
         raise UserError(
             f"{path}: sample {number} is damaged ({', '.join(shards.bad)}); `liquid data verify {path}` lists all "
             "that are"
         )
-    shard = shards.shards[next(chunk.shard for chunk in reversed(shards.chunks) if chunk.first <= number)]
+    shard = shards.shard_of(number)
     if decode_to is not None and "codes" not in sample:
         raise UserError(f"--decode: sample {sample['key']} has no codes, it is a text")
-    print(f"{sample['key']}  (sample {number:,} of {len(shards):,}, in {shard['url']})")
+    print(f"{sample['key']}  (sample {number:,} of {len(shards):,}, in {shard.url})")
     print("\n".join(sample_lines(sample)))
     if decode_to is not None:
         from liquid_train.generate.images import decode, save_png
@@ -42,14 +41,15 @@ def show_sample(path: Path, which: str, decode_to: Path | None, vq: AskedVQ) -> 
         print(f"\n{decode_to}: written")
 
 
-def find(shards: ShardSet, path: Path, which: str) -> int:
+def find(index: dict[str, Any], path: Path, which: str) -> int:
     """The number of a sample. Digits are a number, unless a zero stands before them, as in keys, or the set is not that
     long."""
+    samples = sum(entry["nsamples"] for entry in index["shardlist"])
     numeric = which.isdecimal() and str(int(which)) == which
-    if numeric and int(which) < len(shards):
+    if numeric and int(which) < samples:
         return int(which)
     start = 0
-    for entry in shards.shards:
+    for entry in index["shardlist"]:
         try:
             for offset, (key, _) in enumerate(shard_files(path, entry)):
                 if key == which:
@@ -59,7 +59,7 @@ def find(shards: ShardSet, path: Path, which: str) -> int:
                 f"{path / entry['url']}: cannot be read: {error.strerror}; `liquid data verify` says what is wrong"
             ) from error
         start += entry["nsamples"]
-    known = f"numbers go from 0 to {len(shards) - 1:,}" if len(shards) else "the set is empty"
+    known = f"numbers go from 0 to {samples - 1:,}" if samples else "the set is empty"
     raise UserError(f"{path}: no sample {which}: {known}" + ("" if numeric else ", and no key is called so"))
 
 
@@ -69,11 +69,13 @@ def sample_lines(sample: Sample) -> list[str]:
     found = []
     if "text" in sample:
         found += ["", "caption" if "codes" in sample else "text", *_indented(sample["text"])]
+    if "ids" in sample:
+        found += ["", f"token ids, {sample['ids'].size}", "  " + " ".join(map(str, sample["ids"]))]
     if info.get("captions"):
         found += [
             "",
             "further wordings (weight)",
-            *(f"  {caption['text']} ({caption['weight']:g})" for caption in info["captions"]),
+            *(f"  {caption['text']} ({caption.get('weight', 1):g})" for caption in info["captions"]),
         ]
     if info.get("questions"):
         found += [

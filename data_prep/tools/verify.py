@@ -32,6 +32,7 @@ class VerifyRequest:
     vq: AskedVQ
     input: str | None = None
     images: str | None = None
+    tokenizer: str | None = None
     sample: int = 64
     seed: int = 0
     sheet: Path | None = None
@@ -145,13 +146,18 @@ class _Verification:
                 )
             self.notes.append(f"not compared with its source: {INDEX_NAME} does not say how the set was made")
             return None
+        if "filter" in self.plan.recipe:
+            if asked:
+                raise UserError(f"--input {self.request.input}: {self.path} is part of another set; verify that one")
+            self.notes.append("not compared with its source: made of another set by `liquid data filter`")
+            return None
         from data_prep.tools.reencode import needs_input, open_again
 
         try:
             if needs_input(self.plan) and not asked:
                 self.notes.append("not compared with its source: give --input")
                 return None
-            return open_again(self.plan, self.request.input, self.request.images)
+            return open_again(self.plan, self.request.input, self.request.images, self.request.tokenizer)
         except UserError as error:
             if asked:
                 raise

@@ -21,6 +21,7 @@ from evals.questions.collector import BenchmarkQuestion, BenchmarkSet, Collector
 from evals.questions.published_rules import COGNITION, PERCEPTION, MMERow, mme_reads, mme_scores
 from evals.questions.scoring import by_group
 from liquid_train.errors import UserError
+from liquid_train.files import lines_of
 from liquid_train.measurement.measurement import Value, average, bare
 
 
@@ -84,7 +85,7 @@ class MME(Benchmark):
         for subtask in dict.fromkeys(item.group for item in benchmark.items):
             file = path / f"{subtask}.txt"
             try:
-                lines = file.read_text(encoding="utf-8").splitlines() if file.is_file() else []
+                lines = lines_of(file.read_text(encoding="utf-8")) if file.is_file() else []
             except (OSError, UnicodeDecodeError) as error:
                 raise UserError(f"{file}: cannot be read ({error}); give the table of the subtask") from error
             for number, line in enumerate(lines, 1):
@@ -125,7 +126,7 @@ def add_subtask(collector: Collector, known: dict[str, Path], folder: Path, subt
         collector.drop("images without questions", f"{subtask}/{name}")
     known |= {f"{subtask}/{name}": path for name, path in images.items()}
     for name, path in files.items():
-        lines = [line.split("\t") for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        lines = [line.split("\t") for line in lines_of(path.read_text(encoding="utf-8")) if line.strip()]
         if len(lines) != 2 or any(
             len(line) != 2 or not line[0].strip() or line[1].strip().lower() not in ("yes", "no") for line in lines
         ):

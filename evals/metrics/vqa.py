@@ -121,7 +121,7 @@ def blind_answers(train: ShardSet, questions: Sequence[Question]) -> list[str]:
     by_wording: dict[str, Counter[str]] = defaultdict(Counter)
     overall: Counter[str] = Counter()
     for sample in islice(train, BLIND_SAMPLES):
-        for q in sample["info"].get("questions", ()):
+        for q in sample["info"].get("questions") or ():
             by_wording[normal(q["question"])].update(q["answers"])
             overall.update(q["answers"])
     if not overall:

@@ -57,7 +57,7 @@ class WISE(Metric):
         return [asdict(self.job.wise), folder_identity(self.job.wise.prompts)]
 
     def read(self) -> None:
-        self.prompts = read_prompts(self.job.wise)
+        self.prompts = read_wise_prompts(self.job.wise)
 
     def measure(self, handle: ModelHandle, inputs: Inputs) -> Measurement:
         assert isinstance(inputs, JobInputs)
@@ -68,7 +68,7 @@ class WISE(Metric):
 
     def score(self) -> Measurement:
         config = self.job.wise
-        return score(read_prompts(config), [Path(path) for path in config.scores], config.max_bad)
+        return score_marks(read_wise_prompts(config), [Path(path) for path in config.scores], config.max_bad)
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,7 @@ def category(id: int) -> str:
     return next(name for name, last in CATEGORIES.items() if id <= last)
 
 
-def read_prompts(config: WISEConfig) -> WISEPrompts:
+def read_wise_prompts(config: WISEConfig) -> WISEPrompts:
     """Raises UserError for files that are missing or of another format, and with counts and names where more entries
     cannot be used than wise.max_bad allows."""
     if config.prompts is None:
@@ -184,7 +184,7 @@ def wiscore(marks: Sequence[float]) -> float:
     return sum(weight * mark for weight, mark in zip(MARKS.values(), marks, strict=True)) / HIGHEST
 
 
-def score(data: WISEPrompts, files: list[Path], max_bad: float) -> Measurement:
+def score_marks(data: WISEPrompts, files: list[Path], max_bad: float) -> Measurement:
     """wise/CATEGORY, and wise where every category has a marked image. Raises UserError with counts and names where
     more prompts have no marks, or more marks no prompt, than max_bad allows."""
     left_out = {reason: list(names) for reason, names in data.left_out.items()}

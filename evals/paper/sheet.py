@@ -15,6 +15,7 @@ from evals.chosen import find_metric
 from evals.metric import value_of
 from evals.paper.numbers import GROUPS, MODELS, PAPER, Row
 from evals.settings import EvalJob
+from liquid_train.files import naming
 from liquid_train.measurement.measurement import Measurement, Value
 from liquid_train.packages import install_command
 
@@ -62,8 +63,9 @@ def write_sheet(folder: Path, title: str, found: dict[str, Measurement], why: di
     groups = {name: [line(row, found, why) for row in rows] for name, rows in GROUPS.items()}
     notes = [f"{name}: {warning}" for name, measured in found.items() for warning in measured.warnings]
     about = settings(found)
-    (folder / "paper.md").write_text(as_markdown(title, groups, about, notes), encoding="utf-8")
-    (folder / "paper.html").write_text(as_html(title, groups, about, notes), encoding="utf-8")
+    for name, content in (("paper.md", as_markdown), ("paper.html", as_html)):
+        with naming(folder / name):
+            (folder / name).write_text(content(title, groups, about, notes), encoding="utf-8")
 
 
 def line(row: Row, found: dict[str, Measurement], why: dict[str, str]) -> Line:

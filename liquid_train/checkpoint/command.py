@@ -16,7 +16,7 @@ def main(rest: list[str]) -> int:
     )
     parser.add_argument("action", choices=("list", "verify", "export"))
     parser.add_argument(
-        "path", help="list: a run's folder; verify: a checkpoint's; export: either (a run: its newest checkpoint)"
+        "path", help="list: a run's folder; verify, export: a checkpoint's, or a run's (its newest checkpoint)"
     )
     parser.add_argument(
         "output", nargs="?", help="export: a folder that is empty or not there, or a URL such as s3://bucket/model"
@@ -42,8 +42,10 @@ def main(rest: list[str]) -> int:
         )
         return 0
     if args.action == "list":
-        scored, best = checkpoint.read_scores(folder), checkpoint.best(folder)
-        for found in checkpoint.committed(folder):
+        scored, best, complete = checkpoint.read_scores(folder), checkpoint.best(folder), checkpoint.committed(folder)
+        if not complete:
+            raise UserError(f"{folder}: no complete checkpoint in {folder / 'checkpoints'}; give the folder of a run")
+        for found in complete:
             size = sum(f["size"] for f in checkpoint.read_commit(found)["files"].values())
             mark = (
                 f"  best: {scored['metric']} {scored['scores'][str(checkpoint.step_of(found))]:.4g}"
@@ -52,6 +54,20 @@ def main(rest: list[str]) -> int:
             )
             print(f"{found}  {size / 2**20:,.1f} MiB{mark}")
         return 0
+    return verify(folder)
+
+
+def verify(folder: Path) -> int:
+    """Print what is wrong with a checkpoint, or a run's newest one. Exit status: 0 where nothing is. UserError for a
+    folder that is neither."""
+    if not (folder / checkpoint.COMMIT).exists():
+        complete = checkpoint.committed(folder)
+        if not complete:
+            raise UserError(
+                f"{folder}: no {checkpoint.COMMIT} there, so no complete checkpoint; give "
+                "RUN/checkpoints/step-NNNNNNNN, or a run that has one"
+            )
+        folder = complete[-1]
     wrong = checkpoint.problems(folder, hashes=True)
-    print("\n".join(wrong) if wrong else f"{folder}: complete, every file as recorded")
+    print("\n".join(f"{folder}: {line}" for line in wrong or ["complete, every file as recorded"]))
     return 1 if wrong else 0

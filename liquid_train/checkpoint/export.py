@@ -12,10 +12,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME
 
+from liquid_train.checkpoint.carried_vq import FOLDER as VQ_FOLDER
 from liquid_train.checkpoint.safetensors_shards import ShardPlan
 from liquid_train.data.remote import file_system
 from liquid_train.errors import UserError
@@ -45,6 +46,8 @@ def export(source: Path, output: str | Path, *, dtype: str | None = None, shard_
         return to(source, str(output), cast_to, shard_gib)
     except OSError as error:
         raise UserError(f"{output}: could not be written: {error}") from error
+    except SafetensorError as error:
+        raise UserError(f"{source}: its weights cannot be read: {error}; see liquid checkpoint verify") from error
 
 
 def _to_folder(source: Path, output: str, dtype: torch.dtype | None, shard_gib: float) -> ShardPlan:
@@ -58,7 +61,7 @@ def _to_folder(source: Path, output: str, dtype: torch.dtype | None, shard_gib: 
         partial.mkdir(parents=True)
         plan = _copy_weights(source, partial, dtype, shard_gib)
         _copy_rest(source, partial, dtype)
-        for path in [*partial.iterdir(), partial]:
+        for path in [*partial.rglob("*"), partial]:
             sync(path)
         partial.rename(final)
         sync(partial.parent)
@@ -74,8 +77,9 @@ def _to_store(source: Path, url: str, dtype: torch.dtype | None, shard_gib: floa
     with tempfile.TemporaryDirectory() as folder:
 
         def send() -> None:
-            for path in sorted(Path(folder).iterdir(), key=lambda p: p.name == CONFIG):
-                system.put_file(str(path), f"{root}/{path.name}")
+            files = [path for path in Path(folder).rglob("*") if path.is_file()]
+            for path in sorted(files, key=lambda p: p.name == CONFIG):
+                system.put_file(str(path), f"{root}/{path.relative_to(folder).as_posix()}")
                 path.unlink()
 
         plan = _copy_weights(source, Path(folder), dtype, shard_gib, written=send)
@@ -123,6 +127,8 @@ def _copy_rest(source: Path, folder: Path, dtype: torch.dtype | None) -> None:
     for path in source.iterdir():
         if path.is_file() and path.suffix != ".safetensors" and path.name != SAFE_WEIGHTS_INDEX_NAME:
             shutil.copyfile(path, folder / path.name)
+    if (source / VQ_FOLDER).is_dir():
+        shutil.copytree(source / VQ_FOLDER, folder / VQ_FOLDER)
     if dtype is not None:
         config = read_json(source / CONFIG)
         config.pop("torch_dtype", None)  # the name of older transformers

@@ -43,7 +43,10 @@ def committed(run_dir: str | Path) -> list[Path]:
 
 
 def read_commit(checkpoint: Path) -> dict[str, Any]:
-    content: dict[str, Any] = json.loads((checkpoint / COMMIT).read_text())
+    """What COMMIT.json holds. OSError where there is none that can be read, UserError where it is none of ours."""
+    content = read_json(checkpoint / COMMIT)
+    if not (isinstance(content, dict) and "schema" in content and isinstance(content.get("files"), dict)):
+        raise UserError(f"{checkpoint / COMMIT}: not what liquid train writes")
     return content
 
 
@@ -52,8 +55,10 @@ def problems(checkpoint: Path, *, hashes: bool = False) -> list[str]:
     complete."""
     try:
         commit = read_commit(checkpoint)
-    except (OSError, json.JSONDecodeError) as error:
-        return [f"{COMMIT}: {error}"]
+    except OSError as error:
+        return [f"{COMMIT}: {error.strerror}"]
+    except UserError as error:
+        return [str(error)]
     if commit.get("schema") != SCHEMA:
         return [f"{COMMIT}: schema {commit.get('schema')}, this program reads {SCHEMA}"]
     found = []
@@ -150,13 +155,13 @@ def commit(partial: Path, step: int, fingerprints: dict[str, str], files: dict[s
 
 
 def abandon(run_dir: Path, step: int) -> str:
-    """Remove a checkpoint that could not be written. Returns a phrase for the log: the free space, and where a restart
-    would begin."""
+    """Remove a checkpoint that could not be written. Returns a phrase for the log: where there is how much room, and
+    where a restart would begin."""
     shutil.rmtree(partial_folder(run_dir, step), ignore_errors=True)
     free = shutil.disk_usage(run_dir).free / 2**30
     complete = committed(run_dir)
     start = f"goes on from {complete[-1].name}" if complete else "begins anew, for want of a checkpoint"
-    return f"{free:.2f} GiB are free there, and a restart {start}"
+    return f"{free:.2f} GiB are free in run.dir={run_dir}: make room there; a restart {start}"
 
 
 def read_scores(run_dir: str | Path) -> dict[str, Any]:

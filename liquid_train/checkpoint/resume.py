@@ -11,7 +11,7 @@ from liquid_train.checkpoint.folder import TRAINER, committed, problems, step_of
 from liquid_train.config.schema import TrainJob
 from liquid_train.data.settings import SourceConfig
 from liquid_train.data.shards import ShardSet
-from liquid_train.data.stream_state import StreamState
+from liquid_train.data.stream_state import ORDER_VERSION, StreamState
 from liquid_train.errors import UserError
 from liquid_train.files import read_json
 from liquid_train.image_tokenizer.opening import tokenizer_files
@@ -29,6 +29,7 @@ ORDER = (
     "data.unconditional",
     "data.prompts",
     "data.weight_unit",
+    "data.order_version",
 )
 # These belong to the machine or the occasion, not to the run: a change is not reported.
 FREE = (
@@ -43,12 +44,15 @@ FREE = (
     "data.allow_change",
     "data.cache",
     "data.cache_gib",
+    "data.max_bad",
+    "data.retry_seconds",
     "train.micro_batch",
     "train.batch_digest",
     "train.hang_timeout",
     "train.profile_steps",
     "parallel",
 )
+ORDER_KEY = "data.order_version"  # under which positions of another version of the data's order are listed
 SHARDS = "data.sources.{}.shards"  # the key under which a change of a shard set's content is listed
 SAME_POSITIONS = ("weight", "max_epochs")  # keys of a source that do not move any document
 
@@ -108,7 +112,16 @@ def changes_since(checkpoint: Path, config: TrainJob, shards: dict[str, str]) ->
             changed.pop(f"data.sources.{name}.path", None)
         elif before is not None:
             changed[SHARDS.format(name)] = (f"digest {before[:12]}", digest[:12])
+    order = trainer.get("order_version", 1)  # not in checkpoints of older versions
+    if order != ORDER_VERSION and trainer["step"] < planned_steps(config):
+        changed[ORDER_KEY] = (order, ORDER_VERSION)
     fatal = [k for k in changed if _under(k, FIXED) or (_under(k, ORDER) and not config.data.allow_change)]
+    if fatal == [ORDER_KEY]:
+        raise UserError(
+            f"{checkpoint} was written by a version of liquid_train that reads the data in another order "
+            f"({order}, now {ORDER_VERSION}); finish the run with that version, start over with "
+            "checkpoint.resume=none, or go on with the data from its beginning with data.allow_change=true"
+        )
     if fatal:
         remedy = (
             ""
@@ -163,6 +176,8 @@ def continued(
             f"data: with another seed or number of streams ({before} -> {now}) no position holds: it begins from the "
             "start"
         ]
+    if ORDER_KEY in order:
+        return {}, ["data: positions of an older version's order do not hold: it begins from the start"]
     if not order:
         return streams, []
     moved = {

@@ -29,13 +29,14 @@ from torch.distributed.checkpoint.state_dict_saver import save as dcp_save
 from torch.optim import Optimizer
 
 from liquid_train.checkpoint import folder as checkpoint
+from liquid_train.checkpoint.carried_vq import carry_vq
 from liquid_train.checkpoint.folder import TRAINER
 from liquid_train.checkpoint.progress import Progress
 from liquid_train.checkpoint.safetensors_shards import ShardPlan
 from liquid_train.checkpoint.settings import CheckpointConfig
 from liquid_train.config.schema import TrainJob
 from liquid_train.data.batch import owner
-from liquid_train.data.stream_state import StreamState
+from liquid_train.data.stream_state import ORDER_VERSION, StreamState
 from liquid_train.distributed.parallelize import World
 from liquid_train.errors import UserError
 from liquid_train.files import sha256_of, write_synced
@@ -121,6 +122,7 @@ def snapshot(
     trainer = {
         **asdict(progress),
         "streams": {str(k): streams[k] for k in sorted(streams)},
+        "order_version": ORDER_VERSION,
         "world_size": world.size,
         "config": asdict(config),
     }
@@ -213,13 +215,14 @@ def write_model(folder: Path, state: Snapshot, group: dist.ProcessGroup) -> None
 
 
 def write_rest_of_model(folder: Path, root: LossModule, card: ModelCard, vocabulary: Vocabulary) -> None:
-    """What an HF folder holds besides the weights: config, generation config, tokenizer, liquid.json."""
+    """What an HF folder holds besides the weights: config, generation config, tokenizer, liquid.json, and the image
+    tokenizer."""
     hf_config = root.lm.config.to_dict() | {"architectures": [type(root.lm).__name__], "dtype": "float32"}
     hf_config.pop("_attn_implementation", None)
     (folder / "config.json").write_text(json.dumps(hf_config, indent=2))
     root.lm.generation_config.save_pretrained(folder)
     vocabulary.tokenizer.save_pretrained(folder)
-    card.write(folder)
+    carry_vq(card, folder).write(folder)
 
 
 def _gather_streams(states: dict[int, StreamState], world: World) -> dict[int, StreamState]:

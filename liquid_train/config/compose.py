@@ -8,6 +8,7 @@ conf/<job>.yaml, its groups, ./conf, --config-dir     Hydra (groups, experiments
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import asdict, fields, is_dataclass
 from importlib import import_module
@@ -65,6 +66,7 @@ def load(job: str, arguments: list[str]) -> Any:
     schema = job_schema(job)
     line = CommandLine.read(arguments)
     config = typed(schema, compose_config(job, schema, line))
+    expand_home(config)
     check(config)
     for name in JOBS[job].checks:
         module, _, function = name.partition(":")
@@ -137,6 +139,18 @@ def _kinds_by_target(schema: Any, values: Any) -> Any:
         found["_target_"] = values["_target_"]
     inner = settings_of(schema)
     return {k: _kinds_by_target(inner[k].section, v) if k in inner else v for k, v in found.items()}
+
+
+def expand_home(config: Any) -> None:
+    """`~/...` of every path as the home folder: a shell leaves it as it is in KEY=~/..."""
+    for name, item in settings_of(type(config)).items():
+        value = getattr(config, name)
+        if item.is_path and isinstance(value, str) and (value == "~" or value.startswith("~/")):
+            setattr(config, name, os.path.expanduser(value))
+        elif item.section is not None:
+            for section in value.values() if isinstance(value, dict) else [value]:
+                if isinstance(section, Section):
+                    expand_home(section)
 
 
 def check(config: Any) -> None:

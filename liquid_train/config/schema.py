@@ -56,6 +56,11 @@ class TrainJob(Section):
             c.backbone.init == "random" or c.backbone.path is not None,
             "backbone.init=pretrained needs backbone.path=FOLDER with an HF model",
         )
+        require(
+            c.optimizer.new_rows_steps == 0 or c.backbone.init == "pretrained",
+            f"optimizer.new_rows_steps={c.optimizer.new_rows_steps} needs backbone.init=pretrained: with "
+            "init=random all rows are new",
+        )
         check_own_kind(c.optimizer)
         if c.backbone.family is not None:
             find_family(c.backbone.family, "backbone.family")

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, fields, replace
 import torch
 from torch import Tensor
 
+from liquid_train.data.damage import Damage
 from liquid_train.data.document_plan import DocumentPlan
 from liquid_train.data.packing import Sequence
 from liquid_train.data.sequence_pieces import IGNORED
@@ -43,8 +44,10 @@ class RankBatch:
     sequences: dict[int, Sequence]
     states: dict[int, StreamState]
     epochs: dict[str, float]
-    dropped: dict[str, int] = field(default_factory=dict)
-    damaged: int = 0
+    dropped: dict[str, int] = field(default_factory=dict)  # documents that were not made, by "source: reason", so far
+    damage: list[Damage] = field(default_factory=list)  # that its workers have met since the batch before
+    asked: dict[str, int] = field(default_factory=dict)  # documents wanted of every source so far
+    lost: dict[str, int] = field(default_factory=dict)  # those of them that were not made, by "source: reason"
     ended: bool = True  # none of the rank's streams has a document left
 
     @property

@@ -1,8 +1,9 @@
-"""Builds the index.json of a folder of tars that has none, by reading every tar once from end to end.
+"""Builds the index of a folder of tars that has none, by reading every tar once from end to end.
 
-    tars --headers and content--> samples: offset of the first file, key --256 each--> chunks --+ bytes, sha256--> index
+    tars --headers and content--> a row for every sample (sample_table.py) --+ bytes, sha256--> samples.npy, index.json
 
 Such an index cannot name the VQ that made the codes: instead of vq_fingerprint and codebook_size it has `max_code`.
+An index.json without samples.npy, as older versions wrote it, is completed and keeps all else that it says.
 """
 
 from __future__ import annotations
@@ -22,59 +23,68 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from liquid_train.data.shard_format import INDEX_KIND, INDEX_NAME, TAR_ERRORS, DamagedSample, decode_sample, split_name
+import numpy as np
+
+from liquid_train.data.sample_table import SAMPLES_NAME, sample_row, samples_file, to_rows
+from liquid_train.data.shard_format import (
+    INDEX_KIND,
+    INDEX_NAME,
+    TAR_ERRORS,
+    DamagedSample,
+    add_file,
+    decode_sample,
+    split_name,
+)
 from liquid_train.data.storage import Folder, LocalFolder, open_folder
 from liquid_train.errors import UserError
 from liquid_train.files import check_folder
 
 log = logging.getLogger(__name__)
 
-CHUNK_SAMPLES = 256
 PIECE_BYTES = 8 * 2**20  # one read of a tar
 PARTIAL = ".partial"  # present until `liquid tokenize` has finished a folder
 
 
 def build_index(path: str | Path) -> dict[str, Any]:
-    """Write index.json next to the tars at a path or URL that lack one, and return it.
+    """Write samples.npy and index.json next to the tars at a path or URL that lack one of them; returns the index.
 
-    Raises UserError when there is an index already, when nothing there can be trained on, or when the place cannot be
-    written to.
+    Raises UserError when both are there already, when nothing there can be trained on, when the tars are not those of
+    the index.json, or when the place cannot be written to.
     """
     folder = open_folder(path)
     with _alone(folder):
-        if _has_index(folder):
+        older = _older_index(folder)
+        if older is not None and _has_samples(folder, older):
             raise UserError(
-                f"{path}: has an {INDEX_NAME}; remove that first to have it made anew (a VQ's fingerprint in it is "
-                "lost then)"
+                f"{path}: has an {INDEX_NAME} with its {SAMPLES_NAME}; remove {INDEX_NAME} first to have both made "
+                "anew (a VQ's fingerprint in it is lost then)"
             )
-        remedy = f"index a copy that can be, and put its {INDEX_NAME} next to the tars"
+        remedy = f"index a copy that can be, and put its {INDEX_NAME} and {SAMPLES_NAME} next to the tars"
         if isinstance(folder, LocalFolder):
             check_folder(folder.path, str(path), remedy)
-        index = read_tars(folder)
+        index, rows = read_tars(folder) if older is None else _completed(folder, older)
         try:
-            folder.write(INDEX_NAME, to_text(index))
+            return _write(folder, index, rows)
         except OSError as error:
             raise UserError(f"{path}: cannot be written to ({error.strerror}); {remedy}") from error
-    return index
 
 
-def missing_index(folder: Folder) -> dict[str, Any]:
-    """The index of a folder without one, built now, with a warning. If the folder is local and writable, the index is
-    stored there.
+def missing_index(folder: Folder) -> tuple[dict[str, Any], list[np.ndarray]]:
+    """(index, rows of every tar's samples) of a folder without one, built now, with a warning. If the folder is local
+    and writable, they are stored there, and no rows are returned.
 
     Processes of one machine wait for each other, so that only the first one builds. Raises UserError as build_index
     does.
     """
     with _alone(folder):
         if _has_index(folder):
-            index: dict[str, Any] = json.loads(folder.read(INDEX_NAME))
-            return index
+            return json.loads(folder.read(INDEX_NAME)), []
         start, path = time.monotonic(), folder.path
-        index = read_tars(folder)
+        index, rows = read_tars(folder)
         kept = f"it is made again at every start: `liquid data index {path}` keeps it"
         if not folder.remote:
             try:
-                folder.write(INDEX_NAME, to_text(index))
+                index, rows = _write(folder, index, rows), []
                 kept = "it is kept there now"
             except OSError as error:
                 kept = f"it could not be kept there ({error.strerror}); {kept} once that folder can be written to"
@@ -86,16 +96,61 @@ def missing_index(folder: Folder) -> dict[str, Any]:
             time.monotonic() - start,
             kept,
         )
-    return index
+    return index, rows
+
+
+def _write(folder: Folder, index: dict[str, Any], rows: list[np.ndarray]) -> dict[str, Any]:
+    """Write samples.npy, then index.json, which names it. Raises OSError."""
+    content, entry = samples_file(rows)
+    folder.write(SAMPLES_NAME, content)
+    folder.write(INDEX_NAME, to_text(index | entry))
+    return index | entry
+
+
+def _older_index(folder: Folder) -> dict[str, Any] | None:
+    """The index.json that is there. Raises UserError where it is none."""
+    if not _has_index(folder):
+        return None
+    try:
+        index = json.loads(folder.read(INDEX_NAME))
+        shards = index["shardlist"]
+        if index["__kind__"] == INDEX_KIND and all({"url", "nsamples", "bytes", "sha256"} <= set(s) for s in shards):
+            return dict(index)
+    except (ValueError, TypeError, KeyError):
+        pass
+    raise UserError(f"{folder.path}/{INDEX_NAME}: not a shard index; remove it first to have one made")
+
+
+def _has_samples(folder: Folder, index: dict[str, Any]) -> bool:
+    recorded = index.get("samples")
+    return isinstance(recorded, dict) and folder.sizes([SAMPLES_NAME]) == {SAMPLES_NAME: recorded.get("bytes")}
+
+
+def _completed(folder: Folder, index: dict[str, Any]) -> tuple[dict[str, Any], list[np.ndarray]]:
+    """An index without rows, and the rows of its tars. Raises UserError where a tar is not the one it was made of."""
+    found, rows = [], []
+    for entry in index["shardlist"]:
+        try:
+            shard, own = _read_tar(folder, entry["url"], entry["bytes"], Content())
+        except OSError as error:
+            raise UserError(f"{folder.path}/{entry['url']}: cannot be read: {error.strerror or error}") from error
+        if any(shard[name] != entry[name] for name in ("nsamples", "sha256")):
+            raise UserError(
+                f"{folder.path}/{entry['url']}: not the tar that {INDEX_NAME} was made of: `liquid data verify` says "
+                f"more; remove {INDEX_NAME} to have one made of the tars as they are"
+            )
+        found.append({name: value for name, value in entry.items() if name != "chunks"})
+        rows.append(own)
+    return {**index, "shardlist": found}, rows
 
 
 def to_text(index: dict[str, Any]) -> bytes:
     return json.dumps(index, sort_keys=True, ensure_ascii=False, indent=1).encode()
 
 
-def read_tars(folder: Folder) -> dict[str, Any]:
-    """The index of all tars of a folder, the same for the same tars. Raises UserError when none of their samples can be
-    used."""
+def read_tars(folder: Folder) -> tuple[dict[str, Any], list[np.ndarray]]:
+    """(index, rows of every tar's samples) of a folder, the same for the same tars. Raises UserError when none of their
+    samples can be used."""
     tars, path = folder.tars(), folder.path
     if not tars:
         raise UserError(f"{path}: no {INDEX_NAME} there, and no tars: not a shard set; `liquid tokenize` makes one")
@@ -109,7 +164,7 @@ def read_tars(folder: Folder) -> dict[str, Any]:
             len(tars),
             sum(filter(None, sizes.values())) / 2**30,
         )
-        shards = [_read_tar(folder, name, sizes.get(name), content) for name in tars]
+        read = [_read_tar(folder, name, sizes.get(name), content) for name in tars]
     except OSError as error:
         raise UserError(f"{path}: no {INDEX_NAME} there, and its tars cannot be read: {error}") from error
     except UserError as error:
@@ -123,8 +178,9 @@ def read_tars(folder: Folder) -> dict[str, Any]:
     if content.bad:
         log.warning("%s: samples that cannot be used: %s", path, dict(content.bad))
     images = {"max_code": content.max_code} if content.images else {}
+    shards, rows = [entry for entry, _ in read], [own for _, own in read]
     totals = {"samples": sum(s["nsamples"] for s in shards), "images": content.images, "texts": content.texts}
-    return {
+    index = {
         "__kind__": INDEX_KIND,
         "wids_version": 1,
         "name": str(path).rpartition("/")[2],
@@ -132,6 +188,7 @@ def read_tars(folder: Folder) -> dict[str, Any]:
         "totals": totals,
         **images,
     }
+    return index, rows
 
 
 @dataclass
@@ -143,17 +200,22 @@ class Content:
     max_code: int = 0
     bad: Counter[str] = field(default_factory=Counter)
 
-    def add(self, key: str, files: dict[str, bytes]) -> None:
+    def add(self, tar: str, offset: int, key: str, files: dict[str, bytes]) -> tuple[int, ...]:
+        """Count a sample; its row. The first one of a reason is named."""
         try:
             sample = decode_sample(key, files)
         except DamagedSample as error:
+            if not self.bad[str(error)]:
+                log.warning("%s, sample %s: cannot be used: %s", tar, key, error)
             self.bad[str(error)] += 1
-            return
-        if "codes" in sample:
+            return sample_row(offset, key, {}, None, None)
+        codes = sample.get("codes")
+        if codes is not None:
             self.images += 1
-            self.max_code = max(self.max_code, int(sample["codes"].max()))
+            self.max_code = max(self.max_code, int(codes.max()))
         else:
             self.texts += 1
+        return sample_row(offset, key, sample["info"], sample.get("text"), codes)
 
 
 class HashedFile:
@@ -177,23 +239,25 @@ class HashedFile:
         return bytes(part)
 
 
-def _read_tar(folder: Folder, name: str, size: int | None, content: Content) -> dict[str, Any]:
-    """A tar's entry in the index. Damaged samples are left to the reader of the chunks. Raises UserError when the
-    size is unknown, or the files of a sample are not adjacent."""
+def tar_rows(folder: Folder, name: str, samples: int) -> np.ndarray:
+    """The rows of a tar's samples. Raises OSError, and UserError where it has not as many as said."""
+    rows = _read_tar(folder, name, folder.sizes([name]).get(name), Content())[1]
+    if len(rows) != samples:
+        raise UserError(f"{folder.path}/{name}: {len(rows):,} samples, its record says {samples:,}; tokenize it again")
+    return rows
+
+
+def _read_tar(folder: Folder, name: str, size: int | None, content: Content) -> tuple[dict[str, Any], np.ndarray]:
+    """A tar's entry in the index, and the rows of its samples. Raises UserError when the size is unknown, or the files
+    of a sample are not adjacent."""
     if size is None:
         raise UserError(f"{name}: its size is not told by the server")
     file = HashedFile(folder, name, size)
-    chunks: list[list[int]] = []
-    samples = 0
-    for offset, key, files in _samples(file, name):
-        if samples % CHUNK_SAMPLES == 0:
-            chunks.append([samples, 0, offset])
-        chunks[-1][1] += 1
-        samples += 1
-        content.add(key, files)
+    where = f"{folder.path}/{name}"
+    rows = to_rows([content.add(where, offset, key, files) for offset, key, files in _samples(file, name)])
     while file.read(PIECE_BYTES):
         pass  # the hash is of the whole file, whatever follows the last sample
-    return {"url": name, "nsamples": samples, "bytes": size, "sha256": file.sha256.hexdigest(), "chunks": chunks}
+    return {"url": name, "nsamples": len(rows), "bytes": size, "sha256": file.sha256.hexdigest()}, rows
 
 
 def _samples(file: HashedFile, name: str) -> Iterator[tuple[int, str, dict[str, bytes]]]:
@@ -212,7 +276,7 @@ def _samples(file: HashedFile, name: str) -> Iterator[tuple[int, str, dict[str, 
                 )
             seen.add(member_key)
             offset, key, files = at, member_key, {}
-        files[extension] = data
+        add_file(files, extension, data)
     if key is not None:
         yield offset, key, files
 
@@ -237,11 +301,12 @@ def _has_index(folder: Folder) -> bool:
 @contextmanager
 def _alone(folder: Folder) -> Iterator[None]:
     """Lets one process of this machine build at a time. The lock is on the folder itself, so that no file is left."""
+    begun = f"{PARTIAL}/plan.json"
+    if (folder.path / PARTIAL).is_dir() if isinstance(folder, LocalFolder) else folder.sizes([begun]):
+        raise UserError(f"{folder.path}: no {INDEX_NAME} there: not finished; run `liquid tokenize` again to finish it")
     if not isinstance(folder, LocalFolder):
         yield
         return
-    if (folder.path / PARTIAL).is_dir():
-        raise UserError(f"{folder.path}: no {INDEX_NAME} there: not finished; run `liquid tokenize` again to finish it")
     try:
         descriptor = os.open(folder.path, os.O_RDONLY)
     except OSError as error:

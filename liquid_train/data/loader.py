@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from liquid_train.data.batch import RankBatch, owner
 from liquid_train.data.chunk_cache import ChunkCache
+from liquid_train.data.damage import Damage
 from liquid_train.data.mixture import SourceReader
 from liquid_train.data.packing import PackedStream, Sequence
 from liquid_train.data.settings import DataConfig
@@ -34,7 +35,9 @@ class StepPart(TypedDict):
     states: dict[int, StreamState]
     epochs: dict[str, float]  # passes over each source that the worker's streams have made so far, together
     dropped: dict[str, int]
-    damaged: int  # unreadable samples that this worker has met so far
+    asked: dict[str, int]  # documents that its readers were asked for so far, by source
+    lost: dict[str, int]  # those of them that were not made, by "source: reason"
+    damage: list[Damage]  # that this worker has met since the step before, or the beginning
     ended: bool  # none of its streams had a document left for this step
 
 
@@ -44,8 +47,13 @@ class LoaderError(RuntimeError):
 
 def open_set(data: DataConfig, path: str, vq_fingerprint: str | None, codebook_size: int | None) -> ShardSet:
     """A shard set for training or evaluation. Raises UserError for a wrong folder, index or VQ."""
-    cache = ChunkCache(data.cache, data.cache_gib) if data.cache else None
-    return ShardSet(path, vq_fingerprint=vq_fingerprint, codebook_size=codebook_size, cache=cache)
+    return ShardSet(
+        path,
+        vq_fingerprint=vq_fingerprint,
+        codebook_size=codebook_size,
+        cache=ChunkCache(data.cache, data.cache_gib) if data.cache else None,
+        retry_seconds=data.retry_seconds,
+    )
 
 
 def open_sources(data: DataConfig, vq_fingerprint: str | None, codebook_size: int | None = None) -> dict[str, ShardSet]:
@@ -107,39 +115,46 @@ class StreamDataset(IterableDataset[StepPart]):
         readers = source_readers(data, self.seed, self.sets, self.vocabulary)
         own = [s for s in range(count) if owner(s, self.world) == self.rank and (s // self.world) % workers == worker]
         streams = {
-            s: PackedStream(s, readers, data.seq_len, data.window, self.vocabulary.pad, self.states.get(s)) for s in own
+            s: PackedStream(
+                s, readers, data.seq_len, data.window, self.vocabulary.pad, self.states.get(s), seed=self.seed
+            )
+            for s in own
         }
+        told = Counter[str]()  # entries of each set's damage that the steps so far have brought along
         for step in range(self.first_step, self.steps):
             ended = not endless and not any(stream.has_more() for stream in streams.values())
-            part: StepPart = {"sequences": {}, "states": {}, "epochs": {}, "dropped": {}, "damaged": 0, "ended": ended}
+            part: StepPart = {
+                "sequences": {},
+                "states": {},
+                "epochs": {},
+                "dropped": {},
+                "asked": {},
+                "lost": {},
+                "damage": [],
+                "ended": ended,
+            }
             for g in range(step * data.global_batch, (step + 1) * data.global_batch):
                 stream = streams.get(g % count)
                 if stream is not None:
                     part["sequences"][g] = stream.next()
             part["states"] = {s: streams[s].state for s in {g % count for g in part["sequences"]}}
             part["epochs"] = _epochs(streams, readers)
-            part["dropped"] = {
-                f"{name}: {reason}": n
-                for name, r in readers.items()
-                for reason, n in (r.dropped + r.shards.bad).items()
-            }
-            part["damaged"] = sum(
-                shards.bad.total() for shards in {id(r.shards): r.shards for r in readers.values()}.values()
-            )
+            part["dropped"] = {f"{name}: {reason}": n for name, r in readers.items() for reason, n in r.dropped.items()}
+            for log in {id(r.shards): r.shards.damage for r in readers.values()}.values():
+                part["damage"] += log.entries[told[log.path] :]
+                told[log.path] = len(log.entries)
+            part["asked"] = {name: r.asked for name, r in readers.items()}
+            part["lost"] = {f"{name}: {reason}": n for name, r in readers.items() for reason, n in r.lost.items()}
             yield part
 
 
 def _epochs(streams: dict[int, PackedStream], readers: dict[str, SourceReader]) -> dict[str, float]:
-    """Passes over each source up to the streams' current windows: items read by all of them / items of the source.
-
-    An item that is being read counts by its share of documents, as if every sample made one.
-    """
-    passes = {}
-    positions = [stream.state["mixture"]["positions"] for stream in streams.values()]
-    for name, reader in readers.items():
-        samples = reader.shards.num_samples / reader.items
-        passes[name] = sum(p[name][0] + min(1.0, p[name][1] / samples) for p in positions) / reader.items
-    return passes
+    """Passes over each source up to the streams' current windows: items read by all of them / items of the source."""
+    positions = [(s, stream.state["mixture"]["positions"]) for s, stream in streams.items()]
+    return {
+        name: sum(reader.passed(s, *position[name]) for s, position in positions) / reader.items
+        for name, reader in readers.items()
+    }
 
 
 @contextmanager
@@ -210,17 +225,20 @@ class BatchLoader:
         parts = iter(loader)
         for step in range(self.first_step, self.steps):
             batch = RankBatch(step, {}, {}, {})
-            epochs, dropped = Counter[str](), Counter[str]()
+            epochs, dropped, asked, lost = (Counter[str]() for _ in range(4))
             for _ in range(max(1, self.workers)):  # torch's loader takes turns: one part of each worker makes a step
                 with one_clear_error():
                     part: StepPart = next(parts)
                 batch.sequences.update(part["sequences"])
                 batch.states.update(part["states"])
-                batch.damaged += part["damaged"]
+                batch.damage += part["damage"]
                 batch.ended &= part["ended"]
                 epochs.update(part["epochs"])
                 dropped.update(part["dropped"])
+                asked.update(part["asked"])
+                lost.update(part["lost"])
             batch.epochs, batch.dropped = dict(epochs), dict(dropped)
+            batch.asked, batch.lost = dict(asked), dict(lost)
             yield batch
 
 

@@ -1,10 +1,10 @@
 """One stream's row of documents: sources permuted per epoch, dealt to streams, mixed by weight.
 
-    shard set --permute by (seed, source, epoch)--> items --stream s takes s, s+S, ...--> samples --> documents
-    sources   --largest deficit of documents (or tokens) drawn against weight-------------------> the stream's row
+    shard set --permute by (seed, source, epoch)--> items --stream s takes s, s+S, ...--> documents (items.py)
+    sources   --largest deficit of documents (or tokens) drawn against weight----------> the stream's row
 
-An item is a chunk of 256 samples, or one sample where a source has fewer than 4 chunks a stream. All random choices are
-keyed by (seed, source, epoch, sample), so a document is named by its position alone: (source, item ordinal, offset).
+An item is a contiguous range of at most 256 samples, and every stream gets as many items of a pass. All random choices
+are keyed by (seed, source, epoch, sample), so a document is named by its position alone: (source, item ordinal, place).
 The row is endless, or ends when every source has been read `max_epochs` times: item i of the concatenated epochs exists
 while i < max_epochs * items, whichever stream it is dealt to, so all streams together make exactly that many passes.
 """
@@ -20,19 +20,20 @@ from typing import Any
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
+from liquid_train.data.items import Item, item_count, item_range
 from liquid_train.data.keyed import keyed_generator
 from liquid_train.data.sequence_pieces import BadSample
 from liquid_train.data.settings import DataConfig, SourceConfig
-from liquid_train.data.shard_format import Sample
+from liquid_train.data.shard_format import Sample, fields_of
 from liquid_train.data.shards import ShardSet
 from liquid_train.data.stream_state import DocumentName, MixtureState
 from liquid_train.data.tasks import find_task, task_names
 from liquid_train.errors import UserError
-from liquid_train.vocabulary import check_codes
+from liquid_train.vocabulary import check_codes, check_ids
 
-MIN_CHUNKS_PER_STREAM = 4
-
-Plan = tuple[Sample, dict[str, Any]]  # a sample, and the fields of one of the documents that are made of it
+KEPT_ROUNDS = 4096  # items whose number of documents is kept, a few hundred bytes each
+PHASES = 1000  # documents; the rarest source that streams begin with out of phase is one of a thousand documents
+IMAGES_PER_SEQUENCE = 4  # about; only the phase of sources that are weighed by tokens depends on it
 
 
 @dataclass(frozen=True)
@@ -60,8 +61,9 @@ class Document:
 class SourceReader:
     """One shard set under one task: any stream's item k, as documents. Shared by all streams of a process.
 
-    number: the task's, in arrays. dropped: what was left out, by reason. Raises UserError for a task that does not
-    exist, or that cannot work with the tokenizer.
+    number: the task's, in arrays. dropped: what was left out or shortened, by reason. asked, lost: documents that were
+    wanted, and those of them that were not made, damaged samples included, by reason. Raises UserError for a task that
+    does not exist, or that cannot work with the tokenizer, and for a set without samples.
     """
 
     def __init__(
@@ -78,31 +80,38 @@ class SourceReader:
         self.streams, self.seed = streams, seed
         self.task = find_task(config.task, f"data.sources.{name}.task")
         self.number = task_names(data).index(self.task.name)
-        self.by_chunk = len(shards.chunks) >= MIN_CHUNKS_PER_STREAM * streams
-        self.items = len(shards.chunks) if self.by_chunk else shards.num_samples
+        self.items = item_count(shards.num_samples, streams)
+        if not self.items:
+            raise UserError(f"data.sources.{name}.path={config.path}: no sample there")
         self.skip = {key for source, _, key in (s.partition("/") for s in data.skip) if source == name}
         self.dropped: Counter[str] = Counter()
+        self.asked, self.lost = 0, Counter[str]()
         # stream -> its current item: as much memory as there are streams here
-        self._current: dict[int, tuple[int, list[Plan]]] = {}
+        self._current: dict[int, tuple[int, Item]] = {}
+        self._rounds: dict[int, np.ndarray] = {}  # item -> documents of its first rounds, as the index knows them
         self._permutation = lru_cache(maxsize=2)(
             lambda epoch: keyed_generator(seed, name, epoch, "items").permutation(self.items)
         )
         self.task.check(tokenizer)
+        check_ids(shards.ids_fingerprint, tokenizer, f"data.sources.{name}.path={shards.path}")
 
     def first(self, samples: int) -> list[Document]:
-        """All documents of the first `samples` samples in the shards' order of epoch 0; for held-out sets (one
+        """All documents of the first `samples` samples that have any, in the order of epoch 0; for held-out sets (one
         stream)."""
         assert self.streams == 1
         documents: list[Document] = []
         ordinal = used = 0
         while used < samples and ordinal < self.items:
-            plans = self.plans(0, ordinal)
-            keys = list(dict.fromkeys(sample["key"] for sample, _ in plans))[: samples - used]
-            for offset, (sample, _) in enumerate(plans):
-                if sample["key"] in keys:
+            item, chosen = self.item(0, ordinal), set[int]()
+            offset = item.next(0)
+            while offset is not None:
+                sample = item.sample_at(offset)
+                if sample in chosen or len(chosen) < samples - used:
+                    chosen.add(sample)
                     document = self.document(0, {"source": self.name, "ordinal": ordinal, "offset": offset, "start": 0})
                     documents += [document] if document is not None else []
-            used += len(keys)
+                offset = item.next(offset + 1)
+            used += len(chosen)
             ordinal += 1
         return documents
 
@@ -114,38 +123,76 @@ class SourceReader:
         passes = self.config.max_epochs
         return passes is not None and stream + ordinal * self.streams >= round(passes * self.items)
 
-    def plans(self, stream: int, ordinal: int) -> list[Plan]:
-        """(sample, fields) of each document of the stream's item `ordinal`; the last item asked for is kept."""
+    def item(self, stream: int, ordinal: int) -> Item:
+        """The stream's item `ordinal`; the last one asked for is kept."""
         at_hand = self._current.get(stream)
         if at_hand is None or at_hand[0] != ordinal:
-            at_hand = (ordinal, self._plan_item(*divmod(stream + ordinal * self.streams, self.items)))
+            at_hand = (ordinal, self._open_item(*self._which(stream, ordinal)))
             self._current[stream] = at_hand
         return at_hand[1]
 
-    def _plan_item(self, epoch: int, index: int) -> list[Plan]:
-        item = int(self._permutation(epoch)[index])
-        if self.by_chunk:
-            samples = self.shards.read_chunk(item)
-            order = keyed_generator(self.seed, self.name, epoch, "chunk", item).permutation(len(samples))
-            return [plan for i in order for plan in self._plan_sample(samples[i], epoch)]
-        sample = self.shards.sample(item)
-        return [] if sample is None else self._plan_sample(sample, epoch)
+    def passed(self, stream: int, ordinal: int, offset: int) -> float:
+        """How many items the stream has read up to a position: the current one by its share of documents, as the index
+        knows them, or as if every sample made one where it does not."""
+        if not offset:
+            return ordinal
+        item = self._which(stream, ordinal)[1]
+        rounds = self._rounds_of(item)
+        count = len(item_range(self.shards.num_samples, self.items, item))
+        turn, place = divmod(offset, count)
+        if turn >= len(rounds) or not rounds.sum():
+            return ordinal + min(1.0, float(turn))
+        return ordinal + float(rounds[:turn].sum() + rounds[turn] * place / count) / float(rounds.sum())
 
-    def _plan_sample(self, sample: Sample, epoch: int) -> list[Plan]:
+    def _which(self, stream: int, ordinal: int) -> tuple[int, int]:
+        """(epoch, number of the item) of the stream's item `ordinal`."""
+        epoch, place = divmod(stream + ordinal * self.streams, self.items)
+        return epoch, int(self._permutation(epoch)[place])
+
+    def _open_item(self, epoch: int, item: int) -> Item:
+        numbers = item_range(self.shards.num_samples, self.items, item)
+        samples = self.shards.read(numbers.start, len(numbers))
+        self._remember_rounds(item, samples.rows, len(numbers))
+        key = (self.seed, self.name, epoch, "item", item)
+        return Item(
+            samples,
+            partial(self._plan_sample, epoch),
+            lambda turn: keyed_generator(*key, turn).permutation(len(numbers)),
+        )
+
+    def _plan_sample(self, epoch: int, sample: Sample | None) -> list[dict[str, Any]]:
+        if sample is None:
+            self.asked += 1
+            self.lost["damaged samples"] += 1
+            return []
         generator = partial(keyed_generator, self.seed, self.name, epoch, "questions", sample["key"])
-        return [(sample, fields) for fields in self.task.documents(sample, self.config, generator)]
+        return self.task.documents(sample, self.config, generator)
+
+    def _rounds_of(self, item: int) -> np.ndarray:
+        if item not in self._rounds:
+            numbers = item_range(self.shards.num_samples, self.items, item)
+            self._remember_rounds(item, self.shards.rows(numbers.start, len(numbers)), len(numbers))
+        return self._rounds[item]
+
+    def _remember_rounds(self, item: int, rows: np.ndarray | None, count: int) -> None:
+        made = np.ones(count, int) if rows is None else self.task.expected(rows, self.config)
+        self._rounds.pop(item, None)
+        self._rounds[item] = np.array([(made > turn).sum() for turn in range(int(made.max()))])
+        if len(self._rounds) > KEPT_ROUNDS:
+            del self._rounds[next(iter(self._rounds))]
 
     def document(self, stream: int, name: DocumentName) -> Document | None:
         """Build one document; None (and counted) where the sample is bad, or longer than seq_len and cannot be
         shortened."""
-        sample, own_fields = self.plans(stream, name["ordinal"])[name["offset"]]
+        sample, own_fields = self.item(stream, name["ordinal"]).plan(name["offset"])
         generator = keyed_generator(self.seed, self.name, self.epoch_of(stream, name["ordinal"]), sample["key"])
-        fields: dict[str, Any] = {**sample.get("info", {}), **sample, **own_fields}
+        fields: dict[str, Any] = {**fields_of(sample), **own_fields}
         if "codes" in sample:
             check_codes(sample["codes"], self.shards.codebook_size or 0, f"{self.shards.path}, sample {sample['key']}")
         task, seq_len = self.task, self.data.seq_len
-        task.draw(fields, self.data, generator)
+        self.asked += 1
         try:
+            task.draw(fields, self.data, generator)
             ids, labels = task.sequence(fields, self.tokenizer)
             if len(ids) > seq_len and not task.splittable:
                 if how := task.shorten(fields, len(ids) - seq_len, self.tokenizer):
@@ -155,6 +202,7 @@ class SourceReader:
                     raise BadSample("longer than seq_len")
         except BadSample as error:
             self.dropped[str(error)] += 1
+            self.lost[str(error)] += 1
             return None
         start = name["start"]
         return Document(name, sample["key"], self.number, ids[start:], labels[start:], task.splittable)
@@ -164,10 +212,18 @@ class Mixture:
     """One stream's series of documents. `state` is small and exact: a Mixture made from it continues with the very next
     document."""
 
-    def __init__(self, stream: int, readers: dict[str, SourceReader], state: MixtureState | None = None) -> None:
+    def __init__(
+        self, stream: int, readers: dict[str, SourceReader], state: MixtureState | None = None, *, seed: int = 0
+    ) -> None:
         self.stream, self.readers = stream, readers
         self.weights = {name: r.config.weight for name, r in readers.items() if r.config.weight > 0}
         self.by_tokens = any(r.data.weight_unit == "tokens" for r in readers.values())
+        # what each source is ahead of its share before the first document, in documents or tokens
+        unit = max(r.data.seq_len for r in readers.values()) // IMAGES_PER_SEQUENCE if self.by_tokens else 1
+        self.ahead = {
+            name: unit * documents
+            for name, documents in zip(self.weights, _phase(seed, stream, tuple(self.weights.values())), strict=True)
+        }
         old: dict[str, Any] = dict(state) if state else {}
         self.drawn = {name: 0 for name in self.weights} | old.get("drawn", {})
         # states of before the unit `tokens` have none
@@ -213,21 +269,43 @@ class Mixture:
             return None
         counts = self.tokens if self.by_tokens else self.drawn
         total, count = sum(self.weights[n] for n in left), sum(counts[n] for n in left) + 1
-        return max(left, key=lambda n: self.weights[n] / total * count - counts[n])
+        return max(left, key=lambda n: self.weights[n] / total * count - counts[n] - self.ahead[n])
 
     def _advance(self, source: str) -> DocumentName | None:
         """Name of the source's next document, None after its last; skips empty items."""
         reader, position = self.readers[source], self.positions[source]
         while not reader.used_up(self.stream, position[0]):
-            if position[1] < len(reader.plans(self.stream, position[0])):
-                position[1] += 1
-                return {"source": source, "ordinal": position[0], "offset": position[1] - 1, "start": 0}
+            offset = reader.item(self.stream, position[0]).next(position[1])
+            if offset is not None:
+                position[1] = offset + 1
+                return {"source": source, "ordinal": position[0], "offset": offset, "start": 0}
             position[0], position[1] = position[0] + 1, 0
             self._barren[source] += 1
             if self._barren[source] > reader.items + 1:
                 raise UserError(
                     f"data.sources.{source}.path={reader.config.path}: no sample there can serve task "
                     f"{reader.config.task} "
-                    f"within data.seq_len={reader.data.seq_len} ({dict(reader.dropped)})"
+                    f"within data.seq_len={reader.data.seq_len} ({dict(reader.dropped + reader.shards.bad)})"
                 )
         return None
+
+
+def _phase(seed: int, stream: int, weights: tuple[float, ...]) -> list[float]:
+    """How far each source of a stream is ahead of its share at the start, in documents, between -1 and 1.
+
+    All streams take turns among their sources in the same pattern; each begins at another place of it, else the first
+    documents of all of them would be of one source.
+    """
+    start = int(keyed_generator(seed, "phase", stream).integers(PHASES))
+    return [float(documents) for documents in _pattern(weights)[start]]
+
+
+@lru_cache(maxsize=4)
+def _pattern(weights: tuple[float, ...]) -> np.ndarray:
+    """[PHASES, sources]: documents taken of each source minus its share, before each of the first PHASES choices."""
+    share = np.array(weights) / sum(weights)
+    ahead = np.zeros((PHASES, len(weights)))
+    for i in range(1, PHASES):
+        ahead[i] = ahead[i - 1] - share
+        ahead[i, np.argmin(ahead[i])] += 1
+    return ahead

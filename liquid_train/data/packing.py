@@ -1,8 +1,8 @@
-"""Packs documents into sequences of exactly seq_len tokens, by best fit within a window. Only texts are ever split.
+"""Packs documents into sequences of exactly seq_len tokens within a window. Only texts are ever split.
 
-A window gathers documents for `window` sequences. Image documents are placed first, the longest first, each into the
-fullest sequence that has room for it; then texts fill the gaps, split where a sequence is full. What does not fit is
-carried by name into the next window. The state of a stream is its state at the start of the window, and how many of the
+A window gathers documents for `window` sequences, which placement.py puts into them and in an order: both random, keyed
+by (seed, stream, window), so that any global batch has each task's share but for chance. What does not fit is carried
+by name into the next window. The state of a stream is its state at the start of the window, and how many of the
 window's sequences it has emitted.
 A document that data.skip names is replaced by padding, so that data.skip does not move any other document.
 """
@@ -14,11 +14,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from liquid_train.data.keyed import keyed_generator
 from liquid_train.data.mixture import Document, Mixture, SourceReader
+from liquid_train.data.placement import place
 from liquid_train.data.sequence_pieces import IGNORED
 from liquid_train.data.stream_state import DocumentName, StreamState
-
-SHORTEST_PIECE = 2  # a piece of one token predicts nothing
 
 
 @dataclass(frozen=True)
@@ -78,38 +78,6 @@ def join(documents: list[Document], seq_len: int, pad: int) -> Sequence:
     )
 
 
-def best_fit(documents: list[Document], bins: int, seq_len: int) -> tuple[list[list[Document]], list[Document]]:
-    """Place whole documents, the longest first, each into the fullest bin that has room for it -> (bins, documents that
-    did not fit)."""
-    placed: list[list[Document]] = [[] for _ in range(bins)]
-    room = np.full(bins, seq_len)
-    left = []
-    for document in sorted(documents, key=len, reverse=True):
-        fits = np.flatnonzero(room >= len(document))
-        if not len(fits):
-            left.append(document)
-            continue
-        chosen = fits[np.argmin(room[fits])]
-        placed[chosen].append(document)
-        room[chosen] -= len(document)
-    return placed, left
-
-
-def pour(texts: list[Document], placed: list[list[Document]], seq_len: int) -> list[Document]:
-    """Fill the bins' remaining room with texts in order, splitting them where a bin is full -> what is left of them."""
-    queue = list(texts)
-    for bin_ in placed:
-        room = seq_len - sum(len(d) for d in bin_)
-        while queue and room >= SHORTEST_PIECE:
-            document = queue.pop(0)
-            if len(document) > room:
-                document, rest = document.split(room)
-                queue.insert(0, rest)
-            bin_.append(document)
-            room -= len(document)
-    return queue
-
-
 class PackedStream:
     """One canonical stream: a series of packed sequences that can be resumed between any two of them.
 
@@ -125,15 +93,17 @@ class PackedStream:
         window: int,
         pad: int,
         state: StreamState | None = None,
+        *,
+        seed: int = 0,
     ) -> None:
-        self.seq_len, self.window_size, self.pad = seq_len, window, pad
-        self.mixture = Mixture(stream, readers, state["mixture"] if state else None)
+        self.stream, self.seq_len, self.window_size, self.pad, self.seed = stream, seq_len, window, pad, seed
+        self.mixture = Mixture(stream, readers, state["mixture"] if state else None, seed=seed)
         self.window = state["window"] if state else 0
         self.emitted = state["emitted"] if state else 0
         self.carry: list[DocumentName] = list(state["carry"]) if state else []
         self.buffered = 0  # documents that went into the current window
         self._start: StreamState | None = None
-        self._placed: list[list[Document]] = []  # by sequence of the window
+        self._placed: list[list[Document]] = []  # by sequence of the window, as they are emitted
         self._left: list[Document] | None = None  # the documents of `carry`; None after a resume: to be rebuilt
 
     @property
@@ -165,23 +135,20 @@ class PackedStream:
 
     def _pack_window(self) -> None:
         self._start = {"window": self.window, "emitted": 0, "mixture": self.mixture.state, "carry": list(self.carry)}
-        documents = self.mixture.rebuild(self.carry) if self._left is None else self._left
-        tokens = sum(len(d) for d in documents)
+        carried = self.mixture.rebuild(self.carry) if self._left is None else self._left
+        new: list[Document] = []
+        tokens = sum(len(d) for d in carried)
         # the first windows are small, so that training does not wait for full ones
-        sequences = min(self.window_size, 2**self.window)
+        sequences = min(self.window_size, 1 << min(self.window, 30))
         while tokens < (sequences + 1) * self.seq_len:  # one sequence's worth more than fits, to have a choice
             document = self.mixture.next()
             if document is None:
                 break
-            documents.append(document)
+            new.append(document)
             tokens += len(document)
-        self.buffered = len(documents)
-        whole = [d for d in documents if not d.splittable]
-        texts = [d for d in documents if d.splittable]
-        placed, left = best_fit(whole, sequences, self.seq_len)
-        rest = pour(texts, placed, self.seq_len)
-        self._placed = [p for p in placed if p]  # at the end of a stream there may be fewer documents than sequences
-        self._left = [*left, *rest]
+        self.buffered = len(carried) + len(new)
+        generator = keyed_generator(self.seed, "window", self.stream, self.window)
+        self._placed, self._left = place(carried, new, sequences, self.seq_len, generator)
         self.carry = [d.name for d in self._left]
 
     def _without_skipped(self, documents: list[Document]) -> list[Document]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from liquid_train.data.loader import source_readers
 from liquid_train.data.mixture import Document, Mixture
-from liquid_train.data.packing import best_fit
+from liquid_train.data.placement import longest_first
 from liquid_train.data.settings import DataConfig
 from liquid_train.data.shards import ShardSet
 from liquid_train.vocabulary import Vocabulary
@@ -27,8 +27,8 @@ def expected_padding(documents: list[Document], seq_len: int) -> float:
     if not whole:
         return 0.0
     times = -(-ENOUGH * seq_len // sum(len(d) for d in whole))
-    placed, _ = best_fit(whole * times, len(whole) * times, seq_len)
-    *full, last = sorted((sum(len(d) for d in p) for p in placed if p), reverse=True)
+    placement, _ = longest_first(whole * times, len(whole) * times, seq_len)
+    *full, last = sorted((sum(len(d) for d in p) for p in placement.placed if p), reverse=True)
     needed = len(full) + last * len(full) / sum(full)  # the last one counts by its share of the others' filling
     return 1 - tokens / (max(tokens / seq_len, needed / times) * seq_len)
 

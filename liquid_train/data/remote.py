@@ -6,18 +6,18 @@ GOOGLE_APPLICATION_CREDENTIALS, FSSPEC_S3_ENDPOINT_URL, FSSPEC_S3_ANON=true) and
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import logging
 import os
-import random
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 from fsspec.asyn import AsyncFileSystem
 from fsspec.core import url_to_fs
 
+from liquid_train.data.outage import OPENING_SECONDS, retried
 from liquid_train.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -32,15 +32,15 @@ PACKAGES = {
     "az": "adlfs",
     "abfs": "adlfs",
 }
-ATTEMPTS = 4
-BACKOFF_SECONDS = 0.5  # before the second attempt, doubled before every further one
 THREADS = 16  # requests at a time, for those
 TIMEOUT_SECONDS = 120  # of one request: a hanging connection is an error like any other
 SPOT_CHECKS = 64  # files whose size is requested one by one where a folder cannot be listed
 MISSING = -1  # the size of a file that is not there
 NOT_IMPLEMENTED = 501  # HTTP status
+OUT_OF_RANGE = 416
 TRANSIENT_STATUS = (408, 425, 429)  # HTTP statuses below 500 that are worth a retry
 T = TypeVar("T")
+BUGS = (TypeError, AttributeError, NotImplementedError, AssertionError)
 
 
 def file_system(url: str) -> tuple[Any, str]:
@@ -74,6 +74,7 @@ class RemoteFolder:
 
     def __init__(self, url: str) -> None:
         self.url = url.rstrip("/")
+        self.patience = OPENING_SECONDS
         self._opened: tuple[int, Any, str] | None = None  # process id, file system, path of the folder there
         self._connect()
 
@@ -82,7 +83,7 @@ class RemoteFolder:
         return self.url
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"url": self.url, "_opened": None}
+        return {"url": self.url, "patience": self.patience, "_opened": None}
 
     def _connect(self) -> tuple[Any, str]:
         """(file system, the folder's path there) of this process: a forked child must not use its parent's event loop
@@ -99,7 +100,14 @@ class RemoteFolder:
         """As Folder.read. Raises UserError when the server sends more than the range it was asked for."""
         if end is not None and end <= start:
             return b""
-        content: bytes = self._request(name, "cat_file", **({"start": start, "end": end} if end is not None else {}))
+        try:
+            content: bytes = self._request(
+                name, "cat_file", **({"start": start, "end": end} if end is not None else {})
+            )
+        except OSError as error:
+            if error.errno != errno.ERANGE:
+                raise
+            return b""  # the file ends before `start`
         if end is not None and len(content) > end - start:
             raise UserError(
                 f"{self.url}: the server ignores byte ranges and sends whole files; serve the set from one that has "
@@ -148,6 +156,21 @@ class RemoteFolder:
         except NotImplementedError:
             raise OSError(errno.EROFS, f"nothing can be written to {self.url.partition('://')[0]}://") from None
 
+    def files(self, folder: str) -> dict[str, int]:
+        """Name -> size in bytes of the files in a folder, "" for the whole URL's; empty where there is none."""
+        return {
+            entry["name"].rpartition("/")[2]: entry["size"] for entry in self._list(folder) if entry["type"] == "file"
+        }
+
+    def remove(self, names: Sequence[str]) -> None:
+        """Remove files, many with one request where the store can; one that is not there is no error."""
+        system, root = self._connect()
+        with contextlib.suppress(FileNotFoundError):
+            if len(names) == 1:
+                self._request(names[0], "rm_file")
+            elif names:
+                patiently(self.url, lambda: system.rm([f"{root}/{name}" for name in names]), self.patience)
+
     def _list(self, folder: str) -> list[dict[str, Any]]:
         self._connect()[0].invalidate_cache()
         try:
@@ -166,23 +189,20 @@ class RemoteFolder:
         if isinstance(system, AsyncFileSystem):
             options["timeout"] = TIMEOUT_SECONDS
         path = f"{root}/{name}" if name else root
-        return retried(f"{self.url}/{name}", lambda: getattr(system, method)(path, *arguments, **options))
+        return patiently(
+            f"{self.url}/{name}", lambda: getattr(system, method)(path, *arguments, **options), self.patience
+        )
 
 
-def retried(what: str, action: Callable[[], T]) -> T:
-    """The action's result. After a network error it is tried again, after growing pauses; then OSError is raised."""
-    for attempt in range(ATTEMPTS):
-        try:
-            return action()
-        except (TypeError, AttributeError, NotImplementedError, AssertionError):
-            raise  # a bug, not the network
-        except Exception as raised:  # every package has its own exceptions, many of which are not OSErrors
-            error = origin(raised)
-            if is_final(error) or attempt == ATTEMPTS - 1:
-                raise as_oserror(error, what) from raised
-            log.info("%s: %s: %s; trying again", what, type(error).__name__, error)
-            time.sleep(BACKOFF_SECONDS * 2**attempt * random.uniform(0.5, 1.5))
-    raise AssertionError("unreachable")
+def patiently(what: str, action: Callable[[], T], seconds: float) -> T:
+    """The action's result; what may pass is tried again for `seconds`. Raises OSError with a short reason in
+    `strerror`."""
+    try:
+        return retried(what, action, seconds, may_pass)
+    except BUGS:
+        raise  # not the network
+    except Exception as error:  # every package has its own, many of which are not OSErrors
+        raise as_oserror(origin(error), what) from error
 
 
 def origin(error: Exception) -> Exception:
@@ -193,20 +213,25 @@ def origin(error: Exception) -> Exception:
     return cause if isinstance(error, FileNotFoundError) and isinstance(cause, Exception) and told else error
 
 
-def is_final(error: Exception) -> bool:
-    """Whether a retry cannot help: the file does not exist, or may not be read."""
+def may_pass(error: Exception) -> bool:
+    """Whether a retry may help. It cannot where a file does not exist, or may not be read, or nobody said as whom."""
+    error = origin(error)
+    if "Credential" in type(error).__name__:  # botocore's NoCredentialsError and its kin
+        return False
     status = getattr(error, "status", None)
     if isinstance(status, int):
-        return status == NOT_IMPLEMENTED or 400 <= status < 500 and status not in TRANSIENT_STATUS
-    return isinstance(error, (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError))
+        return status in TRANSIENT_STATUS or status >= 500 and status != NOT_IMPLEMENTED
+    return not isinstance(error, (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError, *BUGS))
 
 
 def as_oserror(error: Exception, what: str) -> OSError:
-    """The error as an OSError whose reason does not depend on the file, because damage is counted by reason."""
+    """The error as an OSError with a short reason."""
     status = getattr(error, "status", None)
     if isinstance(error, FileNotFoundError) or status in (404, 410):
         return FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), what)
     if isinstance(error, PermissionError) or status in (401, 403):
         return PermissionError(errno.EACCES, os.strerror(errno.EACCES), what)
-    log.warning("%s: %s: %s", what, type(error).__name__, error)
+    if status == OUT_OF_RANGE or "InvalidRange" in str(error):  # as HTTP and S3 call it
+        return OSError(errno.ERANGE, os.strerror(errno.ERANGE), what)
+    log.info("%s: %s: %s", what, type(error).__name__, error)
     return OSError(errno.EIO, f"HTTP {status}" if isinstance(status, int) else type(error).__name__, what)

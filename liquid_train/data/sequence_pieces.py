@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from liquid_train.vocabulary import BOI, EOI, special_id
+from liquid_train.text_normalizer import normalize_text
+from liquid_train.vocabulary import BOI, EOI, special_id, text_size
 
 if TYPE_CHECKING:  # it takes most of a second, and a prompt is checked without it
     from transformers import PreTrainedTokenizerBase
@@ -28,14 +29,15 @@ def bos_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
 
 
 def encode_text(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
-    """Ids of plain text: nothing added, and a spelled-out special token ("<eos>") stays ordinary characters."""
-    ids: list[int] = tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True)
+    """Ids of plain text: nothing added, and a spelled-out special token ("<eos>") stays ordinary characters. Text that
+    no tokenizer takes is normalized (text_normalizer.py)."""
+    ids: list[int] = tokenizer.encode(normalize_text(text), add_special_tokens=False, split_special_tokens=True)
     return ids
 
 
 def image_ids(codes: np.ndarray, tokenizer: PreTrainedTokenizerBase) -> np.ndarray:
     """Codes of any shape -> image token ids, row-major, int64 [n]."""
-    return np.asarray(codes).reshape(-1).astype(np.int64) + len(tokenizer)
+    return np.asarray(codes).reshape(-1).astype(np.int64) + text_size(tokenizer)
 
 
 def whole_image(codes: np.ndarray, tokenizer: PreTrainedTokenizerBase) -> list[int]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
 from liquid_train.config.fields import MISSING, Section, require, setting
+from liquid_train.data.outage import RETRY_SECONDS
 
 
 @dataclass
@@ -38,18 +39,21 @@ class DataConfig(Section):
     heldout: Annotated[dict[str, SourceConfig], setting("the same, for the held-out loss and for evaluations")] = field(
         default_factory=dict
     )
-    seq_len: Annotated[int, setting("tokens of a packed sequence", ge=1)] = 1024
-    global_batch: Annotated[int, setting("sequences of one optimizer step, over all ranks", ge=1)] = 8
-    streams: Annotated[int | None, setting("canonical streams", ge=1, null="as many as data.global_batch")] = None
+    seq_len: Annotated[int, setting("tokens of a packed sequence", ge=2, le=10**7)] = 1024
+    global_batch: Annotated[int, setting("sequences of one optimizer step, over all ranks", ge=1, le=10**6)] = 8
+    streams: Annotated[
+        int | None, setting("canonical streams", ge=1, le=10**6, null="as many as data.global_batch")
+    ] = None
     workers: Annotated[int, setting("loader processes of each rank; 0: none", ge=0)] = 1
-    window: Annotated[int, setting("sequences that are packed together", ge=1)] = 8
+    window: Annotated[int, setting("sequences that are packed together", ge=1, le=10**5)] = 8
     unconditional: Annotated[
         float, setting("share of t2i documents whose caption is replaced by <unconditional>", ge=0, le=1)
     ] = 0.1
     prompts: Annotated[
         list[str],
         setting(
-            "what follows a t2i caption: one is drawn for each image; images are generated with the first", min_length=1
+            "what follows a t2i caption: one is sampled for each image; images are generated with the first",
+            min_length=1,
         ),
     ] = field(default_factory=lambda: [" Generate an image based on this description."])
     weight_unit: Annotated[Literal["documents", "tokens"], setting("what the sources' weights are shares of")] = (
@@ -65,7 +69,21 @@ class DataConfig(Section):
         str | None, setting("folder that keeps chunks of remote shard sets", null="none", is_path=True)
     ] = None
     cache_gib: Annotated[float, setting("its size limit, shared by all processes of a machine", gt=0)] = 20.0
-    max_bad: Annotated[float, setting("share of unreadable samples past which the run stops", ge=0, le=1)] = 0.05
+    max_dropped: Annotated[
+        float,
+        setting(
+            "share of a source's documents that may be dropped, for whatever reason, before the run stops", ge=0, le=1
+        ),
+    ] = 0.1
+    max_bad: Annotated[float, setting("share of damaged samples past which the run stops", ge=0, le=1)] = 0.05
+    retry_seconds: Annotated[
+        float,
+        setting(
+            "for how long a shard that cannot be read now (server, network, a folder away) is tried again before the "
+            "run ends; at most half of train.hang_timeout",
+            ge=0,
+        ),
+    ] = RETRY_SECONDS
 
     def check(self, key: str) -> None:
         require(

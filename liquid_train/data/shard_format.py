@@ -12,6 +12,9 @@ from typing import Any, TypedDict
 
 import numpy as np
 
+from liquid_train.data.sample_schema import fault_of
+from liquid_train.text_normalizer import normalize_json
+
 log = logging.getLogger(__name__)
 
 INDEX_NAME = "index.json"
@@ -21,14 +24,19 @@ INDEX_KIND = "wids-shard-index-v1"
 NPY_ERRORS = (ValueError, TypeError, OSError, EOFError, SyntaxError, tokenize.TokenError, OverflowError, MemoryError)
 # What tarfile raises for a damaged header: its numbers can be of any size, and long names nest.
 TAR_ERRORS = (tarfile.TarError, EOFError, ValueError, OverflowError, RecursionError)
+REPEATED = "/repeated"  # in place of an extension, which has no slash: a file of the sample stands twice in the tar
+# What JSON that needs normalizing has: an escape, or a BOM.
+SUSPICIOUS = (b"\\u", b"\xef\xbb\xbf")
 
 
 class Sample(TypedDict, total=False):
-    """One sample. An image has codes, and text where it has a caption; a text sample has no codes."""
+    """One sample. An image has codes, and text where it has a caption; a text sample has text or ids,
+    and no codes."""
 
     key: str
     codes: np.ndarray  # [rows, columns] of VQ codes
     text: str
+    ids: np.ndarray  # [n] of token ids, in place of a text
     info: dict[str, Any]  # KEY.json
 
 
@@ -42,6 +50,12 @@ def split_name(name: str) -> tuple[str, str]:
     folder, slash, base = name.rpartition("/")
     stem, _, extension = base.partition(".")
     return folder + slash + stem, extension
+
+
+def add_file(files: dict[str, bytes], extension: str, content: bytes) -> None:
+    """Add a file to those of its sample. One that stands twice is not replaced but marked, which decode_sample
+    finds."""
+    files[REPEATED if extension in files else extension] = content
 
 
 def group_files(data: bytes) -> dict[str, dict[str, bytes]]:
@@ -58,7 +72,7 @@ def group_files(data: bytes) -> dict[str, dict[str, bytes]]:
                 if len(content) < member.size:
                     break
                 key, extension = split_name(member.name)
-                groups.setdefault(key, {})[extension] = content
+                add_file(groups.setdefault(key, {}), extension, content)
     except TAR_ERRORS as error:
         log.debug("the tar ends early: %s", error)
     return groups
@@ -66,25 +80,52 @@ def group_files(data: bytes) -> dict[str, dict[str, bytes]]:
 
 def decode_sample(key: str, files: dict[str, bytes], codebook_size: int | None = None) -> Sample:
     """Files of one sample -> the sample. Raises DamagedSample with the reason when a part is damaged or missing."""
-    try:
-        info = json.loads(files["json"])
-    except KeyError:
-        raise DamagedSample("no json") from None
-    except ValueError:
-        raise DamagedSample("json does not parse") from None
-    if not isinstance(info, dict):
-        raise DamagedSample("json is not an object")
+    if REPEATED in files:
+        raise DamagedSample("a file of the sample stands twice in the tar")
+    info = decode_info(files.get("json"))
     sample: Sample = {"key": key, "info": info}
-    if "width" in info or "codes.npy" in files:
+    if info.get("width") is not None or "codes.npy" in files:
         sample["codes"] = decode_codes(files.get("codes.npy"), codebook_size)
     if "txt" in files:
         try:
             sample["text"] = files["txt"].decode("utf-8")
         except UnicodeDecodeError:
             raise DamagedSample("text is not UTF-8") from None
-    elif "codes" not in sample and "messages" not in info:
+    elif "ids.npy" in files:
+        sample["ids"] = decode_ids(files["ids.npy"])
+    elif "codes" not in sample and not info.get("messages"):
         raise DamagedSample("neither codes nor text nor messages")
     return sample
+
+
+def decode_info(content: bytes | None) -> dict[str, Any]:
+    """KEY.json, whose texts are normalized and whose known keys are as sample_schema.py has them. Raises DamagedSample
+    with the reason."""
+    if content is None:
+        raise DamagedSample("no json")
+    try:
+        info = json.loads(content)
+        if any(mark in content for mark in SUSPICIOUS):
+            info = normalize_json(info)
+    except ValueError:
+        raise DamagedSample("json does not parse") from None
+    except RecursionError:
+        raise DamagedSample("json is nested too deeply") from None
+    if not isinstance(info, dict):
+        raise DamagedSample("json is not an object")
+    if fault := fault_of(info):
+        raise DamagedSample(fault)
+    return info
+
+
+def fields_of(sample: Sample) -> dict[str, Any]:
+    """A sample as the tasks take it: what KEY.json holds, and `text`, `ids` and `codes` where there are such files,
+    whatever KEY.json has under these names."""
+    fields: dict[str, Any] = {**sample["info"], **sample}
+    for name in ("text", "ids", "codes"):
+        if name not in sample:
+            fields.pop(name, None)
+    return fields
 
 
 def decode_codes(content: bytes | None, codebook_size: int | None = None) -> np.ndarray:
@@ -106,6 +147,17 @@ def decode_codes(content: bytes | None, codebook_size: int | None = None) -> np.
     if codebook_size is not None and int(codes.max()) >= codebook_size:
         raise DamagedSample("code beyond the codebook")
     return codes
+
+
+def decode_ids(content: bytes) -> np.ndarray:
+    """KEY.ids.npy -> [n] of unsigned integers. Raises DamagedSample with the reason."""
+    try:
+        ids = np.lib.format.read_array(io.BytesIO(content), allow_pickle=False)
+    except NPY_ERRORS:
+        raise DamagedSample("ids do not parse") from None
+    if ids.dtype.kind != "u" or ids.ndim != 1 or not ids.size:
+        raise DamagedSample("ids are not a row of unsigned integers")
+    return np.asarray(ids)
 
 
 @lru_cache(maxsize=256)

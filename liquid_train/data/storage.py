@@ -1,6 +1,7 @@
 """Where a shard set is stored: a local folder, or anything fsspec reads (s3://, gs://, https://, memory://).
 
-Both kinds have the same few methods, read byte ranges, keep no file open and can be pickled.
+Both kinds have the same few methods, read byte ranges, keep no file open and can be pickled. What cannot be read now is
+tried again (outage.py).
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Protocol
 from uuid import uuid4
 
+from liquid_train.data.outage import local_outage, retried
 from liquid_train.files import move_into_place, sync
 
 THREADS = 16  # a shared file system is slow to answer one request, but answers many at a time
@@ -19,9 +21,13 @@ SLICE = 256  # files that a thread looks up in one go
 
 
 class Folder(Protocol):
-    """The files of a shard set, by name relative to its folder. Methods raise OSError where a file cannot be read."""
+    """The files of a shard set, by name relative to its folder. Methods raise OSError where a file cannot be read.
+
+    patience: seconds for which a read that fails and may pass is tried again.
+    """
 
     remote: bool
+    patience: float
 
     @property
     def path(self) -> str | Path:
@@ -50,12 +56,13 @@ class Folder(Protocol):
 
 
 class LocalFolder:
-    """A folder of a mounted file system."""
+    """A folder of a mounted file system. It begins without patience: a path that is not there is a mistyped one."""
 
     remote = False
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        self.patience = 0.0
 
     @property
     def path(self) -> Path:
@@ -65,9 +72,14 @@ class LocalFolder:
         return self.path.is_dir()
 
     def read(self, name: str, start: int = 0, end: int | None = None) -> bytes:
-        with open(self.path / name, "rb") as file:
-            file.seek(start)
-            return file.read() if end is None else file.read(end - start)
+        path = self.path / name
+
+        def content() -> bytes:
+            with open(path, "rb") as file:
+                file.seek(start)
+                return file.read() if end is None else file.read(end - start)
+
+        return retried(str(path), content, self.patience, local_outage)
 
     def sizes(self, names: list[str]) -> dict[str, int | None]:
         slices = [names[i : i + SLICE] for i in range(0, len(names), SLICE)]

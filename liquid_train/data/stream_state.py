@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from typing import TypedDict
 
+# Of the order that positions count in; those of another version mean nothing here. 2: windows are emitted in a random
+# order, documents of one sample apart, streams out of phase.
+ORDER_VERSION = 2
+
 
 class MixtureState(TypedDict):
     """How far a stream has read; everything by source."""

@@ -148,8 +148,8 @@ def check_digest(run_dir: Path, step: int, batch: RankBatch) -> None:
         print(f"step {step} rebuilt; its digest is the one that was logged")
     else:
         raise UserError(
-            f"step {step}: the rebuilt batch is not the one that was trained on (another digest): the shards or the "
-            "program have changed since"
+            f"step {step}: the rebuilt batch is not the one that was trained on (another digest): the shards have "
+            "changed since, or the order of the data, with the version of liquid_train"
         )
 
 

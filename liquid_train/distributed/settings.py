@@ -29,13 +29,19 @@ class LaunchConfig(Section):
 class ParallelConfig(Section):
     """Device mesh and memory."""
 
-    replicate: Annotated[int, setting("copies of the sharded model (HSDP); gradients are summed over them", ge=1)] = 1
+    replicate: Annotated[
+        int, setting("copies of the sharded model (HSDP); gradients are summed over them", ge=1, le=10**5)
+    ] = 1
     shard: Annotated[
-        int, setting("ranks that share weights and optimizer state (FSDP2); -1: all remaining ranks", ge=-1)
+        int, setting("ranks that share weights and optimizer state (FSDP2); -1: all remaining ranks", ge=-1, le=10**5)
     ] = -1
     tensor: Annotated[
         int,
-        setting("ranks that share every matrix product (tensor parallelism), for layers too large for one rank", ge=1),
+        setting(
+            "ranks that share every matrix product (tensor parallelism), for layers too large for one rank",
+            ge=1,
+            le=1024,
+        ),
     ] = 1
     precision: Annotated[Literal["bf16", "fp32"], setting("of forward and backward; weights and state are fp32")] = (
         "bf16"

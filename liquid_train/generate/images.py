@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from liquid_train.files import naming
 from liquid_train.image_tokenizer.base import ImageTokenizer, scale_pixels
 from liquid_train.image_tokenizer.preprocess import cover, nearest_size, read_rgb
 
@@ -62,7 +63,8 @@ def decode(tokenizer: ImageTokenizer, codes: np.ndarray) -> np.ndarray:
 def save_png(path: Path, pixels: np.ndarray) -> None:
     """pixels uint8 [H, W, 3]; a PNG whose name appears only when it is whole."""
     partial = path.with_name(f".{path.name}.partial")
-    Image.fromarray(pixels).save(partial, format="png")
+    with naming(partial):
+        Image.fromarray(pixels).save(partial, format="png")
     partial.replace(path)
 
 

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from liquid_train.errors import UserError
-from liquid_train.files import check_folder
+from liquid_train.files import check_folder, naming
 from liquid_train.generate.manifest import is_current, publish, staging_directory
 from liquid_train.generate.request import CheckedRequest, images_in, parts_of, read_request
 from liquid_train.generate.settings import GenerateJob
@@ -252,7 +252,8 @@ def as_line(row: dict[str, Any]) -> str:
 
 
 def write_lines(path: Path, rows: Iterable[dict[str, Any]]) -> None:
-    path.write_text("".join(as_line(row) + "\n" for row in rows), encoding="utf-8")
+    with naming(path):
+        path.write_text("".join(as_line(row) + "\n" for row in rows), encoding="utf-8")
 
 
 def progress_bar() -> Progress:

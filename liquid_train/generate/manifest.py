@@ -20,7 +20,7 @@ from typing import Any
 
 from liquid_train.checkpoint.folder import COMMIT
 from liquid_train.errors import UserError
-from liquid_train.files import concerns, sha256_of
+from liquid_train.files import concerns, naming, sha256_of
 from liquid_train.image_tokenizer.opening import kind_record
 from liquid_train.image_tokenizer.settings import VQSettings
 
@@ -123,7 +123,8 @@ def publish(partial: Path, folder: Path, inputs: dict[str, Any]) -> None:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         os.replace(partial / name, folder / name)
     content = json.dumps({"inputs": inputs, "files": files}, indent=1, ensure_ascii=False)
-    (partial / NAME).write_text(content, encoding="utf-8")
+    with naming(partial / NAME):
+        (partial / NAME).write_text(content, encoding="utf-8")
     os.replace(partial / NAME, folder / NAME)
 
 

@@ -15,8 +15,10 @@ from liquid_train.checkpoint.folder import model_folder
 from liquid_train.data.sequence_pieces import Part
 from liquid_train.data.tasks import Generation, Task, generating_task
 from liquid_train.errors import UserError
+from liquid_train.files import lines_of
 from liquid_train.generate.manifest import file_identity, model_identity, text_digest, vq_identity
 from liquid_train.generate.settings import GenerateJob
+from liquid_train.text_normalizer import normalize_json, normalize_text
 
 PLACE = re.compile(r"<image:([^<>]+)>")  # in a prompt: where an image stands
 
@@ -54,6 +56,7 @@ def read_request(c: GenerateJob) -> CheckedRequest:
     remedy."""
     if c.max_new_tokens < 1:
         raise UserError(f"max_new_tokens={c.max_new_tokens}: must be 1 or more")
+    prompt = None if c.prompt is None else normalize_text(c.prompt)
     task, generation = generating_task(c.task, "task")
     folder = model_folder(c.checkpoint)
     prompts: list[str] = []
@@ -82,7 +85,7 @@ def read_request(c: GenerateJob) -> CheckedRequest:
         _refuse(c, "image", "questions")
         if (c.prompt is None) == (c.prompts is None):
             raise UserError(f'task={c.task}: give either prompt="..." or prompts=FILE.txt')
-        prompts = [c.prompt] if c.prompt is not None else read_prompts(Path(str(c.prompts)))
+        prompts = [prompt] if prompt is not None else read_prompts(Path(str(c.prompts)))
         if generation.makes == "image":
             _need_output(c, "the images")
         else:
@@ -94,10 +97,10 @@ def read_request(c: GenerateJob) -> CheckedRequest:
     output = Path(c.output) if c.output is not None else None
     if output is not None and output.exists() and not output.is_dir():
         raise UserError(f"output={output}: a file is there; give the name of a folder")
-    asked = [*prompts, *(json.dumps(q.line, sort_keys=True) for q in questions), *([str(c.prompt)] if image else [])]
+    asked = [*prompts, *(json.dumps(q.line, sort_keys=True) for q in questions), *([str(prompt)] if image else [])]
     images = [q.image for q in questions] or ([image] if image else inside)
     inputs = _inputs(c, generation, folder, asked, images)
-    return CheckedRequest(task, generation, folder, output, prompts, questions, image, c.prompt, inputs)
+    return CheckedRequest(task, generation, folder, output, prompts, questions, image, prompt, inputs)
 
 
 def parts_of(text: str, codes: Mapping[Path, np.ndarray]) -> list[Part]:
@@ -114,7 +117,7 @@ def images_in(prompt: str) -> list[Path]:
 
 def read_prompts(path: Path) -> list[str]:
     """One prompt a line, blank lines left out. Raises UserError for a missing, unreadable or empty file."""
-    lines = [line.strip() for line in _read(path, "prompts").splitlines()]
+    lines = [normalize_text(line).strip() for line in lines_of(_read(path, "prompts"))]
     found = [line for line in lines if line]
     if not found:
         raise UserError(f"prompts={path}: no prompt in it; write one a line")
@@ -128,20 +131,21 @@ def read_questions(path: Path) -> list[QuestionLine]:
     exist.
     """
     found = []
-    for number, text in enumerate(_read(path, "questions").splitlines(), start=1):
+    for number, text in enumerate(lines_of(_read(path, "questions")), start=1):
         if not text.strip():
             continue
         try:
             line = json.loads(text)
             image, question = line["image"], line["question"]
-        except (ValueError, TypeError, KeyError) as error:
+            line = normalize_json(line)  # but for the image's own name: it may spell bytes that are no text
+        except (ValueError, TypeError, KeyError, RecursionError) as error:
             raise UserError(
                 f'questions={path}, line {number}: not a JSON object with "image" and "question"'
             ) from error
         if not isinstance(image, str) or not isinstance(question, str):
             raise UserError(f'questions={path}, line {number}: "image" and "question" must be text')
         nearby = path.parent / image  # an absolute path stays what it is
-        found.append(QuestionLine(nearby if nearby.is_file() else Path(image), question, line))
+        found.append(QuestionLine(nearby if nearby.is_file() else Path(image), line["question"], line))
     if not found:
         raise UserError(f'questions={path}: no question in it; write one JSON object {{"image", "question"}} a line')
     missing = [q.image for q in found if not q.image.is_file()]
@@ -154,7 +158,7 @@ def _read(path: Path, key: str) -> str:
     if not path.is_file():
         raise UserError(f"{key}={path}: no such file")
     try:
-        return path.read_text(encoding="utf-8-sig")
+        return path.read_bytes().decode("utf-8-sig")  # read_text would take a lone carriage return for a line's end
     except UnicodeDecodeError as error:
         raise UserError(f"{key}={path}: not UTF-8 text (byte {error.start})") from error
 

@@ -13,6 +13,7 @@ from transformers.utils import logging as transformers_logging
 
 from liquid_train.data.tasks.t2i import DEFAULT_PROMPT
 from liquid_train.errors import UserError
+from liquid_train.files import package_path
 from liquid_train.generate.fused_decode import join_weights
 from liquid_train.generate.int8 import quantize
 from liquid_train.image_tokenizer.base import ImageTokenizer
@@ -129,8 +130,8 @@ def open_model(
 def published(folder: Path, vq: VQSettings | None) -> tuple[Vocabulary, ModelCard]:
     """Vocabulary and card of a checkpoint as Liquid_V1_7B is published, without a liquid.json.
 
-    Image ids start at len(tokenizer), <boi> <eoi> <unconditional> are entries of the tokenizer, the VQ is the one
-    given, images are as large as its yaml says, and the prompt's suffix is the published one. UserError where that
+    Image ids start after the tokenizer's last, <boi> <eoi> <unconditional> are entries of the tokenizer, the VQ is the
+    one given, images are as large as its yaml says, and the prompt's suffix is the published one. UserError where that
     does not fit together.
     """
     if vq is None or AUTO in (vq.config, vq.checkpoint):
@@ -149,7 +150,7 @@ def published(folder: Path, vq: VQSettings | None) -> tuple[Vocabulary, ModelCar
     vocabulary = Vocabulary(tokenizer, image_tokenizer.codebook_size, rows)
     if vocabulary.image_end > rows:
         raise UserError(
-            f"vq.config={vq.config}: {vocabulary.codebook_size} codes after {len(tokenizer)} text ids, but the "
+            f"vq.config={vq.config}: {vocabulary.codebook_size} codes after {vocabulary.text_size} text ids, but the "
             f"model has {rows} rows"
         )
     side = image_tokenizer.resolution // image_tokenizer.downsampling
@@ -190,6 +191,12 @@ def open_vq(session: Session, settings: VQSettings, parts: tuple[str, ...] = PAR
     training."""
     card = session.card
     vq = as_trained(settings, card)
+    for key, path in (("config", vq.config), ("checkpoint", vq.checkpoint)):
+        if vq.kind == TAMING and getattr(settings, key) == AUTO and not package_path(path).is_file():
+            raise UserError(
+                f"vq.{key}={path}: no such file here; the checkpoint's {CARD} names it, as the training did. Give "
+                "vq.config and vq.checkpoint of that image tokenizer"
+            )
     tokenizer = open_image_tokenizer(vq, parts)
     if tokenizer.codebook_size != card.codebook_size:
         raise UserError(

@@ -63,7 +63,11 @@ class GenerateJob(Section):
     seed: Annotated[int, setting("image i is generated with seed + i", ge=0, le=2**63 - 1)] = 0
     guidance: Annotated[
         float,
-        setting("t2i: logits = uncond + guidance * (cond - uncond), so that 7 means cond*7 - uncond*6; 1: none", ge=0),
+        setting(
+            "t2i: logits = uncond + guidance * (cond - uncond), so that 7 means cond*7 - uncond*6; 1: none",
+            ge=0,
+            le=1000,
+        ),
     ] = 3.0
     null_prompt: Annotated[
         str, setting("t2i: what guidance leads away from; auto: as trained. Another one needs force=true")
@@ -72,7 +76,7 @@ class GenerateJob(Section):
         bool, setting("take another null prompt, image tokenizer or size than the checkpoint was trained with")
     ] = False
     temperature: Annotated[
-        float, setting("t2i, t2t, chat; 0: greedy. Answers and captions are always greedy", ge=0)
+        float, setting("t2i, t2t, chat; 0: greedy. Answers and captions are always greedy", ge=0, le=1000)
     ] = 0.8
     top_k: Annotated[int | None, setting("t2i, t2t: only the k likeliest", ge=1, null="all")] = None
     top_p: Annotated[float, setting("t2i, t2t: only the likeliest that make up this share", gt=0, le=1)] = 1.0

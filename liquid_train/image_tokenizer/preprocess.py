@@ -11,20 +11,26 @@ import math
 import struct
 import warnings
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-# What Pillow's decoders raise for a file they cannot read.
+
+class UnusableImage(ValueError):
+    """An image that can be read and still not be used; the message is the reason under which it is counted."""
+
+
+# What says that an image is at fault. Pillow's decoders also raise a ValueError or RuntimeError, as a bug does:
+# open_image makes those UnusableImage, so that a bug of a source of one's own is not taken for a broken image.
 READ_ERRORS = (
+    UnusableImage,
     OSError,
     SyntaxError,
-    ValueError,
     EOFError,
-    RuntimeError,
     struct.error,
     zlib.error,
     MemoryError,
@@ -48,15 +54,29 @@ MAX_SCALED_PIXELS = 2**26
 STRIP = 2**20  # pixels laid on white at once: in float64 they take 30 times the bytes
 
 
-class UnusableImage(ValueError):
-    """An image that can be read and still not be used; the message is the reason under which it is counted."""
-
-
 @cache
 def formats() -> tuple[str, ...]:
     """Those of FORMATS that this Pillow was built with."""
     Image.init()
     return tuple(name for name in FORMATS if name in Image.OPEN)
+
+
+@cache
+def image_suffixes() -> frozenset[str]:
+    """Suffixes of the files that `read_rgb` takes, in lower case and with the dot, as this Pillow registers them."""
+    return frozenset(suffix for suffix, name in Image.registered_extensions().items() if name in formats())
+
+
+@contextmanager
+def open_image(file: Path | bytes) -> Iterator[Image.Image]:
+    """An image file, or its content, opened by Pillow: what the block raises while it reads is one of READ_ERRORS."""
+    try:
+        with Image.open(io.BytesIO(file) if isinstance(file, bytes) else file, formats=formats()) as image:
+            yield image
+    except (ValueError, RuntimeError) as error:
+        if isinstance(error, READ_ERRORS):
+            raise
+        raise UnusableImage("broken image") from error
 
 
 def read_rgb(file: Path | bytes) -> np.ndarray:
@@ -65,7 +85,7 @@ def read_rgb(file: Path | bytes) -> np.ndarray:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about oddities that do no harm, a line for every such image
         warnings.simplefilter("error", Image.DecompressionBombWarning)  # Pillow only warns from 89 million pixels on
-        with Image.open(io.BytesIO(file) if isinstance(file, bytes) else file, formats=formats()) as image:
+        with open_image(file) as image:
             image.load()  # first, because errors in what orientation() reads are of no account
             turn = TURNS.get(orientation(image))
             return to_rgb(image.transpose(turn) if turn is not None else image)
@@ -75,7 +95,7 @@ def orientation(image: Image.Image) -> int:
     """EXIF orientation, 1 to 8; 1 (unchanged) without one or with damaged EXIF, as viewers do."""
     try:
         value = image.getexif().get(ORIENTATION, 1)
-    except READ_ERRORS:
+    except (*READ_ERRORS, ValueError, RuntimeError):
         return 1
     return value if isinstance(value, int) else 1
 

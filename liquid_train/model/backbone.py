@@ -10,8 +10,9 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 import torch
@@ -24,13 +25,15 @@ from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, Pre
 from liquid_train.errors import UserError
 from liquid_train.files import COMMIT
 from liquid_train.image_tokenizer.settings import TAMING, VQSettings
+from liquid_train.model.architecture import LONGEST, REFUSED, check_model, config_of
 from liquid_train.model.attention import PACKED
 from liquid_train.model.families import family_of, find_family, use_family
 from liquid_train.model.settings import BackboneConfig
-from liquid_train.vocabulary import Vocabulary, load_tokenizer
+from liquid_train.vocabulary import Vocabulary, load_tokenizer, text_size
 
 ROW_BLOCK = 1024  # rows drawn from one random generator, so that a rank need not draw those of others
 CARD = "liquid.json"
+IN_MODEL = "model:"  # begins paths that are relative to the folder of liquid.json
 
 
 @dataclass(frozen=True)
@@ -71,6 +74,9 @@ class ModelCard:
             card = cls(**json.loads(path.read_text()))
         except (ValueError, TypeError) as error:  # no JSON, no object, or other fields
             raise UserError(f"{path}: damaged, or of another version of liquid train: {error}") from error
+        card = replace(
+            card, vq_config=card.found(card.vq_config, path), vq_checkpoint=card.found(card.vq_checkpoint, path)
+        )
         outside = [name for name in (card.vq_kind, card.family or "") if "." in name]
         if outside and not (path.parents[1] / COMMIT).is_file():
             raise UserError(
@@ -78,6 +84,11 @@ class ModelCard:
                 f"checkpoint of a run, whose {COMMIT} lies next to model/. Give the run or the checkpoint"
             )
         return card
+
+    @staticmethod
+    def found(file: str, card: Path) -> str:
+        """A file that a liquid.json names, from anywhere."""
+        return str(card.parent / file.removeprefix(IN_MODEL)) if file.startswith(IN_MODEL) else file
 
     def write(self, folder: Path) -> None:
         content = asdict(self)
@@ -108,13 +119,27 @@ def _hf_config(backbone: BackboneConfig, tokenizer_entries: int) -> PreTrainedCo
         try:
             published: PreTrainedConfig = AutoConfig.from_pretrained(backbone.path, local_files_only=True)
             return published
-        except (OSError, ValueError) as error:
-            raise UserError(f"backbone.path={backbone.path}: {' '.join(str(error).split())}") from error
-    fields = {"vocab_size": tokenizer_entries, **backbone.architecture}
-    try:
-        return AutoConfig.for_model(fields.pop("model_type"), **fields)
-    except (ValueError, TypeError) as error:
-        raise UserError(f"backbone.architecture={backbone.architecture}: {error}") from error
+        except (OSError, *REFUSED) as error:
+            raise UserError(
+                f"backbone.path={backbone.path}: {shorten(' '.join(str(error).split()), LONGEST, placeholder=' ...')}"
+            ) from error
+    fields = {name: value for name, value in backbone.architecture.items() if (name, value) != ("vocab_size", None)}
+    return config_of({"vocab_size": tokenizer_entries, **fields})
+
+
+def check_backbone(backbone: BackboneConfig) -> None:
+    """Raises UserError for a backbone that cannot be built or run, before there is a tokenizer or a run folder."""
+    names = backbone.special_tokens
+    if names is not None:
+        key = f"backbone.special_tokens=[{','.join(names)}]"
+        if (backbone.tokenizer or backbone.path) is None:
+            raise UserError(
+                f"{key}: names entries of a tokenizer that is given; leave it out, or give backbone.tokenizer"
+            )
+        if len(set(names)) < len(names) or "" in names:
+            raise UserError(f"{key}: give three different entries")
+    key = "backbone.architecture" if backbone.path is None else f"backbone.path={backbone.path}"
+    check_model(model_config(backbone, backbone.tokenizer_size), key)
 
 
 def build(config: PreTrainedConfig, vocabulary: Vocabulary, attention: str = PACKED) -> PreTrainedModel:
@@ -266,9 +291,9 @@ def read_vocabulary(folder: str | Path) -> Vocabulary:
     """
     card = ModelCard.read(folder)
     tokenizer = load_tokenizer(folder)
-    if len(tokenizer) != card.image_start:
+    if (ids := text_size(tokenizer)) != card.image_start:
         raise UserError(
-            f"{folder}: the tokenizer has {len(tokenizer)} entries but image ids start at {card.image_start}; the "
+            f"{folder}: the tokenizer has ids below {ids} but image ids start at {card.image_start}; the "
             "tokenizer was changed"
         )
     config = json.loads((Path(folder) / "config.json").read_text())

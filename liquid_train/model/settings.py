@@ -38,7 +38,9 @@ class BackboneConfig(Section):
             is_path=True,
         ),
     ] = None
-    tokenizer_size: Annotated[int, setting("entries of that BPE", ge=1)] = 1024
+    tokenizer_size: Annotated[
+        int, setting("entries of that BPE, 256 bytes and 6 special tokens among them", ge=262, le=10**6)
+    ] = 1024
     special_tokens: Annotated[
         list[str] | None,
         setting(
@@ -88,13 +90,13 @@ class LossConfig(Section):
     """What counts how much."""
 
     weight: Annotated[
-        dict[str, Annotated[float, setting("weight of a task", ge=0)]],
+        dict[str, Annotated[float, setting("weight of a task", ge=0, le=1e6)]],
         setting("weight of each task's targets, loss.weight.TASK; a task that is not named counts 1"),
     ] = field(default_factory=dict)
     normalize: Annotated[
         Literal["token", "document", "sqrt"], setting("how much a long document counts: by token, once, or in between")
     ] = "token"
     chunk: Annotated[int, setting("target positions whose logits exist at the same time", ge=1)] = 1024
-    z_loss: Annotated[float, setting("weight of the squared log-partition (PaLM, arXiv 2204.02311); 0: none", ge=0)] = (
-        0.0
-    )
+    z_loss: Annotated[
+        float, setting("weight of the squared log-partition (PaLM, arXiv 2204.02311); 0: none", ge=0, le=10)
+    ] = 0.0

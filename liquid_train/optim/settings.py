@@ -21,15 +21,22 @@ class OptimizerConfig(Section):
         list[Annotated[float, setting("a decay rate", ge=0, lt=1)]],
         setting("decay rates of Adam's two moments", min_length=2, max_length=2),
     ] = field(default_factory=lambda: [0.9, 0.95])
-    eps: Annotated[float, setting("added to the root of the second moment", gt=0)] = 1e-8
+    eps: Annotated[float, setting("added to the root of the second moment", gt=0, le=1)] = 1e-8
     grad_clip: Annotated[float, setting("norm that gradients are clipped to", gt=0)] = 1.0
     image_embedding_lr_scale: Annotated[
-        float, setting("learning rate of the image rows of embedding and head, relative to lr", ge=0)
+        float, setting("learning rate of the image rows of embedding and head, relative to lr", ge=0, le=1000)
     ] = 1.0
     new_rows_steps: Annotated[
         int, setting("length of a first stage that trains only the rows that a published checkpoint lacks", ge=0)
     ] = 0
     options: Annotated[dict[str, Any], setting("arguments of an optimizer of your own")] = field(default_factory=dict)
+
+    def check(self, key: str) -> None:
+        require(
+            "." in self.kind or self.lr * self.weight_decay <= 1,
+            f"{key}weight_decay={self.weight_decay}: times {key}lr={self.lr} it takes away more than the whole weight "
+            "at each step; lower one of them",
+        )
 
 
 @dataclass

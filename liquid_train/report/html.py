@@ -18,7 +18,16 @@ from typing import Any
 from liquid_train.errors import UserError
 from liquid_train.files import check_file, write_synced
 from liquid_train.report.run_reader import RunRecord, config_value, last, number, read_run, summarize, summary
-from liquid_train.report.tables import answer_type, duration, list_runs, percent, plain, print_summary, quantity, status
+from liquid_train.report.tables import (
+    duration,
+    list_runs,
+    percent,
+    plain,
+    print_summary,
+    quantity,
+    status,
+    type_in_prose,
+)
 
 __all__ = [
     "inputs_digest",
@@ -107,7 +116,7 @@ def write_report(run_dir: str | Path, output: Path | None = None) -> Path:
         autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
     )
     environment.filters.update(
-        percent=percent, duration=duration, quantity=quantity, plain=plain, width=bar_width, answer_type=answer_type
+        percent=percent, duration=duration, quantity=quantity, plain=plain, width=bar_width, type_in_prose=type_in_prose
     )
     page = environment.from_string(template).render(page_context(run))
     try:
@@ -176,7 +185,9 @@ def tiles(head: dict[str, Any]) -> list[dict[str, str]]:
     out = []
     for row in head["vqa"].get("rows", []):
         label = (
-            "Questions answered right" if row["name"] == "all" else f"{answer_type(row['name']).capitalize()} questions"
+            "Questions answered right"
+            if row["name"] == "all"
+            else f"{type_in_prose(row['name']).capitalize()} questions"
         )
         out.append(
             {

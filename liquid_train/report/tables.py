@@ -66,7 +66,7 @@ def duration(seconds: Any) -> str:
     )
 
 
-def answer_type(name: Any) -> str:
+def type_in_prose(name: Any) -> str:
     """An answer type of evals/vqa.json as the tables call it: the data says color, the prose colour."""
     return str(name).replace("color", "colour")
 
@@ -110,7 +110,7 @@ def vqa_table(head: dict[str, Any]) -> Table:
     table = new_table("Questions about unseen images", "Answer type", "Questions", "Right", "Blind", "Shuffled images")
     for row in head["vqa"]["rows"]:
         table.add_row(
-            escape(answer_type(row["name"])),
+            escape(type_in_prose(row["name"])),
             plain(row["count"]),
             percent(row["accuracy"]),
             percent(row["blind"]),

@@ -28,7 +28,7 @@ from liquid_train.distributed.settings import degrees, processes
 from liquid_train.image_tokenizer.opening import tokenizer_sizes
 from liquid_train.model import backbone
 from liquid_train.model.loss import LossModule
-from liquid_train.optim.optimizer import state_bytes
+from liquid_train.optim.optimizer import parameter_groups, state_bytes
 from liquid_train.vocabulary import Vocabulary, load_tokenizer
 
 
@@ -65,6 +65,7 @@ def make_plan(config: PlanJob) -> MemoryPlan:
     codebook_size = tokenizer_sizes(config.vq).codebook_size
     settings = config.backbone
     entries = len(load_tokenizer(settings.tokenizer)) if settings.tokenizer else settings.tokenizer_size
+    backbone.check_backbone(settings)
     hf_config = backbone.model_config(settings, entries)
     text_rows = hf_config.vocab_size
     tokenizer = stand_in_tokenizer(min(entries, text_rows))
@@ -75,9 +76,13 @@ def make_plan(config: PlanJob) -> MemoryPlan:
     root = LossModule.of(lm, vocabulary, config.loss)
     with fake_process_group(ranks, config.parallel.tensor) as world:
         parallelize(root, lm, config.parallel, world)
-        local = [p.to_local() if isinstance(p, DTensor) else p for p in root.parameters()]
+        groups = [
+            {**group, "params": [p.to_local() if isinstance(p, DTensor) else p for p in group["params"]]}
+            for group in parameter_groups(lm, config.optimizer.weight_decay)
+        ]
+    local = [p for group in groups for p in group["params"]]
     weights = sum(p.numel() * p.element_size() for p in local)
-    optimizer = state_bytes(local, config.optimizer)
+    optimizer = state_bytes(groups, config.optimizer)
     return MemoryPlan(
         parameters,
         parameters_extended,

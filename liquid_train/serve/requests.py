@@ -8,24 +8,28 @@ from __future__ import annotations
 
 import base64
 import binascii
-import io
 import re
 from collections.abc import Mapping
 from typing import Annotated, Any
 
-from PIL import Image
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from liquid_train.errors import UserError
 from liquid_train.generate.settings import GenerateJob
-from liquid_train.image_tokenizer.preprocess import READ_ERRORS, formats
+from liquid_train.image_tokenizer.preprocess import READ_ERRORS, open_image
 from liquid_train.serve.settings import ServeLimits
+from liquid_train.text_normalizer import normalize_text
 
 MAX_SEED = 2**32 - 1
 STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
 
-def not_blank(text: str) -> str:
+def is_text(text: str) -> str:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise UserError("half of a surrogate pair is no text; give UTF-8") from None
+    text = normalize_text(text)
     if not text.strip():
         raise UserError("there is nothing in it; give some text")
     return text
@@ -37,7 +41,7 @@ def is_size(text: str) -> str:
     return text
 
 
-Text = Annotated[str, AfterValidator(not_blank)]
+Text = Annotated[str, AfterValidator(is_text)]
 Size = Annotated[str, AfterValidator(is_size)]
 
 
@@ -104,7 +108,7 @@ class Limited:
         """By its header alone: what follows is read when the request's turn comes, so that only one image is in
         memory."""
         try:
-            with Image.open(io.BytesIO(content), formats=formats()) as image:
+            with open_image(content) as image:
                 width, height = image.size
         except READ_ERRORS as error:
             raise UserError(

@@ -20,7 +20,8 @@ from transformers import PreTrainedModel
 from liquid_train.data.batch import MicroBatch, collate
 from liquid_train.data.loader import open_set
 from liquid_train.data.mixture import Document, SourceReader
-from liquid_train.data.packing import Sequence, best_fit, join, pour
+from liquid_train.data.packing import Sequence, join
+from liquid_train.data.placement import longest_first
 from liquid_train.data.settings import DataConfig
 from liquid_train.data.tasks import find_task, task_names
 from liquid_train.distributed.parallelize import World, reshard
@@ -90,9 +91,9 @@ def heldout_set(
         noted.update({f"data.heldout.{name}: {reason}": count for reason, count in reader.dropped.items()})
     seq_len = data.seq_len
     bins = sum(len(d) for d in documents) // seq_len + 2
-    placed, left = best_fit([d for d in documents if not d.splittable], bins, seq_len)
-    left += pour([d for d in documents if d.splittable], placed, seq_len)
-    rows = [join(p, seq_len, vocabulary.pad) for p in [*placed, *alone(left, seq_len)] if p]
+    placement, left = longest_first([d for d in documents if not d.splittable], bins, seq_len)
+    left += placement.pour([d for d in documents if d.splittable], range(bins))
+    rows = [join(p, seq_len, vocabulary.pad) for p in [*placement.placed, *alone(left, seq_len)] if p]
     if batches is not None:
         order = np.random.default_rng(seed).permutation(len(rows))
         rows = [rows[n] for n in sorted(order[: batches * micro_batch])]

@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 
 from liquid_train.checkpoint.progress import Progress
 from liquid_train.data.batch import RankBatch
+from liquid_train.data.damage import Damage
 from liquid_train.data.loader import is_endless
 from liquid_train.data.settings import DataConfig
 from liquid_train.distributed.parallelize import World
@@ -67,10 +68,12 @@ class BatchTotals:
     documents: int
     efficiency: float  # share of the tokens that are not padding
     sum_squared_lengths: int  # of the documents: what attention costs
-    damaged: int  # samples so far
+    damage: list[Damage]  # that some rank has met since the batch before
     epochs: dict[str, float]  # passes over each source so far
     source_documents: dict[str, int]
     source_tokens: dict[str, int]
+    asked: dict[str, int]  # documents wanted of every source, since the processes started
+    lost: dict[str, int]  # those of them that were not made
     dropped: dict[str, int]  # documents by reason, since the processes started
 
 
@@ -82,27 +85,31 @@ def batch_totals(batch: RankBatch, data: DataConfig, world: World) -> BatchTotal
     by_source = [
         *(batch.epochs.get(n, 0.0) for n in names),
         *(sum(s.get(n, (0, 0))[i] for s in shares) for i in (0, 1) for n in names),
+        *(batch.asked.get(n, 0) for n in names),
+        *(sum(count for reason, count in batch.lost.items() if reason.partition(": ")[0] == n) for n in names),
     ]
     counts = torch.tensor(
-        [batch.documents, batch.padding, sum_squared_lengths, batch.damaged, len(batch.dropped), *by_source],
+        [batch.documents, batch.padding, sum_squared_lengths, len(batch.damage), len(batch.dropped), *by_source],
         dtype=torch.float64,
         device=world.device,
     )
     world.sum(counts)
-    documents, padding, sum_squared_lengths, damaged, reasons = (int(n) for n in counts[:5].tolist())
-    epochs, source_documents, source_tokens = (
-        dict(zip(names, row, strict=True)) for row in counts[5:].view(3, -1).tolist()
+    documents, padding, sum_squared_lengths, damage, reasons = (int(n) for n in counts[:5].tolist())
+    epochs, source_documents, source_tokens, asked, lost = (
+        dict(zip(names, row, strict=True)) for row in counts[5:].view(5, -1).tolist()
     )
     return BatchTotals(
         documents,
         1 - padding / (data.global_batch * data.seq_len),
         sum_squared_lengths,
-        damaged,
+        all_damage(batch.damage, world) if damage else [],
         {
             k: round(n, 6) for k, n in epochs.items()
         },  # rounded, so that it does not depend on the ranks it was summed over
         {k: int(n) for k, n in source_documents.items()},
         {k: int(n) for k, n in source_tokens.items()},
+        {k: int(n) for k, n in asked.items()},
+        {k: int(n) for k, n in lost.items()},
         all_dropped(batch.dropped, world) if reasons else {},
     )
 
@@ -113,6 +120,13 @@ def all_dropped(own: dict[str, int], world: World) -> dict[str, int]:
     dist.all_gather_object(parts, own)
     parts = parts[:: world.tensor]  # tensor-parallel neighbours have read the same data
     return {reason: sum(p.get(reason, 0) for p in parts) for reason in sorted({r for p in parts for r in p})}
+
+
+def all_damage(own: list[Damage], world: World) -> list[Damage]:
+    """What all ranks have found damaged, in their order; a collective."""
+    parts: list[list[Damage]] = [[]] * world.size
+    dist.all_gather_object(parts, own)
+    return [entry for part in parts for entry in part]
 
 
 def data_ended(batch: RankBatch, data: DataConfig, world: World) -> bool:

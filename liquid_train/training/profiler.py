@@ -25,16 +25,25 @@ class StepProfile:
         self.first, self.last = steps or (0, 0)
         self.folder, self.world, self.cuda = run_dir / "profile", world, world.device.type == "cuda"
         self._profile: profile | None = None
+        self._begun = 0  # the step that the current profile began with
+
+    def warning(self, first: int, last: int) -> str | None:
+        """A line where this process, which makes the steps `first` to `last`, cannot profile all that was asked for."""
+        if self.last == 0 or first <= self.first <= self.last <= last:
+            return None
+        asked = f"train.profile_steps=[{self.first},{self.last}]"
+        return f"{asked}: the steps {first} to {last} are made from here on; others are not profiled"
 
     def begin(self, step: int) -> None:
         """Before step `step`."""
-        if step != self.first or self._profile:
+        if not self.first <= step <= self.last or self._profile:
             return
         activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if self.cuda else [])]
         self._profile = profile(activities=activities, record_shapes=True, profile_memory=True)
         if self.cuda:
             torch.cuda.memory._record_memory_history(max_entries=ALLOCATIONS)
         self._profile.start()
+        self._begun = step
 
     def end(self, step: int, over: bool = False) -> str | None:
         """After step `step`; over: it was the last. Returns a line for the log once the files are written, or could not
@@ -48,7 +57,7 @@ class StepProfile:
         except (OSError, RuntimeError) as error:  # the profiler's own writer raises the latter
             return f"{self.folder}: the profile could not be written ({error}). Training goes on."
         return (
-            f"profile of the steps {self.first} to {step}: {self.folder} (rank-N.trace.json opens in ui.perfetto.dev)"
+            f"profile of the steps {self._begun} to {step}: {self.folder} (rank-N.trace.json opens in ui.perfetto.dev)"
         )
 
     def _write(self, finished: profile) -> None:

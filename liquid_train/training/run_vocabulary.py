@@ -11,7 +11,8 @@ from liquid_train.data.tasks.i2t import CAPTION_LEAD
 from liquid_train.errors import UserError
 from liquid_train.model.backbone import model_config
 from liquid_train.model.families import family_of
-from liquid_train.vocabulary import Vocabulary, add_image_tokens, load_tokenizer, train_bpe
+from liquid_train.text_normalizer import normalize_text
+from liquid_train.vocabulary import Vocabulary, add_image_tokens, load_tokenizer, text_size, train_bpe
 
 
 def make_tokenizer(config: TrainJob, sets: dict[str, ShardSet], folder: Path) -> None:
@@ -29,15 +30,16 @@ def open_vocabulary(config: TrainJob, folder: Path, codebook_size: int) -> Vocab
     """The vocabulary of the tokenizer in `folder`: the backbone's own embedding rows, and one more for each code.
 
     A published backbone may have more rows than its tokenizer has entries (Qwen2.5 has padding), and many more than a
-    small BPE. Image ids still start at the tokenizer's length; rows after the last image id are never used.
-    Raises UserError when the tokenizer has more entries than the backbone has rows.
+    small BPE. Image ids still start after the tokenizer's last; rows after the last image id are never used.
+    Raises UserError when the tokenizer has more ids than the backbone has rows.
     """
     tokenizer = load_tokenizer(folder)
-    rows = model_config(config.backbone, len(tokenizer)).vocab_size
-    if rows < len(tokenizer):
+    ids = text_size(tokenizer)
+    rows = model_config(config.backbone, ids).vocab_size
+    if rows < ids:
         key = "backbone.path" if config.backbone.path else "backbone.architecture.vocab_size"
         raise UserError(
-            f"{key}: the backbone has {rows} embedding rows, fewer than the {len(tokenizer)} entries of the "
+            f"{key}: the backbone has {rows} embedding rows, fewer than the {ids} ids of the "
             "tokenizer; give the tokenizer made "
             "for it"
         )
@@ -49,11 +51,11 @@ def training_texts(config: TrainJob, sets: dict[str, ShardSet]) -> Iterable[str]
     for shards in {s.path: s for s in sets.values()}.values():
         for sample in shards:
             if "text" in sample:
-                yield sample["text"]
+                yield normalize_text(sample["text"])
             # as often as they occur in training, because merges are chosen by frequency
             if "text" in sample and "codes" in sample:
-                yield from config.data.prompts
+                yield from map(normalize_text, config.data.prompts)
                 yield CAPTION_LEAD
-            for question in sample["info"].get("questions", ()):
+            for question in sample["info"].get("questions") or ():
                 yield "\n" + question["question"]
                 yield from (" " + answer for answer in question["answers"])

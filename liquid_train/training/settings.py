@@ -54,7 +54,9 @@ class TrainConfig(Section):
     ] = 10
     hang_timeout: Annotated[
         float | None,
-        setting("seconds without progress after which a rank reports where it hangs, and ends", gt=0, null="never"),
+        setting(
+            "seconds without progress after which a rank reports where it hangs, and ends", ge=1, le=1e6, null="never"
+        ),
     ] = 1800.0
     profile_steps: Annotated[list[int] | None, setting("[first, last]: steps to profile", null="none")] = None
     spike: SpikeConfig = field(default_factory=SpikeConfig)
@@ -108,9 +110,9 @@ class EvalsConfig(Section):
     prompts: Annotated[list[str], setting("what they are generated from; none: captions of the held-out set")] = field(
         default_factory=list
     )
-    guidance: Annotated[float, setting("classifier-free guidance; 1: none", ge=0)] = 3.0
+    guidance: Annotated[float, setting("classifier-free guidance; 1: none", ge=0, le=1000)] = 3.0
     top_k: Annotated[int | None, setting("only the k likeliest codes", ge=1, null="all")] = None
-    temperature: Annotated[float, setting("of sampling; 0: greedy", ge=0)] = 0.8
+    temperature: Annotated[float, setting("of sampling; 0: greedy", ge=0, le=1000)] = 0.8
     quality_images: Annotated[
         int, setting("images whose distance from real ones is measured, the grid's among them; 0: no distances", ge=0)
     ] = 0

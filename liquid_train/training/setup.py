@@ -14,6 +14,7 @@ from liquid_train.checkpoint.state import load_checkpoint
 from liquid_train.config.schema import TrainJob
 from liquid_train.data.shards import ShardSet
 from liquid_train.distributed.parallelize import World, compute_dtype, parallelize
+from liquid_train.errors import UserError
 from liquid_train.image_tokenizer.base import ImageTokenizer
 from liquid_train.image_tokenizer.preprocess import nearest_size
 from liquid_train.model import backbone
@@ -25,7 +26,7 @@ from liquid_train.optim.optimizer import build_optimizer
 from liquid_train.optim.row_rates import RowRates
 from liquid_train.training.metrics import Compute
 from liquid_train.training.run_vocabulary import make_tokenizer, open_vocabulary
-from liquid_train.vocabulary import UNCONDITIONAL, Vocabulary
+from liquid_train.vocabulary import UNCONDITIONAL, Vocabulary, check_ids
 
 
 def restore_progress(
@@ -53,7 +54,29 @@ def build_vocabulary(
     if main and not checkpoint:
         make_tokenizer(config, sets, folder)
     dist.barrier()
-    return open_vocabulary(config, folder, codebook_size)
+    vocabulary = open_vocabulary(config, folder, codebook_size)
+    for name, shards in sets.items():
+        check_ids(shards.ids_fingerprint, vocabulary.tokenizer, f"data.sources.{name}.path={shards.path}")
+    return vocabulary
+
+
+def check_positions(config: TrainJob, vocabulary: Vocabulary) -> list[str]:
+    """Whether data.seq_len goes beyond the backbone's positions: a line where they are rotary, which go on beyond what
+    the model has seen. Raises UserError where each position has an embedding of its own, and there are no more."""
+    hf_config, seq_len = backbone.model_config(config.backbone, vocabulary.text_size), config.data.seq_len
+    positions = getattr(hf_config, "max_position_embeddings", None)
+    if not positions or seq_len <= positions:
+        return []
+    if not any(getattr(hf_config, name, None) for name in ("rope_parameters", "rope_theta")):
+        raise UserError(
+            f"data.seq_len={seq_len}: the backbone has {positions} positions (max_position_embeddings), a longer "
+            f"document has no place in it; give data.seq_len={positions} or less"
+        )
+    return [
+        f"data.seq_len={seq_len}: beyond the backbone's {positions} positions (max_position_embeddings): a document of "
+        "more tokens than that would be trained at positions that the model does not claim to know. Positions begin "
+        "anew at every document, so shorter ones in one sequence are as good as ever"
+    ]
 
 
 def build_card(

@@ -45,7 +45,7 @@ class Rewind:
     streams: dict[int, StreamState]  # of this rank, after the data that is left out
 
 
-def parts_of(per_task: Tensor, names: Sequence[str]) -> dict[str, tuple[float, float]]:
+def shares_and_losses(per_task: Tensor, names: Sequence[str]) -> dict[str, tuple[float, float]]:
     """per_task [4, tasks], the step's sums as in LossOutput, of the tasks `names` -> {task: (its share of the weights,
     its mean loss)}."""
     loss, _, count, weighted = per_task
@@ -65,8 +65,8 @@ def limit(state: GuardState, config: SpikeConfig) -> float:
 
 
 def is_spike(parts: dict[str, tuple[float, float]], state: GuardState, config: SpikeConfig) -> bool:
-    """Whether a step with these finite losses (from parts_of) is a spike. Adds the step to `state`. The same on all
-    ranks, as the losses are.
+    """Whether a step with these finite losses (from shares_and_losses) is a spike. Adds the step to `state`. The same
+    on all ranks, as the losses are.
 
     The first losses of a task are taken as usual.
     """

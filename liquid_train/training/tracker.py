@@ -14,7 +14,7 @@ from typing import Any
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from liquid_train.errors import UserError
-from liquid_train.files import write_synced
+from liquid_train.files import lines_of, write_synced
 from liquid_train.logs import console
 from liquid_train.training.settings import TrackerConfig
 from liquid_train.training.wandb import WandbRun
@@ -47,7 +47,7 @@ def drop_lines_after(path: Path, step: int) -> None:
     if not path.exists():
         return
     kept = []
-    for line in path.read_text().splitlines():
+    for line in lines_of(path.read_text()):
         try:
             if json.loads(line)["step"] <= step:
                 kept.append(line)

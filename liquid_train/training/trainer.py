@@ -8,7 +8,8 @@ import logging
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import asdict
+from contextlib import AbstractContextManager
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,20 +24,28 @@ from liquid_train.checkpoint.state import SaveFailed, snapshot
 from liquid_train.config.compose import to_yaml
 from liquid_train.config.schema import TrainJob
 from liquid_train.data.batch import MicroBatch, RankBatch, batch_digest, micro_batches
+from liquid_train.data.damage import Damage, DamageCount
+from liquid_train.data.fit import check_fit, check_skip
 from liquid_train.data.loader import BatchLoader, open_sources
 from liquid_train.data.padding import padding_warning
+from liquid_train.data.settings import DataConfig
 from liquid_train.data.tasks import task_names
-from liquid_train.distributed.parallelize import World, assert_dtypes, set_sync
+from liquid_train.distributed.parallelize import World, assert_dtypes, compute_dtype, set_sync
 from liquid_train.distributed.step_timer import StepTimer
 from liquid_train.errors import UserError
-from liquid_train.files import write_synced
+from liquid_train.files import write_synced, writing
 from liquid_train.image_tokenizer.opening import open_image_tokenizer
+from liquid_train.model.attention import choose_kernel
+from liquid_train.model.backbone import check_backbone
 from liquid_train.optim.schedule import learning_rate, peak_warning
 from liquid_train.report.metric_families import headline
+from liquid_train.training.drop_guard import DropGuard
 from liquid_train.training.environment import environment
 from liquid_train.training.evaluation import PeriodicEvaluation, record_score
+from liquid_train.training.finite import all_finite
 from liquid_train.training.metrics import (
     StepResult,
+    all_dropped,
     batch_totals,
     data_ended,
     progress_metrics,
@@ -44,8 +53,14 @@ from liquid_train.training.metrics import (
     step_metrics,
 )
 from liquid_train.training.profiler import StepProfile
-from liquid_train.training.setup import build_card, build_model, build_vocabulary, restore_progress
-from liquid_train.training.spikes import Rewind, check_skipped, go_back, is_spike, parts_of, spike_report
+from liquid_train.training.setup import (
+    build_card,
+    build_model,
+    build_vocabulary,
+    check_positions,
+    restore_progress,
+)
+from liquid_train.training.spikes import Rewind, check_skipped, go_back, is_spike, shares_and_losses, spike_report
 from liquid_train.training.tracker import RunLock, Tracker
 
 log = logging.getLogger(__name__)
@@ -63,18 +78,28 @@ class Trainer:
         self.config, self.world, self.dir = config, world, Path(config.run.dir)
         self.timer = timer or StepTimer()
         self.steps, self.tasks = planned_steps(config), task_names(config.data)
+        check_backbone(config.backbone)
+        choose_kernel(config.parallel.attention, world.device, compute_dtype(config.parallel), None)
         self.resumed_from = rewind.checkpoint if rewind else find_checkpoint(config)
         self.image_tokenizer = open_image_tokenizer(config.vq)
         fingerprint, codebook_size = self.image_tokenizer.fingerprint, self.image_tokenizer.codebook_size
-        self.sets = open_sources(config.data, fingerprint, codebook_size)
+        self.sets = open_sources(self._patient(config), fingerprint, codebook_size)
+        for shards in self.sets.values():
+            shards.damage.announce = False  # each process meets its own part of it: step by step, see _count_damage
+        self.damage = DamageCount({str(s.path): s.num_samples for s in self.sets.values()})
         self.progress, self.notes = restore_progress(config, self.resumed_from, self.sets)
         if rewind:
             self.progress.guard, self.progress.streams = rewind.guard, {**self.progress.streams, **rewind.streams}
-        self.lock = RunLock(self.dir) if world.main else None
-        if world.main and (moved := checkpoint.set_aside(self.dir, self.progress.step)):
-            self.notes.append(f"checkpoints of later steps are set aside: {', '.join(str(p) for p in moved)}")
+        with self._writing():
+            self.lock = RunLock(self.dir) if world.main else None
+            if world.main and (moved := checkpoint.set_aside(self.dir, self.progress.step)):
+                self.notes.append(f"checkpoints of later steps are set aside: {', '.join(str(p) for p in moved)}")
         self.saver = Saver(self.dir, config.checkpoint, saved_step=self.progress.step)
-        self.vocabulary = build_vocabulary(config, self.resumed_from, self.sets, codebook_size, world.main)
+        with self._writing():
+            self.vocabulary = build_vocabulary(config, self.resumed_from, self.sets, codebook_size, world.main)
+        check_fit(config.data, self.sets, self.vocabulary)
+        self.notes += [*check_skip(config.data, self.sets), *check_positions(config, self.vocabulary)]
+        self.drops = DropGuard(config.data.max_dropped)
         self.card = build_card(config, self.sets, self.vocabulary, self.image_tokenizer)
         self.evaluation = (
             PeriodicEvaluation(config, self.vocabulary, self.image_tokenizer, self.card, world)
@@ -85,13 +110,25 @@ class Trainer:
         model = build_model(config, self.resumed_from, self.vocabulary, self.image_tokenizer, world)
         self.root, self.optimizer, self.rates = model.root, model.optimizer, model.rates
         self.compute, self.attention = model.compute, model.attention
+        self._check_first_weights()
         self.profile = StepProfile(config.train.profile_steps, self.dir, world)
         self.tracker: Tracker | None = None  # the main rank's, once the log is open
         self.out_of_data = False
         self._skipped_in_a_row = 0
+        self._save_waits = False  # one is due, and steps are being left out
         self._metrics: dict[str, Any] = {}  # of the last step; {} before the first
         self._step_begun = self._waited = 0.0
         self._stalled = 0.0  # seconds that training stood still for the newest checkpoint
+
+    def _writing(self) -> AbstractContextManager[None]:
+        """Around what does nothing but write to the run's folder: UserError where that cannot be done."""
+        return writing(self.dir, f"run.dir={self.dir}", "make room there, and start the same command again")
+
+    @staticmethod
+    def _patient(config: TrainJob) -> DataConfig:
+        """The data's settings, with a wait for shards that ends before other ranks take it for a hang."""
+        data, limit = config.data, config.train.hang_timeout
+        return data if limit is None else replace(data, retry_seconds=min(data.retry_seconds, limit / 2))
 
     def _loader(self) -> BatchLoader:
         left_out = self.progress.guard.left_out
@@ -119,11 +156,17 @@ class Trainer:
         if not self.world.main:
             return
         c = self.config
-        write_synced(self.dir / "config.yaml", to_yaml(c))
-        write_synced(self.dir / "environment.json", json.dumps(environment(self.world), indent=2))
-        self.tracker = Tracker(
-            self.dir, c.tracker, name=c.run.name, settings=asdict(c), first_step=self.progress.step, steps=self.steps
-        )
+        with self._writing():
+            write_synced(self.dir / "config.yaml", to_yaml(c))
+            write_synced(self.dir / "environment.json", json.dumps(environment(self.world), indent=2))
+            self.tracker = Tracker(
+                self.dir,
+                c.tracker,
+                name=c.run.name,
+                settings=asdict(c),
+                first_step=self.progress.step,
+                steps=self.steps,
+            )
         parameters = sum(p.numel() for p in self.root.parameters())
         start = f"goes on from {self.resumed_from}" if self.resumed_from else "starts"
         self._report(
@@ -132,6 +175,7 @@ class Trainer:
         )
         warning = peak_warning(self.steps, c.optimizer.lr, c.schedule)
         self._report(warning, logging.WARNING)
+        self._report(self.profile.warning(self.progress.step + 1, self.steps), logging.WARNING)
         for line in [self.attention, *self.notes, padding_warning(c.data, c.seed, self.sets, self.vocabulary)]:
             self._report(line)
 
@@ -188,7 +232,7 @@ class Trainer:
         loss, per_task = float(sums[-1]) / max(total_weight, 1e-9), sums[:-1].view(4, -1).cpu()
         # the same on all ranks: both were reduced
         finite = bool(torch.isfinite(norm)) and loss == loss and abs(loss) != float("inf")
-        spike = finite and is_spike(parts_of(per_task, self.tasks), progress.guard, c.train.spike)
+        spike = finite and is_spike(shares_and_losses(per_task, self.tasks), progress.guard, c.train.spike)
         skipped = not finite or (spike and c.train.spike.action != "warn")
         if not skipped:
             self.rates.step(self.optimizer, progress.step, lr)
@@ -252,10 +296,12 @@ class Trainer:
         data, progress = self.config.data, self.progress
         seconds = time.perf_counter() - self._step_begun
         totals = batch_totals(batch, data, self.world)
-        samples = sum({s.path: s.num_samples for s in self.sets.values()}.values())
-        if totals.damaged > data.max_bad * samples:  # the same on all ranks
-            found = f"{totals.damaged} of {samples} samples are damaged ({totals.dropped})"
-            raise UserError(f"data.max_bad={data.max_bad}: {found}; fix the shards, or allow a larger share")
+        left_out = self._count_damage(totals.damage)
+        for line in self.drops.report(totals.dropped):
+            self._report(line, logging.WARNING)
+        if source := self.drops.too_many(totals.asked, totals.lost):  # the same on all ranks
+            reasons = all_dropped(batch.lost, self.world)
+            self.drops.refuse(source, totals.asked[source], totals.lost[source], reasons)
         tokens = data.global_batch * data.seq_len
         progress.step += 1
         progress.skipped += not result.finite
@@ -274,13 +320,57 @@ class Trainer:
             seconds=seconds,
             waited=self._waited,
         )
+        totals = replace(totals, dropped={**totals.dropped, **left_out})
         return step_metrics(totals, result, progress_metrics(progress), speed)
+
+    def _check_first_weights(self) -> None:
+        """UserError where a checkpoint or a published model holds weights that are not finite; a collective."""
+        c = self.config
+        source = f"checkpoint.resume={self.resumed_from}" if self.resumed_from else f"backbone.path={c.backbone.path}"
+        begins_anew = self.resumed_from is None and c.backbone.init != "pretrained"
+        if not begins_anew and not all_finite(self.root, self.optimizer, self.world):
+            raise UserError(
+                f"{source}: holds weights that are not finite, which no training repairs; start from another one "
+                "(checkpoint.resume=FOLDER, or none)"
+            )
+
+    def check_weights(self) -> None:
+        """UserError where this step's weights or optimizer state are not finite: nothing is measured with them, and
+        they are not saved. A collective."""
+        if all_finite(self.root, self.optimizer, self.world):
+            return
+        self._settle()  # the save that is under way is of an earlier step
+        saved = self.saver.saved_step
+        kept = f"the checkpoint of step {saved} is kept" if saved else "there is no checkpoint yet"
+        raise UserError(
+            f"step {self.progress.step}: the weights are not finite any more, and are not saved; {kept}; lower "
+            f"optimizer.lr={self.config.optimizer.lr}"
+        )
+
+    def _count_damage(self, found: list[Damage]) -> dict[str, int]:
+        """Count what any rank has found damaged, and name the first sample of each reason. Returns what each source
+        leaves out for it so far, by "source: reason". UserError for too many damaged samples."""
+        for entry in self.damage.add(found):  # the same on all ranks
+            self._report(f"{entry}; metrics.jsonl counts others like it (dropped/...)", logging.WARNING)
+        data = self.config.data
+        left_out = {
+            f"{name}: {reason}": count
+            for name, shards in self.sets.items()
+            for reason, count in self.damage.of(str(shards.path)).items()
+        }
+        if self.damage.share > data.max_bad:
+            raise UserError(
+                f"data.max_bad={data.max_bad}: {self.damage}; `liquid data verify` names them all: fix the shards, or "
+                "allow a larger share"
+            )
+        return left_out
 
     def evaluate(self, *, at_end: bool = False) -> None:
         """Evaluate when it is due, as it is at the last step. at_end: at this step, unless that was done."""
         every, step = self.config.evals.every, self.progress.step
         if self.evaluation is None or (step % every == 0 if at_end else step % every and not self.done):
             return
+        self.check_weights()
         self.timer.enter("evaluation")
         started = time.perf_counter()
         found = self.evaluation.measure(self.root, step, last=at_end or self.done)
@@ -290,12 +380,18 @@ class Trainer:
             record_score(self.config, step, found)
 
     def save_when_due(self) -> None:
-        """Save at the last step, and every checkpoint.every steps: then the next steps are made while it is written."""
+        """Save at the last step, and every checkpoint.every steps: then the next steps are made while it is written.
+
+        While steps are being left out, a save waits for the next one that is not: what cannot be trained any more must
+        not take the place of good checkpoints.
+        """
         if self.saver.ended():
             self._settle()
+        self._save_waits |= self.progress.step % self.config.checkpoint.every == 0
         if self.done:
             self.save()
-        elif self.progress.step % self.config.checkpoint.every == 0:
+        elif self._save_waits and not self._skipped_in_a_row:
+            self._save_waits = False
             self.timer.enter("checkpoint")
             started = time.perf_counter()
             self._settle()
@@ -312,6 +408,7 @@ class Trainer:
             self.saver.settle()
 
     def _start_save(self) -> None:
+        self.check_weights()
         self.saver.start(
             snapshot(
                 self.root,

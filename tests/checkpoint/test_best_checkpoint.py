@@ -123,7 +123,7 @@ def test_settings_that_cannot_work_are_told(tmp_path):
         "evals.every=100",
         "checkpoint.every=200",
         "train.steps=400",
-        *mixture_overrides(tmp_path),
+        *mixture_overrides(tmp_path, chains=True),
     ]
     config = load("train", [*base, "evals.periods.image_quality=300", "checkpoint.best=eval/vqa_accuracy"])
     assert config.evals.periods == {"image_quality": 300} and config.checkpoint.best == "eval/vqa_accuracy"

@@ -8,6 +8,7 @@ import pytest
 
 from liquid_train.checkpoint import folder as checkpoint
 from liquid_train.checkpoint.resume import find_checkpoint
+from liquid_train.cli import main
 from liquid_train.config.schema import TrainJob
 
 
@@ -72,3 +73,32 @@ def test_a_branch_goes_on_from_its_own_checkpoints(tmp_path: Path) -> None:
         match="checkpoint.resume=.*step-00000010: not a complete checkpoint .*trainer.json: 3 bytes instead of 2",
     ):
         find_checkpoint(job(tmp_path / "other", start))
+
+
+def test_verify_takes_a_checkpoint_or_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    add(tmp_path / "run", 10, 20)
+    folder = tmp_path / "run" / "checkpoints"
+    for path, step in ((tmp_path / "run", 20), (folder / "step-00000010", 10)):
+        assert main(["checkpoint", "verify", str(path)]) == 0
+        assert capsys.readouterr().out == f"{folder / f'step-{step:08d}'}: complete, every file as recorded\n"
+    (folder / "step-00000010" / "trainer.json").write_text("99")
+    assert main(["checkpoint", "verify", str(folder / "step-00000010")]) == 1
+    assert "trainer.json: its content changed (sha256)" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("content", [None, "[]", "{", '"x"', '{"files": []}', '{"schema": 1}', "{}"])
+@pytest.mark.parametrize("action", ["verify", "list"])
+def test_what_is_no_checkpoint_is_refused_in_one_line(
+    action: str, content: str | None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A folder without COMMIT.json, or with another program's; neither is resumed from."""
+    folder = tmp_path / "checkpoints" / "step-00000010"
+    folder.mkdir(parents=True)
+    if content is not None:
+        (folder / "COMMIT.json").write_text(content)
+    path = folder if action == "verify" else tmp_path
+    status = main(["checkpoint", action, str(path)])
+    out, err = capsys.readouterr()
+    assert (status, bool(out)) in ((2, False), (1, True)) and len((out or err).strip().splitlines()) == 1
+    assert str(path) in out + err and "Errno" not in out + err
+    assert checkpoint.committed(tmp_path) == []

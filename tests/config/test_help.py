@@ -53,7 +53,7 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     ("line", "words"),
     [
         ("liquid tok", ["tokenize"]),
-        ("liquid train optimizer=", ["adamw"]),
+        ("liquid train optimizer=", ["adamw", "muon"]),
         ("liquid train parallel.precision=b", ["bf16"]),
         ("liquid train train.deterministic=", ["true", "false"]),
         ("liquid train schedule.wa", ["schedule.warmup="]),

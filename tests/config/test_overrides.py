@@ -47,6 +47,14 @@ def test_a_runs_config_is_read_back_as_it_was(text: str, tmp_path: Path) -> None
     assert config.backbone.architecture["x"] == 1e-6
 
 
+def test_a_path_may_begin_with_the_home_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A shell leaves KEY=~/... as it is; ~ elsewhere is part of a name."""
+    monkeypatch.setenv("HOME", "/home/me")
+    config = load("train", [*TEXT, "data.sources.a.path=~/set", "run.dir=~/runs/a", "run.name=~/b", "data.cache=a/~/c"])
+    assert (config.data.sources["a"].path, config.run.dir) == ("/home/me/set", "/home/me/runs/a")
+    assert (config.run.name, config.data.cache) == ("~/b", "a/~/c")
+
+
 def test_the_runs_folder_follows_its_name_by_default() -> None:
     assert load("train", [*TEXT, "run.name=a b"]).run.dir == "runs/a b"
     assert load("train", [*TEXT, "run.name=${x}"]).run.dir == "runs/${x}"
@@ -117,9 +125,20 @@ BAD = {
     "optimizer.betas=[0.9,1]": "optimizer.betas.1=1: must be below 1",
     "optimizer.lr=nan": "optimizer.lr=nan: must be a finite number",
     "schedule.min_lr=-1": "schedule.min_lr=-1: a share between 0 and 1",
-    "loss.z_loss=-1": "loss.z_loss=-1: must be 0 or more",
-    "loss.weight.text=-10": "loss.weight.text=-10: must be 0 or more",
+    "loss.z_loss=-1": "loss.z_loss=-1: between 0 and 10",
+    "loss.weight.text=-10": "loss.weight.text=-10: between 0 and 1e+06",
     "loss.weight.text=0": "loss.weight: the weight of every task of data.sources is 0 (text)",
+    "backbone.tokenizer_size=1000000000": "backbone.tokenizer_size=1000000000: between 262 and 1e+06",
+    "optimizer.new_rows_steps=5": "optimizer.new_rows_steps=5 needs backbone.init=pretrained",
+    "data.global_batch=100000000": "data.global_batch=100000000: between 1 and 1e+06",
+    "data.streams=1000000000": "data.streams=1000000000: between 1 and 1e+06",
+    "train.hang_timeout=1e300": "train.hang_timeout=1e300: between 1 and 1e+06",
+    "optimizer.eps=1e300": "optimizer.eps=1e300: must be at most 1",
+    "loss.z_loss=1e30": "loss.z_loss=1e30: between 0 and 10",
+    "backbone.tokenizer_size=1": "backbone.tokenizer_size=1: between 262 and 1e+06",
+    "data.seq_len=1": "data.seq_len=1: between 2 and 1e+07",
+    "optimizer.weight_decay=1e30": "optimizer.weight_decay=1e+30: times optimizer.lr=0.003 it takes away more than",
+    "optimizer.image_embedding_lr_scale=1e30": "optimizer.image_embedding_lr_scale=1e30: between 0 and 1000",
     "train.max_skipped=0": "train.max_skipped=0: must be 1 or more",
     "train.tokens=4096": "train.steps=1 and train.tokens=4096: give one of them, and null for the other",
     "train.steps=1.5": "train.steps=1.5: must be a whole number, or null",
@@ -203,7 +222,7 @@ def test_conf_of_the_checkout_is_not_searched_twice(monkeypatch: pytest.MonkeyPa
 
 def test_torchrun_takes_what_liquid_train_takes(tmp_path: Path) -> None:
     """The same reading of the same words: a key that Hydra would refuse, text with its special characters."""
-    arguments = [*TEXT, "run.dir=a=b, (c) ${d}", "loss.weight.text=2", "backbone.special_tokens=[<a>,<b>,<c>]"]
+    arguments = [*TEXT, "run.dir=a=b, (c) ${d}", "loss.weight.text=2", "data.prompts=[<a>,<b>,<c>]"]
     torchrun = [sys.executable, "-P", "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "1"]
     done = subprocess.run(
         [*torchrun, "-m", "liquid_train.train", *arguments], cwd=tmp_path, env=ENV, capture_output=True, text=True

@@ -109,7 +109,7 @@ def test_sequences_are_full_and_images_whole(setup: Setup) -> None:
                     ids[0] == vocabulary.tokenizer.bos_token_id and vocabulary.eoi in ids and ids[-1] == vocabulary.eos
                 )
             start += length
-    assert padding / (60 * 256) < 0.05
+    assert padding / (60 * 256) < 0.07  # the first windows are small
 
 
 @settings(max_examples=15, deadline=None)
@@ -123,7 +123,12 @@ def test_an_epoch_deals_every_document_once(setup: Setup, streams: int, seed: in
     for stream in range(streams):
         ordinal = 0
         while reader.epoch_of(stream, ordinal) == 0:
-            seen.update((sample["key"], tuple(fields["turns"])) for sample, fields in reader.plans(stream, ordinal))
+            item = reader.item(stream, ordinal)
+            place = item.next(0)
+            while place is not None:
+                sample, fields = item.plan(place)
+                seen[sample["key"], tuple(fields["turns"])] += 1
+                place = item.next(place + 1)
             ordinal += 1
     questions = Counter(q for (_, turns), n in seen.items() for q in [len(turns)] * n)
     assert set(seen.values()) == {1} and len({key for key, _ in seen}) == 40

@@ -20,14 +20,14 @@ from hypothesis import strategies as st
 
 from liquid_train.checkpoint.resume import continued
 from liquid_train.config.schema import TrainJob
-from liquid_train.data import loader
+from liquid_train.data import items, loader
 from liquid_train.data.batch import RankBatch, batch_digest
+from liquid_train.data.damage import DamageLog
 from liquid_train.data.loader import BatchLoader
 from liquid_train.data.mixture import Document, Mixture, SourceReader
 from liquid_train.data.packing import PackedStream
 from liquid_train.data.settings import DataConfig, SourceConfig
 from liquid_train.data.shard_format import Sample
-from liquid_train.data.shards import Chunk
 from liquid_train.data.stream_state import DocumentName
 
 TASK_OF = {"text": "text", "t2i": "t2i", "vqa": "i2t"}
@@ -35,31 +35,40 @@ TASK_OF = {"text": "text", "t2i": "t2i", "vqa": "i2t"}
 
 @dataclass
 class Lengths:
-    """Stands for a ShardSet: samples are lengths of documents, `per_chunk` of them in a chunk."""
+    """Stands for a ShardSet: samples are lengths of documents."""
 
     lengths: list[int]
-    per_chunk: int
     bad: Counter[str] = field(default_factory=Counter)
+    ids_fingerprint: str | None = None
     codebook_size: int = 0
     path: Path = Path("nowhere")
+    damage: DamageLog = field(default_factory=lambda: DamageLog("nowhere"))
 
-    def __post_init__(self) -> None:
-        firsts = range(0, len(self.lengths), self.per_chunk)
-        self.chunks = [Chunk(0, first, min(self.per_chunk, len(self.lengths) - first), 0) for first in firsts]
-        self.num_samples = len(self.lengths)
+    @property
+    def num_samples(self) -> int:
+        return len(self.lengths)
 
-    def sample(self, n: int) -> Sample:
-        return {"key": str(n), "text": "", "codes": np.zeros((1, 1)), "info": {"length": self.lengths[n]}}
+    def read(self, first: int, count: int) -> Samples:
+        return Samples(
+            {"key": str(n), "text": "", "codes": np.zeros((1, 1)), "info": {"length": self.lengths[n]}}
+            for n in range(first, first + count)
+        )
 
-    def read_chunk(self, i: int) -> list[Sample]:
-        return [self.sample(n) for n in range(self.chunks[i].first, self.chunks[i].first + self.chunks[i].count)]
+    def rows(self, first: int, count: int) -> None:
+        """As of a set without samples.npy."""
+
+
+class Samples(list[Sample]):
+    """Stands for a SampleRange."""
+
+    rows = None
 
 
 class LengthReader(SourceReader):
     """Documents whose ids are all the number of their sample."""
 
     def document(self, stream: int, name: DocumentName) -> Document | None:
-        sample, _ = self.plans(stream, name["ordinal"])[name["offset"]]
+        sample, _ = self.item(stream, name["ordinal"]).plan(name["offset"])
         ids = np.full(sample["info"]["length"] - name["start"], int(sample["key"]))
         return Document(name, sample["key"], self.number, ids, ids, self.task.splittable)
 
@@ -76,13 +85,15 @@ def job(
     return TrainJob(data=DataConfig(sources=sources, streams=streams, workers=0, **data))
 
 
-def readers_of(config: TrainJob, lengths: dict[str, list[int]], per_chunk: int = 5) -> dict[str, SourceReader]:
-    sets = {name: Lengths(values, per_chunk) for name, values in lengths.items()}
+def readers_of(config: TrainJob, lengths: dict[str, list[int]], most_samples: int = 5) -> dict[str, SourceReader]:
+    """most_samples: of an item."""
+    sets = {name: Lengths(values) for name, values in lengths.items()}
     tokenizer, streams = cast(Any, None), config.data.streams or config.data.global_batch
-    return {
-        n: LengthReader(n, s, cast(Any, sets[n]), tokenizer, config.data, streams, config.seed)
-        for n, s in config.data.sources.items()
-    }
+    with patch.object(items, "MOST_SAMPLES", most_samples):
+        return {
+            n: LengthReader(n, s, cast(Any, sets[n]), tokenizer, config.data, streams, config.seed)
+            for n, s in config.data.sources.items()
+        }
 
 
 def batches(
@@ -134,7 +145,7 @@ mixtures = st.fixed_dictionaries(
     batch_share=st.sampled_from([0.3, 0.5, 1.0, 1.5]),
     seq_len=st.integers(33, 100),
     window=st.integers(1, 4),
-    per_chunk=st.integers(1, 9),
+    most_samples=st.integers(1, 9),
     weights=st.fixed_dictionaries({"text": st.floats(0.1, 10), "t2i": st.floats(0.1, 10)}),
     max_epochs=st.integers(1, 2),
     unit=st.sampled_from(["documents", "tokens"]),
@@ -147,7 +158,7 @@ def test_every_document_once_a_pass(
     batch_share: float,
     seq_len: int,
     window: int,
-    per_chunk: int,
+    most_samples: int,
     weights: Any,
     max_epochs: int,
     unit: str,
@@ -159,7 +170,7 @@ def test_every_document_once_a_pass(
     options = {"global_batch": batch, "seq_len": seq_len, "window": window, "weight_unit": unit}
     config = job(lengths, streams, weights=weights, max_epochs=max_epochs, **options)
     config.seed = seed
-    readers = readers_of(config, lengths, per_chunk)
+    readers = readers_of(config, lengths, most_samples)
     begun: Counter[str] = Counter()
     seen: Counter[str] = Counter()
     for rank in batches(config, readers, world, steps=100_000, to_the_end=True):

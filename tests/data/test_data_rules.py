@@ -21,6 +21,7 @@ from liquid_train.data.mixture import Mixture, SourceReader
 from liquid_train.data.packing import PackedStream
 from liquid_train.data.padding import padding_warning
 from liquid_train.data.shards import ShardSet
+from liquid_train.data.stream_state import ORDER_VERSION
 from liquid_train.errors import UserError
 from liquid_train.training.run_vocabulary import training_texts
 from liquid_train.vocabulary import Vocabulary, train_bpe
@@ -53,7 +54,9 @@ def checkpoint(setup: Setup, tmp_path: Path) -> Path:
         trained["data"]["allow_change"],
         trained["data"]["sources"]["t2i"]["max_epochs"],
     )
-    (tmp_path / "trainer.json").write_text(json.dumps({"config": trained, "shards": shard_digests(config)}))
+    shards = shard_digests(config)
+    trainer = {"step": 3, "config": trained, "shards": shards, "order_version": ORDER_VERSION}
+    (tmp_path / "trainer.json").write_text(json.dumps(trainer))
     return tmp_path
 
 
@@ -142,9 +145,9 @@ class Trap(ShardSet):
 
     how: Any = None
 
-    def sample(self, n: int) -> Any:
+    def read(self, first: int, count: int) -> Any:
         self.how()
-        return super().sample(n)
+        return super().read(first, count)
 
 
 def killed() -> None:

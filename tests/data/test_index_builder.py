@@ -17,17 +17,17 @@ import pytest
 
 from liquid_train.data.index_builder import build_index
 from liquid_train.data.shards import ShardSet
-from tests.data.test_shards import CODEBOOK, member_offset, overwrite
+from tests.data.test_shards import CODEBOOK, as_older_version, member_offset, overwrite
 from tests.range_server import RangeServer
 
 ROOT = Path(__file__).resolve().parents[2]
-SHARD_KEYS = ("url", "nsamples", "bytes", "sha256", "chunks")
 
 
 @pytest.fixture
 def tars(original: Path, tmp_path: Path) -> Path:
     path = Path(shutil.copytree(original, tmp_path / "set"))
     (path / "index.json").unlink()
+    (path / "samples.npy").unlink()
     return path
 
 
@@ -53,11 +53,9 @@ def plain(shards: ShardSet) -> list[dict]:
 
 
 def test_index_is_the_writers_own_and_is_kept(original: Path, tars: Path, caplog: pytest.LogCaptureFixture) -> None:
-    written = json.loads((original / "index.json").read_text())
     shards = ShardSet(tars)
-    assert [{k: s[k] for k in SHARD_KEYS} for s in shards.shards] == [
-        {k: s[k] for k in SHARD_KEYS} for s in written["shardlist"]
-    ]
+    assert shards.shards == ShardSet(original).shards
+    assert (tars / "samples.npy").read_bytes() == (original / "samples.npy").read_bytes()
     assert plain(shards) == plain(ShardSet(original)) and shards.digest == ShardSet(original).digest
     assert "no index.json there: it is made now, 3 tars" in caplog.text and "s; it is kept there now" in caplog.text
     assert sorted(p.name for p in tars.iterdir()) == sorted(p.name for p in original.iterdir())
@@ -104,7 +102,7 @@ def test_tars_of_other_programs(tmp_path: Path, kind: int) -> None:
                 tar.addfile(member, io.BytesIO(content))
     shards = ShardSet(tmp_path)
     assert [s["text"] for s in shards] == [f"text {n}" for n in range(600)] and not shards.bad
-    assert [(c.first, c.count) for c in shards.chunks] == [(0, 256), (256, 256), (512, 88)]
+    assert shards.sample(300)["text"] == "text 300"  # type: ignore[index,typeddict-item]
 
 
 def test_damaged_tars(tars: Path) -> None:
@@ -147,8 +145,25 @@ def test_build_index(tars: Path) -> None:
         "images": 900,
         "texts": 0,
     }
-    with pytest.raises(ValueError, match="has an index.json; remove that first"):
+    with pytest.raises(ValueError, match=r"has an index.json with its samples.npy; remove index.json first"):
         build_index(tars)
+
+
+def test_an_older_version_s_index_is_completed(original: Path, tmp_path: Path) -> None:
+    path = Path(shutil.copytree(original, tmp_path / "set"))
+    as_older_version(path)
+    assert plain(ShardSet(path)) == plain(ShardSet(original))
+    build_index(path)
+    for name in ("index.json", "samples.npy"):
+        assert json.loads((path / "index.json").read_text()) == json.loads((original / "index.json").read_text())
+        assert (path / name).exists() and plain(ShardSet(path)) == plain(ShardSet(original))
+    as_older_version(path)
+    overwrite(path / "shard-00002.tar", 600, b"x")
+    with pytest.raises(ValueError, match="shard-00002.tar: not the tar that index.json was made of"):
+        build_index(path)
+    (path / "index.json").write_text("{}")
+    with pytest.raises(ValueError, match="index.json: not a shard index; remove it first"):
+        build_index(path)
 
 
 def test_refusals(tmp_path: Path, tars: Path) -> None:
@@ -229,4 +244,4 @@ def test_remote_tars(urls: tuple[str, str, RangeServer], original: Path, caplog:
     with pytest.raises(ValueError, match="cannot be written to .HTTP 501.; index a copy"):
         build_index(http)
     # trying again would not help
-    assert [r for r in server.requests if r[0] == "PUT"] == [("PUT", "/set/index.json", None)]
+    assert [r for r in server.requests if r[0] == "PUT"] == [("PUT", "/set/samples.npy", None)]

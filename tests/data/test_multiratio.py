@@ -70,7 +70,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     sources = [
         f"data.sources.{task}.{key}" for task in ("t2i", "i2t") for key in (f"path={root / 'set'}", "weight=1.0")
     ]
-    others = ["~data.sources.text", "~data.sources.vqa", "~data.heldout"]
+    others = ["~data.sources.text", "~data.sources.vqa", "~data.sources.questions", "~data.heldout"]
     done = forked.liquid("train", "experiment=quickstart", *TRAIN, *sources, *others, f"run.dir={root / 'run'}")
     assert done.returncode == 0, done.stderr
     return root / "run"

@@ -20,15 +20,21 @@ import numpy as np
 import pytest
 from torch.utils.data import DataLoader, Dataset
 
-from liquid_train.data import remote
+from liquid_train.data import outage, remote
 from liquid_train.data.chunk_cache import ChunkCache
+from liquid_train.data.loader import BatchLoader, LoaderError, open_set
+from liquid_train.data.settings import DataConfig, SourceConfig
 from liquid_train.data.shard_format import Sample
 from liquid_train.data.shards import ShardSet
-from tests.data.test_shards import member_offset
+from liquid_train.errors import UserError
+from liquid_train.vocabulary import Vocabulary, train_bpe
+from tests.data.test_shards import member_offset, read
 from tests.range_server import RangeServer
+from tests.shard_sets import image_set
 
 pytest.importorskip("aiohttp", reason="fsspec reads http with aiohttp: pip install aiohttp")
 ROOT = Path(__file__).resolve().parents[2]
+BLOCKS = [(0, 256), (256, 256), (512, 88), (600, 256), (856, 44)]  # ranges of samples: (first, count)
 
 
 @pytest.fixture
@@ -38,7 +44,7 @@ def local(original: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def server(local: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[RangeServer]:
-    monkeypatch.setattr(remote, "BACKOFF_SECONDS", 0.001)
+    monkeypatch.setattr(outage, "FIRST_PAUSE", 0.001)
     with RangeServer(local.parent).running() as server:
         yield server
 
@@ -66,7 +72,7 @@ def used(folder: Path) -> int:
 def test_memory_set_equals_the_local_one(local: Path, memory: str) -> None:
     here, there = ShardSet(local), ShardSet(f"{memory}/")
     there.check_files()
-    assert (there.name, there.digest, there.chunks) == (here.name, here.digest, here.chunks) and there.path == memory
+    assert (there.name, there.digest, there.shards) == (here.name, here.digest, here.shards) and there.path == memory
     assert_same(list(there), list(here))
     assert_same([pickle.loads(pickle.dumps(there)).sample(700)], [here.sample(700)])  # type: ignore[list-item]
 
@@ -75,20 +81,29 @@ def test_file_url_is_a_folder(local: Path) -> None:
     assert ShardSet(f"file://{local}").path == local
 
 
-def test_http_reads_the_chunks_ranges_alone(local: Path, server: RangeServer) -> None:
+def block(shards: ShardSet, i: int) -> list[Sample]:
+    """The samples of one of BLOCKS, without the damaged ones."""
+    return read(shards, *BLOCKS[i])  # type: ignore[no-any-return]
+
+
+def test_http_reads_ranges_alone(local: Path, server: RangeServer) -> None:
     shards = ShardSet(f"{server.url}/set")
     assert server.asked("") == [("GET", "/set/index.json", None)]
-    assert_same([shards.sample(300)], [ShardSet(local).sample(300)])  # type: ignore[list-item]
-    start, end = shards.chunks[1].offset, shards.chunks[2].offset
-    assert server.asked() == [("GET", "/set/shard-00000.tar", f"bytes={start}-{end - 1}")]
+    rows = np.load(local / "samples.npy")
+    assert_same(block(shards, 1), block(ShardSet(local), 1))
+    first, end = (int(rows["offset"][n]) for n in (256, 512))
+    at = (local / "samples.npy").stat().st_size - rows[256:].nbytes
+    assert server.asked("")[1:] == [
+        ("GET", "/set/samples.npy", f"bytes={at}-{at + 257 * rows.itemsize - 1}"),
+        ("GET", "/set/shard-00000.tar", f"bytes={first}-{end - 1}"),
+    ]
     assert_same(list(shards), list(ShardSet(local)))
-    assert len(server.asked()) == len(shards.chunks)
 
 
 def test_dataloader_workers_read_http(local: Path, server: RangeServer) -> None:
     """The parent has open connections when it forks; the workers must not use them."""
     shards = ShardSet(f"{server.url}/set")
-    shards.read_chunk(0)
+    block(shards, 0)
     chunks = list(DataLoader(Chunks(shards), batch_size=None, num_workers=2))
     assert_same([s for chunk in chunks for s in chunk], list(ShardSet(local)))
 
@@ -98,10 +113,10 @@ class Chunks(Dataset[list[Sample]]):
         self.shards = shards
 
     def __len__(self) -> int:
-        return len(self.shards.chunks)
+        return len(BLOCKS)
 
     def __getitem__(self, i: int) -> list[Sample]:
-        return self.shards.read_chunk(i)
+        return block(self.shards, i)
 
 
 @pytest.mark.parametrize("statuses", [[503, 429, 500], [0, 0]])
@@ -109,46 +124,86 @@ def test_passing_errors_are_tried_again(local: Path, server: RangeServer, status
     for path in ("/set/index.json", "/set/shard-00000.tar"):
         server.fail[path] = list(statuses)
     shards = ShardSet(f"{server.url}/set")
-    assert_same(shards.read_chunk(1), ShardSet(local).read_chunk(1))
+    assert_same(block(shards, 1), block(ShardSet(local), 1))
     assert not shards.bad and len(server.asked()) == len(statuses) + 1
 
 
 @pytest.mark.parametrize(
-    ("status", "reason", "requests"),
-    [
-        (404, "No such file or directory", 1),
-        (403, "Permission denied", 1),
-        (416, "HTTP 416", 1),
-        (500, "HTTP 500", remote.ATTEMPTS),
-    ],
+    ("status", "reason"), [(404, "No such file or directory"), (403, "Permission denied"), (400, "HTTP 400")]
 )
-def test_errors_that_stay_count_as_damage(
-    server: RangeServer, caplog: pytest.LogCaptureFixture, status: int, reason: str, requests: int
-) -> None:
+def test_what_no_wait_can_mend_ends_the_job_at_once(server: RangeServer, status: int, reason: str) -> None:
     server.fail["/set/shard-00000.tar"] = [status] * 10
+    shards = ShardSet(f"{server.url}/set", retry_seconds=60)
+    with pytest.raises(UserError, match=f"/set/shard-00000.tar: cannot be read now: {reason}; nothing of it was left"):
+        block(shards, 1)
+    assert not shards.bad and len(server.asked()) == 1
+    assert len(block(shards, 3)) == 256
+
+
+def test_an_outage_that_stays_ends_the_job_after_a_wait(server: RangeServer, caplog: pytest.LogCaptureFixture) -> None:
+    server.fail["/set/shard-00000.tar"] = [503] * 10**4
+    shards = ShardSet(f"{server.url}/set", retry_seconds=0.2)
+    with pytest.raises(UserError, match="cannot be read now: HTTP 503; .* goes on once .*data.retry_seconds=0.2"):
+        block(shards, 1)
+    assert not shards.bad and len(server.asked()) > outage.QUIET_ATTEMPTS
+    assert caplog.text.count("cannot be read now") == 1  # that it waits is said once
+    server.fail.clear()
+    assert len(block(shards, 1)) == 256
+
+
+def test_an_outage_costs_no_sample_and_changes_no_order(server: RangeServer, local: Path, tmp_path: Path) -> None:
+    image_set(local.parent / "images", samples=600, per_shard=300)
+    tokenizer = train_bpe(["a teal circle, number 1"], 300, tmp_path / "bpe")
+    vocabulary = Vocabulary(tokenizer, 1024, len(tokenizer) + 1024)
+    url = f"{server.url}/images"
+    data = DataConfig({"s": SourceConfig(url, "t2i", max_epochs=1.0)}, seq_len=512, global_batch=4, streams=1)
+
+    def names() -> list[str]:
+        found: list[str] = []
+        sets = {"s": open_set(data, url, None, None)}
+        for batch in BatchLoader(data, 0, sets, vocabulary, rank=0, world=1, first_step=0, steps=10**6):
+            assert not batch.damage and not batch.dropped
+            found += [name for s in batch.sequences.values() for name in s.names]
+            if batch.ended:
+                break
+        return found
+
+    data.workers = 0
+    undisturbed = names()
+    server.fail["/images/shard-00001.tar"] = [503, 0, 429] * 2
+    assert names() == undisturbed and len(undisturbed) == 600 and not server.fail["/images/shard-00001.tar"]
+    data.workers, data.retry_seconds = 1, 0.05
+    server.fail["/images/shard-00001.tar"] = [503] * 10**4
+    with pytest.raises(LoaderError, match="^.*/images/shard-00001.tar: cannot be read now: HTTP 503; .*$"):  # one line
+        names()
+
+
+def test_a_file_that_ends_before_a_chunk_is_damaged(server: RangeServer, local: Path) -> None:
     shards = ShardSet(f"{server.url}/set")
-    assert shards.read_chunk(1) == [] and shards.bad == {f"unreadable tar ({reason})": 256}
-    assert len(server.asked()) == requests and f"{server.url}/set/shard-00000.tar" in caplog.text
-    assert len(shards.read_chunk(3)) == 256
+    with open(local / "shard-00000.tar", "r+b") as file:
+        file.truncate(member_offset(local / "shard-00000.tar", "train/img-00256.codes.npy")[0])
+    assert block(shards, 1) == [] and shards.bad == {"damaged tar": 256}
 
 
 def test_damaged_range(server: RangeServer, tmp_path: Path, local: Path) -> None:
-    server.change = lambda path, content: content if path.endswith(".json") else content[: len(content) // 2]
+    server.change = lambda path, content: content[: len(content) // 2] if path.endswith(".tar") else content
     shards = ShardSet(f"{server.url}/set", cache=ChunkCache(tmp_path / "cache", 1))
-    kept = shards.read_chunk(0)
+    kept = block(shards, 0)
     assert 100 < len(kept) < 150 and shards.bad == {"damaged tar": 256 - len(kept)}
-    assert not list((tmp_path / "cache").glob("*/*"))
+    assert len(list((tmp_path / "cache").glob("*/*"))) == 1  # of samples.npy
     server.change = None
-    assert len(ShardSet(f"{server.url}/set", cache=ChunkCache(tmp_path / "cache", 1)).read_chunk(0)) == 256
+    assert len(block(ShardSet(f"{server.url}/set", cache=ChunkCache(tmp_path / "cache", 1)), 0)) == 256
 
 
-def test_index_refusals(server: RangeServer, local: Path) -> None:
+def test_index_refusals(server: RangeServer, local: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     server.fail["/set/index.json"] = [403]
     with pytest.raises(ValueError, match=r"/set/index.json: cannot be read: Permission denied"):
         ShardSet(f"{server.url}/set")
-    server.fail["/set/index.json"] = [500] * remote.ATTEMPTS
+    monkeypatch.setattr(remote, "OPENING_SECONDS", 0.05)
+    server.fail["/set/index.json"] = [500] * 10**4
     with pytest.raises(ValueError, match=r"/set/index.json: cannot be read: HTTP 500"):
         ShardSet(f"{server.url}/set")
+    server.fail.clear()
     with pytest.raises(ValueError, match="/nowhere: no index.json there, and no tars"):
         ShardSet(f"{server.url}/nowhere")
     with pytest.raises(ValueError, match="memory://nowhere: no index.json there, and no tars"):
@@ -162,12 +217,14 @@ def test_server_out_of_reach(server: RangeServer, local: Path, monkeypatch: pyte
     shards = ShardSet(f"{server.url}/set")
     with RangeServer(local.parent).running() as gone:
         url = gone.url
+    monkeypatch.setattr(remote, "OPENING_SECONDS", 0.05)
     with pytest.raises(ValueError, match="index.json: cannot be read: ClientConnectorError"):
         ShardSet(f"{url}/set")
     shards._folder = remote.RemoteFolder(f"{url}/set")
     with pytest.raises(ValueError, match="its tars cannot be read: .*ClientConnectorError"):  # not: missing
         shards.check_files()
-    assert shards.read_chunk(0) == [] and shards.bad == {"unreadable tar (ClientConnectorError)": 256}
+    with pytest.raises(UserError, match="cannot be read now: ClientConnectorError"):
+        block(shards, 0)
 
 
 def test_server_without_ranges_is_refused(server: RangeServer) -> None:
@@ -176,7 +233,7 @@ def test_server_without_ranges_is_refused(server: RangeServer) -> None:
     with pytest.raises(ValueError, match="ignores byte ranges"):
         shards.check_files()
     with pytest.raises(ValueError, match="ignores byte ranges"):
-        shards.read_chunk(1)
+        block(shards, 1)
 
 
 @pytest.mark.parametrize("kind", ["http", "memory"])
@@ -204,6 +261,7 @@ def many_shards(folder: Path, count: int = 10_000) -> None:
     """An index of `count` shards over one real tar's worth of bytes, each said to be a copy of it."""
     index = json.loads((folder / "index.json").read_text())
     index["shardlist"] = [{**index["shardlist"][0], "url": f"shard-{n:05d}.tar"} for n in range(count)]
+    del index["samples"]
     (folder / "index.json").write_text(json.dumps(index))
 
 
@@ -211,6 +269,7 @@ def test_ten_thousand_shards_are_listed_once(memory: str, monkeypatch: pytest.Mo
     system = fsspec.filesystem("memory")
     index = json.loads(system.cat_file(f"{memory}/index.json"))
     index["shardlist"] = [{**index["shardlist"][0], "url": f"shard-{n:05d}.tar", "bytes": 3} for n in range(10_000)]
+    del index["samples"]
     system.pipe_file(f"{memory}/index.json", json.dumps(index).encode())
     for n in range(10_000):
         system.pipe_file(f"{memory}/shard-{n:05d}.tar", b"tar")
@@ -234,7 +293,7 @@ def test_ten_thousand_shards_over_http_are_spot_checked(server: RangeServer, loc
     with pytest.raises(ValueError, match="shard-00[0-9]*.tar: missing"):
         shards.check_files()
     assert (
-        len(shards.chunks) == 30_000
+        len(shards) == 6_000_000
         and 2 <= len({path for method, path, _ in server.asked() if method == "HEAD"}) <= remote.SPOT_CHECKS
     )
 
@@ -259,14 +318,16 @@ def test_cached_chunks_need_no_request(server: RangeServer, local: Path, tmp_pat
     again = ShardSet(f"{server.url}/set", cache=pickle.loads(pickle.dumps(cache)))
     assert_same(list(again), list(ShardSet(local)))
     assert before == 5 and len(server.asked()) == before
-    ShardSet(local, cache=cache).read_chunk(0)
-    assert len(list((tmp_path / "cache").glob("*/*.chunk"))) == 5 and not list((tmp_path / "cache").glob("*/*.aside"))
+    block(ShardSet(local, cache=cache), 0)
+    assert len(list((tmp_path / "cache").glob("*/*.chunk"))) == 5 + 4 and not list(
+        (tmp_path / "cache").glob("*/*.aside")
+    )
 
 
 def test_a_changed_set_reads_no_stale_chunk(server: RangeServer, local: Path, tmp_path: Path) -> None:
     """Same name, sizes and offsets, other content."""
     cache, index = ChunkCache(tmp_path / "cache", 1), json.loads((local / "index.json").read_text())
-    ShardSet(f"{server.url}/set", cache=cache).read_chunk(1)
+    block(ShardSet(f"{server.url}/set", cache=cache), 1)
     with open(local / "shard-00000.tar", "r+b") as tar:
         tar.seek(member_offset(local / "shard-00000.tar", "train/img-00300.txt")[1])
         tar.write(b"IMAGE")
@@ -278,14 +339,14 @@ def test_a_changed_set_reads_no_stale_chunk(server: RangeServer, local: Path, tm
 @pytest.mark.parametrize("damage", ["flip", "cut", "empty"])
 def test_damaged_cache_files_are_read_again(server: RangeServer, local: Path, tmp_path: Path, damage: str) -> None:
     cache = ChunkCache(tmp_path / "cache", 1)
-    ShardSet(f"{server.url}/set", cache=cache).read_chunk(1)
-    (file,) = (tmp_path / "cache").glob("*/*.chunk")
+    block(ShardSet(f"{server.url}/set", cache=cache), 1)
+    _, file = sorted((tmp_path / "cache").glob("*/*.chunk"), key=lambda f: f.stat().st_size)  # samples.npy, the tar
     content = bytearray(file.read_bytes())
     content[5000] ^= 1
     file.write_bytes({"flip": bytes(content), "cut": bytes(content[:9000]), "empty": b""}[damage])
     for requests in (2, 2):
         shards = ShardSet(f"{server.url}/set", cache=cache)
-        assert_same(shards.read_chunk(1), ShardSet(local).read_chunk(1))
+        assert_same(block(shards, 1), block(ShardSet(local), 1))
         assert not shards.bad and len(server.asked()) == requests
 
 

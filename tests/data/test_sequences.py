@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from copy import deepcopy
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -119,8 +120,8 @@ def test_chat_has_its_loss_on_what_the_assistant_says(vocabulary: Vocabulary) ->
     ("messages", "says"),
     [
         ([{"role": "user", "content": "no place for it"}], "0 times <image> for 1 images"),
-        ([{"role": "user"}], "not a list of role and content"),
-        ("hello", "not a list of role and content"),
+        ([{"role": "user"}], "messages.content is missing"),
+        ("hello", "messages is no list"),
     ],
 )
 def test_messages_that_cannot_be_used(vocabulary: Vocabulary, messages: object, says: str) -> None:
@@ -133,3 +134,33 @@ def test_messages_that_cannot_be_used(vocabulary: Vocabulary, messages: object, 
 def test_chat_needs_a_template(vocabulary: Vocabulary) -> None:
     with pytest.raises(ValueError, match="task=chat: the tokenizer has no chat template"):
         build_sequence({"messages": [{"role": "user", "content": "hello"}]}, "chat", vocabulary.tokenizer)
+
+
+HALF = "\ud83d"  # of an emoji
+
+
+@pytest.mark.parametrize(
+    ("task", "sample"),
+    [
+        ("text", {"text": "a \ud83d"}),
+        ("t2i", {"text": "a \ud83d"}),
+        ("i2t", {"text": "a \ud83d"}),
+        ("vqa", {"question": "a \ud83d", "answer": "b \ud83d"}),
+        ("chat", {"messages": [{"role": "user", "content": "<image>a \ud83d"}, {"role": "assistant", "content": "b"}]}),
+    ],
+)
+def test_every_text_is_normalized(vocabulary: Vocabulary, task: str, sample: dict[str, Any]) -> None:
+    """Half an emoji, a NUL and a BOM where a text begins, alone or after what the task puts before it."""
+
+    def sequence(half: str, nul: str, bom: str) -> list[int]:
+        def said(value: Any) -> Any:
+            if isinstance(value, list):
+                return [{**m, "content": said(m["content"])} for m in value]
+            return value.replace("a ", f"{bom}a {nul}").replace("b ", f"{bom}b ").replace(HALF, half)
+
+        fields = {name: said(value) for name, value in sample.items()}
+        return list(build_sequence({"codes": np.zeros((2, 2), int), **fields}, task, tokenizer)[0])
+
+    tokenizer = deepcopy(vocabulary.tokenizer)
+    tokenizer.chat_template = TEMPLATE
+    assert sequence(HALF, "\0", "\ufeff") == sequence("\ufffd", "", "")

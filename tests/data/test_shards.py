@@ -6,11 +6,16 @@ import json
 import pickle
 import random
 import tarfile
+import tracemalloc
 
 import numpy as np
 import pytest
 
 from data_prep.shard_set.writer import PARTIAL, ShardWriter, to_npy
+from liquid_train.data import outage
+from liquid_train.data import shards as shard_module
+from liquid_train.data.index_builder import build_index
+from liquid_train.data.sample_table import key_hash, write_samples
 from liquid_train.data.shard_format import INDEX_KIND, decode_codes, group_files
 from liquid_train.data.shards import ShardSet
 
@@ -24,7 +29,7 @@ def codes_of(n):
 
 def make_set(path, counts=COUNTS):
     (path / PARTIAL).mkdir(parents=True)
-    shards, n = [], 0
+    shards, rows, n = [], [], 0
     for number, count in enumerate(counts):
         writer = ShardWriter(path, number)
         for _ in range(count):
@@ -36,6 +41,7 @@ def make_set(path, counts=COUNTS):
             )
             n += 1
         shards.append(writer.finish())
+        rows.append(writer.rows)
     (path / PARTIAL).rmdir()
     index = {
         "__kind__": INDEX_KIND,
@@ -44,14 +50,36 @@ def make_set(path, counts=COUNTS):
         "shardlist": shards,
         "vq_fingerprint": "f" * 64,
         "codebook_size": CODEBOOK,
+        **write_samples(path, rows, n),
     }
     (path / "index.json").write_text(json.dumps(index))
     return ShardSet(path)
 
 
-@pytest.fixture
-def path(tmp_path):
+def as_older_version(path):
+    """Without samples.npy: index.json has the byte offset of every 256th sample of a tar."""
+    index, rows, start = json.loads((path / "index.json").read_text()), np.load(path / "samples.npy"), 0
+    for entry in index["shardlist"]:
+        count = entry["nsamples"]
+        firsts = range(0, count, 256)
+        entry["chunks"] = [[n, min(256, count - n), int(rows["offset"][start + n])] for n in firsts]
+        start += count
+    del index["samples"], index["grids"]
+    (path / "index.json").write_text(json.dumps(index))
+    (path / "samples.npy").unlink()
+
+
+def read(shards, first, count):
+    """The samples of a range, without the damaged ones."""
+    found = shards.read(first, count)
+    return [found[i] for i in range(len(found)) if found[i] is not None]
+
+
+@pytest.fixture(params=["with samples.npy", "of an older version"])
+def path(request, tmp_path):
     make_set(tmp_path / "set")
+    if "older" in request.param:
+        as_older_version(tmp_path / "set")
     return tmp_path / "set"
 
 
@@ -79,30 +107,97 @@ def test_every_sample_in_order(path):
     assert not shards.bad
 
 
-def test_chunks_of_256_and_random_access_equal_the_sequential_read(path):
+def test_ranges_and_random_access_equal_the_sequential_read(path):
     shards = ShardSet(path)
-    assert [(c.shard, c.first, c.count) for c in shards.chunks] == [
-        (0, 0, 256),
-        (0, 256, 256),
-        (0, 512, 88),
-        (2, 600, 256),
-        (2, 856, 44),
-    ]
-    for i in (4, 1, 3, 0, 2):
-        samples = shards.read_chunk(i)
-        assert [s["info"]["n"] for s in samples] == list(
-            range(shards.chunks[i].first, shards.chunks[i].first + shards.chunks[i].count)
-        )
+    for first, count in ((0, 900), (0, 1), (250, 12), (500, 300), (599, 2), (600, 300), (899, 1)):
+        assert [s["info"]["n"] for s in read(shards, first, count)] == list(range(first, first + count))
     for n in random.Random(0).sample(range(900), 60) + [0, 255, 256, 599, 600, 899]:
         assert shards.sample(n)["info"]["n"] == n
     for n in (-1, 900):
         with pytest.raises(IndexError):
             shards.sample(n)
+    assert [shards.shard_of(n).url for n in (0, 599, 600)] == ["shard-00000.tar", "shard-00000.tar", "shard-00002.tar"]
+
+
+def test_a_range_is_one_read_of_each_tar_and_nothing_is_parsed_before_it_is_asked_for(tmp_path, monkeypatch):
+    shards, reads, parsed = make_set(tmp_path / "set"), [], []
+    folder_read, decode = shards._folder.read, shard_module.decode_sample
+    shards._folder.read = lambda name, *span: reads.append((name, *span)) or folder_read(name, *span)
+    monkeypatch.setattr(shard_module, "decode_sample", lambda key, *rest: parsed.append(key) or decode(key, *rest))
+    found = shards.read(590, 20)
+    rows = np.load(tmp_path / "set" / "samples.npy")
+    assert [name for name, *_ in reads] == ["samples.npy", "shard-00000.tar", "shard-00002.tar"] and not parsed
+    assert reads[1][1:] == (rows["offset"][590], shards.shards[0].bytes)
+    assert reads[2][1:] == (0, rows["offset"][610])
+    for _ in range(2):
+        assert found[3]["info"]["n"] == 593
+    assert parsed == ["train/img-00593"]
+
+
+def test_samples_npy_says_what_there_is(tmp_path):
+    make_set(tmp_path / "set")
+    rows = np.load(tmp_path / "set" / "samples.npy", mmap_mode="r", allow_pickle=False)
+    assert rows.shape == (900,) and set(zip(rows["rows"].tolist(), rows["columns"].tolist(), strict=True)) == {(8, 8)}
+    assert rows["captions"].tolist() == [int(n % 10 != 9) for n in range(900)]
+    assert rows["characters"][3] == len("image 3 ü") and rows["key"][3] == key_hash("train/img-00003")
+    assert rows["offset"][600] == 0 and (np.diff(rows["offset"][:600].astype(int)) > 0).all()
+    assert json.loads((tmp_path / "set" / "index.json").read_text())["grids"] == [[8, 8, 900]]
+
+
+@pytest.mark.parametrize("damage", ["gone", "cut", "offsets"])
+def test_samples_npy_that_is_damaged(tmp_path, damage):
+    make_set(tmp_path / "set")
+    file = tmp_path / "set" / "samples.npy"
+    content = file.read_bytes()
+    if damage == "gone":
+        file.unlink()
+    elif damage == "cut":
+        file.write_bytes(content[:-100])
+    else:  # as many bytes, other offsets: what the tar has there is not taken for another sample
+        rows = np.load(file)
+        rows["offset"][300:302] = rows["offset"][[100, 50]]
+        file.write_bytes(content[: -rows.nbytes] + rows.tobytes())
+    shards = ShardSet(tmp_path / "set")
+    if damage == "offsets":
+        assert (
+            shards.sample(299) is None and shards.sample(700)["info"]["n"] == 700 and shards.bad == {"damaged tar": 256}
+        )
+        return
+    for use in (shards.check_files, lambda: shards.sample(880)):
+        with pytest.raises(ValueError, match=r"samples.npy: .*`liquid data index .*/set`"):
+            use()
+    (tmp_path / "set" / "samples.npy").unlink(missing_ok=True)
+    build_index(tmp_path / "set")
+    again = ShardSet(tmp_path / "set")
+    assert file.read_bytes() == content and again.index == shards.index and again.sample(880)["info"]["n"] == 880
+
+
+def test_an_index_of_fifty_thousand_shards_costs_little(tmp_path):
+    """Measured by what Python holds at most while it is loaded: neither time nor the machine decides."""
+    entry = {
+        "nsamples": 1024,
+        "bytes": 5_000_000,
+        "sha256": "0" * 64,
+        "dropped": {},
+        "totals": {"images": 1024, "samples": 1024},
+    }
+    make_set(tmp_path / "set")
+    index = json.loads((tmp_path / "set" / "index.json").read_text())
+    index["shardlist"] = [{"url": f"shard-{n:05d}.tar", **entry} for n in range(50_000)]
+    index["samples"]["bytes"] = 128 + 50_000 * 1024 * 32
+    (tmp_path / "set" / "index.json").write_text(json.dumps(index))
+    tracemalloc.start()
+    try:
+        shards = ShardSet(tmp_path / "set")
+        held, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert len(shards) == 51_200_000 and held < 25 * 2**20 and peak < 50 * 2**20
 
 
 def test_stock_webdataset_reads_the_tars(path):
     webdataset = pytest.importorskip("webdataset")
-    urls = [str(path / s["url"]) for s in ShardSet(path).shards if s["nsamples"]]
+    urls = [str(path / s.url) for s in ShardSet(path).shards if s.nsamples]
     samples = list(webdataset.WebDataset(urls, shardshuffle=False).decode())
     assert [s["__key__"] for s in samples] == [f"train/img-{n:05d}" for n in range(900)]
     assert all(
@@ -142,8 +237,7 @@ def test_damaged_sample_is_left_out_and_counted_once(path, caplog, name, where, 
     shards = ShardSet(path)
     shards.check_files()  # the size is right
     for _ in range(2):
-        assert [s["info"]["n"] for s in shards.read_chunk(1)] == [n for n in range(256, 512) if n != 300]
-        shards._cache.clear()
+        assert [s["info"]["n"] for s in read(shards, 256, 256)] == [n for n in range(256, 512) if n != 300]
     assert shards.sample(300) is None and shards.sample(301)["info"]["n"] == 301
     assert shards.bad == {reason: 1}
     assert [r.getMessage() for r in caplog.records if "img-00300" in r.getMessage() and reason in r.getMessage()]
@@ -154,7 +248,8 @@ def test_sample_without_a_trace_counts(path):
     start, end = (member_offset(tar, f"train/img-{n:05d}.codes.npy")[0] for n in (300, 301))
     overwrite(tar, start, b"\xff" * (end - start))
     shards = ShardSet(path)
-    assert len(shards.read_chunk(1)) == 255 and shards.bad == {"damaged tar": 1}
+    assert [s["info"]["n"] for s in read(shards, 290, 20)] == [n for n in range(290, 310) if n != 300]
+    assert shards.sample(300) is None and shards.bad == {"damaged tar": 1}
 
 
 def test_truncated_and_missing_tar(path):
@@ -170,7 +265,36 @@ def test_truncated_and_missing_tar(path):
     shards = ShardSet(path)
     with pytest.raises(ValueError, match="shard-00000.tar: missing"):
         shards.check_files()
-    assert len(list(shards)) == 300 and shards.bad.total() == 600
+    with pytest.raises(ValueError, match="shard-00000.tar: cannot be read now: No such file or directory"):
+        list(shards)
+    assert not shards.bad  # what was not read is not damaged
+
+
+@pytest.mark.parametrize("error", [FileNotFoundError(2, "away"), OSError(116, "Stale file handle"), OSError(5, "I/O")])
+def test_a_folder_that_is_away_for_a_while_costs_no_sample(path, monkeypatch, caplog, error):
+    shards = ShardSet(path, retry_seconds=60)
+    monkeypatch.setattr(outage, "FIRST_PAUSE", 0.001)
+    left = [error] * 5
+
+    def flaky(*arguments):
+        if left:
+            raise left.pop()
+        return open(*arguments)
+
+    monkeypatch.setattr("liquid_train.data.storage.open", flaky, raising=False)
+    assert len(list(shards)) == 900 and not shards.bad and not left
+    assert caplog.text.count("cannot be read now") == 1 and caplog.text.count("is read again") == 1
+
+
+def test_what_may_not_be_read_is_not_waited_for(path, monkeypatch):
+    shards = ShardSet(path, retry_seconds=60)
+
+    def refused(*_):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("liquid_train.data.storage.open", refused, raising=False)
+    with pytest.raises(ValueError, match="cannot be read now: Permission denied"):
+        shards.read(0, 256)
 
 
 def test_no_damage_to_an_npy_raises_anything_but_valueerror():

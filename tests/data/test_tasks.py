@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from liquid_train.data.keyed import keyed_generator
-from liquid_train.data.sequence_pieces import Piece
+from liquid_train.data.sequence_pieces import BadSample, Piece
 from liquid_train.data.settings import DataConfig, SourceConfig
 from liquid_train.data.tasks import FIRST, TASKS, Task, find_task, generating_task, task_names
 from liquid_train.errors import UserError
@@ -86,3 +86,21 @@ def test_an_answer_and_an_order_of_questions_are_drawn_by_sample() -> None:
     assert first == again != other
     assert sorted(question for document in first for question, _ in document["turns"]) == [str(n) for n in range(5)]
     assert vqa.documents({**sample, "info": {}}, source, lambda: keyed_generator(0)) == []
+
+
+def test_a_caption_is_drawn_where_there_is_no_text_and_a_blank_text_is_none() -> None:
+    codes: Any = np.zeros((1, 1))
+    wordings = [{"text": "a"}, {"text": "b", "weight": 3}]
+    for name in ("t2i", "i2t"):
+        task = find_task(name, "task")
+        sample: Any = {"key": "k", "codes": codes, "info": {"captions": wordings}}
+        assert len(task.documents(sample, SourceConfig("x", name), lambda: keyed_generator(0))) == 1
+        drawn = set[str]()
+        for n in range(20):
+            fields: dict[str, Any] = {"captions": wordings}
+            task.draw(fields, data(), keyed_generator(n))
+            drawn.add(fields["text"])
+        assert drawn == {"a", "b"}
+    for name, text in [("t2i", ""), ("i2t", " \n"), ("text", "\ufeff\0")]:
+        with pytest.raises(BadSample, match="text is blank"):
+            find_task(name, "task").draw({"text": text}, data(), keyed_generator(0))

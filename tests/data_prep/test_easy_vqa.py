@@ -1,10 +1,13 @@
 """Captions that are derived from questions and answers."""
 
+import re
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from data_prep.sources._easy_vqa_wordings import questions
 from data_prep.sources.easy_vqa import COLORS, SHAPES, answer_type, derive, read_answers
 
 IMAGE = Path("picture.png")
@@ -56,7 +59,8 @@ def test_captions_are_wordings_of_color_and_shape_with_the_plainest_the_likelies
     assert {"blue rectangle", "a rectangle that is blue", "a picture of a blue rectangle"} < set(captions)
     assert max(captions, key=captions.__getitem__) == "a blue rectangle"
     assert sum(captions.values()) == pytest.approx(1)
-    assert all("blue" in text and "rectangle" in text for text in captions)
+    assert "A BLUE RECTANGLE" in captions
+    assert all("blue" in text.lower() and "rectangle" in text.lower() for text in captions)
 
 
 def test_open_color_means_no_caption():
@@ -87,3 +91,37 @@ def test_unknown_split_is_refused():
 
     with pytest.raises(ValueError, match="tokenize.split=valid: easy_vqa has train and test"):
         load_split("valid")
+
+
+def test_a_varied_copy_is_asked_in_other_words():
+    """Yes at least every fourth time for every word, few questions negated, answers that agree with the image."""
+    asked = Counter()
+    for number in range(3000):
+        color, shape = COLORS[number % 8], SHAPES[number % 3]
+        for question, answer in questions(color, shape, np.random.default_rng(number)):
+            words = re.findall("[a-z]+", question.lower())
+            if answer in ("yes", "no"):
+                (word,) = {*words} & {*COLORS, *SHAPES}
+                negated = bool({*words} & {"not", "no"})
+                assert (answer == "yes") == ((word in (color, shape)) != negated), (question, color, shape)
+                asked[word, (answer == "yes") != negated] += 1
+                asked["negated"] += negated
+            else:
+                assert answer in (color, shape) and answer not in words, question
+            asked["all"] += 1
+            asked["shouted"] += question.isupper()
+    for word in (*COLORS, *SHAPES):
+        there, not_there = asked[word, True], asked[word, False]
+        assert 0.25 < there / (there + not_there) < 0.75, (word, there, not_there)
+    times = {word: asked[word, True] + asked[word, False] for word in (*COLORS, *SHAPES)}
+    assert times["circle"] > 2 * times["triangle"] and times["red"] > 4 * times["teal"], times
+    assert 0.02 < asked["negated"] / asked["all"] < 0.08 and 0.01 < asked["shouted"] / asked["all"] < 0.06
+
+
+def test_what_is_not_known_of_an_image_is_not_asked():
+    random = np.random.default_rng(0)
+    assert questions(None, None, random) == []
+    words = {w for q, _ in questions(None, "circle", random) for w in re.findall("[a-z]+", q.lower())}
+    assert not words & set(COLORS) and words & set(SHAPES)
+    words = {w for q, _ in questions("red", None, random) for w in re.findall("[a-z]+", q.lower())}
+    assert not words & set(SHAPES) and words & set(COLORS)

@@ -7,9 +7,11 @@ import signal
 import subprocess
 import sys
 import time
+import tracemalloc
 from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,12 +21,16 @@ from PIL import Image
 from data_prep import tokenize
 from data_prep.encode.crops import Crop
 from data_prep.encode.encoder import BatchEncoder, Encoded, EncoderSettings, RowTask, encode_tasks, prepare
+from data_prep.shard_set import folder as set_folder
+from data_prep.shard_set.folder import SetFolder
+from data_prep.shard_set.writer import PARTIAL
 from liquid_train.config.compose import load
 from liquid_train.data.shards import ShardSet
 from liquid_train.image_tokenizer.preprocess import read_rgb
 from liquid_train.image_tokenizer.settings import VQSettings
 from tests.data_prep.test_tokenize import content, make_vq
 from tests.image_tokenizer.test_preprocess import png
+from tests.source_files import config, jsonl
 
 ROOT = Path(__file__).resolve().parents[2]
 ROWS, FILES = 150, 50  # every file three times
@@ -107,6 +113,7 @@ def test_the_set_of_one_process(whole):
     assert sorted(p.name for p in whole.iterdir()) == [
         "dropped.jsonl",
         "index.json",
+        "samples.npy",
         *(f"shard-{n:05d}.tar" for n in range(10)),
     ]
 
@@ -368,3 +375,45 @@ def test_images_of_a_batch_do_not_change_each_other(pairs, vq):
             if isinstance(r, Encoded)
         ]
     assert len(grids[1]) == 12 and all(np.array_equal(a, b) for a, b in zip(grids[1], grids[5], strict=True))
+
+
+def test_a_part_that_is_not_the_last_reads_no_others_records(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    jsonl(tmp_path / "t.jsonl", [{"text": f"text {n}"} for n in range(6)])
+    settings = [f"tokenize.output={tmp_path / 'set'}", "tokenize.shard_size=1", "tokenize.progress=false"]
+    read, original = set[str](), set_folder.json_object
+
+    def watched(path: Path) -> Any:
+        read.add(path.name)
+        return original(path)
+
+    tokenize.run(config("text", tmp_path / "t.jsonl", "tokenize.part=0/3", *settings))
+    others = {path.name for path in (tmp_path / "set" / PARTIAL).glob("shard-*.json")}
+    monkeypatch.setattr(set_folder, "json_object", watched)
+    tokenize.run(config("text", tmp_path / "t.jsonl", "tokenize.part=1/3", *settings))
+    assert len(others) == 2 and not read & others
+
+
+def test_records_of_finished_shards_are_held_in_little_memory(tmp_path: Path) -> None:
+    """At most 10 KiB each: a hundred million images make a hundred thousand records."""
+    count, generator = 20, np.random.default_rng(0)
+    (tmp_path / PARTIAL).mkdir()
+    folder = SetFolder(tmp_path)
+    shares = generator.dirichlet(np.full(8192, 0.5))
+    for n in range(count):
+        entry = {
+            "url": f"shard-{n:05d}.tar",
+            "nsamples": 1024,
+            "bytes": 5,
+            "sha256": "0" * 64,
+            "chunks": [],
+            "totals": {},
+            "dropped": {},
+        }
+        folder.record({"entry": entry, "left_out": [], "codes": generator.multinomial(2**20, shares).tolist()})
+    tracemalloc.start()
+    try:
+        records = folder.recorded()
+        held = tracemalloc.get_traced_memory()[0]
+    finally:
+        tracemalloc.stop()
+    assert len(records) == count and held / count <= 10 * 2**10

@@ -88,6 +88,18 @@ def test_a_skipped_document_is_counted_and_the_rest_stays(root: Path) -> None:
     assert 1 <= len(differing) <= 8 and skipped[-1]["documents"] < whole[-1]["documents"]
 
 
+def test_a_source_that_drops_its_documents_ends_the_run(root: Path, tmp_path: Path) -> None:
+    """What fits no sequence is refused before the model is built; what only the samples tell, once it is sure."""
+    done = without_launcher(root, "short", "train.steps=9", "launch.nproc=1", "data.seq_len=64")
+    assert done.returncode == 2
+    assert "data.seq_len=64: too short for all 40 images of data.sources.t2i" in done.stderr
+    wordy = image_set(tmp_path / "wordy", shapes=("circle", "very " * 300 + "long triangle"))
+    done, lines = trained(root, "wordy", "train.steps=60", "launch.nproc=1", f"data.sources.vqa.path={wordy}")
+    assert done.returncode == 2 and 0 < len(lines) < 60
+    assert "data.max_dropped=0.1: " in done.stderr and "of data.sources.vqa were dropped (longer than" in done.stderr
+    assert "data.sources.vqa: longer than seq_len: " in done.stderr, "said on the terminal before"
+
+
 def children(pid: int) -> list[int]:
     return [int(p) for task in Path(f"/proc/{pid}/task").iterdir() for p in (task / "children").read_text().split()]
 

@@ -98,6 +98,21 @@ def test_layouts(root: Path, reference: dict[str, list[list[float]]], layout: st
         assert_equal(lines, reference[family], f"{layout}, {family}")
 
 
+def test_muon_in_every_layout_that_it_takes(root: Path) -> None:
+    """One rank's own losses over 12 steps; matrices of 16 rows over 3 ranks, too, which do not divide them."""
+    lines = {}
+    for name, (ranks, more) in {"1": (1, []), "3": (3, []), "hsdp": LAYOUTS["hsdp 2x2"]}.items():
+        job = overrides(root, f"muon-{name}", "qwen2", "optimizer=muon", "train.steps=12", "train.micro_batch=2", *more)
+        lines[name] = run_jobs(root, f"muon-{name}", ranks, {"muon": job})["muon"]
+    assert lines["1"][-1][0] < lines["1"][0][0]
+    for name in ("3", "hsdp"):
+        for (loss, norm), (want_loss, want_norm) in zip(lines[name], lines["1"], strict=True):
+            assert loss == pytest.approx(want_loss, rel=1e-5) and norm == pytest.approx(want_norm, rel=1e-4), name
+    with pytest.raises(Exception, match="optimizer=muon: not with parallel.tensor above 1"):
+        job = overrides(root, "muon-tp", "qwen2", "optimizer=muon", *LAYOUTS["fsdp 2 x tp 2"][1])
+        run_jobs(root, "muon-tp", 4, {"muon": job})
+
+
 @pytest.mark.parametrize("kind", ["selective", "full"])
 def test_activation_checkpoints_change_nothing(root: Path, reference: dict[str, list[list[float]]], kind: str) -> None:
     jobs = {f: overrides(root, f"{kind}-{f}", f, f"parallel.activation_checkpoint={kind}") for f in ("qwen2", "gemma2")}

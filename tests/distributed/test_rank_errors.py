@@ -46,7 +46,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run(root: Path, fault: str, module: str = "liquid_train.torchrun") -> subprocess.CompletedProcess[str]:
     """Two ranks under our launcher, or under torchrun itself."""
     overrides = command(root, fault, "train.steps=3", "tracker.wandb.mode=disabled", "tracker.progress=false")
-    overrides = [o if o.startswith(("experiment", "run.", "evals.every")) else f"++{o}" for o in overrides[4:]]
+    overrides = [o if o.startswith(("experiment", "run.", "evals.every", "~")) else f"++{o}" for o in overrides[4:]]
     torchrun = [
         "-m",
         module,

@@ -31,16 +31,16 @@ from tests.shard_sets import finish_set
 
 STEPS = 60
 TEXT = "the with statement wraps a block of code and raises an error " * 9
-# of 160 documents: by seed 0 the first four come while everything is new, the last one about step 52
-GARBAGE = (3, 40, 77, 110, 140)
+# of 160 documents: by seed 0 it comes while everything is new, and again, whole, at step 45
+GARBAGE = 105
 
 
 def make_odd_texts(folder: Path) -> Path:
-    """The same text again and again, and five documents of random letters."""
+    """The same text again and again, and a document of random letters."""
     (folder / PARTIAL).mkdir(parents=True)
     writer, generator = ShardWriter(folder, 0), np.random.default_rng(2)
     for n in range(160):
-        text = "".join(generator.choice(list("abcdefghijklmnopqrstuvwxyz0123456789"), 700)) if n in GARBAGE else TEXT
+        text = "".join(generator.choice(list("abcdefghijklmnopqrstuvwxyz0123456789"), 200)) if n == GARBAGE else TEXT
         writer.add(f"{n:06d}", {"source": "test"}, text, None)
     return finish_set(folder, [writer])
 
@@ -95,10 +95,8 @@ def spikes(lines: list[dict[str, Any]]) -> list[int]:
 
 def test_garbage_is_counted_and_nothing_else_is(warned: list[dict[str, Any]]) -> None:
     found = spikes(warned)
-    assert len(found) == 4 and found == list(range(found[0], found[0] + 4))
-    assert min(warned[step - 1]["loss"] for step in found) > 10 * max(
-        warned[step - 1]["loss"] for step in (found[0] - 1, found[-1] + 1)
-    )
+    assert len(found) == 1
+    assert warned[found[0] - 1]["loss"] > 10 * max(warned[step - 1]["loss"] for step in (found[0] - 1, found[0] + 1))
 
 
 def test_a_skipped_spike_changes_nothing(root: Path, warned: list[dict[str, Any]]) -> None:
@@ -109,7 +107,7 @@ def test_a_skipped_spike_changes_nothing(root: Path, warned: list[dict[str, Any]
         "the loss of the first one was the same: it is known before the step"
     )
     done = here(root, "skipped", f"train.steps={STEPS + 1}", "train.spike.action=skip")
-    assert without_timings(done[:STEPS]) == without_timings(lines) and done[-1]["spikes"] == 4
+    assert without_timings(done[:STEPS]) == without_timings(lines) and done[-1]["spikes"] == 1
 
 
 def test_after_a_rewind_the_data_goes_on_behind_the_spike(
@@ -120,7 +118,7 @@ def test_after_a_rewind_the_data_goes_on_behind_the_spike(
     assert [m["step"] for m in rewound] == list(range(1, STEPS + 1)), "each step stands once"
     assert without_timings(rewound[:saved]) == without_timings(warned[:saved])
     after = rewound[saved]
-    assert (after["spikes"], after["rewinds"], after["left_out"]) == (4, 1, found[-1] - saved)
+    assert (after["spikes"], after["rewinds"], after["left_out"]) == (1, 1, found[-1] - saved)
     digests = [m["batch_digest"] for m in warned]
     assert [m["batch_digest"] for m in rewound[saved:]][: STEPS - found[-1]] == digests[found[-1] :]
     assert (

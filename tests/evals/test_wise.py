@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from evals.metrics.wise import CATEGORIES, category, read_prompts, score, wiscore
+from evals.metrics.wise import CATEGORIES, category, read_wise_prompts, score_marks, wiscore
 from evals.run import run
 from evals.settings import EvalJob, WISEConfig
 from liquid_train.config.compose import load
@@ -67,7 +67,7 @@ def test_wiscore_and_the_weights_of_the_categories_by_hand(tmp_path):
         c for c in CATEGORIES for _ in range(2)
     ]
     files = [marks(tmp_path / "a.jsonl", ALL[:3]), marks(tmp_path / "b.jsonl", ALL[3:])]
-    measured = score(read_prompts(published(tmp_path / "w")), files, 0.0)
+    measured = score_marks(read_wise_prompts(published(tmp_path / "w")), files, 0.0)
     v = {key: value.value for key, value in measured.values.items()}
     means = {"cultural": 0.5, "time": (0.7 + 0.85) / 2, "space": 0.2, "biology": 0.5, "physics": 0.1, "chemistry": 0.9}
     assert {key.removeprefix("wise/"): value for key, value in v.items() if "/" in key} == pytest.approx(means)
@@ -77,7 +77,7 @@ def test_wiscore_and_the_weights_of_the_categories_by_hand(tmp_path):
 
 
 def test_what_has_no_marks_is_named_and_never_left_out_in_silence(tmp_path):
-    prompts = read_prompts(published(tmp_path / "w"))
+    prompts = read_wise_prompts(published(tmp_path / "w"))
     for rows, message in (
         (ALL[1:], r"prompts without marks: 1 \(1\)"),
         ([*ALL, ALL[0]], r"prompts marked more than once: 1 \(1\)"),
@@ -88,14 +88,14 @@ def test_what_has_no_marks_is_named_and_never_left_out_in_silence(tmp_path):
     ):
         path = marks(tmp_path / "m.jsonl", rows)
         with pytest.raises(ValueError, match=f"wise.scores: .*{message}"):
-            score(prompts, [path], 0.0)
-        measured = score(prompts, [path], 0.5)
+            score_marks(prompts, [path], 0.0)
+        measured = score_marks(prompts, [path], 0.5)
         assert measured.provenance.n in (7, 8) and any("left out: " in line for line in measured.warnings)
-    measured = score(prompts, [marks(tmp_path / "m.jsonl", ALL[:5])], 0.5)
+    measured = score_marks(prompts, [marks(tmp_path / "m.jsonl", ALL[:5])], 0.5)
     assert "wise" not in measured.values and any("is not given" in line for line in measured.warnings)
     (tmp_path / "m.jsonl").write_text('{"prompt_id": 1}\n{"prompt')
     with pytest.raises(ValueError, match="m.jsonl: line 2 is not JSON"):
-        score(prompts, [tmp_path / "m.jsonl"], 0.0)
+        score_marks(prompts, [tmp_path / "m.jsonl"], 0.0)
 
 
 def test_bad_prompt_files_are_told(tmp_path):
@@ -106,17 +106,17 @@ def test_bad_prompt_files_are_told(tmp_path):
     ):
         config = published(tmp_path / "w", {**IDS, "cultural_common_sense": changed})
         with pytest.raises(ValueError, match=message):
-            read_prompts(config)
+            read_wise_prompts(config)
     config = published(tmp_path / "w")
     (tmp_path / "w" / "natural_science.json").write_text('[{"prompt_id": 1,')
     with pytest.raises(ValueError, match="natural_science.json: not JSON"):
-        read_prompts(config)
+        read_wise_prompts(config)
     (tmp_path / "w" / "natural_science.json").write_text('{"prompt_id": 1}')
     with pytest.raises(ValueError, match="not a list of prompts"):
-        read_prompts(config)
+        read_wise_prompts(config)
     (tmp_path / "w" / "natural_science.json").unlink()
     with pytest.raises(ValueError, match="natural_science.json: no such file"):
-        read_prompts(config)
+        read_wise_prompts(config)
     with pytest.raises(ValueError, match="wise.prompts=nowhere: no such folder"):
         load("eval", ["checkpoint=x", "metrics=[wise]", "wise.prompts=nowhere"])
 

@@ -255,3 +255,21 @@ def test_contact_sheet_places_images_in_reading_order():
     sheet = contact_sheet(shades, columns=3, gap=2)
     assert sheet.shape == (10, 22, 3)
     assert [int(sheet[y, x, 0]) for y in (1, 8) for x in (1, 9, 17)] == [0, 1, 2, 3, 4, 255]
+
+
+def test_a_question_that_is_no_text_does_not_end_the_others(folder, tmp_path):
+    Image.new("RGB", (64, 64)).save(tmp_path / "a.png")
+    asked = ["what \ud83d?", "\ufeffis it\0 red?"]
+    (tmp_path / "q.jsonl").write_text("".join(json.dumps({"image": "a.png", "question": q}) + "\n" for q in asked))
+    job = GenerateJob(
+        checkpoint=str(folder),
+        task="vqa",
+        questions=str(tmp_path / "q.jsonl"),
+        output=str(tmp_path / "out"),
+        max_new_tokens=2,
+        **AUTO,
+    )
+    run(job)
+    rows = [json.loads(line) for line in (tmp_path / "out" / "answers.jsonl").read_text().splitlines()]
+    assert [row["question"] for row in rows] == ["what \ufffd?", "is it red?"]
+    assert all(isinstance(row["answer"], str) for row in rows)

@@ -123,3 +123,14 @@ def test_a_model_from_elsewhere_does_not_choose_what_is_imported(tmp_path: Path,
         ModelCard.read(folder)
     (tmp_path / "COMMIT.json").write_text("{}")  # a checkpoint of a run: what trained it may be imported again
     assert next(iter(named.values())) in (ModelCard.read(folder).family, ModelCard.read(folder).vq_kind)
+
+
+@pytest.mark.parametrize(("end", "usual"), [("<x3>", "</s>"), ("<eos>", "<eos>")])
+def test_a_tokenizer_without_eos_is_refused_before_training(tmp_path: Path, end: str, usual: str) -> None:
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bpe.train_from_iterator(["hello"], trainers.BpeTrainer(special_tokens=[*UNUSED, end], show_progress=False))
+    PreTrainedTokenizerFast(tokenizer_object=bpe, bos_token=end).save_pretrained(tmp_path / "a")
+    with pytest.raises(UserError, match=f'a: its tokenizer has no eos token, .* "eos_token": "{usual}"'):
+        add_image_tokens(tmp_path / "a", tmp_path / "b", UNUSED)
+    assert not (tmp_path / "b").exists()

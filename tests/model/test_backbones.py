@@ -137,7 +137,7 @@ def test_rows_of_a_published_vocabulary_that_no_id_uses_never_win(tmp_path: Path
 def test_a_tokenizer_with_more_entries_than_rows_is_refused(tmp_path: Path) -> None:
     with pytest.raises(
         ValueError,
-        match="backbone.architecture.vocab_size: the backbone has 299 embedding rows, fewer than the 300 entries",
+        match="backbone.architecture.vocab_size: the backbone has 299 embedding rows, fewer than the 300 ids",
     ):
         open_vocabulary(published_rows(tmp_path, 299), tmp_path, 64)
 

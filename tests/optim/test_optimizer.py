@@ -74,5 +74,6 @@ def test_a_users_own_is_checked_before_anything_is_built() -> None:
 
 def test_bytes_of_the_state() -> None:
     parameters = [torch.empty(7, 5, device="meta"), torch.empty(3, 2, device="meta"), torch.empty(11, device="meta")]
-    assert state_bytes(parameters, OptimizerConfig()) == 2 * 4 * (35 + 6 + 11) + 3 * 4
-    assert state_bytes(parameters, OptimizerConfig(kind=f"{HERE}.OneMoment")) == 2 * (35 + 6 + 11) + 3 * 8
+    groups = [{"role": "matrix", "params": parameters, "weight_decay": 0.1}]
+    assert state_bytes(groups, OptimizerConfig()) == 2 * 4 * (35 + 6 + 11) + 3 * 4
+    assert state_bytes(groups, OptimizerConfig(kind=f"{HERE}.OneMoment")) == 2 * (35 + 6 + 11) + 3 * 8

@@ -116,10 +116,10 @@ MISTAKES = {
     ),
     "replicas of a single device": (["parallel.replicate=2", "launch.nproc=1"], "do not multiply to the 1 ranks"),
     "no shard": (["parallel.shard=0"], "parallel.shard=0: must be 1 or more, or -1"),
-    "no replica": (["parallel.replicate=0"], "parallel.replicate=0: must be 1 or more"),
+    "no replica": (["parallel.replicate=0"], "parallel.replicate=0: between 1 and 100000"),
     "format": (["format=xml"], "format=xml: one of table, json"),
     "misspelt key": (["paralel.shard=2"], "paralel.shard: no such key; did you mean parallel.shard?"),
-    "unknown architecture": (["backbone.architecture.model_type=nothing"], "backbone.architecture="),
+    "unknown architecture": (["backbone.architecture.model_type=nothing"], "backbone.architecture.model_type=nothing"),
     "no VQ": (["vq.config=nowhere.yaml"], "nowhere.yaml"),
     "no tokenizer": (["backbone.tokenizer=nowhere"], "backbone.tokenizer=nowhere: no tokenizer.json there"),
 }

@@ -11,12 +11,13 @@ import pytest
 import torch
 
 from liquid_train.checkpoint.folder import checkpoint_name
-from liquid_train.checkpoint.progress import GuardState
+from liquid_train.checkpoint.progress import GuardState, Progress
 from liquid_train.config.compose import load
 from liquid_train.data.tasks import FIRST as TASKS
 from liquid_train.distributed.hang_detection import collective_timeout, lost_peer
+from liquid_train.distributed.parallelize import process_group
 from liquid_train.training.settings import SpikeConfig
-from liquid_train.training.spikes import check_skipped, is_spike, limit, parts_of
+from liquid_train.training.spikes import check_skipped, go_back, is_spike, limit, shares_and_losses
 
 
 def normal(n: int, mean: float = 2.0, deviation: float = 0.05) -> list[float]:
@@ -41,12 +42,21 @@ def test_a_step_with_more_of_a_dear_task_is_none() -> None:
     assert not step(6.0, 2.0) and not is_spike({"vqa": (1.0, 50.0)}, state, config), "what was never seen is not dear"
 
 
+def test_going_back_counts_once_and_leaves_out_the_data_since(tmp_path: Path) -> None:
+    """A spike at the 12th batch of a run that has no checkpoint yet: back to the beginning, on without 12 batches."""
+    progress = Progress(step=11, guard=GuardState(spikes=4, rewinds=1))
+    with process_group():
+        rewind = go_back(progress, 11, None, tmp_path)
+    assert rewind.checkpoint is None
+    assert (rewind.guard.spikes, rewind.guard.rewinds, rewind.guard.left_out) == (4, 2, 12)
+
+
 def test_shares_and_losses_come_from_the_sums_of_a_step() -> None:
     """3 targets of text that weigh 1, 2 of t2i that weigh 3: shares 1/3 and 2/3."""
     sums = torch.zeros(4, len(TASKS))
     sums[:, TASKS.index("text")] = torch.tensor([6.0, 0.0, 3.0, 6.0])
     sums[:, TASKS.index("t2i")] = torch.tensor([8.0, 0.0, 2.0, 24.0])
-    found = parts_of(sums, TASKS)
+    found = shares_and_losses(sums, TASKS)
     assert (
         found["text"] == pytest.approx((1 / 3, 2.0)) and found["t2i"] == pytest.approx((2 / 3, 4.0)) and len(found) == 2
     )

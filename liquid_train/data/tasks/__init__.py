@@ -63,8 +63,19 @@ class Task:
         sample lacks what the task needs. generator(): keyed by source, epoch and sample."""
         raise NotImplementedError
 
+    def expected(self, rows: np.ndarray, source: SourceConfig) -> np.ndarray:
+        """How many documents each sample makes, int64 [n], by its row in samples.npy (sample_table.py): tells how far a
+        pass over the source has come, and nothing else."""
+        return np.ones(len(rows), np.int64)
+
+    def shortest(self, rows: int, columns: int, data: DataConfig, tokenizer: PreTrainedTokenizerBase) -> int:
+        """Tokens of the shortest document that an image of this grid can make; a lower bound where that is not
+        known."""
+        return rows * columns + 2  # <boi> and <eoi>
+
     def draw(self, fields: dict[str, Any], data: DataConfig, generator: np.random.Generator) -> None:
-        """Make one document's random choices, into `fields`. generator: keyed by source, epoch and sample."""
+        """Make one document's random choices, into `fields`. generator: keyed by source, epoch and sample. Raises
+        BadSample where there is nothing to choose from."""
 
     def prompt_ids(self, fields: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase) -> list[int]:
         """What a document begins with before anything is to be predicted: what a trained model continues."""

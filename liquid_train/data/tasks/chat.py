@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from liquid_train.data.sample_schema import fault_of
 from liquid_train.data.sequence_pieces import BadSample, Part, Piece, assemble, encode_text, parts_ids, whole_image
 from liquid_train.data.settings import SourceConfig
 from liquid_train.data.tasks import TASKS, Generation, Task
@@ -36,7 +37,7 @@ class Chat(Task):
     def documents(
         self, sample: Sample, source: SourceConfig, generator: Callable[[], np.random.Generator]
     ) -> list[dict[str, Any]]:
-        return [{}] if "messages" in sample["info"] else []
+        return [{}] if sample["info"].get("messages") else []
 
     def prompt_ids(self, fields: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase) -> list[int]:
         raise UserError("task=chat: it has no fixed prompt; the chat template decides what a conversation begins with")
@@ -50,10 +51,8 @@ class Chat(Task):
         """The first token after an assistant's content ends the turn and carries loss with it."""
         check_chat_template(tokenizer)
         messages = fields["messages"]
-        if not isinstance(messages, list) or not all(
-            isinstance(m, dict) and {type(m.get(k)) for k in ("role", "content")} == {str} for m in messages
-        ):
-            raise BadSample("messages are not a list of role and content")
+        if fault := fault_of({"messages": messages}):
+            raise BadSample(fault)
         images = sum(m["content"].count(IMAGE_PLACE) for m in messages)
         if images != ("codes" in fields):
             raise BadSample(f"messages: {images} times {IMAGE_PLACE} for {int('codes' in fields)} images")
@@ -123,7 +122,8 @@ def _between_contents(
 ) -> list[str]:
     """What the template says before the first content, between all contents and after the last one.
 
-    Raises error_type where the template refuses the messages, or leaves one out.
+    Raises error_type where the template refuses the messages, cannot make anything of what else they hold, or leaves
+    one out.
     """
     from jinja2 import TemplateError
 
@@ -133,6 +133,8 @@ def _between_contents(
         rest = str(tokenizer.apply_chat_template(marked, tokenize=False, add_generation_prompt=add_generation_prompt))
     except TemplateError as error:
         raise error_type(f"messages: the chat template refuses them: {error}") from error
+    except (TypeError, ValueError, LookupError, AttributeError, ArithmeticError) as error:  # in what the template does
+        raise error_type(f"messages: the chat template fails: {type(error).__name__}") from error
     said = []
     for message, mark in zip(messages, marks, strict=True):
         before, found, rest = rest.partition(mark)

@@ -1,7 +1,8 @@
 """Optimizers, one file a kind. optimizer.kind names one by its file here, or one of your own by its import path.
 
 A kind is a subclass of torch.optim.Optimizer, which is called as Kind(groups, lr=optimizer.lr, **optimizer.options), or
-a function of (groups, settings) that makes one. The groups (optimizer.py) already have their weight_decay.
+a function of (groups, settings) that makes one. The groups (optimizer.py) already have their weight_decay; a function's
+have a `role` as well.
 """
 
 from __future__ import annotations
@@ -20,6 +21,12 @@ if TYPE_CHECKING:  # the registry is read where a config is checked, without tor
 Groups = list[dict[str, Any]]  # parameter groups, as torch.optim has them
 Kind = Callable[..., "torch.optim.Optimizer"]
 Builder = Callable[[Groups, OptimizerConfig], "torch.optim.Optimizer"]
+
+
+def without_roles(groups: Groups) -> Groups:
+    """The groups as an optimizer keeps them that makes no difference between roles, in its checkpoints too."""
+    return [{key: value for key, value in group.items() if key != "role"} for group in groups]
+
 
 OPTIMIZERS: Registry[Kind] = Registry("liquid_train.optim.kinds", "optimizer")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from liquid_train.errors import UserError
-from liquid_train.optim.kinds import OPTIMIZERS, Groups
+from liquid_train.optim.kinds import OPTIMIZERS, Groups, without_roles
 from liquid_train.optim.settings import OptimizerConfig
 
 
@@ -17,4 +17,4 @@ def adamw(groups: Groups, settings: OptimizerConfig) -> torch.optim.Optimizer:
             f"optimizer.options={settings.options}: optimizer.kind=adamw takes optimizer.betas and optimizer.eps"
         )
     first, second = settings.betas
-    return torch.optim.AdamW(groups, lr=settings.lr, betas=(first, second), eps=settings.eps, fused=True)
+    return torch.optim.AdamW(without_roles(groups), lr=settings.lr, betas=(first, second), eps=settings.eps, fused=True)
