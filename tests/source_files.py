@@ -44,7 +44,7 @@ def run(folder, vq, source, where, *overrides):
     return ShardSet(output)
 
 
-def beside(folder, name):
+def next_to(folder, name):
     """A place outside of a folder that is the input as a whole."""
     return folder.with_name(f"{folder.name}-{name}")
 

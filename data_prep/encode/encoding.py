@@ -84,7 +84,7 @@ def open_encoding(config: TokenizeJob, crop: Crop) -> Encoding:
 
 
 def processes(t: TokenizeSettings) -> int:
-    """Processes beside the main one: tokenize.workers, or one a core, shared by torchrun's ranks on this machine."""
+    """Processes next to the main one: tokenize.workers, or one a core, shared by torchrun's ranks on this machine."""
     ranks_here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     return max(1, _cores() // ranks_here) if t.workers is None else t.workers
 

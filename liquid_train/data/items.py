@@ -8,7 +8,7 @@ the round's permutation: the item can be entered at any place, and a sample is d
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -57,6 +57,13 @@ class Item:
                 return place
             place += 1
         return None
+
+    def places(self) -> Iterator[int]:
+        """The places of all documents, in order."""
+        place = self.next(0)
+        while place is not None:
+            yield place
+            place = self.next(place + 1)
 
     def plan(self, place: int) -> Plan:
         """The document at a place that `next` returned."""

@@ -115,10 +115,7 @@ class StreamDataset(IterableDataset[StepPart]):
         readers = source_readers(data, self.seed, self.sets, self.vocabulary)
         own = [s for s in range(count) if owner(s, self.world) == self.rank and (s // self.world) % workers == worker]
         streams = {
-            s: PackedStream(
-                s, readers, data.seq_len, data.window, self.vocabulary.pad, self.states.get(s), seed=self.seed
-            )
-            for s in own
+            s: PackedStream(s, readers, data.seq_len, data.window, self.vocabulary.pad, self.states.get(s)) for s in own
         }
         told = Counter[str]()  # entries of each set's damage that the steps so far have brought along
         for step in range(self.first_step, self.steps):

@@ -103,14 +103,12 @@ class SourceReader:
         ordinal = used = 0
         while used < samples and ordinal < self.items:
             item, chosen = self.item(0, ordinal), set[int]()
-            offset = item.next(0)
-            while offset is not None:
+            for offset in item.places():
                 sample = item.sample_at(offset)
                 if sample in chosen or len(chosen) < samples - used:
                     chosen.add(sample)
                     document = self.document(0, {"source": self.name, "ordinal": ordinal, "offset": offset, "start": 0})
                     documents += [document] if document is not None else []
-                offset = item.next(offset + 1)
             used += len(chosen)
             ordinal += 1
         return documents
@@ -212,10 +210,9 @@ class Mixture:
     """One stream's series of documents. `state` is small and exact: a Mixture made from it continues with the very next
     document."""
 
-    def __init__(
-        self, stream: int, readers: dict[str, SourceReader], state: MixtureState | None = None, *, seed: int = 0
-    ) -> None:
+    def __init__(self, stream: int, readers: dict[str, SourceReader], state: MixtureState | None = None) -> None:
         self.stream, self.readers = stream, readers
+        (seed,) = {r.seed for r in readers.values()}
         self.weights = {name: r.config.weight for name, r in readers.items() if r.config.weight > 0}
         self.by_tokens = any(r.data.weight_unit == "tokens" for r in readers.values())
         # what each source is ahead of its share before the first document, in documents or tokens
@@ -284,8 +281,8 @@ class Mixture:
             if self._barren[source] > reader.items + 1:
                 raise UserError(
                     f"data.sources.{source}.path={reader.config.path}: no sample there can serve task "
-                    f"{reader.config.task} "
-                    f"within data.seq_len={reader.data.seq_len} ({dict(reader.dropped + reader.shards.bad)})"
+                    f"{reader.config.task} within data.seq_len={reader.data.seq_len} "
+                    f"({dict(reader.dropped + reader.shards.bad) or 'none has what the task needs'})"
                 )
         return None
 

@@ -93,11 +93,10 @@ class PackedStream:
         window: int,
         pad: int,
         state: StreamState | None = None,
-        *,
-        seed: int = 0,
     ) -> None:
-        self.stream, self.seq_len, self.window_size, self.pad, self.seed = stream, seq_len, window, pad, seed
-        self.mixture = Mixture(stream, readers, state["mixture"] if state else None, seed=seed)
+        self.stream, self.seq_len, self.window_size, self.pad = stream, seq_len, window, pad
+        (self.seed,) = {r.seed for r in readers.values()}
+        self.mixture = Mixture(stream, readers, state["mixture"] if state else None)
         self.window = state["window"] if state else 0
         self.emitted = state["emitted"] if state else 0
         self.carry: list[DocumentName] = list(state["carry"]) if state else []

@@ -124,11 +124,8 @@ def test_an_epoch_deals_every_document_once(setup: Setup, streams: int, seed: in
         ordinal = 0
         while reader.epoch_of(stream, ordinal) == 0:
             item = reader.item(stream, ordinal)
-            place = item.next(0)
-            while place is not None:
-                sample, fields = item.plan(place)
+            for sample, fields in map(item.plan, item.places()):
                 seen[sample["key"], tuple(fields["turns"])] += 1
-                place = item.next(place + 1)
             ordinal += 1
     questions = Counter(q for (_, turns), n in seen.items() for q in [len(turns)] * n)
     assert set(seen.values()) == {1} and len({key for key, _ in seen}) == 40

@@ -77,10 +77,7 @@ def test_a_pass_reads_every_byte_once(streams: int, images: Path, vocabulary: Vo
         ordinal = 0
         while reader.epoch_of(stream, ordinal) == 0:
             item = reader.item(stream, ordinal)
-            place = item.next(0)
-            while place is not None:
-                keys[item.plan(place)[0]["key"]] += 1
-                place = item.next(place + 1)
+            keys.update(item.plan(place)[0]["key"] for place in item.places())
             ordinal += 1
     assert set(keys.values()) == {1} and len(keys) == 1300
     assert shards.read_bytes <= sum(shard.bytes for shard in shards.shards)

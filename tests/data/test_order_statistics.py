@@ -65,7 +65,7 @@ def shares_of_steps(
     names = list(shape.tokens)
     config = job(lengths, streams, weights=shape.weights, seq_len=shape.seq_len, window=window)
     readers = readers_of(config, lengths, most_samples=256)
-    rows = [PackedStream(s, readers, shape.seq_len, window, 0, seed=0) for s in range(streams)]
+    rows = [PackedStream(s, readers, shape.seq_len, window, 0) for s in range(streams)]
     found = np.zeros((steps, len(names)))
     for g in range(steps * batch):
         sequence = rows[g % streams].next()

@@ -12,7 +12,6 @@ import zstandard
 from data_prep.sources import open_source
 from tests.data_prep.test_tokenize import make_vq
 from tests.source_files import (
-    beside,
     check_codes,
     check_every_start,
     codes_of,
@@ -20,6 +19,7 @@ from tests.source_files import (
     draw,
     dropped,
     items,
+    next_to,
     rows_of,
     run,
     settings_of,
@@ -258,7 +258,7 @@ def test_zst_of_several_frames_and_of_a_large_window(tmp_path):
     with large.stream_writer(stream, closefd=False) as writer:
         writer.write(b"".join(lines[4:]))
     (tmp_path / "b.jsonl.zst").write_bytes(stream.getvalue())
-    assert [s["text"] for s in run(beside(tmp_path, "out"), [], "text", tmp_path)] == [
+    assert [s["text"] for s in run(next_to(tmp_path, "out"), [], "text", tmp_path)] == [
         f"document {n}" for n in range(6)
     ]
 
@@ -389,7 +389,7 @@ def test_text_in_parquet(tmp_path):
     texts = ["a\u2028b", " ", None, "c", "d"]
     write_parquet(tmp_path / "a.parquet", {"text": texts, "id": list(range(5))}, row_group_size=2)
     write_texts(tmp_path / "b.jsonl", [{"text": "e"}])
-    shards = run(beside(tmp_path, "out"), [], "text", tmp_path, "tokenize.max_bad=0.5")
+    shards = run(next_to(tmp_path, "out"), [], "text", tmp_path, "tokenize.max_bad=0.5")
     assert [s["text"] for s in shards] == ["a\u2028b", "c", "d", "e"] and shards.index["dropped"] == {"no text": 2}
     check_every_start("text", tmp_path / "a.parquet")
     with pytest.raises(ValueError, match=r"tokenize.text_key=raw: .*a.parquet does not have it; it has text, id"):

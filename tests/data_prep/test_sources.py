@@ -14,7 +14,6 @@ from data_prep.sources import open_source
 from data_prep.sources.text import TextSource
 from tests.data_prep.test_tokenize import make_vq
 from tests.source_files import (
-    beside,
     check_codes,
     check_every_start,
     codes_of,
@@ -23,6 +22,7 @@ from tests.source_files import (
     dropped,
     image,
     jsonl,
+    next_to,
     run,
     settings_of,
     tar,
@@ -450,7 +450,7 @@ def test_shards_are_read_on_from_where_the_last_one_ended(tmp_path, monkeypatch)
     monkeypatch.setattr(TextSource, "rows_from", counted)
     for name in ("a.jsonl", "b.jsonl"):
         write_texts(tmp_path / name, [{"text": f"{name} {n}"} for n in range(50)])
-    shards = run(beside(tmp_path, "out"), [], "text", tmp_path)
+    shards = run(next_to(tmp_path, "out"), [], "text", tmp_path)
     assert [s["text"] for s in shards] == [f"{name} {n}" for name in ("a.jsonl", "b.jsonl") for n in range(50)] and len(
         shards.shards
     ) == 34
@@ -482,7 +482,7 @@ def test_multiratio_and_center_say_what_they_did(tmp_path, vq):
     for number, (width, height) in enumerate([(90, 60), (64, 64), (50, 60), (200, 80), (33, 64)]):
         image(number, 512, 512).resize((width, height)).save(tmp_path / f"{number}.png")
     shards = run(
-        beside(tmp_path, "m"),
+        next_to(tmp_path, "m"),
         vq,
         "folder",
         tmp_path,
@@ -498,6 +498,6 @@ def test_multiratio_and_center_say_what_they_did(tmp_path, vq):
     assert shards.index["dropped"] == {"aspect ratio above 2": 1}  # past max_bad, were it counted as damage
     center = [
         s["info"]
-        for s in run(beside(tmp_path, "c"), vq, "folder", tmp_path, "tokenize.crop=center", "tokenize.size=32")
+        for s in run(next_to(tmp_path, "c"), vq, "folder", tmp_path, "tokenize.crop=center", "tokenize.size=32")
     ]
     assert all((i["width"], i["height"]) == (32, 32) and "multiratio" not in i for i in center) and len(center) == 4

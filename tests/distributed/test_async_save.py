@@ -30,10 +30,10 @@ def test_written_beside_the_training_equals_written_in_its_way(tmp_path: Path) -
         f"checkpoint.keep={STEPS}",
         "checkpoint.shard_gib=1e-4",
     )
-    for name, async_save in (("beside", "true"), ("waited", "false")):
+    for name, async_save in (("parallel", "true"), ("waited", "false")):
         train(root, name, *common, f"checkpoint.async_save={async_save}")
-    beside, waited = contents(root / "beside"), contents(root / "waited")
-    assert len(beside) == STEPS and beside == waited
-    assert len({tuple(sorted(files.items())) for files in beside.values()}) == STEPS, (
+    parallel, waited = contents(root / "parallel"), contents(root / "waited")
+    assert len(parallel) == STEPS and parallel == waited
+    assert len({tuple(sorted(files.items())) for files in parallel.values()}) == STEPS, (
         "every step has weights of its own"
     )

@@ -97,8 +97,8 @@ def test_checkpoints_are_evaluated_as_they_come_and_a_restart_goes_on(tmp_path, 
                 time.sleep(0.02)
             checkpoint(run, step, model)
 
-    beside = threading.Thread(target=training, daemon=True)
-    beside.start()
+    other = threading.Thread(target=training, daemon=True)
+    other.start()
     assert main(call(run, images)) == 0
     assert noted(run) == [10, 20, 30] and (run / "metrics.jsonl").read_bytes() == before
     assert {p.name for p in (run / "evals").glob("step-*.json")} == {f"step-000000{n}-vqa.json" for n in (10, 20, 30)}
