@@ -10,7 +10,8 @@ import numpy as np
 
 from liquid_train.data.sample_table import SAMPLES_NAME, row_type
 from liquid_train.data.shard_format import INDEX_NAME, group_files
-from liquid_train.data.shards import BLOCK, read_index
+from liquid_train.data.shard_index import read_index
+from liquid_train.data.shards import BLOCK
 from liquid_train.data.storage import open_folder
 from liquid_train.errors import UserError
 

@@ -11,34 +11,30 @@ A ShardSet keeps no file open and can be pickled.
 from __future__ import annotations
 
 import hashlib
-import io
-import json
 import logging
 import tarfile
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from itertools import groupby
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from liquid_train.data.chunk_cache import ChunkCache
+from liquid_train.data.chunk_search import split_samples
 from liquid_train.data.damage import DamageLog
-from liquid_train.data.index_builder import missing_index
 from liquid_train.data.outage import RETRY_SECONDS, cannot_be_read
 from liquid_train.data.sample_table import key_hash, row_type
 from liquid_train.data.shard_format import (
-    INDEX_KIND,
     INDEX_NAME,
-    TAR_ERRORS,
     DamagedSample,
     Sample,
     decode_sample,
     group_files,
-    split_name,
 )
-from liquid_train.data.storage import Folder, open_folder
+from liquid_train.data.shard_index import Shard, open_index
+from liquid_train.data.storage import open_folder
 from liquid_train.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -48,25 +44,6 @@ CACHED_BLOCKS = 8
 SCANNED_ROWS = 2**16  # of samples.npy at a time, 2 MiB
 CACHED_CHUNKS = 128  # of a set without samples.npy, where several ranges may need the same chunk
 DAMAGED_TAR = "damaged tar"
-ENTRY = {"url", "nsamples", "bytes", "sha256"}  # what an index says of every tar
-
-
-class Shard(NamedTuple):
-    """What a reader needs of a tar's entry in index.json: a set may have a hundred thousand."""
-
-    url: str
-    nsamples: int
-    bytes: int
-    sha256: str
-    chunks: np.ndarray | None = None  # [chunks, 3]: first sample, samples, byte offset; None where samples.npy has all
-
-    @classmethod
-    def of(cls, entry: dict[str, Any]) -> Any:
-        """The entry as a Shard; any other object of the index as it is."""
-        if "sha256" not in entry or not entry.keys() >= ENTRY:
-            return entry
-        chunks = np.array(entry["chunks"], np.int64).reshape(-1, 3) if "chunks" in entry else None
-        return cls(entry["url"], entry["nsamples"], entry["bytes"], entry["sha256"], chunks)
 
 
 class ShardSet:
@@ -93,7 +70,7 @@ class ShardSet:
         self._folder = open_folder(path)
         self._cache = cache if self._folder.remote else None
         self.path = self._folder.path
-        self.index, self._built = _open_index(self._folder)
+        self.index, self._built = open_index(self._folder)
         self.name: str = self.index["name"]
         self.shards: list[Shard] = self.index.pop("shardlist")
         self.fingerprint: str | None = self.index.get("vq_fingerprint")
@@ -378,86 +355,3 @@ class SampleRange:
         except DamagedSample as error:
             shards.damage.add([number], str(error), f"{shards.path}/{shards.shard_of(number).url}, sample {key}")
             return None
-
-
-def split_samples(content: bytes, samples: int, size: int) -> list[bytes]:
-    """The bytes of each of a chunk's samples, for an index without their offsets.
-
-    size: of the whole chunk, of which `content` may be only a part. Where fewer than `samples` are found, the lost ones
-    are taken to be where the most bytes belong to none: that is exact where one place is damaged.
-    """
-    found = _extents(content)
-    starts = [start for start, _ in found][:samples]
-    gaps = {0: starts[0] if starts else size}  # before which sample -> bytes that belong to none
-    for n, (_, end) in enumerate(found[:samples], 1):
-        gaps[n] = (starts[n] if n < len(starts) else size) - end
-    lost = Counter[int]()
-    for _ in range(samples - len(starts)):
-        lost[max(gaps, key=lambda n: gaps[n] / (1 + lost[n]))] += 1
-    parts = [b""] * lost[0]
-    for n, start in enumerate(starts, 1):
-        parts.append(content[start : starts[n] if n < len(starts) else size])
-        parts += [b""] * lost[n]
-    return parts
-
-
-def _extents(content: bytes) -> list[tuple[int, int]]:
-    """(first byte, end) of each sample's files in a part of a tar, in order; what cannot be read is passed over."""
-    found: dict[str, tuple[int, int]] = {}
-    try:
-        with tarfile.open(fileobj=io.BytesIO(content), mode="r:", ignore_zeros=True) as tar:
-            for member in tar:
-                end = member.offset_data + -(-member.size // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
-                if not member.isreg() or member.issparse():
-                    continue
-                if member.offset_data + member.size > len(content):
-                    break
-                key = split_name(member.name)[0]
-                found[key] = (found.get(key, (member.offset, 0))[0], end)
-    except TAR_ERRORS as error:
-        log.debug("the tar ends early: %s", error)
-    return list(found.values())
-
-
-def _open_index(folder: Folder) -> tuple[dict[str, Any], np.ndarray | None]:
-    """(index.json with a Shard for each entry, rows of the samples) of a folder. The rows are None unless they were
-    made just now and could not be stored."""
-    index, rows = _load(folder, Shard.of)
-    return index, np.concatenate(rows) if rows else None
-
-
-def read_index(folder: Folder) -> dict[str, Any]:
-    """The whole index.json of a shard folder; built first where the tars have none.
-
-    Raises UserError when there is no folder, nothing to build an index of, or the file is not a shard index.
-    """
-    return _load(folder, None)[0]
-
-
-def _load(folder: Folder, hook: Callable[[dict[str, Any]], Any] | None) -> tuple[dict[str, Any], list[np.ndarray]]:
-    path, rows = folder.path, list[np.ndarray]()
-    file = f"{path}/{INDEX_NAME}"
-    if not folder.exists():
-        raise UserError(f"{path}: no such folder; `liquid tokenize tokenize.output={path} ...` makes a shard set")
-    try:
-        index = json.loads(folder.read(INDEX_NAME), object_hook=hook)
-    except FileNotFoundError:
-        index, rows = missing_index(folder)
-        if hook:
-            index["shardlist"] = [hook(entry) for entry in index["shardlist"]]
-    except OSError as error:
-        raise UserError(f"{file}: cannot be read: {error.strerror or error}") from error
-    except (ValueError, TypeError) as error:
-        raise UserError(f"{file}: not a shard index: {type(error).__name__}: {error}") from error
-    try:
-        good = index["__kind__"] == INDEX_KIND and all(
-            isinstance(s, Shard) or set(s) >= ENTRY for s in index["shardlist"]
-        )
-    except (ValueError, TypeError, KeyError) as error:
-        raise UserError(f"{file}: not a shard index: {type(error).__name__}: {error}") from error
-    if not good:
-        raise UserError(
-            f"{file}: not an index of {INDEX_KIND} with bytes and sha256 of every shard; `liquid tokenize` "
-            "writes such a one"
-        )
-    return {"name": str(path).rpartition("/")[2], **index}, rows
