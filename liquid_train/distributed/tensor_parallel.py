@@ -36,6 +36,11 @@ def check_tensor_degree(lm: PreTrainedModel, tensor: int) -> dict[str, str]:
             f"{config.model_type}; set "
             "parallel.tensor=1"
         )
+    if getattr(lm.get_output_embeddings(), "bias", None) is not None:
+        raise UserError(
+            f"parallel.tensor={tensor}: the head of {config.model_type} has a bias, which is not cut; set "
+            "parallel.tensor=1"
+        )
     for name in ("num_attention_heads", "num_key_value_heads"):
         heads = getattr(config, name)
         if heads % tensor:

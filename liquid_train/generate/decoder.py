@@ -100,11 +100,10 @@ class CachedDecoder:
         self.position = torch.zeros((rows, capacity), dtype=torch.int64, device=self.device)
         # [rows, 1, 1, capacity]: the mask of a new token of a stem
         self.hidden_columns = self._additive(self.branch.unsqueeze(1) == STEM)
-        self.window = (
-            model.config.sliding_window
-            if "sliding_attention" in (getattr(model.config, "layer_types", None) or ())
-            else None
-        )
+        kinds = getattr(model.config, "layer_types", None)
+        self.everywhere = not kinds  # whether the window, if there is one, is that of all layers (Mistral, Phi-3)
+        slides = not kinds or "sliding_attention" in kinds
+        self.window = getattr(model.config, "sliding_window", None) if slides else None
         self.length = 0
         self.layers = [PreallocatedLayer(capacity) for _ in range(model.config.num_hidden_layers)]
         self.cache = Cache(layers=list(self.layers))
@@ -114,7 +113,8 @@ class CachedDecoder:
         )
         head = model.get_output_embeddings()
         self.head_weight, self.head_bias = head.weight, head.bias
-        self.softcap = family_of(model.config.model_type).logit_softcap(model.config)
+        family = family_of(model.config.model_type)
+        self.softcap, self.scale = family.logit_softcap(model.config), family.logit_scale(model.config)
         self.fused = FusedStep(model, longest) if is_known(model) else None
         self.compile = compile
         self.compiled: CompiledStep | None = None
@@ -175,7 +175,7 @@ class CachedDecoder:
         """hidden [..., width] -> fp32 logits [..., end - first] of the ids first .. end-1; no other row of the head is
         read."""
         bias = None if self.head_bias is None else self.head_bias[first:end]
-        logits = F.linear(hidden, self.head_weight[first:end], bias).float()
+        logits = F.linear(hidden, self.head_weight[first:end], bias).float() * self.scale
         return logits if self.softcap is None else self.softcap * torch.tanh(logits / self.softcap)
 
     def _masks(self, start: int, width: int) -> Tensor | dict[str, Tensor]:
@@ -188,6 +188,8 @@ class CachedDecoder:
             return self._additive(visible)
         distance = self.position[:, start : self.length, None] - self.position[:, None, :width]
         near = visible & (distance < self.window)
+        if self.everywhere:
+            return self._additive(near)
         return {"full_attention": self._additive(visible), "sliding_attention": self._additive(near)}
 
     def _additive(self, visible: Tensor) -> Tensor:

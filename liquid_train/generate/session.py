@@ -14,6 +14,7 @@ from transformers.utils import logging as transformers_logging
 from liquid_train.data.tasks.t2i import DEFAULT_PROMPT
 from liquid_train.errors import UserError
 from liquid_train.files import package_path
+from liquid_train.generate.backbone_proof import check_proof
 from liquid_train.generate.fused_decode import join_weights
 from liquid_train.generate.int8 import quantize
 from liquid_train.image_tokenizer.base import ImageTokenizer
@@ -120,6 +121,8 @@ def open_model(
     else:
         vocabulary, card = published(folder, vq)
         model = open_language_model(folder, dtype).to(loaded)
+    if not force:
+        check_proof(model.config, f"checkpoint={folder}", "force=true runs it all the same")
     if precision == "int8":
         quantize(model)
         model = model.to(where)

@@ -29,7 +29,7 @@ BLOCKS = 2  # that are run: enough for Gemma's two kinds, and a model of 64 bloc
 LONGEST = 200  # characters of what transformers says
 # fields that count something of which there must be one at least
 SIZES = re.compile(r"(_size|_dim|_layers|_heads|_embeddings)$|^n_(embd|head|layer|positions)$")
-REFUSED = (StrictDataclassError, ValueError, TypeError, AttributeError, KeyError, ArithmeticError)
+REFUSED = (StrictDataclassError, ValueError, TypeError, AttributeError, KeyError, ArithmeticError, ImportError)
 
 
 def config_of(fields: dict[str, Any]) -> PreTrainedConfig:
@@ -47,7 +47,7 @@ def config_of(fields: dict[str, Any]) -> PreTrainedConfig:
     try:
         config: PreTrainedConfig = AutoConfig.for_model(model_type, **given)
     except REFUSED as error:
-        if not _is_transformers_own(CONFIG_MAPPING[model_type]) and not isinstance(error, StrictDataclassError):
+        if not is_transformers_own(CONFIG_MAPPING[model_type]) and not isinstance(error, StrictDataclassError):
             raise  # of the user's own, which may have a bug
         raise UserError(_refused(error, given)) from error
     known = _fields_of(config)
@@ -75,7 +75,8 @@ def _fields_of(config: PreTrainedConfig) -> set[str]:
     return {*named, *config.attribute_map, "head_dim", *(named or kind().to_dict())}
 
 
-def _is_transformers_own(kind: type) -> bool:
+def is_transformers_own(kind: type) -> bool:
+    """Whether a config's class is one of transformers, not a user's."""
     return kind.__module__.startswith("transformers.")
 
 
@@ -96,7 +97,7 @@ def _last_line(error: Exception) -> str:
 def check_model(config: PreTrainedConfig, key: str) -> None:
     """Build the model on meta and run a few tokens through two of its blocks. Raises UserError, which begins with
     `key`, where that cannot be done; an architecture of the user's own keeps its traceback."""
-    if not _is_transformers_own(type(config)):
+    if not is_transformers_own(type(config)):
         return
     if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
         raise UserError(f"{key}: transformers has no causal language model of the type {config.model_type}")
@@ -149,7 +150,7 @@ def _check_heads(config: PreTrainedConfig, key: str) -> None:
 
 def _on_meta(config: PreTrainedConfig) -> Any:
     copied = type(config).from_dict(config.to_dict())
-    copied.bos_token_id = copied.eos_token_id = copied.pad_token_id = None  # the tokenizer's are not known yet
+    copied.bos_token_id = copied.eos_token_id = copied.pad_token_id = 0  # the tokenizer's are not known yet
     with torch.device("meta"):
         return AutoModelForCausalLM.from_config(
             copied, dtype=torch.float32, attn_implementation=SHAPES, experts_implementation="eager"

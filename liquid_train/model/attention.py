@@ -25,6 +25,8 @@ from liquid_train.model import attention_kernels
 
 PACKED = "liquid_packed"
 PADDED_SDPA = "padded_sdpa"
+# Keyword arguments of attention that models hand on and that change nothing here.
+WITHOUT_EFFECT = {"position_ids", "use_cache", "cache_position", "output_attentions", "is_causal"}
 
 
 # document lengths differ in every batch: a compiled block would be compiled again for each
@@ -40,20 +42,28 @@ def packed_attention(
     document_plan: DocumentPlan | None = None,
     softcap: float | None = None,
     sliding_window: int | None = None,
+    s_aux: Tensor | None = None,
     kernel: str = PADDED_SDPA,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
     """query [n, heads, seq_len, head_dim], key and value [n, kv_heads, seq_len, head_dim] -> [n, seq_len, heads,
-    head_dim].
+    head_dim]. s_aux [heads]: GPT-OSS's sinks, each a further score of its head that has no value.
 
-    Raises ValueError without a plan: attention across documents must never happen silently.
+    Raises ValueError without a plan: attention across documents must never happen silently. UserError for an argument
+    that would change the result and is not known here.
     """
+    if unknown := sorted(name for name, value in kwargs.items() if name not in WITHOUT_EFFECT and value is not None):
+        raise UserError(
+            f"backbone: attention of {type(module).__name__} is asked for {', '.join(unknown)}, which packed documents "
+            "do not have here; choose another backbone"
+        )
     if document_plan is None:
         raise ValueError(
             f"attention {PACKED!r} needs document_plan=; load the model with another attn_implementation for inference"
         )
     attend = KERNELS[kernel]
-    return attend(query, key, value, document_plan, scaling=scaling, softcap=softcap, window=sliding_window), None
+    options: dict[str, Any] = {"scaling": scaling, "softcap": softcap, "window": sliding_window, "sinks": s_aux}
+    return attend(query, key, value, document_plan, **options), None
 
 
 def padded_sdpa(
@@ -65,6 +75,7 @@ def padded_sdpa(
     scaling: float | None,
     softcap: float | None,
     window: int | None,
+    sinks: Tensor | None,
 ) -> Tensor:
     """Gather the documents into padded batches, attend causally there, and put the results back. Shapes as in
     packed_attention."""
@@ -78,7 +89,7 @@ def padded_sdpa(
             t.index_select(0, tokens.reshape(-1)).view(documents, width, t.shape[1], t.shape[2]).transpose(1, 2)
             for t in flat
         )
-        out = _attend(q, k, v, scaling, softcap, window)  # [documents, heads, width, head_dim]
+        out = _attend(q, k, v, scaling, softcap, window, sinks)  # [documents, heads, width, head_dim]
         parts.append(out.transpose(1, 2).reshape(documents * width, out.shape[1], out.shape[3]))
     out = torch.cat(parts).index_select(0, document_plan.restore)
     return out.view(n, seq_len, out.shape[1], out.shape[2])
@@ -89,15 +100,19 @@ def implementation(kernel: str) -> str:
     return PACKED if kernel == PADDED_SDPA else f"{PACKED}_{kernel}"
 
 
-def choose_kernel(wish: str, device: torch.device, dtype: torch.dtype, softcap: float | None) -> str:
+def choose_kernel(
+    wish: str, device: torch.device, dtype: torch.dtype, softcap: float | None, sinks: bool = False
+) -> str:
     """The kernel for a device, compute dtype and model: `wish`, or for auto the first of flash, varlen, flex and
-    padded_sdpa that runs.
+    padded_sdpa that runs. sinks: whether the model's attention has some.
 
     Raises UserError with the reason where `wish` does not run.
     """
     reasons = {kernel: why_not(device, dtype, softcap) for kernel, why_not in attention_kernels.WHY_NOT.items()} | {
         PADDED_SDPA: None
     }
+    if sinks:
+        reasons |= {kernel: "it has no attention sinks" for kernel in attention_kernels.WITHOUT_SINKS}
     if wish == "auto":
         return next(kernel for kernel, reason in reasons.items() if reason is None)
     if reasons[wish] is not None:
@@ -119,13 +134,19 @@ def describe(kernel: str, softcap: float | None) -> str:
 
 
 def _attend(
-    q: Tensor, k: Tensor, v: Tensor, scaling: float | None, softcap: float | None, window: int | None
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    scaling: float | None,
+    softcap: float | None,
+    window: int | None,
+    sinks: Tensor | None,
 ) -> Tensor:
-    """Causal attention of equal-length documents, with Gemma-2's soft-capping and sliding window where the model has
-    them."""
+    """Causal attention of equal-length documents, with Gemma-2's soft-capping, GPT-OSS's sinks and a sliding window
+    where the model has them."""
     width = q.shape[2]
     windowed = window is not None and window < width
-    if softcap is None:
+    if softcap is None and sinks is None:
         mask = _band(width, window, q.device) if windowed else None
         return F.scaled_dot_product_attention(
             q, k, v, attn_mask=mask, is_causal=mask is None, scale=scaling, enable_gqa=q.shape[1] != k.shape[1]
@@ -133,9 +154,12 @@ def _attend(
     groups = q.shape[1] // k.shape[1]
     k, v = k.repeat_interleave(groups, 1), v.repeat_interleave(groups, 1)
     scores = q @ k.transpose(2, 3) * (q.shape[-1] ** -0.5 if scaling is None else scaling)
-    scores = softcap * torch.tanh(scores / softcap)
-    scores = scores.masked_fill(~_band(width, window if windowed else None, q.device), float("-inf"))
-    return scores.float().softmax(-1).to(v.dtype) @ v
+    if softcap is not None:
+        scores = softcap * torch.tanh(scores / softcap)
+    scores = scores.masked_fill(~_band(width, window if windowed else None, q.device), float("-inf")).float()
+    if sinks is not None:
+        scores = torch.cat([scores, sinks.float().view(1, -1, 1, 1).expand(*scores.shape[:3], 1)], -1)
+    return scores.softmax(-1)[..., :width].to(v.dtype) @ v
 
 
 def _band(width: int, window: int | None, device: torch.device) -> Tensor:

@@ -10,10 +10,10 @@ head_dim]. A sliding window of w lets a token see itself and the w - 1 before it
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import inspect
 from collections.abc import Callable
-from functools import cache
 from typing import Any
 
 import torch
@@ -38,9 +38,11 @@ def flash(
     scaling: float | None,
     softcap: float | None,
     window: int | None,
+    sinks: Tensor | None,
 ) -> Tensor:
     from flash_attn import flash_attn_varlen_func
 
+    assert sinks is None
     out = flash_attn_varlen_func(
         *_flat(q, k, v),
         plan.starts,
@@ -65,10 +67,11 @@ def varlen(
     scaling: float | None,
     softcap: float | None,
     window: int | None,
+    sinks: Tensor | None,
 ) -> Tensor:
     from torch.nn.attention.varlen import varlen_attn
 
-    assert softcap is None
+    assert softcap is None and sinks is None
     out: Any = varlen_attn(
         *_flat(q, k, v),
         plan.starts,
@@ -92,14 +95,21 @@ def flex(
     scaling: float | None,
     softcap: float | None,
     window: int | None,
+    sinks: Tensor | None,
 ) -> Tensor:
+    from torch.nn.attention.flex_attention import AuxRequest
+
     if window not in plan.masks:  # the same for all layers with this window
         plan.masks[window] = _block_mask(plan, q.shape[0], q.shape[2], window)
     attend = _compiled_flex() if q.is_cuda else _flex()  # uncompiled it holds all scores: for tests
     capped = None if softcap is None else lambda score, *_: softcap * torch.tanh(score / softcap)
-    out = attend(
-        q, k, v, score_mod=capped, block_mask=plan.masks[window], scale=scaling, enable_gqa=q.shape[1] != k.shape[1]
-    )
+    options = {"score_mod": capped, "block_mask": plan.masks[window], "scale": scaling}
+    attend = functools.partial(attend, q, k, v, enable_gqa=q.shape[1] != k.shape[1], **options)
+    if sinks is None:
+        out = attend()
+    else:  # a further score s in the softmax scales all shares by Z / (Z + exp(s))
+        out, aux = attend(return_aux=AuxRequest(lse=True))
+        out = out * torch.sigmoid(aux.lse - sinks.view(1, -1, 1)).unsqueeze(-1).to(out.dtype)
     attended: Tensor = out.transpose(1, 2)
     return attended
 
@@ -130,7 +140,7 @@ def _flex() -> Callable[..., Any]:
     return flex_attention
 
 
-@cache
+@functools.cache
 def _compiled_flex() -> Callable[..., Any]:
     return torch.compile(_flex())
 
@@ -167,6 +177,7 @@ def _why_not_flex(device: torch.device, dtype: torch.dtype, softcap: float | Non
     return "it runs on CUDA; on a CPU it has no backward" if device.type != "cuda" else None
 
 
+WITHOUT_SINKS = ("flash", "varlen")
 KERNELS = {"flash": flash, "varlen": varlen, "flex": flex}
 # Why a kernel cannot be used with (device, compute dtype, soft-cap), or None; the first that can is the choice.
 WHY_NOT: dict[str, Callable[[torch.device, torch.dtype, float | None], str | None]] = {

@@ -29,6 +29,7 @@ from liquid_train.model.architecture import LONGEST, REFUSED, check_model, confi
 from liquid_train.model.attention import PACKED
 from liquid_train.model.families import family_of, find_family, use_family
 from liquid_train.model.settings import BackboneConfig
+from liquid_train.model.shrink import remove_noise
 from liquid_train.vocabulary import Vocabulary, load_tokenizer, text_size
 
 ROW_BLOCK = 1024  # rows drawn from one random generator, so that a rank need not draw those of others
@@ -127,8 +128,14 @@ def _hf_config(backbone: BackboneConfig, tokenizer_entries: int) -> PreTrainedCo
     return config_of({"vocab_size": tokenizer_entries, **fields})
 
 
-def check_backbone(backbone: BackboneConfig) -> None:
-    """Raises UserError for a backbone that cannot be built or run, before there is a tokenizer or a run folder."""
+def backbone_key(backbone: BackboneConfig) -> str:
+    """Where a backbone's config comes from, for messages."""
+    return "backbone.architecture" if backbone.path is None else f"backbone.path={backbone.path}"
+
+
+def check_backbone(backbone: BackboneConfig) -> PreTrainedConfig:
+    """The backbone's config. Raises UserError for one that cannot be built or run, before there is a tokenizer or a run
+    folder."""
     names = backbone.special_tokens
     if names is not None:
         key = f"backbone.special_tokens=[{','.join(names)}]"
@@ -138,8 +145,9 @@ def check_backbone(backbone: BackboneConfig) -> None:
             )
         if len(set(names)) < len(names) or "" in names:
             raise UserError(f"{key}: give three different entries")
-    key = "backbone.architecture" if backbone.path is None else f"backbone.path={backbone.path}"
-    check_model(model_config(backbone, backbone.tokenizer_size), key)
+    config = model_config(backbone, backbone.tokenizer_size)
+    check_model(config, backbone_key(backbone))
+    return config
 
 
 def build(config: PreTrainedConfig, vocabulary: Vocabulary, attention: str = PACKED) -> PreTrainedModel:
@@ -151,6 +159,7 @@ def build(config: PreTrainedConfig, vocabulary: Vocabulary, attention: str = PAC
         tokenizer.eos_token_id,
         tokenizer.pad_token_id,
     )
+    remove_noise(config)
     with torch.device("meta"):
         model: PreTrainedModel = AutoModelForCausalLM.from_config(
             config, dtype=torch.float32, attn_implementation=attention

@@ -31,23 +31,33 @@ class HeadOptions:
     vocabulary: int  # rows from here on are left out
     chunk: int = 1024  # target positions
     softcap: float | None = None  # Gemma-2's final soft-capping
+    scale: float = 1.0  # the logits are multiplied by it (Cohere, Granite)
     z_loss: float = 0.0  # weight of log(Z)^2
     group: dist.ProcessGroup | None = None  # over which the head is split by vocabulary
     first_row: int = 0  # of the rows on this rank
 
 
 class ChunkedCrossEntropy(torch.autograd.Function):
-    """hidden [T, d], weight [V, d], targets [T], weights [T] -> (weighted sum of losses, losses [T], correct [T]).
+    """hidden [T, d], weight [V, d], targets [T], weights [T], bias [V] or None -> (weighted sum of losses, losses [T],
+    correct [T]).
 
-    With a group, weight is this rank's V rows of a longer table; all other arguments and results are the same on all
-    ranks of the group.
+    With a group, weight and bias are this rank's V rows of longer tables; all other arguments and results are the same
+    on all ranks of the group.
     """
 
     @staticmethod
     def forward(
-        ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, weights: Tensor, options: HeadOptions, train: bool
+        ctx: Any,
+        hidden: Tensor,
+        weight: Tensor,
+        targets: Tensor,
+        weights: Tensor,
+        options: HeadOptions,
+        train: bool,
+        bias: Tensor | None = None,
     ) -> tuple[Tensor, Tensor, Tensor]:
         rows = weight[: max(0, options.vocabulary - options.first_row)]
+        grad_bias = None if bias is None else torch.zeros(bias.shape, dtype=torch.float32, device=bias.device)
         losses, correct = torch.zeros_like(weights), torch.zeros_like(targets, dtype=torch.bool)
         grad_hidden = torch.empty_like(hidden)
         grad_weight = torch.zeros(weight.shape if train else (0, 0), dtype=torch.float32, device=rows.device)
@@ -57,6 +67,10 @@ class ChunkedCrossEntropy(torch.autograd.Function):
             part = slice(start, start + options.chunk)
             h, w = hidden[part], weights[part].unsqueeze(1)
             logits = (h @ rows.t()).float()  # [chunk, rows here]
+            if bias is not None:
+                logits += bias[: len(rows)]
+            if options.scale != 1.0:
+                logits *= options.scale
             if options.softcap is not None:
                 tanh = torch.tanh(logits / options.softcap)
                 logits = options.softcap * tanh
@@ -76,6 +90,10 @@ class ChunkedCrossEntropy(torch.autograd.Function):
             grad *= w
             if options.softcap is not None:
                 grad *= 1 - tanh.square()
+            if options.scale != 1.0:
+                grad *= options.scale
+            if grad_bias is not None:
+                grad_bias[: len(rows)] += grad.sum(0)
             grad = grad.to(h.dtype)
             grad_hidden[part] = grad @ rows
             if h.dtype == torch.float32:
@@ -85,15 +103,20 @@ class ChunkedCrossEntropy(torch.autograd.Function):
             del logits, grad  # before those of the next chunk are made
         if options.group is not None and train:
             dist.all_reduce(grad_hidden, group=options.group)
-        ctx.gradients, ctx.dtype = (grad_hidden, grad_weight), weight.dtype
+        ctx.gradients, ctx.dtype = (grad_hidden, grad_weight, grad_bias), weight.dtype
         ctx.mark_non_differentiable(losses, correct)
         return total, losses, correct
 
     @staticmethod
-    def backward(ctx: Any, grad_total: Tensor, *_: Tensor) -> tuple[Tensor, Tensor, None, None, None, None]:
-        grad_hidden, grad_weight = ctx.gradients
+    def backward(
+        ctx: Any, grad_total: Tensor, *_: Tensor
+    ) -> tuple[Tensor, Tensor, None, None, None, None, Tensor | None]:
+        grad_hidden, grad_weight, grad_bias = ctx.gradients
         del ctx.gradients  # scaled in place, so only once: a copy would be as large as the head
-        return grad_hidden.mul_(grad_total), grad_weight.mul_(grad_total).to(ctx.dtype), None, None, None, None
+        if grad_bias is not None:
+            grad_bias = grad_bias.mul_(grad_total).to(ctx.dtype)
+        weight_gradient = grad_weight.mul_(grad_total).to(ctx.dtype)
+        return grad_hidden.mul_(grad_total), weight_gradient, None, None, None, None, grad_bias
 
 
 @dataclass(frozen=True)
@@ -148,9 +171,8 @@ class LossModule(nn.Module):
 
     @classmethod
     def of(cls, lm: PreTrainedModel, vocabulary: Vocabulary, config: LossConfig) -> LossModule:
-        """The loss of a backbone by `config`, with the backbone's own soft-capping (Gemma-2)."""
-        softcap = family_of(lm.config.model_type).logit_softcap(lm.config)
-        return cls(lm, HeadOptions(vocabulary.image_end, config.chunk, softcap, config.z_loss))
+        """The loss of a backbone by `config`."""
+        return cls(lm, head_options(lm, vocabulary.image_end, config))
 
     def forward(self, batch: MicroBatch) -> LossOutput:
         hidden = self.lm.model(
@@ -159,9 +181,9 @@ class LossModule(nn.Module):
         chosen = (batch.targets != IGNORED).view(-1).nonzero().squeeze(1)
         hidden = hidden.reshape(-1, hidden.shape[-1]).index_select(0, chosen)
         targets, weights = batch.targets.view(-1)[chosen], batch.weights.view(-1)[chosen]
-        weight, options = self._head()
+        weight, bias, options = self._head()
         total, losses, correct = ChunkedCrossEntropy.apply(  # type: ignore[no-untyped-call]
-            hidden, weight, targets, weights, options, torch.is_grad_enabled()
+            hidden, weight, targets, weights, options, torch.is_grad_enabled(), bias
         )
         tasks = batch.tasks.view(-1)[chosen].long()
         sums = torch.zeros(4, len(batch.task_names), device=hidden.device, dtype=torch.float64)
@@ -169,10 +191,19 @@ class LossModule(nn.Module):
             sums[row].index_add_(0, tasks, values.double())
         return LossOutput(total, sums, chosen, losses, correct)
 
-    def _head(self) -> tuple[Tensor, HeadOptions]:
-        """This rank's rows of the head: all of them, or with tensor parallelism a part."""
-        weight = self.lm.get_output_embeddings().weight
+    def _head(self) -> tuple[Tensor, Tensor | None, HeadOptions]:
+        """This rank's rows of the head and its bias: all of them, or with tensor parallelism a part."""
+        head: Any = self.lm.get_output_embeddings()
+        weight, bias = head.weight, getattr(head, "bias", None)
         if not isinstance(weight, DTensor):
-            return weight, self.options
+            return weight, bias, self.options
+        assert bias is None  # tensor_parallel.py refuses it
         options = replace(self.options, first_row=rows_of(weight)[1], group=weight.device_mesh.get_group())
-        return weight.to_local(grad_placements=weight.placements), options
+        return weight.to_local(grad_placements=weight.placements), None, options
+
+
+def head_options(lm: PreTrainedModel, vocabulary: int, config: LossConfig) -> HeadOptions:
+    """A backbone's head by `config`, with the soft-capping and scale of its logits. vocabulary: rows that count."""
+    family = family_of(lm.config.model_type)
+    softcap, scale = family.logit_softcap(lm.config), family.logit_scale(lm.config)
+    return HeadOptions(vocabulary, config.chunk, softcap, scale, config.z_loss)

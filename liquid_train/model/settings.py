@@ -58,6 +58,13 @@ class BackboneConfig(Section):
             kinds="liquid_train.model.families:FAMILIES",
         ),
     ] = None
+    unproven: Annotated[
+        bool,
+        setting(
+            "train an architecture also where a small copy of it does not compute here what transformers does (packed "
+            "documents, loss, gradients, decoding)"
+        ),
+    ] = False
     image_init: Annotated[
         Literal["mean", "normal", "codebook"],
         setting("image rows of a pretrained model: mean of the text rows, normal, or the image tokenizer's codebook"),

@@ -25,6 +25,7 @@ from transformers import PreTrainedTokenizerFast
 from liquid_train.config.schema import PlanJob
 from liquid_train.distributed.parallelize import World, parallelize
 from liquid_train.distributed.settings import degrees, processes
+from liquid_train.generate.backbone_proof import check_trainable
 from liquid_train.image_tokenizer.opening import tokenizer_sizes
 from liquid_train.model import backbone
 from liquid_train.model.loss import LossModule
@@ -65,7 +66,7 @@ def make_plan(config: PlanJob) -> MemoryPlan:
     codebook_size = tokenizer_sizes(config.vq).codebook_size
     settings = config.backbone
     entries = len(load_tokenizer(settings.tokenizer)) if settings.tokenizer else settings.tokenizer_size
-    backbone.check_backbone(settings)
+    check_trainable(settings, backbone.check_backbone(settings))
     hf_config = backbone.model_config(settings, entries)
     text_rows = hf_config.vocab_size
     tokenizer = stand_in_tokenizer(min(entries, text_rows))

@@ -196,7 +196,9 @@ def heldout(handle: ModelHandle, data: HeldoutSet) -> Measurement:
 def packed(model: PreTrainedModel) -> Iterator[None]:
     """Have the model attend within packed documents, by the best kernel for its device."""
     config, before = model.config, model.config._attn_implementation
-    kernel = choose_kernel("auto", model.device, model.dtype, family_of(config.model_type).attention_softcap(config))
+    family = family_of(config.model_type)
+    softcap = family.attention_softcap(config)
+    kernel = choose_kernel("auto", model.device, model.dtype, softcap, family.attention_sinks)
     config._attn_implementation = implementation(kernel)
     try:
         yield

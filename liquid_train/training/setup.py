@@ -123,8 +123,9 @@ def build_model(
     """On meta, then sharded, then filled: from the checkpoint, a published model, or at random; a collective."""
     settings = config.backbone
     hf_config = backbone.model_config(settings, vocabulary.text_size)
-    softcap = family_of(hf_config.model_type).attention_softcap(hf_config)
-    kernel = choose_kernel(config.parallel.attention, world.device, compute_dtype(config.parallel), softcap)
+    family, dtype = family_of(hf_config.model_type), compute_dtype(config.parallel)
+    softcap = family.attention_softcap(hf_config)
+    kernel = choose_kernel(config.parallel.attention, world.device, dtype, softcap, family.attention_sinks)
     lm = backbone.build(hf_config, vocabulary, implementation(kernel))
     root = LossModule.of(lm, vocabulary, config.loss)
     compute = Compute.of(lm, vocabulary, world.device)

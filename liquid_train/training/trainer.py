@@ -34,6 +34,7 @@ from liquid_train.distributed.parallelize import World, assert_dtypes, compute_d
 from liquid_train.distributed.step_timer import StepTimer
 from liquid_train.errors import UserError
 from liquid_train.files import write_synced, writing
+from liquid_train.generate.backbone_proof import check_trainable
 from liquid_train.image_tokenizer.opening import open_image_tokenizer
 from liquid_train.model.attention import choose_kernel
 from liquid_train.model.backbone import check_backbone
@@ -78,7 +79,7 @@ class Trainer:
         self.config, self.world, self.dir = config, world, Path(config.run.dir)
         self.timer = timer or StepTimer()
         self.steps, self.tasks = planned_steps(config), task_names(config.data)
-        check_backbone(config.backbone)
+        check_trainable(config.backbone, check_backbone(config.backbone))
         choose_kernel(config.parallel.attention, world.device, compute_dtype(config.parallel), None)
         self.resumed_from = rewind.checkpoint if rewind else find_checkpoint(config)
         self.image_tokenizer = open_image_tokenizer(config.vq)

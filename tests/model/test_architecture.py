@@ -139,3 +139,20 @@ def test_it_is_said_before_a_run_folder_is_made(tmp_path: Path, capsys: pytest.C
     assert main([*arguments, "backbone.architecture.num_attention_heads=3"]) == 2
     err = capsys.readouterr().err.strip()
     assert len(err.splitlines()) == 1 and "does not divide" in err and not (tmp_path / "run").exists()
+
+
+def test_what_does_not_come_out_right_is_trained_on_request_only(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Qwen3-Next's linear attention would carry one document's state into the next."""
+    fields = {"num_experts": 2, "num_experts_per_tok": 1, "moe_intermediate_size": 16, "vocab_size": None}
+    own = SMALL | fields | {"model_type": "qwen3_next", "head_dim": 16, "shared_expert_intermediate_size": 16}
+    given = "{" + ", ".join(f"{name}: {'null' if value is None else value}" for name, value in own.items()) + "}"
+    arguments = ["train", "experiment=quickstart", *mixture_overrides(tmp_path), "launch.nproc=1", "train.steps=1"]
+    arguments += [f"backbone.architecture={given}", "evals.every=0"]
+    assert main(arguments) == 2
+    err = capsys.readouterr().err.strip()
+    assert len(err.splitlines()) == 1 and "qwen3_next does not come out right here: " in err
+    assert "backbone.unproven=true" in err and not (tmp_path / "run").exists()
+    assert main([*arguments, "backbone.unproven=true"]) == 0
+    assert (tmp_path / "run" / "checkpoints" / "step-00000001").is_dir()

@@ -76,9 +76,14 @@ def test_without_a_plan_it_refuses() -> None:
 
 
 def plain(
-    hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor, weights: torch.Tensor, o: HeadOptions
+    hidden: torch.Tensor,
+    weight: torch.Tensor,
+    targets: torch.Tensor,
+    weights: torch.Tensor,
+    o: HeadOptions,
+    bias: torch.Tensor,
 ) -> torch.Tensor:
-    logits = hidden @ weight[: o.vocabulary].t()
+    logits = (hidden @ weight[: o.vocabulary].t() + bias[: o.vocabulary]) * o.scale
     if o.softcap:
         logits = o.softcap * torch.tanh(logits / o.softcap)
     loss = F.cross_entropy(logits, targets, reduction="none") + o.z_loss * logits.logsumexp(1).square()
@@ -86,24 +91,27 @@ def plain(
 
 
 @pytest.mark.parametrize("chunk", [1, 7, 64, 1000])
-@pytest.mark.parametrize(("softcap", "z_loss"), [(None, 0.0), (2.0, 0.0), (None, 0.1), (2.0, 0.1)])
-def test_chunked_equals_plain(chunk: int, softcap: float | None, z_loss: float) -> None:
+@pytest.mark.parametrize(
+    ("softcap", "z_loss", "scale"), [(None, 0.0, 1.0), (2.0, 0.0, 0.3), (None, 0.1, 1.0), (2, 0.1, 2.0)]
+)
+def test_chunked_equals_plain(chunk: int, softcap: float | None, z_loss: float, scale: float) -> None:
     torch.manual_seed(1)
-    options = HeadOptions(vocabulary=30, chunk=chunk, softcap=softcap, z_loss=z_loss)
+    options = HeadOptions(vocabulary=30, chunk=chunk, softcap=softcap, scale=scale, z_loss=z_loss)
     hidden, weight = (
         torch.randn(64, 16, dtype=torch.float64, requires_grad=True),
         torch.randn(40, 16, dtype=torch.float64, requires_grad=True),
     )
     targets, weights = torch.randint(0, 30, (64,)), torch.rand(64)
     weights[:5] = 0.0
-    total, losses, correct = ChunkedCrossEntropy.apply(hidden, weight, targets, weights, options, True)
-    expected = plain(hidden, weight, targets, weights, options)
+    bias = torch.randn(40, dtype=torch.float64, requires_grad=True)
+    total, losses, correct = ChunkedCrossEntropy.apply(hidden, weight, targets, weights, options, True, bias)
+    expected = plain(hidden, weight, targets, weights, options, bias)
     torch.testing.assert_close(total.double(), expected, atol=1e-4, rtol=1e-5)
-    got = torch.autograd.grad(total * 3, (hidden, weight))
-    want = torch.autograd.grad(expected * 3, (hidden, weight))
+    got = torch.autograd.grad(total * 3, (hidden, weight, bias))
+    want = torch.autograd.grad(expected * 3, (hidden, weight, bias))
     for g, w in zip(got, want, strict=True):
         torch.testing.assert_close(g, w, atol=1e-5, rtol=1e-4)
-    logits = (hidden @ weight[:30].t()).detach()
+    logits = (hidden @ weight[:30].t() + bias[:30]).detach()
     assert np.array_equal(correct.numpy(), (logits.argmax(1) == targets).numpy())
     assert not got[1][30:].any(), "rows beyond the vocabulary never win and never learn"
 

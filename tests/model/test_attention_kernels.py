@@ -13,6 +13,7 @@ import torch.nn.functional as F
 
 from liquid_train.config.compose import load
 from liquid_train.data.document_plan import DocumentPlan
+from liquid_train.errors import UserError
 from liquid_train.model import attention
 from liquid_train.model.attention import choose_kernel
 
@@ -31,10 +32,13 @@ def tensors(
     )
 
 
+def plan_of_rows() -> DocumentPlan:
+    return DocumentPlan.from_lengths([n for row in LENGTHS for n in row])
+
+
 def attend(kernel: str, inputs: tuple[torch.Tensor, ...], softcap: float | None, window: int | None) -> torch.Tensor:
     q, k, v = inputs
-    plan = DocumentPlan.from_lengths([n for row in LENGTHS for n in row]).to(q.device)
-    module = torch.nn.Module()
+    plan, module = plan_of_rows().to(q.device), torch.nn.Module()
     return attention.packed_attention(
         module, q, k, v, None, scaling=0.3, document_plan=plan, softcap=softcap, sliding_window=window, kernel=kernel
     )[0]
@@ -46,6 +50,42 @@ def attend(kernel: str, inputs: tuple[torch.Tensor, ...], softcap: float | None,
 def test_flex_equals_padded_sdpa(softcap: float | None, window: int | None) -> None:
     ours, expected = (attend(kernel, tensors(), softcap, window) for kernel in ("flex", "padded_sdpa"))
     torch.testing.assert_close(ours, expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
+@torch.no_grad()
+def test_sinks_are_a_further_score_without_a_value() -> None:
+    """padded_sdpa and FlexAttention, against a softmax that is written out."""
+    q, k, v = tensors()
+    plan, module = plan_of_rows(), torch.nn.Module()
+    sinks = torch.tensor([0.5, -1.0, 2.0, 0.0])
+    found = [
+        attention.packed_attention(
+            module, q, k, v, None, scaling=0.3, document_plan=plan, sliding_window=3, s_aux=sinks, kernel=kernel
+        )[0]
+        for kernel in ("flex", "padded_sdpa")
+    ]
+    torch.testing.assert_close(found[0], found[1], atol=1e-5, rtol=1e-5)
+    first = int(plan.starts[1])  # the first document of the first row
+    a, b, c = (t[0, :, :first].repeat_interleave(4 // t.shape[1], 0) for t in (q, k, v))
+    back = torch.arange(first)[:, None] - torch.arange(first)[None]
+    scores = (a @ b.transpose(1, 2) * 0.3).masked_fill((back < 0) | (back >= 3), float("-inf"))
+    weights = scores.exp() / (scores.exp().sum(-1, keepdim=True) + sinks.exp().view(-1, 1, 1))
+    torch.testing.assert_close(found[1][0, :first], (weights @ c).transpose(0, 1), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("kernel", ["flash", "varlen"])
+def test_kernels_without_sinks_are_not_chosen(kernel: str) -> None:
+    with pytest.raises(UserError, match=f"parallel.attention={kernel}: it has no attention sinks"):
+        choose_kernel(kernel, CPU, torch.bfloat16, None, sinks=True)
+
+
+def test_an_argument_that_would_change_attention_is_refused() -> None:
+    q, k, v = tensors()
+    plan, module = plan_of_rows(), torch.nn.Module()
+    with pytest.raises(UserError, match="is asked for position_bias, which packed documents do not have here"):
+        attention.packed_attention(module, q, k, v, None, document_plan=plan, position_bias=torch.ones(1))
+    attention.packed_attention(module, q, k, v, None, document_plan=plan, position_bias=None)
 
 
 def one_by_one(

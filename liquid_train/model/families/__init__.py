@@ -25,6 +25,7 @@ class Family:
     # unused tokenizer entries that become <boi> <eoi> <unconditional>: the first three that a tokenizer has
     special_tokens: ClassVar[tuple[Triple, ...]] = ()
     norms_add_one: bool = False  # RMSNorm multiplies by 1 + weight, in fp32: weights start at 0
+    attention_sinks: ClassVar[bool] = False  # a learned score without a value stands in each head's softmax
     norms_after: ClassVar[bool] = False  # attention and MLP have a norm after them too
     # generate/fused_decode.py computes what the model does: Llama's block, with biases or not, and the norms as above
     fused_decode: ClassVar[bool] = False
@@ -36,6 +37,11 @@ class Family:
     def logit_softcap(self, config: PreTrainedConfig) -> float | None:
         """The same of the head's logits."""
         return getattr(config, "final_logit_softcapping", None)
+
+    def logit_scale(self, config: PreTrainedConfig) -> float:
+        """What the head's logits are multiplied by: Cohere's logit_scale, one over Granite's logits_scaling."""
+        factor, divisor = (getattr(config, name, None) or 1.0 for name in ("logit_scale", "logits_scaling"))
+        return float(factor) / float(divisor)
 
 
 FAMILIES: Registry[type[Family]] = Registry("liquid_train.model.families", "backbone family")
