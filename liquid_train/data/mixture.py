@@ -22,14 +22,14 @@ from transformers import PreTrainedTokenizerBase
 
 from liquid_train.data.items import Item, item_count, item_range
 from liquid_train.data.keyed import keyed_generator
-from liquid_train.data.sequence_pieces import BadSample
+from liquid_train.data.sequence_pieces import IGNORED, BadSample
 from liquid_train.data.settings import DataConfig, SourceConfig
 from liquid_train.data.shard_format import Sample, fields_of
 from liquid_train.data.shards import ShardSet
 from liquid_train.data.stream_state import DocumentName, MixtureState
-from liquid_train.data.tasks import find_task, task_names
+from liquid_train.data.tasks import IMAGE, find_task, task_names
 from liquid_train.errors import UserError
-from liquid_train.vocabulary import check_codes, check_ids
+from liquid_train.vocabulary import check_codes, check_ids, text_size
 
 KEPT_ROUNDS = 4096  # items whose number of documents is kept, a few hundred bytes each
 PHASES = 1000  # documents; the rarest source that streams begin with out of phase is one of a thousand documents
@@ -38,13 +38,14 @@ IMAGES_PER_SEQUENCE = 4  # about; only the phase of sources that are weighed by 
 
 @dataclass(frozen=True)
 class Document:
-    """Token ids and labels (unshifted, -100 = no loss) of one document, both int64 [n]."""
+    """Token ids and labels (unshifted, -100 = no loss) of one document, both int64 [n], and the task that each label
+    counts for, its place in task_names(data), int8 [n]."""
 
     name: DocumentName
     key: str
-    task: int  # place in task_names(data)
     ids: np.ndarray = field(repr=False)
     labels: np.ndarray = field(repr=False)
+    tasks: np.ndarray = field(repr=False)
     splittable: bool = False  # whether it may be cut before any token
 
     def __len__(self) -> int:
@@ -54,8 +55,9 @@ class Document:
         """Cut it in two before token `at`."""
         assert self.splittable and 0 < at < len(self)
         rest: DocumentName = {**self.name, "start": self.name["start"] + at}
-        head = replace(self, ids=self.ids[:at], labels=self.labels[:at])
-        return head, replace(self, name=rest, ids=self.ids[at:], labels=self.labels[at:])
+        cut = {name: getattr(self, name) for name in ("ids", "labels", "tasks")}
+        head = replace(self, **{name: array[:at] for name, array in cut.items()})
+        return head, replace(self, name=rest, **{name: array[at:] for name, array in cut.items()})
 
 
 class SourceReader:
@@ -202,8 +204,13 @@ class SourceReader:
             self.dropped[str(error)] += 1
             self.lost[str(error)] += 1
             return None
-        start = name["start"]
-        return Document(name, sample["key"], self.number, ids[start:], labels[start:], task.splittable)
+        tasks = np.full(len(ids), self.number, np.int8)
+        if self.data.image_loss:
+            given = (labels == IGNORED) & (ids >= text_size(self.tokenizer))
+            labels = np.where(given, ids, labels)
+            tasks[given] = task_names(self.data).index(IMAGE)
+        part = slice(name["start"], None)
+        return Document(name, sample["key"], ids[part], labels[part], tasks[part], task.splittable)
 
 
 class Mixture:

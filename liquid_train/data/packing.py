@@ -29,7 +29,7 @@ class Sequence:
     ids: np.ndarray
     labels: np.ndarray
     positions: np.ndarray  # restart at every document
-    tasks: np.ndarray  # int8, place in task_names(data); -1 in padding
+    tasks: np.ndarray  # int8, what each label counts for, its place in task_names(data); -1 in padding
     lengths: list[int]  # of the documents in order; the padding, if any, is the last entry
     names: list[str]  # "source/sample key" of the documents in order
     # where each begins in its sample's document, in tokens: 0, except for the rest of a text that was split
@@ -70,7 +70,7 @@ def join(documents: list[Document], seq_len: int, pad: int) -> Sequence:
         ids=np.concatenate([*(d.ids for d in documents), np.full(padding, pad)]).astype(np.int64),
         labels=np.concatenate([*labels, np.full(padding, IGNORED)]).astype(np.int64),
         positions=np.concatenate([np.arange(n) for n in lengths]),
-        tasks=np.concatenate([*(np.full(len(d), d.task) for d in documents), np.full(padding, -1)]).astype(np.int8),
+        tasks=np.concatenate([*(d.tasks for d in documents), np.full(padding, -1)]).astype(np.int8),
         lengths=lengths,
         names=[f"{d.name['source']}/{d.key}" for d in documents],
         starts=[d.name["start"] for d in documents],

@@ -49,6 +49,13 @@ class DataConfig(Section):
     unconditional: Annotated[
         float, setting("share of t2i documents whose caption is replaced by <unconditional>", ge=0, le=1)
     ] = 0.1
+    image_loss: Annotated[
+        bool,
+        setting(
+            "whether the codes of images that a document begins with or asks about are predicted too, as the task "
+            "`image` (loss.weight.image); false: as published"
+        ),
+    ] = False
     prompts: Annotated[
         list[str],
         setting(

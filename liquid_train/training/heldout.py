@@ -81,12 +81,13 @@ def heldout_set(
     """
     documents: list[Document] = []
     noted: Counter[str] = Counter()
+    alike = replace(data, unconditional=0.0, image_loss=False)  # a task's loss means the same in every run
     for name, source in data.heldout.items():
         try:
             shards = open_set(data, source.path, vq_fingerprint, vocabulary.codebook_size)
         except UserError as error:
             raise UserError(f"data.heldout.{name}.path={source.path}: {error}") from error
-        reader = SourceReader(name, source, shards, vocabulary.tokenizer, replace(data, unconditional=0.0), 1, seed)
+        reader = SourceReader(name, source, shards, vocabulary.tokenizer, alike, 1, seed)
         documents += reader.first(shards.num_samples if whole or not source.max_samples else source.max_samples)
         noted.update({f"data.heldout.{name}: {reason}": count for reason, count in reader.dropped.items()})
     seq_len = data.seq_len

@@ -139,7 +139,7 @@ def test_shares_follow_the_weights(setup: Setup) -> None:
     }
     mixture = Mixture(0, readers)
     total = sum(s.weight for s in config.data.sources.values())
-    drawn = Counter(TASKS[document.task] for _ in range(500) if (document := mixture.next()))
+    drawn = Counter(TASKS[document.tasks[0]] for _ in range(500) if (document := mixture.next()))
     for name, source in config.data.sources.items():
         assert abs(drawn[source.task] / 500 - source.weight / total) < 0.01, name
 

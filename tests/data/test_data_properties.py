@@ -70,7 +70,8 @@ class LengthReader(SourceReader):
     def document(self, stream: int, name: DocumentName) -> Document | None:
         sample, _ = self.item(stream, name["ordinal"]).plan(name["offset"])
         ids = np.full(sample["info"]["length"] - name["start"], int(sample["key"]))
-        return Document(name, sample["key"], self.number, ids, ids, self.task.splittable)
+        tasks = np.full(len(ids), self.number, np.int8)
+        return Document(name, sample["key"], ids, ids, tasks, self.task.splittable)
 
 
 def job(

@@ -113,6 +113,8 @@ TASKS: Registry[type[Task]] = Registry("liquid_train.data.tasks", "task")
 
 # The numbers of tasks in arrays begin with these, in this order, whatever a config names.
 FIRST = ("text", "t2i", "i2t", "vqa", "chat")
+# What the codes of given images count for (data.image_loss): no task of a source, but with a loss and a weight as one.
+IMAGE = "image"
 
 
 def find_task(task: str, key: str) -> Task:
@@ -133,11 +135,13 @@ def generating_task(task: str, key: str) -> tuple[Task, Generation]:
 
 
 def task_names(data: DataConfig) -> tuple[str, ...]:
-    """Names of a run's tasks, FIRST, then the config's others, sorted: a task's number in arrays is its place here.
+    """Names of a run's tasks, FIRST, then IMAGE with data.image_loss, then the config's others, sorted: a task's number
+    in arrays is its place here.
 
     Raises UserError for a task that does not exist, and for two of one name.
     """
-    paths = dict(zip(FIRST, FIRST, strict=True))  # name -> what the config calls it
+    first = (*FIRST, IMAGE) if data.image_loss else FIRST
+    paths = dict(zip(first, first, strict=True))  # name -> what the config calls it
     for group, sources in (("sources", data.sources), ("heldout", data.heldout)):
         for source_name, source in sources.items():
             if source.task in FIRST:
@@ -146,4 +150,4 @@ def task_names(data: DataConfig) -> tuple[str, ...]:
             name = find_task(source.task, key).name
             if paths.setdefault(name, source.task) != source.task:
                 raise UserError(f"{key}={source.task}: its name, {name}, is that of {paths[name]}; give it another")
-    return (*FIRST, *sorted(set(paths) - set(FIRST)))
+    return (*first, *sorted(set(paths) - set(first)))
