@@ -20,6 +20,7 @@ from liquid_train.training.run_vocabulary import make_tokenizer, open_vocabulary
 from liquid_train.vocabulary import IMAGE_TOKENS, load_tokenizer, train_bpe
 from tests.model.test_backbone import pretrained
 
+SIGLIP = 416_866_032  # parameters of Gemma 3's image encoder, SigLIP So400m at 896 pixels
 PARAMETERS = {
     "qwen2.5-0.5b": 494_032_768,
     "qwen2.5-7b": 7_615_616_512,
@@ -29,6 +30,22 @@ PARAMETERS = {
     "gemma-7b": 8_537_680_896,
     "gemma2-2b": 2_614_341_888,
     "gemma2-9b": 9_241_705_984,
+    "qwen3-0.6b": 596_049_920,
+    "qwen3-1.7b": 1_720_574_976,
+    "qwen3-4b": 4_022_468_096,
+    "qwen3-8b": 8_190_735_360,
+    "qwen3-14b": 14_768_307_200,
+    "qwen3-32b": 32_762_123_264,
+    "llama3.2-3b": 3_212_749_824,
+    "llama3.1-8b": 8_030_261_248,
+    "gemma3-1b": 999_885_952,
+    "gemma3-4b": 4_300_079_472 - SIGLIP - (1_152 * 2_560 + 1_152),  # published: with encoder, projector and its norm
+    "gemma3-12b": 12_187_325_040 - SIGLIP - (1_152 * 3_840 + 1_152),
+    "smollm3-3b": 3_075_098_624,
+    "olmo2-1b": 1_484_916_736,
+    "olmo2-7b": 7_298_617_344,
+    "granite3.1-2b": 2_533_531_648,
+    "granite3.1-8b": 8_170_848_256,
 }
 TINY = {"tiny": "qwen2", "tiny-llama": "llama", "tiny-gemma": "gemma", "tiny-gemma2": "gemma2"}
 LADDER = {
@@ -38,6 +55,19 @@ LADDER = {
     "7b": "gemma-7b",
     "9b": "gemma2-9b",
     "32b": "qwen2.5-32b",
+}
+MODERN = {
+    "0.6b": "qwen3-0.6b",
+    "1b": "olmo2-1b",
+    "1.7b": "qwen3-1.7b",
+    "2b": "granite3.1-2b",
+    "3b": "smollm3-3b",
+    "4b": "qwen3-4b",
+    "7b": "olmo2-7b",
+    "8b": "qwen3-8b",
+    "12b": "gemma3-12b",
+    "14b": "qwen3-14b",
+    "32b": "qwen3-32b",
 }
 TEXTS = ["a red circle, isn't it?\n what color  is the shape? Café 123", "hello   World's images"]
 
@@ -76,6 +106,18 @@ def test_what_a_count_does_not_show() -> None:
     ) == (50, 30, 4096, 256)
     assert gemma2.layer_types[:2] == ["sliding_attention", "full_attention"]
     assert backbone.model_config(settings("gemma-7b"), 300).hidden_act == "gelu_pytorch_tanh"
+    gemma3 = {name: backbone.model_config(settings(f"gemma3-{name}"), 300) for name in ("1b", "4b", "12b")}
+    assert [c.sliding_window for c in gemma3.values()] == [512, 1024, 1024]
+    for c in gemma3.values():
+        assert c.layer_types[:6] == ["sliding_attention"] * 5 + ["full_attention"]
+        rope = c.rope_parameters
+        assert (rope["sliding_attention"]["rope_theta"], rope["full_attention"]["rope_theta"]) == (1e4, 1e6)
+    assert [c.rope_parameters["full_attention"].get("factor") for c in gemma3.values()] == [None, 8, 8]
+    smollm3 = backbone.model_config(settings("smollm3-3b"), 300)
+    assert smollm3.no_rope_layers == [1, 1, 1, 0] * 9 and smollm3.rope_parameters["rope_theta"] == 5e6
+    granite = [backbone.model_config(settings(f"granite3.1-{name}"), 300) for name in ("2b", "8b")]
+    assert [c.logits_scaling for c in granite] == [8, 16] and [c.residual_multiplier for c in granite] == [0.22, 0.22]
+    assert [c.attention_multiplier for c in granite] == [1 / 64, 1 / 128], "one over the size of a head, not its root"
 
 
 @pytest.mark.parametrize("name", TINY)
@@ -155,7 +197,7 @@ def test_a_random_backbone_takes_the_tokenizer_of_a_folder(tmp_path: Path) -> No
     )
 
 
-@pytest.mark.parametrize("name", PARAMETERS)
+@pytest.mark.parametrize("name", ["gemma2-9b", "qwen3-8b", "qwen2.5-0.5b"])
 def test_a_folder_counts_more_than_the_named_architecture(name: str, tmp_path: Path) -> None:
     folder = pretrained(tmp_path / "hub", "llama", False, 100)
     c = TrainJob(backbone=settings(name, f"backbone.path={folder}", "backbone.init=pretrained"))
@@ -180,6 +222,28 @@ def test_the_ladder_trains_the_paper_s_backbone_with_published_settings(size: st
         "about 1,024 documents of 1,024 tokens"
     )
     assert "chameleon" in c.vq.config and {s.task for s in c.data.sources.values()} == {"text", "t2i", "i2t"}
+
+
+@pytest.mark.parametrize("size", MODERN)
+def test_the_modern_ladder_differs_from_the_paper_s_in_its_backbone_alone(size: str) -> None:
+    keys = ["vq.checkpoint=somewhere", "backbone.init=random"]
+    c = load("train", [f"experiment=liquid_modern/{size}", *keys])
+    assert c.backbone == settings(MODERN[size]) and c.run.name == f"liquid-modern-{size}"
+    paper = load("train", ["experiment=liquid/0.5b", *keys])
+    shared = ("optimizer", "schedule", "loss", "data", "vq", "parallel", "checkpoint")
+    assert all(getattr(c, section) == getattr(paper, section) for section in shared)
+    assert c.train.steps == paper.train.steps
+
+
+def test_every_size_of_the_ladders_is_tested() -> None:
+    for folder, sizes in (("liquid", LADDER), ("liquid_modern", MODERN)):
+        names = {path.stem for path in (conf_dir() / "experiment" / folder).glob("*.yaml")} - {"ladder"}
+        assert names == {*sizes}
+
+
+def test_another_backbone_takes_the_place_of_a_ladder_s() -> None:
+    c = load("plan", ["experiment=liquid_modern/8b", "backbone=llama3.1-8b"])
+    assert c.backbone.architecture["model_type"] == "llama" and c.optimizer.lr == 2e-5
 
 
 def test_the_ladder_starts_from_published_weights() -> None:
