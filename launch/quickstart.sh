@@ -15,7 +15,7 @@ if ! command -v liquid >/dev/null; then
     exit 2
 fi
 
-liquid tokenize tokenize.source=easy_vqa tokenize.split=train tokenize.copies=3 tokenize.output=$data/images-train
+liquid tokenize tokenize.source=easy_vqa tokenize.split=train tokenize.copies=8 tokenize.output=$data/images-train
 liquid data filter $data/images-train --where "copy >= 1" --output $data/questions-train # those asked in other words
 liquid tokenize tokenize.source=easy_vqa tokenize.split=test tokenize.copies=1 tokenize.output=$data/images-test
 liquid tokenize tokenize.source=python_docs tokenize.split=train tokenize.output=$data/text-train

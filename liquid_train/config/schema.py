@@ -10,7 +10,7 @@ from liquid_train.checkpoint.settings import CheckpointConfig
 from liquid_train.config.fields import Section, require, setting
 from liquid_train.config.log_settings import LogConfig
 from liquid_train.data.settings import DataConfig
-from liquid_train.data.tasks import find_task, task_names
+from liquid_train.data.tasks import IMAGE, find_task, task_names
 from liquid_train.distributed.settings import LaunchConfig, ParallelConfig
 from liquid_train.image_tokenizer.settings import VQSettings
 from liquid_train.model.families import find_family
@@ -64,7 +64,7 @@ class TrainJob(Section):
         check_own_kind(c.optimizer)
         if c.backbone.family is not None:
             find_family(c.backbone.family, "backbone.family")
-        known = task_names(c.data)
+        known = list(dict.fromkeys([*task_names(c.data), IMAGE]))  # its weight may stay where data.image_loss is off
         tasks = sorted(
             {find_task(s.task, f"data.sources.{n}.task").name for n, s in c.data.sources.items() if s.weight > 0}
         )

@@ -83,9 +83,10 @@ def test_held_out_losses_mean_the_same(setup: Setup) -> None:
     assert rows[0] == rows[1]
 
 
-def test_a_weight_without_the_task_is_refused(setup: Setup) -> None:
-    with pytest.raises(UserError, match=r"loss.weight.image: no such task; one of text, t2i, i2t, vqa, chat"):
-        setup[0]("data.image_loss=false", "loss.weight.image=1")
+def test_its_weight_may_stay_where_it_is_turned_off(setup: Setup) -> None:
+    assert setup[0]("data.image_loss=false", "loss.weight.image=0.5").loss.weight["image"] == 0.5
+    with pytest.raises(UserError, match="loss.weight.images: no such task; one of text, t2i, i2t, vqa, chat, image"):
+        setup[0]("loss.weight.images=1")
 
 
 def test_an_own_task_of_that_name_is_refused(setup: Setup, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
