@@ -1,4 +1,4 @@
-"""Loss and gradient norm of 20 steps are the same in every layout of ranks, and those of a plain transformers loop over
+"""Loss and gradient norm of 12 steps are the same in every layout of ranks, and those of a plain transformers loop over
 single documents."""
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from tests.distributed import layouts
 from tests.distributed.running import data_overrides, make_data
 from tests.forked import run_ranks
 
-STEPS = 20
+STEPS = 12
 FAMILIES = {
     "qwen2": [],
     "llama": [],
@@ -24,7 +24,17 @@ FAMILIES = {
         "attn_logit_softcapping=5.0",
         "final_logit_softcapping=3.0",
     ],
+    "qwen3": ["head_dim=16"],
+    "gemma3_text": [
+        "head_dim=16",
+        "query_pre_attn_scalar=16",
+        "sliding_window=24",
+        "layer_types=[sliding_attention,full_attention]",
+    ],
+    "granite": ["logits_scaling=4.0", "residual_multiplier=0.5", "embedding_multiplier=3.0"],
+    "gpt_oss": ["head_dim=16", "sliding_window=24", "num_local_experts=4", "num_experts_per_tok=2"],
 }
+NOT_CUT = ("gpt_oss",)  # refused with parallel.tensor above 1: transformers has no plan for its experts and sinks
 LAYOUTS = {  # ranks, overrides
     "fsdp 2": (2, []),
     "hsdp 2x2": (4, ["parallel.replicate=2"]),
@@ -93,7 +103,9 @@ def test_one_rank_and_accumulation(root: Path, reference: dict[str, list[list[fl
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_layouts(root: Path, reference: dict[str, list[list[float]]], layout: str) -> None:
     ranks, more = LAYOUTS[layout]
-    jobs = {f: overrides(root, f"{layout}-{f}".replace(" ", "_"), f, *more) for f in FAMILIES}
+    cut = "parallel.tensor=2" in more
+    families = [f for f in FAMILIES if not (cut and f in NOT_CUT)]
+    jobs = {f: overrides(root, f"{layout}-{f}".replace(" ", "_"), f, *more) for f in families}
     for family, lines in run_jobs(root, layout.replace(" ", "_"), ranks, jobs).items():
         assert_equal(lines, reference[family], f"{layout}, {family}")
 
