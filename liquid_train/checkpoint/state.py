@@ -40,7 +40,7 @@ from liquid_train.data.stream_state import ORDER_VERSION, StreamState
 from liquid_train.distributed.parallelize import World
 from liquid_train.errors import UserError
 from liquid_train.files import sha256_of, write_synced
-from liquid_train.model.backbone import ModelCard, fill_from_folder, named_full_tensors
+from liquid_train.model.backbone import Loaded, ModelCard, fill_from_folder, named_full_tensors, stored_shapes
 from liquid_train.model.loss import LossModule
 from liquid_train.vocabulary import Vocabulary
 
@@ -106,7 +106,7 @@ def snapshot(
     a time.
     """
     state: dict[str, Any] = {"optimizer": get_optimizer_state_dict(root, optimizer)}
-    plan = ShardPlan.of(root.lm.named_parameters(), config.checkpoint.shard_gib)
+    plan = ShardPlan.of(stored_shapes(root.lm), config.checkpoint.shard_gib)
     files: Iterable[dict[str, Tensor]] = own_files(plan, root, world)
     if copied:
         stager = DefaultStager(
@@ -235,9 +235,10 @@ def _gather_streams(states: dict[int, StreamState], world: World) -> dict[int, S
     return {k: v for part in parts if part for k, v in part.items()}
 
 
-def load_checkpoint(folder: Path, root: LossModule, optimizer: Optimizer) -> None:
+def load_checkpoint(folder: Path, root: LossModule, optimizer: Optimizer) -> Loaded:
     """Fill weights and optimizer from a checkpoint, on any number of ranks; a collective."""
-    fill_from_folder(root.lm, folder / "model")
+    loaded = fill_from_folder(root.lm, folder / "model")
     state = {"optimizer": get_optimizer_state_dict(root, optimizer)}
     dcp_load(state, checkpoint_id=folder / "optimizer")
     set_optimizer_state_dict(root, optimizer, state["optimizer"])
+    return loaded

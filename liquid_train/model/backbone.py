@@ -7,8 +7,10 @@ fill:  after sharding, every rank computes or reads only the rows that it holds
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
+import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -17,7 +19,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from torch import Tensor, nn
+from torch import Tensor
 from torch.distributed.tensor import DTensor
 from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, PreTrainedConfig, PreTrainedModel
@@ -30,6 +32,7 @@ from liquid_train.model.attention import PACKED
 from liquid_train.model.families import family_of, find_family, use_family
 from liquid_train.model.settings import BackboneConfig
 from liquid_train.model.shrink import remove_noise
+from liquid_train.model.stored_layout import Piece, as_stored, blocks_of
 from liquid_train.vocabulary import Vocabulary, load_tokenizer, text_size
 
 ROW_BLOCK = 1024  # rows drawn from one random generator, so that a rank need not draw those of others
@@ -235,45 +238,87 @@ def key_number(key: tuple[object, ...]) -> int:
     return int.from_bytes(hashlib.blake2b(repr(key).encode(), digest_size=8).digest(), "little") >> 1
 
 
+@dataclass(frozen=True)
+class Loaded:
+    """What this rank has read of a folder's weights."""
+
+    seconds: float
+    read: int  # bytes
+    stored: int  # bytes of all weights in the folder
+
+    def __str__(self) -> str:
+        return f"read {self.read / 2**30:.2f} GiB of {self.stored / 2**30:.2f} in {self.seconds:.1f} s"
+
+
 @torch.no_grad()
-def fill_from_folder(model: PreTrainedModel, folder: str | Path) -> None:
-    """Load safetensors, every rank its own rows. Rows that the folder lacks (a new vocabulary) become zeros, which
-    embedding_init.py then fills.
+def fill_from_folder(model: PreTrainedModel, folder: str | Path) -> Loaded:
+    """Load safetensors, every rank the part that it holds, once. Rows that the folder lacks (a new vocabulary) become
+    zeros, which embedding_init.py then fills.
 
     Raises UserError naming a tensor that is missing or has another shape.
     """
-    files = {name: path for path in sorted(Path(folder).glob("*.safetensors")) for name in _names(path)}
-    if not files:
+    begin, read = time.monotonic(), 0
+    paths = sorted(Path(folder).glob("*.safetensors"))
+    if not paths:
         raise UserError(f"{folder}: no *.safetensors there; give a folder in Hugging Face format")
-    for name, parameter in model.named_parameters():
-        if name not in files:
-            raise UserError(f"{folder}: the weights lack {name}")
-        local, offset = block_of(parameter)
-        first, others = offset[0], columns(local, offset)
-        with safe_open(files[name], "pt") as file:
-            stored = file.get_slice(name)
-            shape = stored.get_shape()
-            if shape[1:] != list(parameter.shape[1:]) or shape[0] > parameter.shape[0]:
-                raise UserError(f"{folder}: {name} has shape {shape}, the model needs {list(parameter.shape)}")
-            have = min(max(shape[0] - first, 0), len(local))
-            if have:
-                local[:have].copy_(stored[(slice(first, first + have), *others)])
-            local[have:].zero_()
+    with contextlib.ExitStack() as files:
+        stored = {name: tensor for path in paths for name, tensor in _open(path, files)}
+        blocks = blocks_of(model, {name: tuple(tensor.get_shape()) for name, tensor in stored.items()})
+        for name, parameter in model.named_parameters():
+            if name not in blocks:
+                raise UserError(f"{folder}: the weights lack {name}")
+            local, offset = block_of(parameter)
+            block = blocks[name]
+            rows_missing = parameter.shape[0] - block.shape[0] if block.shape else 0
+            if block.shape[1:] != parameter.shape[1:] or rows_missing < 0 or (rows_missing and len(block.pieces) > 1):
+                raise UserError(
+                    f"{folder}: {name} has shape {list(block.shape)}, the model needs {list(parameter.shape)}"
+                )
+            if rows_missing:
+                local[max(block.shape[0] - offset[0], 0) :].zero_()
+            read += sum(_read_piece(local, offset, piece, stored[piece.name]) for piece in block.pieces)
+    return Loaded(time.monotonic() - begin, read, sum(path.stat().st_size for path in paths))
 
 
-def _names(path: Path) -> list[str]:
+def _read_piece(local: Tensor, offset: tuple[int, ...], piece: Piece, stored: Any) -> int:
+    """Copy the part of a stored tensor that lies in this rank's block. Bytes read."""
+    begins = [max(a, b) for a, b in zip(offset, piece.offset, strict=True)]
+    ends = [min(a + n, b + m) for a, n, b, m in zip(offset, local.shape, piece.offset, piece.shape, strict=True)]
+    if any(end <= begin for begin, end in zip(begins, ends, strict=True)):
+        return 0
+    here = tuple(slice(begin - a, end - a) for begin, end, a in zip(begins, ends, offset, strict=True))
+    there = [slice(begin - a, end - a) for begin, end, a in zip(begins, ends, piece.offset, strict=True)]
+    if piece.stacked is not None:
+        del there[piece.stacked]
+    part: Tensor = stored[tuple(there)]
+    local[here].copy_(part if piece.stacked is None else part.unsqueeze(piece.stacked))
+    return part.nbytes
+
+
+def _open(path: Path, files: contextlib.ExitStack) -> list[tuple[str, Any]]:
+    """The names of a file's tensors, each with what reads parts of it, as long as `files` is open."""
     try:
-        with safe_open(path, "pt") as file:
-            return list(file.keys())
+        file: Any = files.enter_context(safe_open(path, "pt"))
+        return [(name, file.get_slice(name)) for name in file.keys()]  # noqa: SIM118 - a file, not a dict
     except SafetensorError as error:
         raise UserError(f"{path}: not a safetensors file that can be read: {error}; fetch it again") from error
 
 
-def named_full_tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """Every parameter unsharded, one after another, on the CPU; a collective: all ranks must iterate together."""
-    for name, parameter in model.named_parameters():
-        full = parameter.full_tensor() if isinstance(parameter, DTensor) else parameter
-        yield name, full.detach().cpu()
+def named_full_tensors(model: PreTrainedModel) -> Iterator[tuple[str, Tensor]]:
+    """Every parameter unsharded, one after another, on the CPU, as a folder stores it (stored_layout.py); a collective:
+    all ranks must iterate together."""
+    whole = (
+        (name, (parameter.full_tensor() if isinstance(parameter, DTensor) else parameter).detach().cpu())
+        for name, parameter in model.named_parameters()
+    )
+    return as_stored(model, whole)
+
+
+def stored_shapes(model: PreTrainedModel) -> Iterator[tuple[str, Tensor]]:
+    """What named_full_tensors yields, as meta tensors, on any one rank."""
+    return as_stored(
+        model, ((name, torch.empty(p.shape, dtype=p.dtype, device="meta")) for name, p in model.named_parameters())
+    )
 
 
 def load_for_inference(

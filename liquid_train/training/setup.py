@@ -108,13 +108,14 @@ def build_card(
 @dataclass
 class TrainedModel:
     """The sharded model under its loss, with its optimizer. compute: for FLOPs; attention: how it is computed, in
-    words."""
+    words; loaded: what this rank has read of weights, None where they began at random."""
 
     root: LossModule
     optimizer: torch.optim.Optimizer
     rates: RowRates
     compute: Compute
     attention: str
+    loaded: backbone.Loaded | None
 
 
 def build_model(
@@ -133,13 +134,14 @@ def build_model(
     backbone.materialize(lm, world.device, offloaded=config.parallel.cpu_offload)
     optimizer = build_optimizer(lm, config.optimizer)
     rates = RowRates(lm, vocabulary, config.optimizer)
+    loaded = None
     if checkpoint:
-        load_checkpoint(checkpoint, root, optimizer)
+        loaded = load_checkpoint(checkpoint, root, optimizer)
     elif settings.init == "pretrained":
         assert settings.path is not None
-        backbone.fill_from_folder(lm, settings.path)
+        loaded = backbone.fill_from_folder(lm, settings.path)
         codebook = image_tokenizer.code_vectors() if settings.image_init == "codebook" else None
         fill_image_rows(lm, vocabulary, settings.image_init, codebook, config.seed)
     else:
         backbone.fill_random(lm, config.seed)
-    return TrainedModel(root, optimizer, rates, compute, describe(kernel, softcap))
+    return TrainedModel(root, optimizer, rates, compute, describe(kernel, softcap), loaded)

@@ -112,6 +112,8 @@ class Trainer:
         model = build_model(config, self.resumed_from, self.vocabulary, self.image_tokenizer, world)
         self.root, self.optimizer, self.rates = model.root, model.optimizer, model.rates
         self.compute, self.attention = model.compute, model.attention
+        if model.loaded:
+            self.notes.append(f"weights: rank {world.rank} {model.loaded}")
         self._check_first_weights()
         self.profile = StepProfile(config.train.profile_steps, self.dir, world)
         self.tracker: Tracker | None = None  # the main rank's, once the log is open

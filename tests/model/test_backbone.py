@@ -23,9 +23,9 @@ from liquid_train.vocabulary import Vocabulary, add_image_tokens
 UNUSED = ["<unused0>", "<unused1>", "<unused2>"]
 
 
-def pretrained(folder: Path, family: str, tied: bool, spare_rows: int) -> Path:
+def pretrained(folder: Path, family: str, tied: bool, spare_rows: int, **more: Any) -> Path:
     """A small HF folder as a hub would have it: a BPE with unused entries, random weights, rows beyond the
-    tokenizer."""
+    tokenizer. more: fields of its config."""
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     bpe.train_from_iterator(
@@ -43,7 +43,12 @@ def pretrained(folder: Path, family: str, tied: bool, spare_rows: int) -> Path:
         head_dim=16,
     )
     config = AutoConfig.for_model(
-        family, vocab_size=len(tokenizer) + spare_rows, tie_word_embeddings=tied, initializer_range=0.2, **fields
+        family,
+        vocab_size=len(tokenizer) + spare_rows,
+        tie_word_embeddings=tied,
+        initializer_range=0.2,
+        **fields,
+        **more,
     )
     torch.manual_seed(0)
     AutoModelForCausalLM.from_config(config).save_pretrained(folder)
