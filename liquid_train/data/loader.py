@@ -9,15 +9,9 @@ that it advanced, so that batches which were prefetched and never trained on do 
 
 from __future__ import annotations
 
-import multiprocessing
-import os
-import signal
-import threading
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partial
-from multiprocessing.synchronize import Event
 from typing import Any, TypedDict
 
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
@@ -30,7 +24,6 @@ from liquid_train.data.packing import PackedStream, Sequence
 from liquid_train.data.settings import DataConfig
 from liquid_train.data.shards import ShardSet
 from liquid_train.data.stream_state import StreamState
-from liquid_train.distributed.signals import ignore_stops, signal_when_parent_ends, stops_blocked
 from liquid_train.errors import UserError
 from liquid_train.vocabulary import Vocabulary
 
@@ -219,23 +212,14 @@ class BatchLoader:
         self.workers = min(data.workers, own)
 
     def __iter__(self) -> Iterator[RankBatch]:
-        leaving = multiprocessing.Event()
         loader = DataLoader(
             self.dataset,
             batch_size=None,
             num_workers=self.workers,
             prefetch_factor=4 if self.workers else None,
             collate_fn=_as_it_is,
-            worker_init_fn=partial(_serve, os.getpid(), leaving),
         )
-        with stops_blocked():
-            parts = iter(loader)
-        try:
-            yield from self._batches(parts)
-        finally:
-            leaving.set()
-
-    def _batches(self, parts: Iterator[StepPart]) -> Iterator[RankBatch]:
+        parts = iter(loader)
         for step in range(self.first_step, self.steps):
             batch = RankBatch(step, {}, {}, {})
             epochs, dropped, asked, lost = (Counter[str]() for _ in range(4))
@@ -253,19 +237,6 @@ class BatchLoader:
             batch.epochs, batch.dropped = dict(epochs), dict(dropped)
             batch.asked, batch.lost = dict(asked), dict(lost)
             yield batch
-
-
-def _serve(rank: int, leaving: Event, _: int) -> None:
-    """At the start of a worker process of `rank` (process id): it ends with the rank, and not before by a signal that
-    the whole process group gets. Once the rank is `leaving`, it ends at once: it may wait in an outage."""
-    signal_when_parent_ends(signal.SIGKILL, rank)
-    ignore_stops()
-
-    def leave() -> None:
-        leaving.wait()
-        os._exit(0)
-
-    threading.Thread(target=leave, name="leave", daemon=True).start()
 
 
 def _as_it_is(part: Any) -> Any:
