@@ -15,13 +15,14 @@ from typing import Any
 import torch
 from huggingface_hub.errors import StrictDataclassError
 from torch import Tensor, nn
-from transformers import AttentionInterface, AutoConfig, AutoModelForCausalLM, PreTrainedConfig
+from transformers import AttentionInterface, AutoConfig, PreTrainedConfig
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
 from liquid_train.config.explain import nearest
 from liquid_train.config.text import as_text
 from liquid_train.errors import UserError
+from liquid_train.model.shrink import meta_model
 
 KEY = "backbone.architecture"
 SHAPES = "liquid_shapes"  # attention for the meta device, registered below
@@ -103,7 +104,7 @@ def check_model(config: PreTrainedConfig, key: str) -> None:
         raise UserError(f"{key}: transformers has no causal language model of the type {config.model_type}")
     _check_heads(config, key)
     try:
-        model = _on_meta(config)
+        model = meta_model(config, attn_implementation=SHAPES, experts_implementation="eager")
         if not isinstance(getattr(getattr(model, "model", None), "layers", None), nn.ModuleList):
             raise UserError(
                 f"{key}: {config.model_type} keeps its blocks elsewhere than in model.layers, where they are sharded; "
@@ -146,15 +147,6 @@ def _check_heads(config: PreTrainedConfig, key: str) -> None:
         )
     if isinstance(pairs, int) and pairs and heads % pairs:
         raise UserError(f"{key}: num_attention_heads={heads} does not divide by num_key_value_heads={pairs}")
-
-
-def _on_meta(config: PreTrainedConfig) -> Any:
-    copied = type(config).from_dict(config.to_dict())
-    copied.bos_token_id = copied.eos_token_id = copied.pad_token_id = 0  # the tokenizer's are not known yet
-    with torch.device("meta"):
-        return AutoModelForCausalLM.from_config(
-            copied, dtype=torch.float32, attn_implementation=SHAPES, experts_implementation="eager"
-        )
 
 
 def _shapes(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, *_: Any, **__: Any) -> tuple[Tensor, None]:

@@ -23,7 +23,7 @@ from liquid_train.errors import UserError
 from liquid_train.model.attention import PACKED
 from liquid_train.model.loss import LossModule, head_options
 from liquid_train.model.settings import LossConfig
-from liquid_train.model.shrink import shrunken
+from liquid_train.model.shrink import meta_model, shrunken
 
 LENGTHS = (19, 11, 23)  # tokens of the documents; longer than every window of the copy
 # Relative to the largest value, fp32: right models differ by up to 2e-5 (sums in another order through up to 6 blocks),
@@ -54,8 +54,7 @@ def small_copy(config: PreTrainedConfig) -> PreTrainedConfig:
     try:
         small = shrunken(config)
         small.vocab_size += IMAGE_ROWS  # as backbone.build does it: a second table, of the old size, is found out
-        with torch.device("meta"):
-            parameters = sum(p.numel() for p in AutoModelForCausalLM.from_config(small).parameters())
+        parameters = sum(p.numel() for p in meta_model(small).parameters())
         if parameters > MOST_PARAMETERS:
             raise Unproven(f"no small copy of it can be made: this one has {parameters:,} parameters")
         random_model(small, "eager")(input_ids=documents(small.vocab_size)[0][None], use_cache=False)

@@ -116,12 +116,16 @@ def _narrow(fields: dict[str, Any]) -> dict[str, Any]:
 def kinds_of_blocks(config: PreTrainedConfig) -> list[str]:
     """For each block, a text that is equal for blocks of one kind: the classes of its parts and what they say of
     themselves."""
+    return [" ".join(_traits(block)) for block in meta_model(config).model.layers]
+
+
+def meta_model(config: PreTrainedConfig, **options: Any) -> Any:
+    """The fp32 model of a config on the meta device. options: of transformers' from_config."""
     copied = type(config).from_dict(config.to_dict())
     for name in TOKEN_IDS:
-        setattr(copied, name, 0)
+        setattr(copied, name, 0)  # the tokenizer's are not known yet
     with torch.device("meta"):
-        model: Any = AutoModelForCausalLM.from_config(copied, dtype=torch.float32)
-    return [" ".join(_traits(block)) for block in model.model.layers]
+        return AutoModelForCausalLM.from_config(copied, dtype=torch.float32, **options)
 
 
 def _traits(block: nn.Module) -> Iterator[str]:
