@@ -8,6 +8,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -39,12 +41,25 @@ def prove(config: PreTrainedConfig) -> Proof:
     """Prove an architecture on this machine: a second or two. What a user's own architecture raises keeps its
     traceback."""
     try:
-        small = small_copy(config)
-        return Proof(None, max(prove_training(small), prove_decoding(small)))
+        with without_warnings():
+            small = small_copy(config)
+            return Proof(None, max(prove_training(small), prove_decoding(small)))
     except Unproven as error:
         if error.__cause__ is not None and not is_transformers_own(type(config)):
             raise error.__cause__ from None
         return Proof(str(error))
+
+
+@contextmanager
+def without_warnings() -> Iterator[None]:
+    """transformers warns of kernels that are missing here: of the user's own model that is news, of the copy noise."""
+    before = transformers.logging.get_verbosity()
+    transformers.logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        transformers.logging.set_verbosity(before)
+        transformers.utils.logging.warning_once.cache_clear()  # else what was held back is never said again
 
 
 def check_trainable(backbone: BackboneConfig, config: PreTrainedConfig) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -31,10 +32,12 @@ any_text = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="
 @example("1e3")
 @example("true")
 @example("犬 größe ~+")
+@example("~")
 @settings(max_examples=60, deadline=None)
 def test_text_is_taken_as_it_stands_and_survives_a_runs_config(text: str) -> None:
     config = load("train", [*TEXT, f"tracker.wandb.project={text}", f"data.sources.a.path={text}"])
-    assert (config.tracker.wandb.project, config.data.sources["a"].path) == (text, text)
+    path = os.path.expanduser(text) if text == "~" or text.startswith("~/") else text
+    assert (config.tracker.wandb.project, config.data.sources["a"].path) == (text, path)
 
 
 @pytest.mark.parametrize("text", ["${run.name}", "1e3", "true", "null", "a: b", "- x", "#", "'", "犬", " spaced "])

@@ -67,6 +67,8 @@ def newest_step(run: Path) -> int:
 def kill_in_a_save(run: Path, process: Together, dice: random.Random) -> bool:
     """kill -9 of everything at a random moment of a save, which takes as long as the one before. Whether it was still
     being written."""
+    before = newest_step(run)  # a save of this start must be whole: what an earlier kill left looks like one begun
+    wait_until(lambda: newest_step(run) > before, process, "a first checkpoint")
     wait_until(lambda: partials(run), process, "a save")
     begun = time.monotonic()
     wait_until(lambda: not partials(run), process, "the end of a save")
