@@ -7,12 +7,13 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
 from liquid_train.config.schema import TrainJob
 from liquid_train.distributed.settings import degrees, processes
-from liquid_train.distributed.signals import STOP_FILE
+from liquid_train.distributed.signals import IMPATIENT, STOP_FILE, STOPS, ignore_stops, signal_when_parent_ends
 from liquid_train.errors import UserError
 from liquid_train.files import check_folder
 
@@ -48,36 +49,42 @@ def launch(config: TrainJob, overrides: list[str]) -> int:
         "liquid_train.torchrun",
         "--standalone",
         f"--nproc-per-node={ranks}",
-        "--signals-to-handle=SIGINT,SIGHUP,SIGQUIT",
+        "--signals-to-handle=SIGHUP,SIGQUIT",
         f"--shutdown-timeout={LAST_SECONDS}",
     ]
     return supervise([*torchrun, "-m", "liquid_train.train", *overrides])
 
 
 def supervise(command: list[str]) -> int:
-    """Run torchrun and have the ranks stop on SIGTERM or SIGUSR1. Returns its exit status (liquid_train/torchrun.py).
+    """Run torchrun and have the ranks stop on SIGTERM, SIGUSR1 or Ctrl-C. Returns its exit status
+    (liquid_train/torchrun.py); 130 after a second Ctrl-C, which ends the ranks at once.
 
     torchrun itself ignores these signals: it would give its ranks 30 seconds, and none on a second signal, which a
-    process group or Slurm delivers to it next to ours. The ranks look for a file instead; a second SIGTERM ends them as
-    Ctrl-C does.
+    process group or Slurm delivers to it next to ours. The ranks look for a file instead. Once this process is gone,
+    killed for example, torchrun is killed too, and the ranks save and leave (train.py).
     """
-    stops = (signal.SIGTERM, signal.SIGUSR1)
+    launcher, begun = os.getpid(), 0.0
 
-    def ignore_stops() -> None:
-        for number in stops:
-            signal.signal(number, signal.SIG_IGN)
+    def follow() -> None:
+        ignore_stops()
+        signal_when_parent_ends(signal.SIGKILL, launcher)
 
     with tempfile.TemporaryDirectory(prefix="liquid-") as folder:
         stop = Path(folder) / "stop"
         env = {**os.environ, "TORCH_CPP_LOG_LEVEL": "ERROR", STOP_FILE: str(stop)}
-        with subprocess.Popen(command, env=env, preexec_fn=ignore_stops) as process:
+        with subprocess.Popen(command, env=env, preexec_fn=follow) as process:
+            at_once = False
 
-            def on_stop(*_: Any) -> None:
-                if stop.exists():
-                    process.send_signal(signal.SIGINT)
+            def on_stop(number: int, _: Any) -> None:
+                nonlocal begun, at_once
+                if not begun:
+                    begun = time.monotonic()
+                elif number == signal.SIGINT and time.monotonic() - begun > IMPATIENT:
+                    at_once = True
+                    process.send_signal(signal.SIGHUP)
                 stop.touch()
 
-            for number in stops:
+            for number in STOPS:
                 signal.signal(number, on_stop)
-            signal.signal(signal.SIGINT, lambda *_: process.send_signal(signal.SIGINT))
-            return process.wait()
+            status = process.wait()
+            return 128 + signal.SIGINT if at_once else status

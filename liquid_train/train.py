@@ -6,12 +6,17 @@ from __future__ import annotations
 import gc
 import os
 import re
+import signal
 import sys
+from importlib import import_module
+from pathlib import Path
+
+from liquid_train.distributed.signals import Interrupted, StopSignal, signal_when_parent_ends
 
 if __name__ == "__main__":  # a rank that torchrun started
     gc.set_threshold(100_000)  # while torch and transformers are imported, as in cli.py; `main` sets it back
-from importlib import import_module
-from pathlib import Path
+    if "TORCHELASTIC_RUN_ID" in os.environ:  # without its launcher a rank would train on and hold the run's lock
+        signal_when_parent_ends(signal.SIGTERM)  # it saves and leaves then
 
 import torch
 from torch.distributed.checkpoint.api import CheckpointException
@@ -23,7 +28,6 @@ from liquid_train.data.loader import LoaderError, one_clear_error
 from liquid_train.distributed.hang_detection import Watchdog, collective_timeout, lost_peer, prepare_flight_recorder
 from liquid_train.distributed.parallelize import World, process_group
 from liquid_train.distributed.rank_errors import report_bug, report_lost_peer, report_mistake
-from liquid_train.distributed.signals import StopSignal
 from liquid_train.distributed.step_timer import StepTimer
 from liquid_train.errors import UserError
 from liquid_train.files import check_folder
@@ -36,11 +40,11 @@ LESS = (  # of memory
 )
 
 
-def train(config: TrainJob, world: World, timer: StepTimer) -> None:
-    """Train to the last planned step. Resumes by itself; saves and leaves on SIGTERM. A collective of all ranks."""
+def train(config: TrainJob, world: World, timer: StepTimer, stop: StopSignal) -> None:
+    """Train to the last planned step. Resumes by itself; saves and leaves once told to stop. A collective of all
+    ranks."""
     torch.use_deterministic_algorithms(config.train.deterministic)
     timer.cuda = world.device.type == "cuda"
-    stop = StopSignal()
     rewind = train_from(config, world, timer, stop)
     while rewind:
         gc.collect()  # frees the old model before the new one is built
@@ -56,30 +60,41 @@ def train_from(
     trainer = Trainer(config, world, timer, rewind)
     try:
         trainer.open_log()
-        for batch in trainer.batches():
-            result = trainer.step(batch, stop.received)
-            if result.spike:
-                trainer.report_spike(result.loss)
-            if result.rewinds:
-                if back := trainer.recover(batch):
-                    return back
-                trainer.check_skipped()
-                continue
-            trainer.log(batch, result)
-            if not result.finite:
-                trainer.check_weights()
-            trainer.evaluate()
-            trainer.save_when_due()
-            trainer.check_skipped()
-            if result.stop:
-                trainer.stop()
-            if result.stop or trainer.done:
-                break
+        try:
+            if back := train_steps(trainer, stop):
+                return back
+        except Interrupted:
+            trainer.stop()
         if trainer.out_of_data:
             trainer.end_early()
         trainer.finish()
     finally:
         trainer.close()
+    return None
+
+
+def train_steps(trainer: Trainer, stop: StopSignal) -> Rewind | None:
+    """The steps of `train_from`. Raises Interrupted, on all ranks, where one of them is told to stop while it waits for
+    data."""
+    for batch in trainer.batches(stop):
+        result = trainer.step(batch, stop.received)
+        if result.spike:
+            trainer.report_spike(result.loss)
+        if result.rewinds:
+            if back := trainer.recover(batch):
+                return back
+            trainer.check_skipped()
+            continue
+        trainer.log(batch, result)
+        if not result.finite:
+            trainer.check_weights()
+        trainer.evaluate()
+        trainer.save_when_due()
+        trainer.check_skipped()
+        if result.stop:
+            trainer.stop()
+        if result.stop or trainer.done:
+            break
     return None
 
 
@@ -98,7 +113,7 @@ def main(overrides: list[str]) -> int:
     gc.set_threshold(700, 10, 10)  # Python's own, which cli.py raises for the imports
     if {"-h", "--help", "--cfg"} & set(overrides):
         return int(import_module("liquid_train.config.command").run_job("train", overrides))
-    timer = StepTimer()
+    timer, stop = StepTimer(), StopSignal()
     try:
         logs.set_up()
         config = load("train", overrides)
@@ -112,7 +127,7 @@ def main(overrides: list[str]) -> int:
             process_group(config.parallel.tensor, collective_timeout(timeout)) as world,
             one_clear_error(),
         ):
-            train(config, world, timer)
+            train(config, world, timer, stop)
     except LoaderError as error:  # one rank's own: the others do not know of it
         report_mistake(str(error), own=True)
         return 2

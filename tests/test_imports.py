@@ -14,8 +14,8 @@ from tests.import_reader import ROOT, Import, read_imports
 # order.
 ORDER = (
     "image_tokenizer",
-    "data",
     "distributed",
+    "data",
     "model",
     "optim",
     "checkpoint",

@@ -49,6 +49,7 @@ class RankBatch:
     asked: dict[str, int] = field(default_factory=dict)  # documents wanted of every source so far
     lost: dict[str, int] = field(default_factory=dict)  # those of them that were not made, by "source: reason"
     ended: bool = True  # none of the rank's streams has a document left
+    interrupted: bool = False  # it was not read: the rank has been told to stop meanwhile
 
     @property
     def documents(self) -> int:

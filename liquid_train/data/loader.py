@@ -9,9 +9,14 @@ that it advanced, so that batches which were prefetched and never trained on do 
 
 from __future__ import annotations
 
+import os
+import threading
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
+from multiprocessing import Pipe
+from multiprocessing.connection import Connection
 from typing import Any, TypedDict
 
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
@@ -24,6 +29,7 @@ from liquid_train.data.packing import PackedStream, Sequence
 from liquid_train.data.settings import DataConfig
 from liquid_train.data.shards import ShardSet
 from liquid_train.data.stream_state import StreamState
+from liquid_train.distributed.signals import ignore_stops, stops_blocked
 from liquid_train.errors import UserError
 from liquid_train.vocabulary import Vocabulary
 
@@ -212,14 +218,26 @@ class BatchLoader:
         self.workers = min(data.workers, own)
 
     def __iter__(self) -> Iterator[RankBatch]:
+        # a pipe, not a multiprocessing.Event: to set that hangs once a process that waits for it was killed
+        leave, leaving = Pipe(duplex=False)
         loader = DataLoader(
             self.dataset,
             batch_size=None,
             num_workers=self.workers,
             prefetch_factor=4 if self.workers else None,
             collate_fn=_as_it_is,
+            worker_init_fn=partial(_serve, leave, leaving),
         )
-        parts = iter(loader)
+        with stops_blocked():
+            parts = iter(loader)
+        try:
+            yield from self._batches(parts)
+        finally:
+            os.write(leaving.fileno(), bytes(max(1, self.workers)))  # one byte for each
+            leaving.close()
+            leave.close()
+
+    def _batches(self, parts: Iterator[StepPart]) -> Iterator[RankBatch]:
         for step in range(self.first_step, self.steps):
             batch = RankBatch(step, {}, {}, {})
             epochs, dropped, asked, lost = (Counter[str]() for _ in range(4))
@@ -237,6 +255,20 @@ class BatchLoader:
             batch.epochs, batch.dropped = dict(epochs), dict(dropped)
             batch.asked, batch.lost = dict(asked), dict(lost)
             yield batch
+
+
+def _serve(leave: Connection, leaving: Connection, _: int) -> None:
+    """At the start of a worker process: it ends with its rank, and not before by a signal that the whole process group
+    gets. leave, leaving: the ends of the pipe through which the rank says that it leaves, or which breaks with it; the
+    worker then ends at once: it may wait in an outage."""
+    leaving.close()
+    ignore_stops()
+
+    def end() -> None:
+        os.read(leave.fileno(), 1)
+        os._exit(0)
+
+    threading.Thread(target=end, name="leave", daemon=True).start()
 
 
 def _as_it_is(part: Any) -> Any:

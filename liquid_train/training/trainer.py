@@ -8,7 +8,7 @@ import logging
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,7 @@ from liquid_train.data.padding import padding_warning
 from liquid_train.data.settings import DataConfig
 from liquid_train.data.tasks import task_names
 from liquid_train.distributed.parallelize import World, assert_dtypes, compute_dtype, set_sync
+from liquid_train.distributed.signals import Interrupted, StopSignal
 from liquid_train.distributed.step_timer import StepTimer
 from liquid_train.errors import UserError
 from liquid_train.files import write_synced, writing
@@ -187,14 +188,21 @@ class Trainer:
         if self.world.main and line:
             log.log(level, line)
 
-    def batches(self) -> Iterator[RankBatch]:
-        """This rank's part of one global batch after another. When every source is used up: sets out_of_data, ends."""
+    def batches(self, stop: StopSignal | None = None) -> Iterator[RankBatch]:
+        """This rank's part of one global batch after another. When every source is used up: sets out_of_data, ends.
+
+        stop: what tells this rank to stop; if it does so while data is read, the batch is one that `step` refuses.
+        """
         batches = iter(self.loader)
         while True:
             self.timer.step = self.progress.step + 1
             self.timer.enter("data")
             self._step_begun = time.perf_counter()
-            batch = next(batches, None)
+            try:
+                with stop.interrupting() if stop else nullcontext():
+                    batch = next(batches, None)
+            except Interrupted:
+                batch = RankBatch(self.progress.step, {}, {}, {}, ended=False, interrupted=True)
             if batch is None:
                 return
             if data_ended(batch, self.config.data, self.world):
@@ -209,7 +217,7 @@ class Trainer:
         or is a spike to be left out. stop: this rank has been told to.
 
         The loss is the weighted mean over the targets of the whole global batch, whatever micro-batch or rank they are
-        in.
+        in. Raises Interrupted, on all ranks, where one has no batch because it has been told to stop.
         """
         c, progress = self.config, self.progress
         batches = micro_batches(
@@ -223,9 +231,12 @@ class Trainer:
         lr = learning_rate(progress.step, self.steps, c.optimizer.lr, c.schedule)
         self.timer.enter("forward")
         weight = sum((b.weights.sum().double() for b in batches), torch.zeros((), dtype=torch.float64))
-        shared = torch.stack([weight, torch.tensor(float(stop), dtype=torch.float64)]).to(self.world.device)
+        told = torch.tensor([float(stop), float(batch.interrupted)], dtype=torch.float64)
+        shared = torch.cat([weight.view(1), told]).to(self.world.device)
         self.world.sum(shared)
-        total_weight, stops = shared.tolist()
+        total_weight, stops, interrupted = shared.tolist()
+        if interrupted:
+            raise Interrupted
         sums = self._forward_backward(batches, total_weight)
         self.timer.enter("optimizer")
         self.rates.mask_gradients(progress.step)
@@ -462,9 +473,9 @@ class Trainer:
         check_skipped(self.config, self._skipped_in_a_row)
 
     def stop(self) -> None:
-        """Save, because a signal said so."""
+        """Save, because this rank or another has been told to stop."""
         self.save()
-        self._report(f"stopped by a signal; saved step {self.progress.step}. The same command goes on from there.")
+        self._report(f"stopped at step {self.progress.step}; the same command resumes")
 
     def end_early(self) -> None:
         """Every source is used up before the last planned step: do what the last step does, unless this step did."""

@@ -144,7 +144,8 @@ def ranks(process: subprocess.Popen[str]) -> dict[int, int]:
     for pid in descendants(process.pid):
         with contextlib.suppress(OSError):
             environment = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
-            found |= {int(entry[5:]): pid for entry in environment if entry.startswith(b"RANK=")}
+            # a rank's loaders have its environment, and come after it
+            found = {int(entry[5:]): pid for entry in environment if entry.startswith(b"RANK=")} | found
     return found
 
 

@@ -25,9 +25,9 @@ FACTOR = {"not finite": math.inf, "finite, but too large to compute with": 1e30}
 
 
 class Breaking(torch.optim.SGD):
-    """Of a user's own: its third step ruins the weights. stopping: and the step before sends SIGTERM."""
+    """Of a user's own: its third step ruins the weights. stopping: the step that sends SIGTERM."""
 
-    def __init__(self, params: Any, lr: float, factor: str = "not finite", stopping: bool = False) -> None:
+    def __init__(self, params: Any, lr: float, factor: str = "not finite", stopping: int = 0) -> None:
         super().__init__(params, lr=lr, momentum=0.9)  # with a state: torch steps one without at every save
         self.factor, self.stopping, self.steps = FACTOR[factor], stopping, 0
 
@@ -35,7 +35,7 @@ class Breaking(torch.optim.SGD):
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
         super().step()
         self.steps += 1
-        if self.stopping and self.steps == BREAKS_AT - 1:
+        if self.steps == self.stopping:
             os.kill(os.getpid(), signal.SIGTERM)
         if self.steps == BREAKS_AT:
             for parameter in (p for group in self.param_groups for p in group["params"]):
@@ -68,7 +68,7 @@ def kept_steps(run: Path) -> list[int]:
         (["train.steps=3", "checkpoint.every=2"], "step 3: the weights are not finite", [2]),
         (["train.steps=3", "checkpoint.every=2", "evals.every=3"], "step 3: the weights are not finite", [2]),
         (["train.steps=3"], "there is no checkpoint yet", []),
-        (["train.steps=9", "checkpoint.every=2", "+optimizer.options.stopping=true"], "step 3: the weights", [2]),
+        (["train.steps=9", "checkpoint.every=2", "+optimizer.options.stopping=3"], "step 3: the weights", [2]),
     ],
     ids=["every step", "not in the background", "later", "last step", "evaluated first", "no checkpoint", "SIGTERM"],
 )
@@ -86,6 +86,15 @@ def test_weights_that_are_not_finite_are_not_saved(
     last = capsys.readouterr().err.strip().splitlines()[-1]
     assert said in last and "optimizer.lr=0.001" in last and kept_steps(tmp_path / "run") == kept
     assert not kept or f"checkpoint of step {kept[-1]} is kept" in last
+
+
+def test_a_signal_saves_the_last_finite_weights(
+    overrides: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    more = ["train.steps=9", "checkpoint.every=100", "+optimizer.options.stopping=2", "evals.every=0"]
+    assert main(["train", *overrides, *more, f"run.dir={tmp_path / 'run'}"]) == 0
+    assert "stopped at step 2; the same command resumes" in capsys.readouterr().err
+    assert kept_steps(tmp_path / "run") == [2]
 
 
 def test_a_save_waits_while_steps_are_left_out(
