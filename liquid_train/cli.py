@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import gc
+import logging
 import os
 import sys
 from importlib import import_module
 from typing import Any
 
 from liquid_train import __version__, logs
+from liquid_train.distributed.rank_environment import forget_leftover_ranks
 from liquid_train.errors import UserError
+from liquid_train.import_path import put_working_folder_last
 from liquid_train.jobs import JOBS
+
+log = logging.getLogger(__name__)
 
 TOOLS = {
     "run": "liquid_train.report.command",
@@ -54,6 +59,7 @@ def main(argv: list[str] | None = None) -> int:
     """Exit status: 0, or 2 after one line on stderr for a user's mistake."""
     if argv is None:  # a process of our own
         gc.set_threshold(IMPORTING)
+        put_working_folder_last()
     args = list(sys.argv[1:] if argv is None else argv)
     if not args or args[0] in ("-h", "--help", "help"):
         print(USAGE)
@@ -62,8 +68,12 @@ def main(argv: list[str] | None = None) -> int:
         print(f"liquid {__version__}")
         return 0
     name, rest = args[0], args[1:]
+    # tokenize alone takes its part of the work from them, whoever has set them
+    leftover = None if name == "tokenize" else forget_leftover_ranks(launched=False)
     try:
         logs.set_up()
+        if leftover:
+            log.warning(leftover)
         if name in ("--completion", "--complete"):
             return int(import_module("liquid_train.config.completion").main(name, rest))
         if name in JOBS:

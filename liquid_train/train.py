@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import gc
+import logging
 import os
 import re
 import signal
@@ -11,9 +12,12 @@ import sys
 from importlib import import_module
 from pathlib import Path
 
+from liquid_train.distributed.rank_environment import forget_leftover_ranks
 from liquid_train.distributed.signals import Interrupted, StopSignal, signal_when_parent_ends
+from liquid_train.import_path import put_working_folder_last
 
 if __name__ == "__main__":  # a rank that torchrun started
+    put_working_folder_last()
     gc.set_threshold(100_000)  # while torch and transformers are imported, as in cli.py; `main` sets it back
     if "TORCHELASTIC_RUN_ID" in os.environ:  # without its launcher a rank would train on and hold the run's lock
         signal_when_parent_ends(signal.SIGTERM)  # it saves and leaves then
@@ -33,6 +37,8 @@ from liquid_train.errors import UserError
 from liquid_train.files import check_folder
 from liquid_train.training.spikes import Rewind
 from liquid_train.training.trainer import Trainer
+
+log = logging.getLogger(__name__)
 
 LESS = (  # of memory
     "lower train.micro_batch or data.seq_len, or set parallel.activation_checkpoint=full; liquid plan shows what the "
@@ -113,9 +119,12 @@ def main(overrides: list[str]) -> int:
     gc.set_threshold(700, 10, 10)  # Python's own, which cli.py raises for the imports
     if {"-h", "--help", "--cfg"} & set(overrides):
         return int(import_module("liquid_train.config.command").run_job("train", overrides))
+    leftover = forget_leftover_ranks(launched=True)
     timer, stop = StepTimer(), StopSignal()
     try:
         logs.set_up()
+        if leftover:
+            log.warning(leftover)
         config = load("train", overrides)
         logs.set_up(config.log.level)
         run_dir = Path(config.run.dir)

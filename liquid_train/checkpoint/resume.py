@@ -221,8 +221,8 @@ def planned_steps(config: TrainJob) -> int:
 def is_complete(config: TrainJob) -> bool:
     """Whether the run's newest checkpoint is of the last planned step, of this very config, and intact by its
     hashes."""
-    newest = find_checkpoint(config)
-    if newest is None or newest.resolve() != committed(config.run.dir)[-1].resolve():
+    newest, own = find_checkpoint(config), committed(config.run.dir)
+    if newest is None or not own or newest.resolve() != own[-1].resolve():  # own: a branch has none at first
         return False
     changes = changes_since(newest, config, shard_digests(config))
     return step_of(newest) >= planned_steps(config) and not changes and not problems(newest, hashes=True)

@@ -10,6 +10,7 @@ The functions that `liquid run` calls are here or re-exported: report, summary, 
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -42,7 +43,7 @@ __all__ = [
 
 BACKBONE_SIZES = (("num_hidden_layers", "layers"), ("hidden_size", "wide"), ("num_attention_heads", "heads"))
 META = "liquid-inputs"
-VERSION = 1  # raised by whoever changes what the page shows: pages of an older version are then written again
+VERSION = 2  # raised by whoever changes what the page shows: pages of an older version are then written again
 
 
 def inputs_digest(run_dir: Path) -> str:
@@ -58,6 +59,7 @@ def input_files(run_dir: Path) -> Iterator[Path]:
     """Every file of a run that the report shows, in a fixed order."""
     for pattern in (
         "config.yaml",
+        "config_history.jsonl",
         "environment.json",
         "metrics.jsonl",
         "evals/metrics.jsonl",
@@ -158,8 +160,20 @@ def page_context(run: RunRecord) -> dict[str, Any]:
         "groups": [(group, [(title, Markup(svg)) for title, svg in group.figures]) for group in groups],
         "grids": grids,
         "grids_total": grids_total,
+        "changes": changed_settings(run),
         "environment": flatten(run.environment),
     }
+
+
+def changed_settings(run: RunRecord) -> list[tuple[str, str, str, str]]:
+    """Step, key, value before and value after of every setting that was changed on the way."""
+    return [
+        (f"{line.get('step')}", key, *(json.dumps(value, ensure_ascii=False) for value in values))
+        for line in run.changes
+        if isinstance(line.get("changes"), dict)
+        for key, values in line["changes"].items()
+        if isinstance(values, list) and len(values) == 2
+    ]
 
 
 def progress_text(run: RunRecord) -> str:

@@ -38,6 +38,7 @@ class RunRecord:
     vqa: dict[str, Any] = field(default_factory=dict)  # evals/vqa.json
     t2i: dict[str, Any] = field(default_factory=dict)  # evals/t2i.json
     families: list[MetricFamily] = field(default_factory=list)  # that metrics of evals/step-*.json state
+    changes: list[Line] = field(default_factory=list)  # config_history.jsonl: settings changed on the way
     notes: list[str] = field(default_factory=list)  # what could not be read, one sentence each
 
     @property
@@ -116,6 +117,8 @@ def read_run(run_dir: str | Path) -> RunRecord:
     run = RunRecord(folder)
     _read_config(run)
     _read_metrics(run)
+    history = folder / "config_history.jsonl"
+    run.changes = [line for line in (json_lines(history) if history.is_file() else ()) if line is not None]
     run.environment = json_object(folder / "environment.json", run.notes)
     run.vqa = json_object(folder / "evals" / "vqa.json", run.notes)
     run.t2i = json_object(folder / "evals" / "t2i.json", run.notes)

@@ -41,6 +41,7 @@ from liquid_train.model.attention import choose_kernel
 from liquid_train.model.backbone import check_backbone
 from liquid_train.optim.schedule import learning_rate, peak_warning
 from liquid_train.report.metric_families import headline
+from liquid_train.training.config_history import last_settings, record_changes
 from liquid_train.training.drop_guard import DropGuard
 from liquid_train.training.environment import environment
 from liquid_train.training.evaluation import PeriodicEvaluation, record_score
@@ -161,7 +162,9 @@ class Trainer:
             return
         c = self.config
         with self._writing():
+            before = last_settings(self.dir, self.resumed_from)
             write_synced(self.dir / "config.yaml", to_yaml(c))
+            self.notes += record_changes(self.dir, before, c, self.progress.step)
             write_synced(self.dir / "environment.json", json.dumps(environment(self.world), indent=2))
             self.tracker = Tracker(
                 self.dir,
