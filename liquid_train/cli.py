@@ -37,6 +37,7 @@ USAGE = """usage: liquid <job> [key=value ...]        jobs: tokenize, train, eva
        liquid checkpoint list RUN          complete checkpoints of a run
        liquid checkpoint verify PATH       compare a checkpoint, or a run's newest, with its recorded sizes and hashes
        liquid checkpoint export PATH OUTPUT  the model of a checkpoint or run, for plain transformers
+       liquid checkpoint import PATH OUTPUT  a published Liquid model, for training to go on from it
        liquid data merge OUTPUT [PART ...] join the parts of a shard set (liquid data TOOL --help lists the flags)
        liquid data verify SET              read a whole set again, and compare some of it with its source
        liquid data describe SET            sizes, captions, grid shapes and codebook usage

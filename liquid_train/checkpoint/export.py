@@ -17,22 +17,31 @@ from torch import Tensor
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME
 
 from liquid_train.checkpoint.carried_vq import FOLDER as VQ_FOLDER
+from liquid_train.checkpoint.carried_vq import carry_vq
 from liquid_train.checkpoint.safetensors_shards import ShardPlan
 from liquid_train.data.remote import file_system
 from liquid_train.errors import UserError
 from liquid_train.files import check_folder, read_json, sync, write_synced
+from liquid_train.model.backbone import ModelCard
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 CONFIG = "config.json"  # without it a folder is no model
 
 
-def export(source: Path, output: str | Path, *, dtype: str | None = None, shard_gib: float = 5.0) -> ShardPlan:
+def export(
+    source: Path,
+    output: str | Path,
+    *,
+    dtype: str | None = None,
+    shard_gib: float = 5.0,
+    card: ModelCard | None = None,
+) -> ShardPlan:
     """Copy a folder in Hugging Face format to `output`, with its weights cast to `dtype` (None: as stored) and split
     into files of up to `shard_gib` GiB.
 
     Everything else (tokenizer, generation config, liquid.json) is copied, and config.json names the new dtype. output:
     a folder, which appears under its name once it is complete, or an fsspec URL (s3://bucket/model), where config.json
-    is written last.
+    is written last. card: of a source that has no liquid.json; written with the image tokenizer's files.
     Raises UserError when output exists or cannot be written, source has no safetensors, or a value is too large for
     fp16.
     """
@@ -43,14 +52,16 @@ def export(source: Path, output: str | Path, *, dtype: str | None = None, shard_
     cast_to = DTYPES[dtype] if dtype else None
     try:
         to = _to_store if "://" in str(output) else _to_folder
-        return to(source, str(output), cast_to, shard_gib)
+        return to(source, str(output), cast_to, shard_gib, card)
     except OSError as error:
         raise UserError(f"{output}: could not be written: {error}") from error
     except SafetensorError as error:
         raise UserError(f"{source}: its weights cannot be read: {error}; see liquid checkpoint verify") from error
 
 
-def _to_folder(source: Path, output: str, dtype: torch.dtype | None, shard_gib: float) -> ShardPlan:
+def _to_folder(
+    source: Path, output: str, dtype: torch.dtype | None, shard_gib: float, card: ModelCard | None
+) -> ShardPlan:
     final = Path(output).absolute()
     if final.is_file() or (final.is_dir() and any(final.iterdir())):
         raise UserError(f"{output} exists already; give a folder that is empty or not there")
@@ -60,7 +71,7 @@ def _to_folder(source: Path, output: str, dtype: torch.dtype | None, shard_gib: 
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
         plan = _copy_weights(source, partial, dtype, shard_gib)
-        _copy_rest(source, partial, dtype)
+        _copy_rest(source, partial, dtype, card)
         for path in [*partial.rglob("*"), partial]:
             sync(path)
         partial.rename(final)
@@ -70,7 +81,7 @@ def _to_folder(source: Path, output: str, dtype: torch.dtype | None, shard_gib: 
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def _to_store(source: Path, url: str, dtype: torch.dtype | None, shard_gib: float) -> ShardPlan:
+def _to_store(source: Path, url: str, dtype: torch.dtype | None, shard_gib: float, card: ModelCard | None) -> ShardPlan:
     system, root = file_system(url.rstrip("/"))
     if system.exists(f"{root}/{CONFIG}"):
         raise UserError(f"{url} holds a model already; give another URL, or remove it there")
@@ -83,7 +94,7 @@ def _to_store(source: Path, url: str, dtype: torch.dtype | None, shard_gib: floa
                 path.unlink()
 
         plan = _copy_weights(source, Path(folder), dtype, shard_gib, written=send)
-        _copy_rest(source, Path(folder), dtype)
+        _copy_rest(source, Path(folder), dtype, card)
         send()
     return plan
 
@@ -123,7 +134,7 @@ def _cast(name: str, tensor: Tensor, dtype: torch.dtype) -> Tensor:
     return cast
 
 
-def _copy_rest(source: Path, folder: Path, dtype: torch.dtype | None) -> None:
+def _copy_rest(source: Path, folder: Path, dtype: torch.dtype | None, card: ModelCard | None) -> None:
     for path in source.iterdir():
         if path.is_file() and path.suffix != ".safetensors" and path.name != SAFE_WEIGHTS_INDEX_NAME:
             shutil.copyfile(path, folder / path.name)
@@ -133,3 +144,5 @@ def _copy_rest(source: Path, folder: Path, dtype: torch.dtype | None) -> None:
         config = read_json(source / CONFIG)
         config.pop("torch_dtype", None)  # the name of older transformers
         write_synced(folder / CONFIG, json.dumps(config | {"dtype": str(dtype).removeprefix("torch.")}, indent=2))
+    if card is not None:
+        carry_vq(card, folder).write(folder)

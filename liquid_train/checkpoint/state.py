@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
+import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from itertools import islice
@@ -81,8 +82,8 @@ class Snapshot:
     step: int
     optimizer: dict[str, Any]
     plan: ShardPlan
-    # round by round, the tensors of the safetensors file that this rank writes, numbered as in `plan`; {}: no file
-    files: Iterable[dict[str, Tensor]]
+    # round by round, the safetensors file that this rank writes: its number in `plan`, its tensors; {}: no file
+    files: Iterable[tuple[int, dict[str, Tensor]]]
     trainer: str  # the text of trainer.json
     rest: Callable[[Path], None]  # writes what model/ holds besides the weights
     vq_fingerprint: str
@@ -107,7 +108,7 @@ def snapshot(
     """
     state: dict[str, Any] = {"optimizer": get_optimizer_state_dict(root, optimizer)}
     plan = ShardPlan.of(stored_shapes(root.lm), config.checkpoint.shard_gib)
-    files: Iterable[dict[str, Tensor]] = own_files(plan, root, world)
+    files: Iterable[tuple[int, dict[str, Tensor]]] = own_files(plan, root, world)
     if copied:
         stager = DefaultStager(
             StagingOptions(
@@ -117,7 +118,7 @@ def snapshot(
         state = cast(dict[str, Any], stager.stage(state))
         stager.close()
         # a whole tensor may still be the parameter itself, where one rank has all of it
-        files = [{name: tensor.clone() for name, tensor in held.items()} for held in files]
+        files = [(number, {name: tensor.clone() for name, tensor in held.items()}) for number, held in files]
     streams = _gather_streams(progress.streams, world)
     trainer = {
         **asdict(progress),
@@ -130,21 +131,30 @@ def snapshot(
     return Snapshot(progress.step, state, plan, files, json.dumps(trainer), rest, card.vq_fingerprint)
 
 
-def own_files(plan: ShardPlan, root: LossModule, world: World) -> Iterator[dict[str, Tensor]]:
-    """The model's full weights, as {name: tensor} of one safetensors file after another; a collective of all ranks.
+def writers(ranks: int, per_machine: int) -> list[int]:
+    """All ranks in the order in which they get files to write: machine after machine in turn, so that a few files are
+    written by as many machines."""
+    return sorted(range(ranks), key=lambda rank: (rank % per_machine, rank))
 
-    The ranks take turns: round i yields file i * world.size + rank, or {} where there is none, so that all ranks have
-    the same number of rounds. A rank holds at most the file that it yields, and one tensor more.
+
+def own_files(plan: ShardPlan, root: LossModule, world: World) -> Iterator[tuple[int, dict[str, Tensor]]]:
+    """The model's full weights on the CPU: number and {name: tensor} of one safetensors file after another; a
+    collective of all ranks.
+
+    The ranks take turns, a round yields one file a rank or {} where there is none, so that all ranks have the same
+    number of rounds. A rank holds at most the file that it yields in memory of the CPU, and gathers one tensor more at
+    a time on its device.
     """
+    turn = writers(world.size, int(os.environ.get("LOCAL_WORLD_SIZE", world.size))).index(world.rank)
     tensors = named_full_tensors(root.lm)
-    held: dict[str, Tensor] = {}
-    for number, names in enumerate(plan.names):
+    number, held = turn, dict[str, Tensor]()
+    for current, names in enumerate(plan.names):
         for name, tensor in islice(tensors, len(names)):
-            if number % world.size == world.rank:
-                held[name] = tensor
-        if (number + 1) % world.size == 0 or number + 1 == len(plan.names):
-            yield held
-            held = {}
+            if current == number:
+                held[name] = tensor.cpu()
+        if (current + 1) % world.size == 0 or current + 1 == len(plan.names):
+            yield number, held
+            number, held = number + world.size, {}
 
 
 def write_checkpoint(state: Snapshot, run_dir: Path, settings: CheckpointConfig, group: dist.ProcessGroup) -> None:
@@ -201,15 +211,14 @@ def write_optimizer(folder: Path, state: dict[str, Any], group: dist.ProcessGrou
 
 def write_model(folder: Path, state: Snapshot, group: dist.ProcessGroup) -> None:
     """Write model/: every rank its weight files, rank 0 also all the rest; a collective."""
-    rank, size = dist.get_rank(group), dist.get_world_size(group)
     with agreed(group):
         folder.mkdir(parents=True, exist_ok=True)
-    for i, held in enumerate(state.files):
+    for number, held in state.files:
         with agreed(group):
             if held:
-                state.plan.write_file(folder, i * size + rank, held)
+                state.plan.write_file(folder, number, held)
     with agreed(group):
-        if rank == 0:
+        if dist.get_rank(group) == 0:
             state.plan.write_index(folder)
             state.rest(folder)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import gc
 import logging
 import os
@@ -19,9 +18,9 @@ from torch._C._distributed_c10d import HashStore
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.distributed_c10d import _set_pg_timeout
 from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, MixedPrecisionPolicy, fully_shard
-from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 from transformers import PreTrainedModel
 
+from liquid_train.distributed.recompute import recompute_and_compile
 from liquid_train.distributed.settings import ParallelConfig, degrees
 from liquid_train.distributed.tensor_parallel import cut
 
@@ -100,21 +99,28 @@ def compute_dtype(config: ParallelConfig) -> torch.dtype:
     return torch.bfloat16 if config.precision == "bf16" else torch.float32
 
 
-def parallelize(root: nn.Module, lm: PreTrainedModel, config: ParallelConfig, world: World) -> None:
+def parallelize(
+    root: nn.Module,
+    lm: PreTrainedModel,
+    config: ParallelConfig,
+    world: World,
+    head: nn.Module | None = None,
+    *,
+    one_graph: bool = False,
+) -> None:
     """Tensor parallelism, activation checkpointing, compile, FSDP2, in this order: each wraps the result of the one
     before.
 
     root: the module that holds `lm` and whose forward is a whole training step's forward, loss included. On meta.
+    head: the part of it that has weights and a forward of its own; None where it shares them with the embedding.
+    one_graph: whether a compiled block's attention does not break its graph.
     """
     mesh = make_mesh(config, world)
     blocks = lm.model.layers
     if config.tensor > 1:
         cut(lm, mesh["tensor"])
     for block in blocks:
-        if config.activation_checkpoint != "none":
-            checkpoint_activations(block, selective=config.activation_checkpoint == "selective")
-        if config.compile:
-            block.compile()
+        recompute_and_compile(block, config, one_graph=one_graph)
     compute = compute_dtype(config)
     # Sharded weights stay fp32, gathered copies are cast to the compute dtype, gradients are summed in fp32.
     policy = MixedPrecisionPolicy(param_dtype=compute, reduce_dtype=torch.float32)
@@ -126,45 +132,12 @@ def parallelize(root: nn.Module, lm: PreTrainedModel, config: ParallelConfig, wo
         options["offload_policy"] = CPUOffloadPolicy(pin_memory=world.device.type == "cuda")
     for block in blocks:  # the last block stays gathered: its backward comes next
         fully_shard(block, **options, reshard_after_forward=block is not blocks[-1])
-    # Embedding, final norm and head form the root's group: tied weights must be in one group, and the head is read last
-    # in the forward and first in the backward, so that freeing it in between would gather it twice.
+    # Embedding and final norm form the root's group, and with them a head of the same weights. A head of its own is a
+    # group of its own: its gradient, 1.6 GB of bf16 at 32B, is reduced at once and not after the last block's. It is
+    # read last in the forward and first in the backward, so that freeing it in between would gather it twice.
+    if head is not None:
+        fully_shard(head, **options, reshard_after_forward=False)
     fully_shard(root, **options)
-
-
-# What selective activation checkpointing keeps: matrix products and attention take most of a block's time, the rest is
-# cheap to recompute.
-KEPT = [
-    torch.ops.aten.mm.default,
-    torch.ops.aten.addmm.default,
-    torch.ops.aten.bmm.default,
-    torch.ops.aten._scaled_dot_product_flash_attention.default,
-    torch.ops.aten._scaled_dot_product_efficient_attention.default,
-    torch.ops.aten._scaled_dot_product_cudnn_attention.default,
-    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default,
-    torch.ops._c10d_functional.all_reduce.default,
-]
-# of flash-attn's and torch's variable-length attention, whose operators exist only once they are imported
-KEPT_NAMESPACES = ("flash_attn", "torch_attn")
-
-
-def what_to_keep(context: object, operator: Any, *args: Any, **kwargs: Any) -> CheckpointPolicy:
-    kept = (
-        operator in KEPT
-        or operator is torch.ops.higher_order.flex_attention
-        or getattr(operator, "namespace", None) in KEPT_NAMESPACES
-    )
-    return CheckpointPolicy.MUST_SAVE if kept else CheckpointPolicy.PREFER_RECOMPUTE
-
-
-def checkpoint_activations(block: nn.Module, *, selective: bool) -> None:
-    """Keep only the block's input for the backward (with `selective`, also KEPT) and recompute the rest there.
-
-    The forward is wrapped, not the module, so that parameters keep their names.
-    """
-    options: dict[str, Any] = {"use_reentrant": False, "preserve_rng_state": False}  # there is no dropout
-    if selective:
-        options["context_fn"] = functools.partial(create_selective_checkpoint_contexts, what_to_keep)
-    block.forward = functools.partial(checkpoint, block.forward, **options)
 
 
 def assert_dtypes(root: nn.Module, optimizer: torch.optim.Optimizer) -> None:

@@ -88,6 +88,7 @@ def cut(lm: PreTrainedModel, mesh: DeviceMesh) -> None:
     tied = lm.get_output_embeddings().weight is lm.get_input_embeddings().weight
     embedding = RowwiseParallel(input_layouts=Replicate(), output_layouts=Replicate())
     parallelize_module(lm.get_input_embeddings(), mesh, embedding)
+    lm.get_input_embeddings().register_forward_hook(_arrived)
     head = lm.get_output_embeddings()
     head.weight = (
         lm.get_input_embeddings().weight if tied else nn.Parameter(distribute_tensor(head.weight, mesh, [Shard(0)]))
@@ -96,6 +97,12 @@ def cut(lm: PreTrainedModel, mesh: DeviceMesh) -> None:
         own = list(module.parameters(recurse=False))
         if NORM.search(name) and own and not isinstance(own[0], DTensor):
             distribute_module(module, mesh, None, _to_replicated, _to_local)  # type: ignore[arg-type]  # torch's annotation lacks the results
+
+
+def _arrived(_: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> Tensor:
+    """The sum over the ranks once it has come. What is still on its way is a tensor of a class of its own, and a
+    compiled block gives none of these a gradient: the embedding learned nothing from the blocks."""
+    return output.clone()
 
 
 def _to_replicated(_: nn.Module, inputs: tuple[Any, ...], mesh: DeviceMesh) -> tuple[Any, ...]:

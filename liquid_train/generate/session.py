@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, PreTrainedModel
+from transformers import PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
-from liquid_train.data.tasks.t2i import DEFAULT_PROMPT
 from liquid_train.errors import UserError
 from liquid_train.files import package_path
 from liquid_train.generate.backbone_proof import check_proof
@@ -22,7 +21,8 @@ from liquid_train.image_tokenizer.opening import open_image_tokenizer
 from liquid_train.image_tokenizer.settings import AUTO, TAMING, VQSettings
 from liquid_train.image_tokenizer.sizes import PARTS
 from liquid_train.model.backbone import CARD, ModelCard, load_for_inference, open_language_model
-from liquid_train.vocabulary import IMAGE_TOKENS, UNCONDITIONAL, Vocabulary, load_tokenizer
+from liquid_train.model.published import published
+from liquid_train.vocabulary import UNCONDITIONAL, Vocabulary
 
 # int8: what is not a weight of a layer
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "int8": torch.bfloat16}
@@ -119,7 +119,7 @@ def open_model(
     if (folder / CARD).is_file():
         model, vocabulary, card = load_for_inference(folder, loaded, dtype)
     else:
-        vocabulary, card = published(folder, vq)
+        vocabulary, card = published(folder, vq, f"checkpoint={folder}")
         model = open_language_model(folder, dtype).to(loaded)
     if not force:
         check_proof(model.config, f"checkpoint={folder}", "force=true runs it all the same")
@@ -128,47 +128,6 @@ def open_model(
         model = model.to(where)
     join_weights(model)
     return Session(model, vocabulary, card, where, force)
-
-
-def published(folder: Path, vq: VQSettings | None) -> tuple[Vocabulary, ModelCard]:
-    """Vocabulary and card of a checkpoint as Liquid_V1_7B is published, without a liquid.json.
-
-    Image ids start after the tokenizer's last, <boi> <eoi> <unconditional> are entries of the tokenizer, the VQ is the
-    one given, images are as large as its yaml says, and the prompt's suffix is the published one. UserError where that
-    does not fit together.
-    """
-    if vq is None or AUTO in (vq.config, vq.checkpoint):
-        raise UserError(
-            f"checkpoint={folder}: no {CARD} there, so it does not say which VQ it was trained with; give one that "
-            "liquid train wrote, "
-            "or vq=chameleon vq.checkpoint=FILE for a published checkpoint"
-        )
-    tokenizer = load_tokenizer(folder)
-    for token in IMAGE_TOKENS:
-        if token not in tokenizer.get_vocab():
-            raise UserError(f"checkpoint={folder}: its tokenizer has no {token}; it is no checkpoint of this kind")
-    vq = replace(vq, kind=TAMING if vq.kind == AUTO else vq.kind)
-    image_tokenizer = open_image_tokenizer(vq, ("decoder",))
-    rows = int(AutoConfig.from_pretrained(folder, local_files_only=True).vocab_size)
-    vocabulary = Vocabulary(tokenizer, image_tokenizer.codebook_size, rows)
-    if vocabulary.image_end > rows:
-        raise UserError(
-            f"vq.config={vq.config}: {vocabulary.codebook_size} codes after {vocabulary.text_size} text ids, but the "
-            f"model has {rows} rows"
-        )
-    side = image_tokenizer.resolution // image_tokenizer.downsampling
-    card = ModelCard(
-        vocabulary.image_start,
-        vocabulary.codebook_size,
-        image_tokenizer.fingerprint,
-        vq.config,
-        vq.checkpoint,
-        [side, side],
-        DEFAULT_PROMPT,
-        vq_kind=vq.kind,
-        vq_options=vq.options,
-    )
-    return vocabulary, card
 
 
 def as_trained(settings: VQSettings, card: ModelCard) -> VQSettings:

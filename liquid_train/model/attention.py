@@ -29,8 +29,6 @@ PADDED_SDPA = "padded_sdpa"
 WITHOUT_EFFECT = {"position_ids", "use_cache", "cache_position", "output_attentions", "is_causal"}
 
 
-# document lengths differ in every batch: a compiled block would be compiled again for each
-@torch.compiler.disable  # type: ignore[untyped-decorator]
 def packed_attention(
     module: nn.Module,
     query: Tensor,
@@ -66,6 +64,8 @@ def packed_attention(
     return attend(query, key, value, document_plan, **options), None
 
 
+# document lengths differ in every batch: a compiled block would be compiled again for each
+@torch.compiler.disable  # type: ignore[untyped-decorator]
 def padded_sdpa(
     query: Tensor,
     key: Tensor,

@@ -86,6 +86,7 @@ def varlen(
     return attended
 
 
+@torch.compiler.disable  # type: ignore[untyped-decorator]  # compiled by itself, with a mask that is made at its first call
 def flex(
     q: Tensor,
     k: Tensor,
@@ -177,6 +178,7 @@ def _why_not_flex(device: torch.device, dtype: torch.dtype, softcap: float | Non
     return "it runs on CUDA; on a CPU it has no backward" if device.type != "cuda" else None
 
 
+ONE_GRAPH = ("flash", "varlen")  # torch.compile goes through them
 WITHOUT_SINKS = ("flash", "varlen")
 KERNELS = {"flash": flash, "varlen": varlen, "flex": flex}
 # Why a kernel cannot be used with (device, compute dtype, soft-cap), or None; the first that can is the choice.

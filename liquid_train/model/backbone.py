@@ -131,6 +131,13 @@ def _hf_config(backbone: BackboneConfig, tokenizer_entries: int) -> PreTrainedCo
     return config_of({"vocab_size": tokenizer_entries, **fields})
 
 
+def start_card(backbone: BackboneConfig) -> ModelCard | None:
+    """The card of a start that has image rows already, which training goes on with: the folder of a run's model, or of
+    an imported one. None for a plain language model, which is given new rows."""
+    has_card = backbone.path is not None and (Path(backbone.path) / CARD).is_file()
+    return ModelCard.read(backbone.path) if has_card and backbone.path is not None else None
+
+
 def backbone_key(backbone: BackboneConfig) -> str:
     """Where a backbone's config comes from, for messages."""
     return "backbone.architecture" if backbone.path is None else f"backbone.path={backbone.path}"
@@ -305,10 +312,10 @@ def _open(path: Path, files: contextlib.ExitStack) -> list[tuple[str, Any]]:
 
 
 def named_full_tensors(model: PreTrainedModel) -> Iterator[tuple[str, Tensor]]:
-    """Every parameter unsharded, one after another, on the CPU, as a folder stores it (stored_layout.py); a collective:
-    all ranks must iterate together."""
+    """Every parameter unsharded, one after another, on its device, as a folder stores it (stored_layout.py); a
+    collective: all ranks must iterate together."""
     whole = (
-        (name, (parameter.full_tensor() if isinstance(parameter, DTensor) else parameter).detach().cpu())
+        (name, (parameter.full_tensor() if isinstance(parameter, DTensor) else parameter).detach())
         for name, parameter in model.named_parameters()
     )
     return as_stored(model, whole)

@@ -7,8 +7,9 @@ each chunk's loss and its gradients together, and the backward only scales them.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.distributed as dist
@@ -168,11 +169,26 @@ class LossModule(nn.Module):
         super().__init__()
         self.lm = lm
         self.options = options
+        self._loss: Callable[..., tuple[Tensor, Tensor, Tensor]] = self._loss_of_targets
 
     @classmethod
     def of(cls, lm: PreTrainedModel, vocabulary: Vocabulary, config: LossConfig) -> LossModule:
         """The loss of a backbone by `config`."""
         return cls(lm, head_options(lm, vocabulary.image_end, config))
+
+    def separate_head(self) -> nn.Module | None:
+        """The head, for FSDP to shard as a group of its own, whose gradient is then reduced before the first block's
+        backward begins; None where it shares its weight with the embedding, and the two must be one group.
+
+        From here on its forward is the loss of targets: FSDP gathers a group's weight for that group's forward alone.
+        """
+        head: Any = self.lm.get_output_embeddings()
+        embedding: Any = self.lm.get_input_embeddings()
+        if head.weight is embedding.weight:
+            return None
+        head.forward = self._loss_of_targets
+        self._loss = head.__call__  # not the module itself, which would become a second submodule here
+        return cast(nn.Module, head)
 
     def forward(self, batch: MicroBatch) -> LossOutput:
         hidden = self.lm.model(
@@ -181,15 +197,20 @@ class LossModule(nn.Module):
         chosen = (batch.targets != IGNORED).view(-1).nonzero().squeeze(1)
         hidden = hidden.reshape(-1, hidden.shape[-1]).index_select(0, chosen)
         targets, weights = batch.targets.view(-1)[chosen], batch.weights.view(-1)[chosen]
-        weight, bias, options = self._head()
-        total, losses, correct = ChunkedCrossEntropy.apply(  # type: ignore[no-untyped-call]
-            hidden, weight, targets, weights, options, torch.is_grad_enabled(), bias
-        )
+        total, losses, correct = self._loss(hidden, targets, weights)
         tasks = batch.tasks.view(-1)[chosen].long()
         sums = torch.zeros(4, len(batch.task_names), device=hidden.device, dtype=torch.float64)
         for row, values in enumerate((losses, correct, torch.ones_like(losses), weights * losses)):
             sums[row].index_add_(0, tasks, values.double())
         return LossOutput(total, sums, chosen, losses, correct)
+
+    def _loss_of_targets(self, hidden: Tensor, targets: Tensor, weights: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """hidden [T, d], targets [T], weights [T] -> weighted sum of losses, losses [T], correct [T]."""
+        weight, bias, options = self._head()
+        found: tuple[Tensor, Tensor, Tensor] = ChunkedCrossEntropy.apply(  # type: ignore[no-untyped-call]
+            hidden, weight, targets, weights, options, torch.is_grad_enabled(), bias
+        )
+        return found
 
     def _head(self) -> tuple[Tensor, Tensor | None, HeadOptions]:
         """This rank's rows of the head and its bias: all of them, or with tensor parallelism a part."""

@@ -63,12 +63,13 @@ def run(config: PlanJob) -> None:
 def make_plan(config: PlanJob) -> MemoryPlan:
     """Raises UserError where degrees, folders or VQ files do not fit, before a model is built."""
     ranks = world_size(config)
-    codebook_size = tokenizer_sizes(config.vq).codebook_size
     settings = config.backbone
+    card = backbone.start_card(settings)  # of a model that has image rows already
+    codebook_size = tokenizer_sizes(config.vq).codebook_size if card is None else card.codebook_size
     entries = len(load_tokenizer(settings.tokenizer)) if settings.tokenizer else settings.tokenizer_size
     check_trainable(settings, backbone.check_backbone(settings))
     hf_config = backbone.model_config(settings, entries)
-    text_rows = hf_config.vocab_size
+    text_rows = hf_config.vocab_size - (codebook_size if card else 0)
     tokenizer = stand_in_tokenizer(min(entries, text_rows))
     parameters = count(backbone.build(hf_config, Vocabulary(tokenizer, 0, text_rows)))
     vocabulary = Vocabulary(tokenizer, codebook_size, text_rows + codebook_size)
@@ -76,7 +77,7 @@ def make_plan(config: PlanJob) -> MemoryPlan:
     parameters_extended = count(lm)
     root = LossModule.of(lm, vocabulary, config.loss)
     with fake_process_group(ranks, config.parallel.tensor) as world:
-        parallelize(root, lm, config.parallel, world)
+        parallelize(root, lm, config.parallel, world, root.separate_head())
         groups = [
             {**group, "params": [p.to_local() if isinstance(p, DTensor) else p for p in group["params"]]}
             for group in parameter_groups(lm, config.optimizer.weight_decay)

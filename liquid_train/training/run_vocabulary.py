@@ -9,7 +9,7 @@ from liquid_train.config.schema import TrainJob
 from liquid_train.data.shards import ShardSet
 from liquid_train.data.tasks.i2t import CAPTION_LEAD
 from liquid_train.errors import UserError
-from liquid_train.model.backbone import model_config
+from liquid_train.model.backbone import model_config, start_card
 from liquid_train.model.families import family_of
 from liquid_train.text_normalizer import normalize_text
 from liquid_train.vocabulary import Vocabulary, add_image_tokens, load_tokenizer, text_size, train_bpe
@@ -31,11 +31,19 @@ def open_vocabulary(config: TrainJob, folder: Path, codebook_size: int) -> Vocab
 
     A published backbone may have more rows than its tokenizer has entries (Qwen2.5 has padding), and many more than a
     small BPE. Image ids still start after the tokenizer's last; rows after the last image id are never used.
-    Raises UserError when the tokenizer has more ids than the backbone has rows.
+    A folder that has image rows keeps the rows that it has.
+    Raises UserError when the tokenizer has more ids than the backbone has rows, or is not that of the image rows.
     """
     tokenizer = load_tokenizer(folder)
     ids = text_size(tokenizer)
     rows = model_config(config.backbone, ids).vocab_size
+    if card := start_card(config.backbone):
+        if ids != card.image_start:
+            raise UserError(
+                f"backbone.path={config.backbone.path}: its image ids start at {card.image_start}, the tokenizer has "
+                f"{ids} ids; leave backbone.tokenizer out"
+            )
+        return Vocabulary(tokenizer, codebook_size, rows)
     if rows < ids:
         key = "backbone.path" if config.backbone.path else "backbone.architecture.vocab_size"
         raise UserError(

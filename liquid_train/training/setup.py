@@ -19,6 +19,7 @@ from liquid_train.image_tokenizer.base import ImageTokenizer
 from liquid_train.image_tokenizer.preprocess import nearest_size
 from liquid_train.model import backbone
 from liquid_train.model.attention import choose_kernel, describe, implementation
+from liquid_train.model.attention_kernels import ONE_GRAPH
 from liquid_train.model.embedding_init import fill_image_rows
 from liquid_train.model.families import family_of
 from liquid_train.model.loss import LossModule
@@ -58,6 +59,19 @@ def build_vocabulary(
     for name, shards in sets.items():
         check_ids(shards.ids_fingerprint, vocabulary.tokenizer, f"data.sources.{name}.path={shards.path}")
     return vocabulary
+
+
+def check_image_rows(config: TrainJob, image_tokenizer: ImageTokenizer) -> list[str]:
+    """A line where the backbone has image rows already. Raises UserError where they are those of another VQ's codes."""
+    card, path = backbone.start_card(config.backbone), config.backbone.path
+    if card is None:
+        return []
+    if card.vq_fingerprint != image_tokenizer.fingerprint:
+        raise UserError(
+            f"backbone.path={path}: its image rows are those of another VQ (fingerprint {card.vq_fingerprint[:16]}, "
+            f"here {image_tokenizer.fingerprint[:16]}); give vq.config and vq.checkpoint of that one"
+        )
+    return [f"backbone.path={path}: its {card.codebook_size:,} image rows are kept"]
 
 
 def check_positions(config: TrainJob, vocabulary: Vocabulary) -> list[str]:
@@ -130,7 +144,7 @@ def build_model(
     lm = backbone.build(hf_config, vocabulary, implementation(kernel))
     root = LossModule.of(lm, vocabulary, config.loss)
     compute = Compute.of(lm, vocabulary, world.device)
-    parallelize(root, lm, config.parallel, world)
+    parallelize(root, lm, config.parallel, world, root.separate_head(), one_graph=kernel in ONE_GRAPH)
     backbone.materialize(lm, world.device, offloaded=config.parallel.cpu_offload)
     optimizer = build_optimizer(lm, config.optimizer)
     rates = RowRates(lm, vocabulary, config.optimizer)
@@ -140,8 +154,9 @@ def build_model(
     elif settings.init == "pretrained":
         assert settings.path is not None
         loaded = backbone.fill_from_folder(lm, settings.path)
-        codebook = image_tokenizer.code_vectors() if settings.image_init == "codebook" else None
-        fill_image_rows(lm, vocabulary, settings.image_init, codebook, config.seed)
+        if backbone.start_card(settings) is None:
+            codebook = image_tokenizer.code_vectors() if settings.image_init == "codebook" else None
+            fill_image_rows(lm, vocabulary, settings.image_init, codebook, config.seed)
     else:
         backbone.fill_random(lm, config.seed)
     return TrainedModel(root, optimizer, rates, compute, describe(kernel, softcap), loaded)

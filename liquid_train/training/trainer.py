@@ -31,6 +31,7 @@ from liquid_train.data.padding import padding_warning
 from liquid_train.data.settings import DataConfig
 from liquid_train.data.tasks import task_names
 from liquid_train.distributed.parallelize import World, assert_dtypes, compute_dtype, set_sync
+from liquid_train.distributed.recompute import compiled_graphs
 from liquid_train.distributed.signals import Interrupted, StopSignal
 from liquid_train.distributed.step_timer import StepTimer
 from liquid_train.errors import UserError
@@ -60,6 +61,7 @@ from liquid_train.training.setup import (
     build_card,
     build_model,
     build_vocabulary,
+    check_image_rows,
     check_positions,
     restore_progress,
 )
@@ -85,12 +87,14 @@ class Trainer:
         choose_kernel(config.parallel.attention, world.device, compute_dtype(config.parallel), None)
         self.resumed_from = rewind.checkpoint if rewind else find_checkpoint(config)
         self.image_tokenizer = open_image_tokenizer(config.vq)
+        image_rows = check_image_rows(config, self.image_tokenizer)
         fingerprint, codebook_size = self.image_tokenizer.fingerprint, self.image_tokenizer.codebook_size
         self.sets = open_sources(self._patient(config), fingerprint, codebook_size)
         for shards in self.sets.values():
             shards.damage.announce = False  # each process meets its own part of it: step by step, see _count_damage
         self.damage = DamageCount({str(s.path): s.num_samples for s in self.sets.values()})
         self.progress, self.notes = restore_progress(config, self.resumed_from, self.sets)
+        self.notes += [] if self.resumed_from else image_rows
         if rewind:
             self.progress.guard, self.progress.streams = rewind.guard, {**self.progress.streams, **rewind.streams}
         with self._writing():
@@ -281,8 +285,9 @@ class Trainer:
 
     def _assert_invariants(self, batches: list[MicroBatch]) -> None:
         """At a process's first step: fp32 weights and optimizer state, as many rows as the vocabulary has, no id beyond
-        it."""
+        it, and compiled graphs where they are wanted."""
         assert_dtypes(self.root, self.optimizer)
+        assert compiled_graphs() or not self.config.parallel.compile, "parallel.compile=true has compiled nothing"
         lm: Any = self.root.lm
         tables = lm.get_input_embeddings().weight, lm.get_output_embeddings().weight
         assert all(table.shape[0] == self.vocabulary.rows for table in tables), (

@@ -177,6 +177,20 @@ def test_decontamination(web: Path, benchmark: Path, tmp_path: Path, capsys: pyt
     assert "like a sample of pairs (image): 2, like a sample of pairs (text): 1" in out
 
 
+def test_a_benchmark_of_texts_alone_is_looked_for_in_the_captions(
+    web: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With --match auto, where the benchmark's samples have no images, and of another number than these."""
+    lines = "".join(json.dumps({"text": text}) + "\n" for text in (caption(4), "words of another kind " * 9))
+    (tmp_path / "questions.jsonl").write_text(lines)
+    texts = ["tokenize.source=text", f"tokenize.input={tmp_path / 'questions.jsonl'}", "tokenize.progress=false"]
+    assert main(["tokenize", *texts, f"tokenize.output={tmp_path / 'texts'}"]) == 0
+    capsys.readouterr()
+    assert main(["data", "filter", str(web), "--exclude", str(tmp_path / "texts"), "--output", f"{tmp_path}/a"]) == 0
+    assert "1 of its 2 samples found, like 1 of these" in capsys.readouterr().out
+    assert numbers(tmp_path / "a") == [n for n in range(16) if n != 4]
+
+
 def test_commands_of_the_docs(
     web: Path, benchmark: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -13,7 +13,7 @@ from data_prep import tokenize
 from data_prep.settings import TokenizeSettings
 from data_prep.shard_set import surveyor
 from data_prep.shard_set.folder import SetFolder
-from data_prep.shard_set.plan import Part
+from data_prep.shard_set.plan import Part, SetPlan
 from data_prep.shard_set.surveyor import Surveyor
 from data_prep.source import Source, Survey
 from data_prep.sources import open_source
@@ -106,3 +106,12 @@ def test_a_job_that_fails_leaves_nothing_where_nobody_else_counts(
     assert not Path(settings.output).exists()
     tokenize.run(call)
     assert "index.json" in content(Path(settings.output))
+
+
+@pytest.mark.parametrize("rows", [[0], [1], [2], [3, 5], [0, 1, 2, 3, 4, 5], [5]])
+def test_single_rows_of_several_inputs_are_read(settings: TokenizeSettings, rows: list[int]) -> None:
+    """Of rows 0 | 1 2 | 3 4 5, which three files hold: the first of a file is not looked for in the one before."""
+    plan = SetPlan({"shard_size": 2}, [[f"{number}.jsonl", number + 1] for number in range(3)], None, {})
+    texts = ["0 0", "1 0", "1 1", "2 0", "2 1", "2 2"]
+    found = [(row, item.text) for row, item in plan.read_rows(open_source(settings, 0), rows)]
+    assert found == [(row, texts[row]) for row in rows]

@@ -144,9 +144,12 @@ def test_one_two_and_four_ranks_measure_the_same(folder: Path) -> None:
     assert 0 < single["eval/self_vqascore"] < 1 and len(set(single.values())) > 15
     for size in (2, 4):
         for rank in range(size):
-            assert json.loads((folder / f"found-{size}-{rank}.json").read_text()) == pytest.approx(
-                single, rel=1e-6, abs=1e-6
-            )
+            found = json.loads((folder / f"found-{size}-{rank}.json").read_text())
+            # Ranks compute features in batches of other sizes, which some CPUs round otherwise, and the root of a
+            # covariance of nine images, which is singular, makes 4e-6 of that.
+            assert found.pop("eval/frechet_distance") == pytest.approx(single["eval/frechet_distance"], rel=1e-4)
+            rest = {name: value for name, value in single.items() if name != "eval/frechet_distance"}
+            assert found == pytest.approx(rest, rel=1e-6, abs=1e-6)
         for name in MEASURED:
             one, more = (
                 json.loads((folder / f"run-{n}" / "evals" / f"step-00000001-{name}.json").read_text())

@@ -88,14 +88,17 @@ assert not {{"torch", "transformers"}} & set(sys.modules)
     assert {p: p.stat().st_mtime_ns for p in (tmp_path / "out").iterdir()} == before
 
 
-@pytest.mark.parametrize("damage", ["picture", "index", "seed"])
+@pytest.mark.parametrize("damage", ["image", "index", "seed", "manifest"])
 def test_a_changed_file_or_setting_is_made_again(job, tmp_path, damage):
     run(job)
     expected = content(tmp_path / "out")
-    if damage == "picture":
+    if damage == "image":
         (tmp_path / "out" / "00001.png").write_bytes(b"not an image")
     elif damage == "index":
         (tmp_path / "out" / "index.jsonl").unlink()
+    elif damage == "manifest":  # of another program, or half of one
+        manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
+        (tmp_path / "out" / "manifest.json").write_text(json.dumps({"inputs": manifest["inputs"]}))
     run(images(job, seed=9 if damage == "seed" else 7))
     assert (content(tmp_path / "out") == expected) == (damage != "seed")
 

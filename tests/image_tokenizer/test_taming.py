@@ -344,3 +344,12 @@ def test_keys_that_change_nothing_are_followed(tmp_path: Path) -> None:
         remap=None,
     )
     assert VQConfig.from_yaml(path).ddconfig["note"] == "x"
+
+
+def test_attention_lies_at_the_levels_that_the_yaml_names() -> None:
+    """In encoder and decoder at the same resolutions, under taming's names."""
+    for resolutions, levels in (([8], {"1"}), ([16], {"0"}), ([16, 8], {"0", "1"}), ([], set())):
+        keys = small(attn_resolutions=resolutions).state_dict()
+        for part in ("encoder.down.", "decoder.up."):
+            found = {key.removeprefix(part).split(".")[0] for key in keys if key.startswith(part) and ".attn." in key}
+            assert found == levels, (part, resolutions)
