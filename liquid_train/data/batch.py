@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from dataclasses import dataclass, field, fields, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -28,12 +29,23 @@ class MicroBatch:
     position_ids: Tensor  # [n, seq_len] int64
     tasks: Tensor  # [n, seq_len] int8, task of the target; -1 = none
     weights: Tensor  # [n, seq_len] fp32, the target's share in the loss
+    chosen: Tensor  # [T] int64: where the T targets are in the flattened n * seq_len positions
     plan: DocumentPlan
     task_names: tuple[str, ...] = FIRST  # what the numbers in `tasks` stand for
 
     def to(self, device: torch.device) -> MicroBatch:
-        moved = {f.name: getattr(self, f.name).to(device) for f in fields(self) if f.name != "task_names"}
-        return replace(self, **moved)
+        """On `device`; to a GPU through pinned memory, so that the host does not wait for the copies."""
+        own = {f.name: getattr(self, f.name) for f in fields(self)}
+        tensors = {name: value for name, value in own.items() if isinstance(value, Tensor)}
+        if device.type == "cuda":
+            tensors = {name: value.pin_memory() for name, value in tensors.items()}
+        moved: dict[str, Any] = {name: value.to(device, non_blocking=True) for name, value in tensors.items()}
+        return replace(self, **moved, plan=self.plan.to(device))
+
+
+def places_of(targets: Tensor) -> Tensor:
+    """[T] int64: the flattened positions that have a target. Found on the host: on a GPU their number is waited for."""
+    return (targets != IGNORED).view(-1).nonzero().squeeze(1)
 
 
 @dataclass
@@ -106,7 +118,8 @@ def collate(sequences: list[Sequence], size: int, data: DataConfig, loss: LossCo
         lengths += s.lengths
     lengths += [seq_len] * (size - len(sequences))
     tasks = torch.where(targets == IGNORED, -1, tasks)
-    return MicroBatch(ids, targets, positions, tasks, weights, DocumentPlan.from_lengths(lengths), names)
+    plan = DocumentPlan.from_lengths(lengths)
+    return MicroBatch(ids, targets, positions, tasks, weights, places_of(targets), plan, names)
 
 
 def target_weights(targets: Tensor, by_task: Tensor, lengths: list[int], normalize: str) -> Tensor:

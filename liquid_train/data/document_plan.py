@@ -48,9 +48,12 @@ class DocumentPlan:
         return cls(tuple(gather), restore, ends, max(lengths))
 
     def to(self, device: torch.device) -> DocumentPlan:
-        gather = tuple(g.to(device, non_blocking=True) for g in self.gather)
-        restore, starts = self.restore.to(device, non_blocking=True), self.starts.to(device, non_blocking=True)
-        return DocumentPlan(gather, restore, starts, self.longest)
+        """On `device`; to a GPU through pinned memory, so that the host does not wait for the copies."""
+        tensors = (*self.gather, self.restore, self.starts)
+        if device.type == "cuda":
+            tensors = tuple(t.pin_memory() for t in tensors)
+        *gather, restore, starts = (t.to(device, non_blocking=True) for t in tensors)
+        return DocumentPlan(tuple(gather), restore, starts, self.longest)
 
 
 def padded_length(length: int) -> int:

@@ -21,7 +21,7 @@ from liquid_train.checkpoint.folder import committed, step_of
 from liquid_train.checkpoint.progress import read_progress
 from liquid_train.config.compose import read_config
 from liquid_train.config.schema import TrainJob
-from liquid_train.data.batch import MicroBatch, RankBatch, batch_digest
+from liquid_train.data.batch import MicroBatch, RankBatch, batch_digest, places_of
 from liquid_train.data.document_plan import DocumentPlan
 from liquid_train.data.loader import BatchLoader, open_sources
 from liquid_train.data.packing import Sequence
@@ -176,7 +176,8 @@ def parts(
         tasks[0, :-1] = torch.from_numpy(np.where(sequence.labels[part] == IGNORED, -1, sequence.tasks[part])[1:])
         ids, positions = (torch.from_numpy(array[part])[None] for array in (sequence.ids, sequence.positions))
         plan = DocumentPlan.from_lengths([document.tokens])
-        yield document, MicroBatch(ids, targets, positions, tasks, (targets != IGNORED).float(), plan, names)
+        weights = (targets != IGNORED).float()
+        yield document, MicroBatch(ids, targets, positions, tasks, weights, places_of(targets), plan, names)
 
 
 def loss_and_gradient(root: LossModule, batch: MicroBatch) -> tuple[float, float]:

@@ -17,7 +17,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AttentionInterface
-from transformers.masking_utils import AttentionMaskInterface
 
 from liquid_train.data.document_plan import DocumentPlan
 from liquid_train.errors import UserError
@@ -168,11 +167,8 @@ def _band(width: int, window: int | None, device: torch.device) -> Tensor:
     return mask if window is None else mask.triu(1 - window)
 
 
-def _no_mask(*args: Any, **kwargs: Any) -> None:
-    """transformers need not build a mask: the borders of the documents are in the plan."""
-
-
 KERNELS = {PADDED_SDPA: padded_sdpa, **attention_kernels.KERNELS}
+# No mask is registered with it: the borders of the documents are in the plan, and transformers, which would ask the
+# device in every forward whether a row is packed, leaves that out for a kernel that has none.
 for _kernel in KERNELS:
     AttentionInterface.register(implementation(_kernel), partial(packed_attention, kernel=_kernel))
-    AttentionMaskInterface.register(implementation(_kernel), _no_mask)

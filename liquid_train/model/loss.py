@@ -18,7 +18,6 @@ from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
 
 from liquid_train.data.batch import MicroBatch
-from liquid_train.data.sequence_pieces import IGNORED
 from liquid_train.model.backbone import rows_of
 from liquid_train.model.families import family_of
 from liquid_train.model.settings import LossConfig
@@ -194,7 +193,7 @@ class LossModule(nn.Module):
         hidden = self.lm.model(
             input_ids=batch.input_ids, position_ids=batch.position_ids, use_cache=False, document_plan=batch.plan
         ).last_hidden_state  # [n, seq_len, d]
-        chosen = (batch.targets != IGNORED).view(-1).nonzero().squeeze(1)
+        chosen = batch.chosen
         hidden = hidden.reshape(-1, hidden.shape[-1]).index_select(0, chosen)
         targets, weights = batch.targets.view(-1)[chosen], batch.weights.view(-1)[chosen]
         total, losses, correct = self._loss(hidden, targets, weights)

@@ -17,7 +17,7 @@ from huggingface_hub.errors import StrictDataclassError
 from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedConfig
 
-from liquid_train.data.batch import MicroBatch
+from liquid_train.data.batch import MicroBatch, places_of
 from liquid_train.data.document_plan import DocumentPlan
 from liquid_train.errors import UserError
 from liquid_train.model.attention import PACKED
@@ -123,7 +123,8 @@ def packed_row(apart: list[Tensor]) -> MicroBatch:
     positions = torch.cat([torch.arange(len(d)) for d in apart])[None]
     tasks = torch.where(targets == -100, -1, 0).to(torch.int8)
     weights = (targets != -100).float()
-    return MicroBatch(ids, targets, positions, tasks, weights, DocumentPlan.from_lengths([len(d) for d in apart]))
+    plan = DocumentPlan.from_lengths([len(d) for d in apart])
+    return MicroBatch(ids, targets, positions, tasks, weights, places_of(targets), plan)
 
 
 def in_short(error: Exception) -> str:

@@ -74,11 +74,12 @@ class BatchTotals:
     source_tokens: dict[str, int]
     asked: dict[str, int]  # documents wanted of every source, since the processes started
     lost: dict[str, int]  # those of them that were not made
-    dropped: dict[str, int]  # documents by reason, since the processes started
+    dropped: dict[str, int]  # documents by reason, since the processes started; {} where it was not asked for
 
 
-def batch_totals(batch: RankBatch, data: DataConfig, world: World) -> BatchTotals:
-    """Sum the ranks' parts of a global batch; a collective."""
+def batch_totals(batch: RankBatch, data: DataConfig, world: World, *, reasons: bool = True) -> BatchTotals:
+    """Sum the ranks' parts of a global batch; a collective. reasons: with those of the documents left out, whose texts
+    have to be gathered."""
     sum_squared_lengths = sum(n * n for s in batch.sequences.values() for n in s.lengths)
     names = list(data.sources)
     shares = [s.sources() for s in batch.sequences.values()]
@@ -91,10 +92,9 @@ def batch_totals(batch: RankBatch, data: DataConfig, world: World) -> BatchTotal
     counts = torch.tensor(
         [batch.documents, batch.padding, sum_squared_lengths, len(batch.damage), len(batch.dropped), *by_source],
         dtype=torch.float64,
-        device=world.device,
-    )
+    )  # on the host: a GPU need not be waited for
     world.sum(counts)
-    documents, padding, sum_squared_lengths, damage, reasons = (int(n) for n in counts[:5].tolist())
+    documents, padding, sum_squared_lengths, damage, known = (int(n) for n in counts[:5].tolist())
     epochs, source_documents, source_tokens, asked, lost = (
         dict(zip(names, row, strict=True)) for row in counts[5:].view(5, -1).tolist()
     )
@@ -110,7 +110,7 @@ def batch_totals(batch: RankBatch, data: DataConfig, world: World) -> BatchTotal
         {k: int(n) for k, n in source_tokens.items()},
         {k: int(n) for k, n in asked.items()},
         {k: int(n) for k, n in lost.items()},
-        all_dropped(batch.dropped, world) if reasons else {},
+        all_dropped(batch.dropped, world) if known and reasons else {},
     )
 
 
@@ -133,7 +133,7 @@ def data_ended(batch: RankBatch, data: DataConfig, world: World) -> bool:
     """Whether no rank has a document left for this step; a collective, if the mixture can end at all."""
     if is_endless(data):
         return False
-    ended = torch.tensor(int(batch.ended), device=world.device)
+    ended = torch.tensor(int(batch.ended))
     dist.all_reduce(ended, op=dist.ReduceOp.MIN)
     return bool(ended)
 

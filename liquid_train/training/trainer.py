@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import sys
 import time
 from collections.abc import Iterator
@@ -125,6 +126,7 @@ class Trainer:
         self.out_of_data = False
         self._skipped_in_a_row = 0
         self._save_waits = False  # one is due, and steps are being left out
+        self._dropped: dict[str, int] = {}  # documents left out by reason, as of the last step that was logged
         self._metrics: dict[str, Any] = {}  # of the last step; {} before the first
         self._step_begun = self._waited = 0.0
         self._stalled = 0.0  # seconds that training stood still for the newest checkpoint
@@ -239,7 +241,7 @@ class Trainer:
         self.timer.enter("forward")
         weight = sum((b.weights.sum().double() for b in batches), torch.zeros((), dtype=torch.float64))
         told = torch.tensor([float(stop), float(batch.interrupted)], dtype=torch.float64)
-        shared = torch.cat([weight.view(1), told]).to(self.world.device)
+        shared = torch.cat([weight.view(1), told])  # on the host: a GPU is still at the step before
         self.world.sum(shared)
         total_weight, stops, interrupted = shared.tolist()
         if interrupted:
@@ -250,9 +252,10 @@ class Trainer:
         norm = torch.nn.utils.clip_grad_norm_(self.root.parameters(), c.optimizer.grad_clip)
         norm = norm.full_tensor() if hasattr(norm, "full_tensor") else norm
         self.world.sum(sums)
-        loss, per_task = float(sums[-1]) / max(total_weight, 1e-9), sums[:-1].view(4, -1).cpu()
-        # the same on all ranks: both were reduced
-        finite = bool(torch.isfinite(norm)) and loss == loss and abs(loss) != float("inf")
+        # the host waits for the device here and nowhere else; the same on all ranks: both were reduced
+        *found, loss_sum, grad_norm = torch.cat([sums, norm.double().view(1)]).tolist()
+        loss, per_task = loss_sum / max(total_weight, 1e-9), torch.tensor(found, dtype=torch.float64).view(4, -1)
+        finite = math.isfinite(grad_norm) and math.isfinite(loss)
         spike = finite and is_spike(shares_and_losses(per_task, self.tasks), progress.guard, c.train.spike)
         skipped = not finite or (spike and c.train.spike.action != "warn")
         if not skipped:
@@ -263,7 +266,7 @@ class Trainer:
         if not self.timer.steps_done:
             self._assert_invariants(batches)
         rewinds = spike and c.train.spike.action == "rewind"
-        return StepResult(loss, per_task, self.tasks, float(norm), lr, finite, spike, skipped, rewinds, stop=stops > 0)
+        return StepResult(loss, per_task, self.tasks, grad_norm, lr, finite, spike, skipped, rewinds, stop=stops > 0)
 
     def _forward_backward(self, batches: list[MicroBatch], total_weight: float) -> Tensor:
         """Gradients of the global batch's mean loss. Returns this rank's sums, fp64 [4 * tasks + 1]: LossOutput's
@@ -296,17 +299,20 @@ class Trainer:
         highest = self.vocabulary.image_end
         assert all(int(b.input_ids.max()) < highest for b in batches), "an id lies beyond the vocabulary"
 
+    def _is_logged(self, step: int) -> bool:
+        return step % self.config.tracker.every == 0 or step == self.steps
+
     def log(self, batch: RankBatch, result: StepResult) -> None:
         """Count the step as done and log it."""
         metrics = self._metrics = self._advance(batch, result)
-        step, every = self.progress.step, self.config.tracker.every
+        step = self.progress.step
         if self.config.train.batch_digest:
             parts: list[Any] = [None] * self.world.size
             dist.all_gather_object(parts, batch.digests())
             metrics["batch_digest"] = batch_digest({g: d for part in parts for g, d in part.items()})
         self._report(self.profile.end(step))
         self.timer.steps_done += 1
-        due = step % every == 0 or self.done
+        due = self._is_logged(step)
         times = self.timer.take() if due else {}
         if self.tracker:
             if due:
@@ -317,9 +323,10 @@ class Trainer:
         """Move the progress on by one step and return the step's metrics. UserError for too many damaged samples."""
         data, progress = self.config.data, self.progress
         seconds = time.perf_counter() - self._step_begun
-        totals = batch_totals(batch, data, self.world)
+        totals = batch_totals(batch, data, self.world, reasons=self._is_logged(progress.step + 1))
+        self._dropped = totals.dropped or self._dropped
         left_out = self._count_damage(totals.damage)
-        for line in self.drops.report(totals.dropped):
+        for line in self.drops.report(self._dropped):
             self._report(line, logging.WARNING)
         if source := self.drops.too_many(totals.asked, totals.lost):  # the same on all ranks
             reasons = all_dropped(batch.lost, self.world)
@@ -342,7 +349,7 @@ class Trainer:
             seconds=seconds,
             waited=self._waited,
         )
-        totals = replace(totals, dropped={**totals.dropped, **left_out})
+        totals = replace(totals, dropped={**self._dropped, **left_out})
         return step_metrics(totals, result, progress_metrics(progress), speed)
 
     def _check_first_weights(self) -> None:

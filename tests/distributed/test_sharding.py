@@ -28,7 +28,11 @@ LENGTH = 32
 
 def batch_of(rows: int) -> MicroBatch:
     ids = torch.arange(LENGTH).remainder(rows)[None]
-    plain: dict[str, Any] = {"tasks": torch.zeros(1, LENGTH, dtype=torch.int8), "weights": torch.ones(1, LENGTH)}
+    plain: dict[str, Any] = {
+        "chosen": torch.arange(LENGTH),
+        "tasks": torch.zeros(1, LENGTH, dtype=torch.int8),
+        "weights": torch.ones(1, LENGTH),
+    }
     return MicroBatch(
         ids, ids.roll(-1, 1), torch.arange(LENGTH)[None], **plain, plan=DocumentPlan.from_lengths([LENGTH])
     )

@@ -164,6 +164,7 @@ def test_rows_of_a_published_vocabulary_that_no_id_uses_never_win(tmp_path: Path
         torch.arange(84).view(1, -1),
         torch.ones_like(ids).to(torch.int8),
         torch.ones(1, 84),
+        torch.arange(84),
         DocumentPlan.from_lengths([84]),
     )
     root = LossModule.of(lm, vocabulary, LossConfig())
