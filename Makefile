@@ -16,7 +16,7 @@ export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 # A worker that has nothing left takes tests from the other one, file by file as far as it goes: what a file's tests share
 # is made once.
 PYTEST := $(VENV)/bin/pytest -q -n $(WORKERS) --dist worksteal $(PYTEST_ARGS)
-.PHONY: help install quickstart quickstart-long test test-fast test-slow lint format bench
+.PHONY: help install quickstart quickstart-long test test-fast test-slow lint format bench gpu-check
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -55,6 +55,9 @@ lint: $(STAMP)  ## ruff and mypy
 format: $(STAMP)  ## what `make lint` can fix
 	$(VENV)/bin/ruff check --fix .
 	$(VENV)/bin/ruff format .
+
+gpu-check: $(STAMP)  ## on a machine with a GPU: what a CPU cannot prove, in minutes; writes docs/gpu/
+	$(VENV)/bin/python -m benchmarks.gpu_check
 
 bench: $(STAMP)  ## time the parts that matter
 	$(VENV)/bin/python -m benchmarks

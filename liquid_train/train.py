@@ -127,6 +127,8 @@ def main(overrides: list[str]) -> int:
             log.warning(leftover)
         config = load("train", overrides)
         logs.set_up(config.log.level)
+        if config.train.deterministic:  # cuBLAS reads it when its first handle is made
+            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         run_dir = Path(config.run.dir)
         check_folder(run_dir, f"run.dir={run_dir}")
         hangs, timeout = run_dir / "hangs", config.train.hang_timeout

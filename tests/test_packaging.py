@@ -146,6 +146,7 @@ def test_make_alone_prints_every_target() -> None:
         "lint",
         "format",
         "bench",
+        "gpu-check",
     }
 
 

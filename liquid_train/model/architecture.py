@@ -7,6 +7,7 @@ blocks of the model run a few tokens on the meta device, which computes shapes a
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import re
 from textwrap import shorten
@@ -42,7 +43,8 @@ def config_of(fields: dict[str, Any]) -> PreTrainedConfig:
         raise UserError(
             f"{KEY}.model_type={as_text(model_type)}: transformers has no such model{close or '; give qwen2 or llama'}"
         )
-    given = {name: value for name, value in fields.items() if name != "model_type"}
+    # a copy: transformers completes what is inside, and a config that was changed so is refused at the next resume
+    given = {name: copy.deepcopy(value) for name, value in fields.items() if name != "model_type"}
     for name, value in given.items():
         _check_number(name, value)
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from transformers import AutoConfig, Qwen2Config
 from liquid_train.cli import main
 from liquid_train.config.compose import conf_dir, load
 from liquid_train.errors import UserError
-from liquid_train.model.backbone import check_backbone
+from liquid_train.model.backbone import check_backbone, model_config
 from liquid_train.model.settings import BackboneConfig
 from tests.shard_sets import mixture_overrides
 
@@ -139,6 +140,17 @@ def test_it_is_said_before_a_run_folder_is_made(tmp_path: Path, capsys: pytest.C
     assert main([*arguments, "backbone.architecture.num_attention_heads=3"]) == 2
     err = capsys.readouterr().err.strip()
     assert len(err.splitlines()) == 1 and "does not divide" in err and not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    "name", sorted(path.stem for path in (conf_dir() / "backbone").glob("*.yaml") if path.stem != "folder")
+)
+def test_a_config_is_not_changed_by_the_model_that_is_made_of_it(name: str) -> None:
+    """transformers completes rope_scaling in place: a run of Llama 3.2 was refused at its own resume."""
+    config = load("train", ["data.sources.a.path=set", "data.sources.a.task=text", "train.steps=1", f"backbone={name}"])
+    before = copy.deepcopy(config)
+    model_config(config.backbone, 1000)
+    assert config == before
 
 
 def test_what_does_not_come_out_right_is_trained_on_request_only(
