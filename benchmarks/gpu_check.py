@@ -102,13 +102,16 @@ class Check:
             raise RuntimeError(f"exit status {done.returncode}: {done.stdout[-1500:]}")
         return done.stdout
 
+    def job(self) -> list[str]:
+        """Overrides of every training: its data, its VQ, and nothing next to it."""
+        sources = [f"data.sources.{task}.path={self.folder / folder}" for task, folder in SOURCES.items()]
+        sources += [f"data.sources.{task}.task={task}" for task in SOURCES]
+        return [*sources, *self.vq(), "evals.every=0", "tracker.wandb.mode=disabled", "tracker.progress=false"]
+
     def train(self, name: str, *overrides: str) -> list[dict[str, Any]]:
         """metrics.jsonl of a run in processes of its own, so that none holds another's memory; with "graphs"."""
         run = self.folder / "runs" / name
-        fixed = [f"run.dir={run}", "evals.every=0", "tracker.wandb.mode=disabled", "tracker.progress=false"]
-        sources = [f"data.sources.{task}.path={self.folder / folder}" for task, folder in SOURCES.items()]
-        sources += [f"data.sources.{task}.task={task}" for task in SOURCES]
-        self.run(sys.executable, "-m", "benchmarks.gpu_check", "--train", *fixed, *sources, *self.vq(), *overrides)
+        self.run(sys.executable, "-m", "benchmarks.gpu_check", "--train", f"run.dir={run}", *self.job(), *overrides)
         lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
         return [line for line in lines if "loss" in line]
 
@@ -270,20 +273,8 @@ def losses(check: Check) -> Rows:
 def resume(check: Check) -> Rows:
     """Six steps at once, and three and three with a save between them: the same numbers in determinism mode."""
     tiny = shape(Check(check.folder, True), "llama3.2-1b")
-    sources = [f"data.sources.{task}.path={check.folder / folder}" for task, folder in SOURCES.items()]
-    sources += [f"data.sources.{task}.task={task}" for task in SOURCES]
-    fixed = ["evals.every=0", "tracker.wandb.mode=disabled", "tracker.progress=false", "train.deterministic=true"]
-    liquid = (
-        sys.executable,
-        "-m",
-        "liquid_train.cli",
-        "train",
-        *tiny,
-        *sources,
-        *check.vq(),
-        *fixed,
-        "schedule=constant",
-    )
+    fixed = ["train.deterministic=true", "schedule=constant", "schedule.warmup=2"]
+    liquid = (sys.executable, "-m", "liquid_train.cli", "train", *tiny, *check.job(), *fixed)
     found = {}
     for name, stops in (("whole", (6,)), ("resumed", (3, 6))):
         for steps in stops:

@@ -108,7 +108,7 @@ def snapshot(
     """
     state: dict[str, Any] = {"optimizer": get_optimizer_state_dict(root, optimizer)}
     plan = ShardPlan.of(stored_shapes(root.lm), config.checkpoint.shard_gib)
-    files: Iterable[tuple[int, dict[str, Tensor]]] = own_files(plan, root, world)
+    files: Iterable[tuple[int, dict[str, Tensor]]] = own_files(plan, root, world, copied=copied)
     if copied:
         stager = DefaultStager(
             StagingOptions(
@@ -117,8 +117,7 @@ def snapshot(
         )
         state = cast(dict[str, Any], stager.stage(state))
         stager.close()
-        # a whole tensor may still be the parameter itself, where one rank has all of it
-        files = [(number, {name: tensor.clone() for name, tensor in held.items()}) for number, held in files]
+        files = list(files)
     streams = _gather_streams(progress.streams, world)
     trainer = {
         **asdict(progress),
@@ -137,13 +136,15 @@ def writers(ranks: int, per_machine: int) -> list[int]:
     return sorted(range(ranks), key=lambda rank: (rank % per_machine, rank))
 
 
-def own_files(plan: ShardPlan, root: LossModule, world: World) -> Iterator[tuple[int, dict[str, Tensor]]]:
+def own_files(
+    plan: ShardPlan, root: LossModule, world: World, *, copied: bool
+) -> Iterator[tuple[int, dict[str, Tensor]]]:
     """The model's full weights on the CPU: number and {name: tensor} of one safetensors file after another; a
     collective of all ranks.
 
     The ranks take turns, a round yields one file a rank or {} where there is none, so that all ranks have the same
     number of rounds. A rank holds at most the file that it yields in memory of the CPU, and gathers one tensor more at
-    a time on its device.
+    a time on its device. copied: also what is on the CPU: it may be the parameter itself, where one rank has all of it.
     """
     turn = writers(world.size, int(os.environ.get("LOCAL_WORLD_SIZE", world.size))).index(world.rank)
     tensors = named_full_tensors(root.lm)
@@ -151,7 +152,7 @@ def own_files(plan: ShardPlan, root: LossModule, world: World) -> Iterator[tuple
     for current, names in enumerate(plan.names):
         for name, tensor in islice(tensors, len(names)):
             if current == number:
-                held[name] = tensor.cpu()
+                held[name] = tensor.to("cpu", copy=copied)
         if (current + 1) % world.size == 0 or current + 1 == len(plan.names):
             yield number, held
             number, held = number + world.size, {}

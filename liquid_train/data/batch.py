@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from liquid_train.data.damage import Damage
-from liquid_train.data.document_plan import DocumentPlan
+from liquid_train.data.document_plan import DocumentPlan, moved
 from liquid_train.data.packing import Sequence
 from liquid_train.data.sequence_pieces import IGNORED
 from liquid_train.data.settings import DataConfig
@@ -34,13 +34,9 @@ class MicroBatch:
     task_names: tuple[str, ...] = FIRST  # what the numbers in `tasks` stand for
 
     def to(self, device: torch.device) -> MicroBatch:
-        """On `device`; to a GPU through pinned memory, so that the host does not wait for the copies."""
         own = {f.name: getattr(self, f.name) for f in fields(self)}
-        tensors = {name: value for name, value in own.items() if isinstance(value, Tensor)}
-        if device.type == "cuda":
-            tensors = {name: value.pin_memory() for name, value in tensors.items()}
-        moved: dict[str, Any] = {name: value.to(device, non_blocking=True) for name, value in tensors.items()}
-        return replace(self, **moved, plan=self.plan.to(device))
+        tensors: dict[str, Any] = {name: moved(v, device) for name, v in own.items() if isinstance(v, Tensor)}
+        return replace(self, **tensors, plan=self.plan.to(device))
 
 
 def places_of(targets: Tensor) -> Tensor:

@@ -48,12 +48,13 @@ class DocumentPlan:
         return cls(tuple(gather), restore, ends, max(lengths))
 
     def to(self, device: torch.device) -> DocumentPlan:
-        """On `device`; to a GPU through pinned memory, so that the host does not wait for the copies."""
-        tensors = (*self.gather, self.restore, self.starts)
-        if device.type == "cuda":
-            tensors = tuple(t.pin_memory() for t in tensors)
-        *gather, restore, starts = (t.to(device, non_blocking=True) for t in tensors)
+        *gather, restore, starts = (moved(t, device) for t in (*self.gather, self.restore, self.starts))
         return DocumentPlan(tuple(gather), restore, starts, self.longest)
+
+
+def moved(tensor: Tensor, device: torch.device) -> Tensor:
+    """A tensor of the host on `device`; to a GPU through pinned memory, so that the host does not wait for the copy."""
+    return (tensor.pin_memory() if device.type == "cuda" else tensor).to(device, non_blocking=True)
 
 
 def padded_length(length: int) -> int:

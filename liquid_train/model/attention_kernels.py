@@ -86,7 +86,8 @@ def varlen(
     return attended
 
 
-@torch.compiler.disable  # type: ignore[untyped-decorator]  # compiled by itself, with a mask that is made at its first call
+# compiled by itself, with a mask that is made at its first call
+@torch.compiler.disable  # type: ignore[untyped-decorator]
 def flex(
     q: Tensor,
     k: Tensor,

@@ -134,8 +134,9 @@ def _hf_config(backbone: BackboneConfig, tokenizer_entries: int) -> PreTrainedCo
 def start_card(backbone: BackboneConfig) -> ModelCard | None:
     """The card of a start that has image rows already, which training goes on with: the folder of a run's model, or of
     an imported one. None for a plain language model, which is given new rows."""
-    has_card = backbone.path is not None and (Path(backbone.path) / CARD).is_file()
-    return ModelCard.read(backbone.path) if has_card and backbone.path is not None else None
+    if backbone.path is None or not (Path(backbone.path) / CARD).is_file():
+        return None
+    return ModelCard.read(backbone.path)
 
 
 def backbone_key(backbone: BackboneConfig) -> str:

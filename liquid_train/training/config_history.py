@@ -16,6 +16,7 @@ from typing import Any
 
 import yaml
 
+from liquid_train.checkpoint.folder import TRAINER
 from liquid_train.checkpoint.resume import Changes, config_differences, filled, planned_steps
 from liquid_train.config.compose import typed
 from liquid_train.config.schema import TrainJob
@@ -29,7 +30,7 @@ SHAPE = ("optimizer.lr", "schedule", "train.steps", "train.tokens")  # of the le
 
 def last_settings(run_dir: Path, checkpoint: Path | None) -> dict[str, Any] | None:
     """Those of the start before: of this run, or else of the run whose checkpoint it branches off; None for none."""
-    for file, part in ((run_dir / "config.yaml", None), (checkpoint and checkpoint / "trainer.json", "config")):
+    for file, part in ((run_dir / "config.yaml", None), (checkpoint and checkpoint / TRAINER, "config")):
         try:
             values = yaml.safe_load(file.read_text(encoding="utf-8")) if file else None  # JSON is YAML
         except (OSError, yaml.YAMLError, UnicodeDecodeError):

@@ -95,7 +95,8 @@ class Trainer:
             shards.damage.announce = False  # each process meets its own part of it: step by step, see _count_damage
         self.damage = DamageCount({str(s.path): s.num_samples for s in self.sets.values()})
         self.progress, self.notes = restore_progress(config, self.resumed_from, self.sets)
-        self.notes += [] if self.resumed_from else image_rows
+        if not self.resumed_from:
+            self.notes += image_rows
         if rewind:
             self.progress.guard, self.progress.streams = rewind.guard, {**self.progress.streams, **rewind.streams}
         with self._writing():
