@@ -164,7 +164,9 @@ def test_what_does_not_come_out_right_is_trained_on_request_only(
     arguments += [f"backbone.architecture={given}", "evals.every=0"]
     assert main(arguments) == 2
     err = capsys.readouterr().err.strip()
-    assert len(err.splitlines()) == 1 and "qwen3_next does not come out right here: " in err
-    assert "backbone.unproven=true" in err and not (tmp_path / "run").exists()
+    # transformers warns once a process of kernels that it lacks, which is here or in a test before.
+    told = [line for line in err.splitlines() if "WARNING" not in line]
+    assert len(told) == 1 and "qwen3_next does not come out right here: " in told[0]
+    assert "backbone.unproven=true" in told[0] and not (tmp_path / "run").exists()
     assert main([*arguments, "backbone.unproven=true"]) == 0
     assert (tmp_path / "run" / "checkpoints" / "step-00000001").is_dir()
