@@ -79,7 +79,6 @@ def generate_shared(handle: ModelHandle, prompts: list[str], settings: EvalsConf
     """The prompts in turn until there are `count`; rank r generates every world_size-th image, image i with seed i; a
     collective. Raises NotMeasurable for a model that has seen no images."""
     from liquid_train.generate.image_sampler import sample_images
-    from liquid_train.generate.images import decode
 
     require_grid(handle)
     own, chosen = handle.own(count), [prompts[i % len(prompts)] for i in range(count)]
@@ -100,7 +99,18 @@ def generate_shared(handle: ModelHandle, prompts: list[str], settings: EvalsConf
         )
     codes = handle.gathered(codes)
     sampler = {"guidance": settings.guidance, "temperature": settings.temperature, "top_k": settings.top_k}
-    return GeneratedImages(codes, decode(handle.image_tokenizer, codes), chosen, list(range(count)), sampler)
+    return GeneratedImages(codes, decode_shared(handle, codes), chosen, list(range(count)), sampler)
+
+
+def decode_shared(handle: ModelHandle, codes: np.ndarray) -> np.ndarray:
+    """codes [n, rows, columns], n >= 1 -> pixels uint8 [n, H, W, 3], each rank having decoded its own; a collective."""
+    from liquid_train.generate.images import decode
+
+    side, own = handle.image_tokenizer.downsampling, handle.own(len(codes))
+    pixels = np.zeros((len(codes), codes.shape[1] * side, codes.shape[2] * side, 3), dtype=np.uint8)
+    if own:
+        pixels[own] = decode(handle.image_tokenizer, codes[own])
+    return handle.gathered(pixels)
 
 
 def require_grid(handle: ModelHandle) -> None:

@@ -9,7 +9,7 @@ both reads only what Inputs has.
 from __future__ import annotations
 
 import json
-from functools import cached_property, lru_cache
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +21,6 @@ from evals.questions.shard_questions import QuestionSet, load_questions
 from evals.real_images import RealImages, decoded_images, images_of_folder
 from evals.sets import EvalSets
 from evals.settings import EvalJob
-from liquid_train.data.shards import ShardSet
 from liquid_train.generate.manifest import text_digest
 from liquid_train.generate.request import read_prompts
 from liquid_train.measurement.measurement import ModelHandle
@@ -163,7 +162,7 @@ class JobInputs(Inputs):
             shapes, codes = self.shapes, self.questions.codes
             name = f"{len(shapes.pixels)} original test images"
             return RealImages(shapes.pixels, list(shapes.shapes), name, True, codes)
-        return decoded_images(self.image_tokenizer, self.sets.get("images"), self.config.quality_reference)
+        return decoded_images(self.handle, self.sets.get("images"), self.config.quality_reference)
 
     def category_of(self, prompt: str) -> str | None:
         """Of easy-VQA: the shape."""
@@ -210,14 +209,16 @@ class TrainingInputs(Inputs):
 
     @property
     def real(self) -> RealImages:
-        shards = self.sets.get("images")
-        return _held_out(self.handle.image_tokenizer, str(shards.path), self.config.quality_reference)
+        shards, count = self.sets.get("images"), self.config.quality_reference
+        key = (self.image_tokenizer.fingerprint, str(shards.path), shards.digest, count)
+        if key not in _HELD_OUT:  # on all ranks or on none
+            _HELD_OUT.clear()
+            _HELD_OUT[key] = decoded_images(self.handle, shards, count)
+        return _HELD_OUT[key]
 
 
-# by path, since every evaluation opens the set anew: a training compares with the same images every time
-@lru_cache(maxsize=1)
-def _held_out(tokenizer: ImageTokenizer, path: str, count: int) -> RealImages:
-    return decoded_images(tokenizer, ShardSet(path, codebook_size=tokenizer.codebook_size), count)
+# The last ones: every evaluation opens the set anew, and a training compares with the same images every time.
+_HELD_OUT: dict[tuple[str, str, str, int], RealImages] = {}
 
 
 def prompts_of(config: EvalJob, sets: EvalSets) -> list[str]:

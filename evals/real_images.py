@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from evals.errors import NotMeasurable
+from evals.generated import decode_shared
 from liquid_train.data.shards import ShardSet
 from liquid_train.errors import UserError
 from liquid_train.measurement.measurement import ModelHandle
@@ -38,10 +39,9 @@ class RealImages:
         return decode(tokenizer, np.stack(self.codes[:count]) if self.codes else encode(tokenizer, self.pixels[:count]))
 
 
-def decoded_images(tokenizer: ImageTokenizer, shards: ShardSet, count: int) -> RealImages:
-    """The first `count` samples with codes; those of another grid than the first are left out."""
-    from liquid_train.generate.images import decode
-
+def decoded_images(handle: ModelHandle, shards: ShardSet, count: int) -> RealImages:
+    """Of the first `count` samples those with codes; those of another grid than the first are left out. A
+    collective."""
     codes: list[np.ndarray] = []
     for n in range(min(count, shards.num_samples)):
         sample = shards.sample(n)
@@ -49,7 +49,7 @@ def decoded_images(tokenizer: ImageTokenizer, shards: ShardSet, count: int) -> R
             codes.append(sample["codes"])
     if not codes:
         raise NotMeasurable(f"{shards.path}: no images there to compare with")
-    pixels = decode(tokenizer, np.stack(codes))
+    pixels = decode_shared(handle, np.stack(codes))
     return RealImages(pixels, [None] * len(pixels), f"{len(pixels)} held-out images as the VQ decodes them", False)
 
 

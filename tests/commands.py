@@ -1,17 +1,17 @@
-"""The `liquid` command in a process of its own, in a folder of the test's, with modules of a user's own on its path."""
+"""The `liquid` command in a process of its own (tests/forked.py), in a folder of the test's, with modules of a user's
+own on its path."""
 
 from __future__ import annotations
 
 import os
 import subprocess
-import sys
 from pathlib import Path
 
+from tests import forked
 from tests.distributed.running import ENV
 
 
 def liquid(cwd: Path, *arguments: str, own: Path | None = None) -> subprocess.CompletedProcess[str]:
     """Run `liquid ARGUMENTS` in `cwd`. own: a folder whose modules it can import, next to the program's."""
     environment = ENV if own is None else {**ENV, "PYTHONPATH": os.pathsep.join([ENV["PYTHONPATH"], str(own)])}
-    command = [sys.executable, "-P", "-m", "liquid_train.cli", *arguments]
-    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=300)
+    return forked.liquid(*arguments, cwd=cwd, env=environment)

@@ -42,6 +42,7 @@ LONG = (
     "tests/model/test_architecture.py::test_what_does_not_come_out_right_is_trained_on_request_only",
     "tests/model/test_backbones.py",
     "tests/model/test_proof.py",
+    "tests/model/test_router_balance.py",
     "tests/report/test_html.py",
     "tests/scaling/test_planner.py",
     "tests/serve/",

@@ -138,9 +138,13 @@ def _child(
     target: Callable[..., Any], args: tuple[Any, ...], environment: dict[str, str], cwd: str, out: str, err: str
 ) -> None:
     os.setsid()
+    # as in a process that a user starts: its loaders are forked from it, else each would import the program again
+    multiprocessing.set_start_method("fork", force=True)
     os.chdir(cwd)
     os.environ.clear()
     os.environ.update(environment)
+    paths = environment.get("PYTHONPATH", "").split(os.pathsep)
+    sys.path[:0] = [path for path in paths if path and path not in sys.path]  # a test's own modules
     for number, path in ((1, out), (2, err)):
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), number)
     sys.stdout, sys.stderr = (os.fdopen(n, "w", buffering=1, encoding="utf-8", closefd=False) for n in (1, 2))

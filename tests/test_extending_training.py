@@ -32,9 +32,9 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def attempt(root: Path, run: str, *overrides: str) -> subprocess.CompletedProcess[str]:
-    """`liquid train` for two steps, unless the overrides say otherwise."""
+    """`liquid train` for two steps on one rank, unless the overrides say otherwise."""
     data = json.loads((root / "overrides.json").read_text())
-    usual = ["experiment=quickstart", *data, "evals.every=0", f"run.dir={run}", "train.steps=2"]
+    usual = ["experiment=quickstart", *data, "evals.every=0", f"run.dir={run}", "train.steps=2", "launch.nproc=1"]
     return liquid(root, "train", *usual, *overrides, own=root)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -32,9 +32,6 @@ from liquid_train.measurement.intervals import Z, bootstrap, bootstrap_name
 from liquid_train.measurement.measurement import Measurement, ModelHandle, Value, bare, share
 from liquid_train.measurement.provenance import Provenance, arrays_digest, seeds_text, texts_digest
 from liquid_train.measurement.settings import FeaturesConfig
-
-if TYPE_CHECKING:
-    from evals.distances.features import FeatureNetwork
 
 RESAMPLES = 200
 BOOTSTRAP_FEATURES = 256  # a wider network's covariance takes too long to be resampled
@@ -112,17 +109,18 @@ def published_name(key: str) -> str:
 def image_quality(handle: ModelHandle, data: ImageSets, config: FeaturesConfig, *, seed: int = 0) -> Measurement:
     """A collective: every rank looks at its share of the generated images. Raises UserError for fewer than 4 images in
     a set."""
-    from evals.distances.feature_cache import reference_features
+    from evals.distances.feature_cache import reference_features, shared_features
     from evals.distances.features import open_features
 
     network = open_features(config, handle.image_tokenizer)
-    real = reference_features(network, data.real, Path(config.cache) if config.cache is not None else None)
-    sums, generated = shared_features(handle, network, data.generated, real.shape[1])
+    folder = Path(config.cache) if config.cache is not None else None
+    real = reference_features(handle, network, data.real, folder)
+    generated = shared_features(handle, network, data.generated)
     reference = Gaussian.of(real)
-    values, warnings = distances(sums, generated, real, reference, seed)
+    values, warnings = distances(FeatureSums.of(generated), generated, real, reference, seed)
     values |= category_distances(generated, real, data.generated_categories, data.real_categories, seed)
     if data.reconstructed is not None:
-        passed = network(data.reconstructed)
+        passed = shared_features(handle, network, data.reconstructed)
         values["frechet_of_reconstructions"] = bare(
             frechet_distance(Gaussian.of(passed), reference), len(passed), "the same images are in both sets"
         )
@@ -140,18 +138,6 @@ def image_quality(handle: ModelHandle, data: ImageSets, config: FeaturesConfig, 
         dtype=handle.dtype,
     )
     return Measurement(values, provenance, {"reference": data.real_name}, warnings)
-
-
-def shared_features(
-    handle: ModelHandle, network: FeatureNetwork, pixels: np.ndarray, width: int
-) -> tuple[FeatureSums, np.ndarray]:
-    """(sums over all images, fp32 features [n, width] of all), each rank having computed its own; a collective."""
-    own = handle.own(len(pixels))
-    features = np.zeros((len(pixels), width), dtype=np.float32)
-    if own:
-        features[own] = network(pixels[own])
-    sums = FeatureSums.from_vector(handle.gathered(FeatureSums.of(features[own]).as_vector()))
-    return sums, handle.gathered(features)
 
 
 def distances(

@@ -32,6 +32,7 @@ class MicroBatch:
     chosen: Tensor  # [T] int64: where the T targets are in the flattened n * seq_len positions
     plan: DocumentPlan
     task_names: tuple[str, ...] = FIRST  # what the numbers in `tasks` stand for
+    inside: Tensor | None = None  # [n, seq_len] bool: a document's token, not padding; None: all are
 
     def to(self, device: torch.device) -> MicroBatch:
         own = {f.name: getattr(self, f.name) for f in fields(self)}
@@ -105,9 +106,11 @@ def collate(sequences: list[Sequence], size: int, data: DataConfig, loss: LossCo
     positions = torch.arange(seq_len).repeat(size, 1)
     tasks = torch.full((size, seq_len), -1, dtype=torch.int8)
     weights = torch.zeros((size, seq_len))
+    inside = torch.zeros((size, seq_len), dtype=torch.bool)
     lengths: list[int] = []
     for i, s in enumerate(sequences):
         ids[i], positions[i] = torch.from_numpy(s.ids), torch.from_numpy(s.positions)
+        inside[i, : seq_len - s.padding] = True
         targets[i, :-1] = torch.from_numpy(s.labels[1:])
         tasks[i, :-1] = torch.from_numpy(s.tasks[1:])
         weights[i] = target_weights(targets[i], by_task[tasks[i].long().clamp(min=0)], s.lengths, loss.normalize)
@@ -115,7 +118,7 @@ def collate(sequences: list[Sequence], size: int, data: DataConfig, loss: LossCo
     lengths += [seq_len] * (size - len(sequences))
     tasks = torch.where(targets == IGNORED, -1, tasks)
     plan = DocumentPlan.from_lengths(lengths)
-    return MicroBatch(ids, targets, positions, tasks, weights, places_of(targets), plan, names)
+    return MicroBatch(ids, targets, positions, tasks, weights, places_of(targets), plan, names, inside)
 
 
 def target_weights(targets: Tensor, by_task: Tensor, lengths: list[int], normalize: str) -> Tensor:

@@ -157,6 +157,16 @@ class ShardSet:
         crop = self.index.get("recipe", {}).get("crop", {})
         return [(int(width), int(height)) for width, height in crop.get("sizes", ())]
 
+    def usual_grid(self) -> tuple[int, int] | None:
+        """(rows, columns) of the codes of most of its images, as its index says; of a set of an older version those of
+        its first image. None for a set without images."""
+        if "grids" in self.index:
+            grids = {(int(rows), int(columns)): int(images) for rows, columns, images in self.index["grids"]}
+            return max(grids, key=lambda grid: (grids[grid], grid)) if grids else None
+        if not self.index.get("totals", {}).get("images", True):
+            return None
+        return next((sample["codes"].shape[:2] for sample in self if "codes" in sample), None)
+
     def check_files(self) -> None:
         """Raise UserError for the first file of the index that is missing or has another size.
 

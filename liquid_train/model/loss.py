@@ -20,6 +20,7 @@ from transformers import PreTrainedModel
 from liquid_train.data.batch import MicroBatch
 from liquid_train.model.backbone import rows_of
 from liquid_train.model.families import family_of
+from liquid_train.model.router_balance import RouterBalance
 from liquid_train.model.settings import LossConfig
 from liquid_train.vocabulary import Vocabulary
 
@@ -168,6 +169,7 @@ class LossModule(nn.Module):
         super().__init__()
         self.lm = lm
         self.options = options
+        self.balance: RouterBalance | None = None  # while training a mixture of experts
         self._loss: Callable[..., tuple[Tensor, Tensor, Tensor]] = self._loss_of_targets
 
     @classmethod
@@ -190,6 +192,9 @@ class LossModule(nn.Module):
         return cast(nn.Module, head)
 
     def forward(self, batch: MicroBatch) -> LossOutput:
+        if self.balance:
+            inside = batch.inside
+            self.balance.begin(torch.ones_like(batch.input_ids, dtype=torch.bool) if inside is None else inside)
         hidden = self.lm.model(
             input_ids=batch.input_ids, position_ids=batch.position_ids, use_cache=False, document_plan=batch.plan
         ).last_hidden_state  # [n, seq_len, d]

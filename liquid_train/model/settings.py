@@ -107,3 +107,12 @@ class LossConfig(Section):
     z_loss: Annotated[
         float, setting("weight of the squared log-partition (PaLM, arXiv 2204.02311); 0: none", ge=0, le=10)
     ] = 0.0
+    router: Annotated[
+        float | None,
+        setting(
+            "weight of the load-balancing loss of a mixture of experts (arXiv 2101.03961); 0: none",
+            null="the model's own router_aux_loss_coef",
+            ge=0,
+            le=10,
+        ),
+    ] = None

@@ -52,6 +52,7 @@ class StepResult:
     loss: float  # weighted mean over the targets of the global batch, nats
     per_task: Tensor  # fp64 [4, tasks] on the CPU, as LossOutput's, over all ranks
     tasks: tuple[str, ...]  # their names
+    router: float  # load-balancing loss of a mixture of experts, before its weight; 0 for other models
     grad_norm: float  # before clipping
     lr: float
     finite: bool  # loss and gradient are
@@ -207,6 +208,7 @@ def step_metrics(
         **so_far,
         "loss": result.loss,
         **task_metrics(result.per_task, result.tasks),
+        **({"router_balance": result.router} if result.router else {}),
         "lr": result.lr,
         "grad_norm": result.grad_norm,
         **speed,

@@ -23,6 +23,7 @@ from liquid_train.model.attention_kernels import ONE_GRAPH
 from liquid_train.model.embedding_init import fill_image_rows
 from liquid_train.model.families import family_of
 from liquid_train.model.loss import LossModule
+from liquid_train.model.router_balance import balance_routers
 from liquid_train.optim.optimizer import build_optimizer
 from liquid_train.optim.row_rates import RowRates
 from liquid_train.training.metrics import Compute
@@ -102,7 +103,7 @@ def build_card(
         width, height = nearest_size(sizes, 1, 1)
         grid = [height // image_tokenizer.downsampling, width // image_tokenizer.downsampling]
     else:
-        grid = next((list(sample["codes"].shape) for s in sets.values() for sample in s if "codes" in sample), [])
+        grid = next((list(found) for s in sets.values() if (found := s.usual_grid())), [])
     return backbone.ModelCard(
         vocabulary.image_start,
         vocabulary.codebook_size,
@@ -143,6 +144,7 @@ def build_model(
     kernel = choose_kernel(config.parallel.attention, world.device, dtype, softcap, family.attention_sinks)
     lm = backbone.build(hf_config, vocabulary, implementation(kernel))
     root = LossModule.of(lm, vocabulary, config.loss)
+    root.balance = balance_routers(lm, config.loss, rows=config.data.global_batch, ranks=world.data_size)
     compute = Compute.of(lm, vocabulary, world.device)
     parallelize(root, lm, config.parallel, world, root.separate_head(), one_graph=kernel in ONE_GRAPH)
     backbone.materialize(lm, world.device, offloaded=config.parallel.cpu_offload)

@@ -48,6 +48,7 @@ from liquid_train.training.drop_guard import DropGuard
 from liquid_train.training.environment import environment
 from liquid_train.training.evaluation import PeriodicEvaluation, record_score
 from liquid_train.training.finite import all_finite
+from liquid_train.training.first_step import FirstStep
 from liquid_train.training.metrics import (
     StepResult,
     all_dropped,
@@ -124,6 +125,7 @@ class Trainer:
         self._check_first_weights()
         self.profile = StepProfile(config.train.profile_steps, self.dir, world)
         self.tracker: Tracker | None = None  # the main rank's, once the log is open
+        self.first_step: FirstStep | None = None  # the main rank's, from then on until it is done
         self.out_of_data = False
         self._skipped_in_a_row = 0
         self._save_waits = False  # one is due, and steps are being left out
@@ -192,6 +194,7 @@ class Trainer:
         self._report(self.profile.warning(self.progress.step + 1, self.steps), logging.WARNING)
         for line in [self.attention, *self.notes, padding_warning(c.data, c.seed, self.sets, self.vocabulary)]:
             self._report(line)
+        self.first_step = FirstStep(self.timer)
 
     def _report(self, line: str | None, level: int = logging.INFO) -> None:
         """Log what all ranks know, once: on the main rank."""
@@ -254,7 +257,7 @@ class Trainer:
         norm = norm.full_tensor() if hasattr(norm, "full_tensor") else norm
         self.world.sum(sums)
         # the host waits for the device here and nowhere else; the same on all ranks: both were reduced
-        *found, loss_sum, grad_norm = torch.cat([sums, norm.double().view(1)]).tolist()
+        *found, loss_sum, router, grad_norm = torch.cat([sums, norm.double().view(1)]).tolist()
         loss, per_task = loss_sum / max(total_weight, 1e-9), torch.tensor(found, dtype=torch.float64).view(4, -1)
         finite = math.isfinite(grad_norm) and math.isfinite(loss)
         spike = finite and is_spike(shares_and_losses(per_task, self.tasks), progress.guard, c.train.spike)
@@ -267,16 +270,20 @@ class Trainer:
         if not self.timer.steps_done:
             self._assert_invariants(batches)
         rewinds = spike and c.train.spike.action == "rewind"
-        return StepResult(loss, per_task, self.tasks, grad_norm, lr, finite, spike, skipped, rewinds, stop=stops > 0)
+        return StepResult(
+            loss, per_task, self.tasks, router, grad_norm, lr, finite, spike, skipped, rewinds, stop=stops > 0
+        )
 
     def _forward_backward(self, batches: list[MicroBatch], total_weight: float) -> Tensor:
-        """Gradients of the global batch's mean loss. Returns this rank's sums, fp64 [4 * tasks + 1]: LossOutput's
-        per_task, flat, then the weighted loss."""
+        """Gradients of the global batch's mean loss. Returns this rank's sums, fp64 [4 * tasks + 2]: LossOutput's
+        per_task, flat, the weighted loss, and the balance of the routers."""
         device = self.world.device
         per_task = torch.zeros(4, len(self.tasks), dtype=torch.float64, device=device)
         loss_sum = torch.zeros((), dtype=torch.float64, device=device)
         for i, batch in enumerate(batches):
             set_sync(self.root, i == len(batches) - 1)
+            if self.first_step:
+                self.first_step.begin(i, len(batches))
             if i:
                 self.timer.enter("forward")
             output = self.root(batch.to(device))
@@ -285,7 +292,9 @@ class Trainer:
             (output.total * (self.world.data_size / max(total_weight, 1e-9))).backward()
             per_task += output.per_task
             loss_sum += output.total.detach().double()
-        return torch.cat([per_task.flatten(), loss_sum.view(1)])
+        balance = self.root.balance
+        router = balance.take(device) if balance else torch.zeros_like(loss_sum)
+        return torch.cat([per_task.flatten(), loss_sum.view(1), router.view(1)])
 
     def _assert_invariants(self, batches: list[MicroBatch]) -> None:
         """At a process's first step: fp32 weights and optimizer state, as many rows as the vocabulary has, no id beyond
@@ -300,6 +309,11 @@ class Trainer:
         highest = self.vocabulary.image_end
         assert all(int(b.input_ids.max()) < highest for b in batches), "an id lies beyond the vocabulary"
 
+    def _end_first_step(self) -> None:
+        if self.first_step:
+            self.first_step.end()
+            self.first_step = None
+
     def _is_logged(self, step: int) -> bool:
         return step % self.config.tracker.every == 0 or step == self.steps
 
@@ -312,6 +326,7 @@ class Trainer:
             dist.all_gather_object(parts, batch.digests())
             metrics["batch_digest"] = batch_digest({g: d for part in parts for g, d in part.items()})
         self._report(self.profile.end(step))
+        self._end_first_step()
         self.timer.steps_done += 1
         due = self._is_logged(step)
         times = self.timer.take() if due else {}
@@ -513,6 +528,7 @@ class Trainer:
 
     def close(self) -> None:
         """Release the run folder and the model's memory; the Trainer cannot be used any more."""
+        self._end_first_step()
         self.saver.close()
         if self.tracker:
             self.tracker.close()

@@ -390,3 +390,20 @@ def test_refusals(path, tmp_path):
         ShardSet(path, vq_fingerprint="e" * 64)
     with pytest.raises(ValueError, match="codebook of 512, 8192 asked for"):
         ShardSet(path, codebook_size=8192)
+
+
+def test_the_usual_grid_is_known_without_reading_a_sample(tmp_path, monkeypatch):
+    """A set of ten million texts would take every rank half an hour to read for a grid that is not there."""
+    shards = make_set(tmp_path / "new")
+    older = tmp_path / "older"
+    make_set(older)
+    as_older_version(older)
+    assert ShardSet(older).usual_grid() == (8, 8)  # of its first image
+    text = ShardSet(older)
+    text.index["totals"] = {"images": 0}
+    monkeypatch.setattr(ShardSet, "read", None)
+    assert shards.usual_grid() == (8, 8) and text.usual_grid() is None
+    shards.index["grids"] = [[4, 4, 3], [8, 16, 7], [16, 8, 2]]
+    assert shards.usual_grid() == (8, 16)
+    shards.index["grids"] = []
+    assert shards.usual_grid() is None

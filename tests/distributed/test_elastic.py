@@ -1,5 +1,5 @@
-"""Sixty steps, killed again and again and gone on with: on other numbers of ranks and loaders the data are the same, on
-the same number everything is."""
+"""Thirty-two steps, killed again and again and gone on with: on other numbers of ranks and loaders the data are the
+same, on the same number everything is."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from liquid_train.checkpoint import folder as checkpoint
 from tests.distributed.running import make_data, start_ranks, train, wait_for_step, without_timings
 
-STEPS = 60
+STEPS = 32
 FLEET = [(2, 1), (3, 0), (4, 2), (1, 4)]  # ranks, loader processes of each
 
 
@@ -37,7 +37,7 @@ def kill_and_go_on(root: Path, run: str, fleet: list[tuple[int, int]], seed: int
     reached = 0
     for ranks, workers in fleet[:-1]:
         with start_ranks(root, run, *options(ranks, workers)) as started:
-            wait_for_step(root / run, reached + dice.randint(5, 14), started)
+            wait_for_step(root / run, reached + dice.randint(5, 8), started)
             started.kill()
         reached = checkpoint.step_of(checkpoint.committed(root / run)[-1])
     assert 0 < reached < STEPS

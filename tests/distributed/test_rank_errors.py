@@ -107,6 +107,7 @@ def test_a_killed_rank_is_named(root: Path) -> None:
     assert f"rank 1 on {HOST} was killed by SIGKILL" in lines(done)[-1]
 
 
+@pytest.mark.slow  # it gives the other rank 30 seconds to end
 def test_torchrun_itself_shows_the_same(root: Path) -> None:
     done = run(root, "data", "torch.distributed.run")
     said = lines(done)

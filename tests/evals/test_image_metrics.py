@@ -3,6 +3,8 @@ formulas."""
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import pytest
 import scipy.linalg
@@ -333,19 +335,21 @@ def test_vision_models_come_from_a_folder(tmp_path, kind):
 
 
 def test_features_of_real_images_are_kept_by_content_and_a_damaged_file_is_made_again(tmp_path, monkeypatch):
-    network = open_features(FeaturesConfig(), vq())
+    tokenizer = vq()
+    network, handle = open_features(FeaturesConfig(), tokenizer), ModelHandle(None, None, tokenizer, (), "")
+    reference_features = partial(feature_cache.reference_features, handle, network)
     pixels = np.random.default_rng(0).integers(0, 256, (4, 16, 16, 3), dtype=np.uint8)
     monkeypatch.setattr(feature_cache, "LAST", {})
-    first = feature_cache.reference_features(network, pixels, tmp_path)
+    first = reference_features(pixels, tmp_path)
     (path,) = tmp_path.glob("*.npy")
     feature_cache.LAST.clear()
     np.save(path, first + 1)
     # read, not made
-    np.testing.assert_array_equal(feature_cache.reference_features(network, pixels, tmp_path), first + 1)
+    np.testing.assert_array_equal(reference_features(pixels, tmp_path), first + 1)
     feature_cache.LAST.clear()
     path.write_bytes(b"\x93NUMPY broken")
-    np.testing.assert_array_equal(feature_cache.reference_features(network, pixels, tmp_path), first)
-    feature_cache.reference_features(network, pixels[::-1], tmp_path)
+    np.testing.assert_array_equal(reference_features(pixels, tmp_path), first)
+    reference_features(pixels[::-1], tmp_path)
     assert len(list(tmp_path.glob("*.npy"))) == 2 and len(feature_cache.LAST) == 1
 
 
