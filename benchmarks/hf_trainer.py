@@ -136,8 +136,8 @@ def start(config: TrainJob) -> tuple[PreTrainedModel, int, list[list[list[Docume
     with process_group() as world:
         trainer = OurTrainer(config, world)
         rows = [[documents(s) for _, s in sorted(batch.sequences.items())] for batch in trainer.loader]
-        with live_model(trainer.root, trainer.root.lm, world.device) as gathered:
-            model = copy.deepcopy(gathered)
+        with live_model(trainer.root, trainer.root.lm, world.device) as live:
+            model = copy.deepcopy(live.model)
         pad = trainer.vocabulary.pad
         trainer.close()
     model.set_attn_implementation("sdpa")

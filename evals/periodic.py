@@ -9,7 +9,7 @@ reported and does not end the run.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
 
@@ -22,7 +22,7 @@ from evals.sets import EvalSets
 from liquid_train.errors import UserError
 from liquid_train.files import dispensable
 from liquid_train.image_tokenizer.base import ImageTokenizer
-from liquid_train.measurement.measurement import ModelHandle, write_measurement
+from liquid_train.measurement.measurement import ModelHandle, alone, write_measurement
 from liquid_train.training.settings import EvalsConfig
 from liquid_train.vocabulary import Vocabulary
 
@@ -44,16 +44,19 @@ def evaluate(
     world_size: int,
     last: bool = False,
     multiratio: Sequence[Sequence[int]] = (),
+    settle: Callable[[], None] = alone,
 ) -> dict[str, float]:
     """Metrics by the name they are logged under, the same on every rank; a collective: every rank holds the whole
     model.
 
     sets: the held-out shard set whose questions, captions and images are used, None for none. grid: rows and columns
     of codes; empty where the model has seen no images. prompt: suffix of a text-to-image prompt. multiratio: as
-    ModelHandle's. last: measure also what is not due by its period.
+    ModelHandle's. settle: before any collective, as LiveModel's. last: measure also what is not due by its period.
     Rank 0 writes out_dir/samples/step-NNNNNNNN.png and .json and out_dir/evals/step-NNNNNNNN-NAME.json.
     """
-    handle = ModelHandle(model, vocabulary, image_tokenizer, grid, prompt, rank, world_size, multiratio=multiratio)
+    handle = ModelHandle(
+        model, vocabulary, image_tokenizer, grid, prompt, rank, world_size, multiratio=multiratio, settle=settle
+    )
     asked = [metric for metric in training_metrics(config) if metric.wanted(config)]
     due = [metric for metric in asked if last or step % config.periods.get(metric.name, 1) == 0]
     count = max((metric.images_wanted(config) for metric in due), default=0)

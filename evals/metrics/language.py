@@ -180,12 +180,14 @@ def language_model(handle: ModelHandle, batch_size: int, masked: bool) -> Any:
 
     class Ranks(HFLM):
         def all_gather(self, tensor: Any) -> Any:
+            handle.settle()
             parts = [torch.empty_like(tensor) for _ in range(self.world_size)]
             dist.all_gather(parts, tensor)
             return torch.stack(parts)
 
         def barrier(self) -> None:
             if self.world_size > 1:
+                handle.settle()
                 dist.barrier()
 
     class TextOnly(Ranks):

@@ -75,6 +75,12 @@ class TrainJob(Section):
             f"loss.weight: the weight of every task of data.sources is 0 ({', '.join(tasks)}); give one of them a "
             "positive weight",
         )
+        tensor = c.parallel.tensor if c.parallel.sequence else 1
+        require(
+            c.data.seq_len % tensor == 0,
+            f"data.seq_len={c.data.seq_len}: must be a multiple of parallel.tensor={tensor}, whose ranks share every "
+            "sequence; or give parallel.sequence=false",
+        )
         if c.checkpoint.best is not None:
             require(
                 c.evals.every > 0 and c.checkpoint.every % c.evals.every == 0,

@@ -118,7 +118,7 @@ def parallelize(
     mesh = make_mesh(config, world)
     blocks = lm.model.layers
     if config.tensor > 1:
-        cut(lm, mesh["tensor"])
+        cut(lm, mesh["tensor"], sequence=config.sequence)
     for block in blocks:
         recompute_and_compile(block, config, one_graph=one_graph)
     compute = compute_dtype(config)

@@ -43,6 +43,13 @@ class ParallelConfig(Section):
             le=1024,
         ),
     ] = 1
+    sequence: Annotated[
+        bool,
+        setting(
+            "with tensor: between the matrix products each rank keeps its part of every sequence (Megatron's sequence "
+            "parallelism), which takes less memory"
+        ),
+    ] = True
     precision: Annotated[Literal["bf16", "fp32"], setting("of forward and backward; weights and state are fp32")] = (
         "bf16"
     )

@@ -4,8 +4,13 @@ over the ranks of `tensor`.
     q k v gate up    by output       each rank computes its own heads and its own part of the MLP
     o down           by input        their results are summed over the ranks
     embedding, head  by vocabulary   model/loss.py computes the loss without ever gathering the logits
-    norms            not split       replicated DTensors, so that every parameter is on the same mesh
+    norms            not split       replicated DTensors, so that every parameter is on the same mesh; with
+                                     parallel.sequence each rank normalizes its own part of the sequence
     norms of heads   not split       each rank's heads pass through; the gradients are summed over the ranks (Qwen3)
+
+With parallel.sequence (Megatron's sequence parallelism, arXiv 2205.05198) what lies between the products, the residual
+stream and its norms, is cut along the sequence: the sum over the ranks becomes a sum of which each rank keeps its part,
+and attention and MLP gather their input, which is as much talk and 1/tensor of the activations.
 
 How each matrix is split is transformers' own plan for the architecture (config.base_model_tp_plan).
 """
@@ -14,11 +19,12 @@ from __future__ import annotations
 
 import re
 from fnmatch import fnmatch
+from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
-from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_module, distribute_tensor
+from torch.distributed.tensor import DTensor, Placement, Replicate, Shard, distribute_module, distribute_tensor
 from torch.distributed.tensor.parallel import ColwiseParallel, ParallelStyle, RowwiseParallel, parallelize_module
 from transformers import PreTrainedModel
 
@@ -39,6 +45,7 @@ STYLES: dict[str, type[ParallelStyle]] = {
     "rowwise": RowwiseParallel,
     "replicated_with_grad_allreduce": HeadNorm,
 }
+ALONG_SEQUENCE = Shard(1)  # [n, seq_len, d]
 
 
 def check_tensor_degree(lm: PreTrainedModel, tensor: int) -> dict[str, str]:
@@ -81,12 +88,21 @@ def _not_in_plan(lm: PreTrainedModel, plan: dict[str, str]) -> str | None:
     return None
 
 
-def cut(lm: PreTrainedModel, mesh: DeviceMesh) -> None:
-    """Replace the model's parameters (on any device, meta too) by DTensors on the one-dimensional `mesh`. In place."""
+def cut(lm: PreTrainedModel, mesh: DeviceMesh, *, sequence: bool = False) -> None:
+    """Replace the model's parameters (on any device, meta too) by DTensors on the one-dimensional `mesh`. In place.
+
+    sequence: the activations between the products are cut too. The model still takes and gives whole sequences, whose
+    length the mesh's size must divide.
+    """
     styles = check_tensor_degree(lm, mesh.size())
-    parallelize_module(lm.model, mesh, {pattern: STYLES[style]() for pattern, style in styles.items()})
+    between: Placement = ALONG_SEQUENCE if sequence else Replicate()
+    plan = {
+        pattern: RowwiseParallel(output_layouts=between) if style == "rowwise" else STYLES[style]()
+        for pattern, style in styles.items()
+    }
+    parallelize_module(lm.model, mesh, plan)
     tied = lm.get_output_embeddings().weight is lm.get_input_embeddings().weight
-    embedding = RowwiseParallel(input_layouts=Replicate(), output_layouts=Replicate())
+    embedding = RowwiseParallel(input_layouts=Replicate(), output_layouts=between)
     parallelize_module(lm.get_input_embeddings(), mesh, embedding)
     lm.get_input_embeddings().register_forward_hook(_arrived)
     head = lm.get_output_embeddings()
@@ -96,7 +112,28 @@ def cut(lm: PreTrainedModel, mesh: DeviceMesh) -> None:
     for name, module in lm.named_modules():
         own = list(module.parameters(recurse=False))
         if NORM.search(name) and own and not isinstance(own[0], DTensor):
-            distribute_module(module, mesh, None, _to_replicated, _to_local)  # type: ignore[arg-type]  # torch's annotation lacks the results
+            last = sequence and not name.startswith("model.layers.")
+            leave = _to_whole if last else _to_local
+            distribute_module(module, mesh, None, partial(_enter, between), leave)  # type: ignore[arg-type]  # torch's annotation lacks the results
+    if sequence:
+        inputs = {pattern.rpartition(".")[0] for pattern, style in styles.items() if style == "colwise"}
+        for name, module in lm.model.named_modules():
+            if any(fnmatch(name, pattern) for pattern in inputs):
+                module.register_forward_pre_hook(partial(_gather_input, mesh), with_kwargs=True)
+
+
+def _gather_input(
+    mesh: DeviceMesh, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The whole sequences before the first products of attention or MLP, as a DTensor: their gradients are then summed
+    over the products first, and over the ranks once."""
+
+    def whole(part: Tensor) -> DTensor:
+        return DTensor.from_local(part, mesh, [ALONG_SEQUENCE], run_check=False).redistribute(mesh, [Replicate()])
+
+    if args:
+        return (whole(args[0]), *args[1:]), kwargs
+    return args, {**kwargs, "hidden_states": whole(kwargs["hidden_states"])}
 
 
 def _arrived(_: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> Tensor:
@@ -105,9 +142,9 @@ def _arrived(_: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> Tensor:
     return output.clone()
 
 
-def _to_replicated(_: nn.Module, inputs: tuple[Any, ...], mesh: DeviceMesh) -> tuple[Any, ...]:
+def _enter(placement: Placement, _: nn.Module, inputs: tuple[Any, ...], mesh: DeviceMesh) -> tuple[Any, ...]:
     return tuple(
-        DTensor.from_local(x, mesh, [Replicate()], run_check=False) if isinstance(x, Tensor) else x for x in inputs
+        DTensor.from_local(x, mesh, [placement], run_check=False) if isinstance(x, Tensor) else x for x in inputs
     )
 
 
@@ -119,3 +156,7 @@ def _to_cut_heads(_: nn.Module, inputs: tuple[Any, ...], mesh: DeviceMesh) -> tu
 
 def _to_local(_: nn.Module, output: DTensor, mesh: DeviceMesh) -> Tensor:
     return output.to_local()
+
+
+def _to_whole(_: nn.Module, output: DTensor, mesh: DeviceMesh) -> Tensor:
+    return output.redistribute(mesh, [Replicate()]).to_local()

@@ -34,6 +34,8 @@ def is_known(model: PreTrainedModel) -> bool:
         or (getattr(config, "rope_parameters", None) or {}).get("rope_type") not in FIXED_ROTATIONS
     ):
         return False
+    if next(body.layers.parameters()).is_meta:  # its blocks are gathered as they are used (sharded_blocks.py)
+        return False
     kinds = {type(m) for layer in body.layers for part, names in PROJECTIONS for m in modules(layer, part, names)}
     return kinds in ({nn.Linear}, {Int8Linear})
 

@@ -37,11 +37,18 @@ def silent(what: str, done: int, total: int) -> None:
     """No progress."""
 
 
+def alone() -> None:
+    """A rank that holds the whole model need not wait for the others before it meets them."""
+
+
 @dataclass(frozen=True)
 class ModelHandle:
-    """A model to be measured, whole on every rank. grid: rows and columns of codes, empty where it saw no images;
-    suffix: of a text-to-image prompt. rank r of world_size takes every world_size-th item, and sums are made over all
-    ranks. multiratio: width and height in pixels of the images whose size the prompt states (liquid.json: sizes)."""
+    """A model to be measured, on every rank.
+
+    grid: rows and columns of codes, empty where it saw no images; suffix: of a text-to-image prompt. rank r of
+    world_size takes every world_size-th item, and sums are made over all ranks. multiratio: width and height in pixels
+    of the images whose size the prompt states (liquid.json: sizes). settle: called before any collective (LiveModel).
+    """
 
     model: PreTrainedModel
     vocabulary: Vocabulary
@@ -52,6 +59,7 @@ class ModelHandle:
     world_size: int = 1
     progress: Progress = silent
     multiratio: Sequence[Sequence[int]] = ()
+    settle: Callable[[], None] = alone
 
     @classmethod
     def of(cls, session: Session, image_tokenizer: ImageTokenizer, progress: Progress = silent) -> ModelHandle:
@@ -93,6 +101,7 @@ class ModelHandle:
         import torch
         import torch.distributed as dist
 
+        self.settle()
         total = torch.from_numpy(np.ascontiguousarray(values)).to(self.model.device)
         dist.all_reduce(total)
         return total.cpu().numpy()

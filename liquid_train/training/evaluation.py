@@ -12,10 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
+from torch.distributed.fsdp import FSDPModule
 
 from liquid_train.checkpoint import folder as checkpoint
 from liquid_train.config.schema import TrainJob
 from liquid_train.data.tasks import find_task
+from liquid_train.distributed.free_memory import free_bytes
 from liquid_train.distributed.parallelize import World, compute_dtype
 from liquid_train.generate.live_model import live_model
 from liquid_train.image_tokenizer.base import ImageTokenizer
@@ -26,6 +29,8 @@ from liquid_train.vocabulary import Vocabulary
 
 log = logging.getLogger(__name__)
 
+ROOM = 0.75  # share of the free memory that the weights may take: the rest is for keys, values and logits
+
 
 class PeriodicEvaluation:
     """Measures a model while it trains. The held-out documents are packed once, when this is made."""
@@ -35,6 +40,7 @@ class PeriodicEvaluation:
     ) -> None:
         self.config, self.vocabulary, self.image_tokenizer, self.card = config, vocabulary, image_tokenizer, card
         self.world, self.dir = world, Path(config.run.dir)
+        self._told = False
         self.heldout = heldout_set(
             config.data,
             config.loss,
@@ -52,9 +58,10 @@ class PeriodicEvaluation:
         )
         # without <unconditional> in training there is nothing for guidance to steer away from
         settings = self.config.evals if self.card.null_prompt else replace(self.config.evals, guidance=1.0)
-        with live_model(root, root.lm, self.world.device) as model, on_device(self.image_tokenizer, self.world.device):
+        device, sharded = self.world.device, self._sharded(root)
+        with live_model(root, root.lm, device, sharded=sharded) as live, on_device(self.image_tokenizer, device):
             metrics |= import_module("evals.periodic").evaluate(
-                model,
+                live.model,
                 self.vocabulary,
                 self.image_tokenizer,
                 settings,
@@ -67,8 +74,26 @@ class PeriodicEvaluation:
                 world_size=self.world.size,
                 last=last,
                 multiratio=self.card.sizes,
+                settle=live.settle,
             )
         return metrics
+
+    def _sharded(self, root: LossModule) -> bool:
+        """Whether blocks are gathered one by one, because the whole model does not fit on some rank; a collective."""
+        if self.config.evals.weights != "auto" or not isinstance(root, FSDPModule):
+            return self.config.evals.weights == "sharded" and isinstance(root, FSDPModule)
+        needed = sum(p.numel() for p in root.parameters()) * compute_dtype(self.config.parallel).itemsize
+        free = torch.tensor(free_bytes(self.world.device), dtype=torch.int64)
+        dist.all_reduce(free, op=dist.ReduceOp.MIN)
+        sharded = needed > ROOM * int(free)
+        if sharded and self.world.main and not self._told:
+            self._told = True
+            log.info(
+                f"evaluation: the whole model takes {needed / 2**30:.1f} GiB on every rank, where only "
+                f"{int(free) / 2**30:.1f} GiB are free: its blocks are gathered one by one, which takes longer "
+                "(evals.weights)"
+            )
+        return sharded
 
 
 @contextmanager

@@ -120,6 +120,13 @@ class EvalsConfig(Section):
     caption_images: Annotated[
         int, setting("held-out images whose right and wrong captions the model is asked about; 0: none", ge=0)
     ] = 0
+    weights: Annotated[
+        Literal["auto", "whole", "sharded"],
+        setting(
+            "whether every rank holds the whole model while it measures, in the compute type, or gathers a block "
+            "at a time, which is slow; auto: whole where there is room for it on every rank"
+        ),
+    ] = "auto"
     features: FeaturesConfig = field(default_factory=FeaturesConfig)
     vqascore: VQAScoreConfig = field(default_factory=VQAScoreConfig)
     language: LanguageConfig = field(default_factory=LanguageConfig)

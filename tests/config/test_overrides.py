@@ -196,6 +196,13 @@ def test_wsd_needs_room_for_both_ends() -> None:
         load("train", [*TEXT, "schedule=wsd", "schedule.warmup=0.6", "schedule.decay=0.6"])
 
 
+def test_tensor_parallel_ranks_share_every_sequence() -> None:
+    keys = [*TEXT, "parallel.tensor=4", "data.seq_len=1026"]
+    with pytest.raises(UserError, match=r"data\.seq_len=1026: must be a multiple of parallel\.tensor=4"):
+        load("train", keys)
+    assert load("train", [*keys, "parallel.sequence=false"]).data.seq_len == 1026
+
+
 def test_train_alone_means_no_demo() -> None:
     with pytest.raises(UserError, match=r"data\.sources is empty; choose a mixture with data=NAME"):
         load("train", [])

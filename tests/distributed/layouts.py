@@ -36,8 +36,8 @@ def ours(config: TrainJob, world: World) -> list[list[float]]:
 
 def plain(config: TrainJob, world: World) -> list[list[float]]:
     trainer = Trainer(config, world)
-    with live_model(trainer.root, trainer.root.lm, world.device) as gathered:
-        model = copy.deepcopy(gathered).train().requires_grad_(True)
+    with live_model(trainer.root, trainer.root.lm, world.device) as live:
+        model = copy.deepcopy(live.model).train().requires_grad_(True)
     model.set_attn_implementation("eager")
     options = config.optimizer
     decayed, others = [[p for p in model.parameters() if (p.ndim > 1) == matrix] for matrix in (True, False)]

@@ -38,7 +38,7 @@ NOT_CUT = ("gpt_oss",)  # refused with parallel.tensor above 1: transformers has
 LAYOUTS = {  # ranks, overrides
     "fsdp 2": (2, []),
     "hsdp 2x2": (4, ["parallel.replicate=2"]),
-    "fsdp 2 x tp 2": (4, ["parallel.tensor=2"]),
+    "fsdp 2 x tp 2": (4, ["parallel.tensor=2"]),  # each rank has its part of every sequence
 }
 
 
@@ -53,6 +53,7 @@ def overrides(root: Path, run: str, family: str, *more: str) -> list[str]:
         "backbone.tokenizer_size=301",
         "loss.weight.vqa=1",
         "loss.weight.i2t=1",
+        "loss.router=0",  # the plain loop has none
         f"train.steps={STEPS}",
         "evals.every=0",
         "schedule=constant",

@@ -46,6 +46,8 @@ def rank_main(rank: int, size: int, folder: Path, config: TrainJob) -> None:
     if size == 2:
         for architecture in ARCHITECTURES:
             draw_sharded(world, folder, architecture)
+    else:
+        draw_alone(world, folder)
     measure_everything(world, folder, config)
     dist.barrier()
     dist.destroy_process_group()
@@ -56,16 +58,27 @@ def draw_sharded(world: World, folder: Path, architecture: str) -> None:
     root = LossModule.of(lm, vocabulary, LossConfig())
     parallelize(root, lm, ParallelConfig(precision="fp32"), world)
     settings = EvalsConfig(guidance=7.0, temperature=1.0, prompts=PROMPTS, images=len(PROMPTS), quality_images=0)
-    for _ in range(2):  # the second time shows that the first left everything in its place
-        with live_model(root, lm, world.device) as model:
-            codes = generate_shared(
-                ModelHandle(model, vocabulary, vq(), GRID, DEFAULT_PROMPT, world.rank, world.size),
-                PROMPTS,
-                settings,
-                len(PROMPTS),
-            ).codes
+    place = GRID, DEFAULT_PROMPT, world.rank, world.size
+    for sharded in (False, True, False):  # each leaves everything in its place for the next
+        with live_model(root, lm, world.device, sharded=sharded) as live:
+            handle = ModelHandle(live.model, vocabulary, vq(), *place, settle=live.settle)
+            codes = generate_shared(handle, PROMPTS, settings, len(PROMPTS)).codes
         assert all(isinstance(p, DTensor) for p in root.parameters()), "the weights are sharded again"
-        np.save(folder / f"codes-{architecture}-{world.rank}.npy", codes)
+        np.save(folder / f"codes-{architecture}-{sharded}-{world.rank}.npy", codes)
+
+
+def draw_alone(world: World, folder: Path) -> None:
+    """With blocks gathered one by one, a rank that draws nothing serves those that do, in steps of their own."""
+    lm, vocabulary = tiny(folder / f"tokenizer-{world.rank}")
+    root = LossModule.of(lm, vocabulary, LossConfig())
+    parallelize(root, lm, ParallelConfig(precision="fp32"), world)
+    with live_model(root, lm, world.device, sharded=True) as live:
+        assert next(live.model.model.layers.parameters()).is_meta
+        seeds = range(3 * world.rank)  # none, 3, 6, 9
+        if seeds:
+            prompts = [PROMPTS[seed] for seed in seeds]
+            found = sample_images(live.model, vocabulary, prompts, seeds=seeds, grid=GRID, batch_size=4)
+            np.save(folder / f"alone-{world.rank}.npy", found)
 
 
 def measure_everything(world: World, folder: Path, config: TrainJob) -> None:
@@ -80,9 +93,9 @@ def measure_everything(world: World, folder: Path, config: TrainJob) -> None:
     if world.size > 1:
         parallelize(root, lm, ParallelConfig(precision="fp32"), world)
     found = log_heldout(root, data, world, 1, out_dir, compute_dtype(config.parallel))
-    with live_model(root, lm, world.device) as model:
+    with live_model(root, lm, world.device, sharded=world.size == 4) as live:
         found |= evaluate(
-            model,
+            live.model,
             vocabulary,
             vq(),
             config.evals,
@@ -93,6 +106,7 @@ def measure_everything(world: World, folder: Path, config: TrainJob) -> None:
             out_dir=out_dir,
             rank=world.rank,
             world_size=world.size,
+            settle=live.settle,
         )
     (folder / f"found-{world.size}-{world.rank}.json").write_text(json.dumps(found))
 
@@ -126,11 +140,13 @@ def test_two_ranks_draw_what_one_process_draws(folder: Path, tmp_path: Path, arc
         model, vocabulary, PROMPTS, seeds=range(24), grid=GRID, guidance=7.0, temperature=1.0, batch_size=24
     )
     for rank in range(2):
-        np.testing.assert_array_equal(np.load(folder / f"codes-{architecture}-{rank}.npy"), expected)
+        for sharded in (False, True):
+            np.testing.assert_array_equal(np.load(folder / f"codes-{architecture}-{sharded}-{rank}.npy"), expected)
 
 
-def test_one_two_and_four_ranks_measure_the_same(folder: Path) -> None:
-    """Every number with its interval, on every rank; and the provenance, so that they compare."""
+def test_one_two_and_four_ranks_measure_the_same(folder: Path, tmp_path: Path) -> None:
+    """Every number with its interval, on every rank; and the provenance, so that they compare. Four ranks never hold
+    the whole model."""
     measure_everything(World(0, 1, torch.device("cpu")), folder, settings(folder))
     spawn(rank_main, (4, folder, settings(folder)), nprocs=4)
     single = json.loads((folder / "found-1-0.json").read_text())
@@ -160,6 +176,10 @@ def test_one_two_and_four_ranks_measure_the_same(folder: Path) -> None:
                 found = more["values"][key]
                 assert numbers(found) == pytest.approx(numbers(value), rel=1e-6, abs=1e-6), key
                 assert found.keys() == value.keys() and found["interval"] == value["interval"]
+    model, vocabulary = tiny(tmp_path / "alone")
+    every = sample_images(model, vocabulary, PROMPTS[:9], seeds=range(9), grid=GRID, batch_size=4)
+    for rank in (1, 2, 3):
+        np.testing.assert_array_equal(np.load(folder / f"alone-{rank}.npy"), every[: 3 * rank])
 
 
 def numbers(value: dict[str, Any]) -> dict[str, float]:

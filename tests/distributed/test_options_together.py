@@ -20,6 +20,7 @@ OPTIONS: dict[str, list[list[str]]] = {
     "compile": [[], ["parallel.compile=true"]],
     "precision": [["parallel.precision=fp32"], ["parallel.precision=bf16"]],
     "offload": [[], ["parallel.cpu_offload=true"]],
+    "sequence": [["parallel.sequence=true"], ["parallel.sequence=false"]],
     "batch": [["train.micro_batch=4"], ["train.micro_batch=1"]],
     "family": [["qwen2"], ["llama"], ["gemma2"], ["qwen3"]],
 }
