@@ -49,14 +49,7 @@ def watch(config: EvalJob) -> None:
     names = choose(config, eval_sets(config)).names
     with watching(run_dir), signals():
         try:
-            board = WandbRun(
-                run_dir,
-                training.tracker.wandb,
-                f"{training.run.name}-evals",
-                asdict(config),
-                group=training.run.name,
-                any_order=True,
-            )
+            board = WandbRun(run_dir, training.tracker.wandb, training.run.name, asdict(config), watching=True)
             try:
                 follow(config, run_dir, training, names, board)
             finally:

@@ -22,7 +22,7 @@ from transformers import PreTrainedModel
 
 from liquid_train.distributed.recompute import recompute_and_compile
 from liquid_train.distributed.settings import ParallelConfig, degrees
-from liquid_train.distributed.tensor_parallel import cut
+from liquid_train.distributed.tensor_parallel import check_tensor_degree, cut
 
 
 @dataclass(frozen=True)
@@ -115,6 +115,8 @@ def parallelize(
     head: the part of it that has weights and a forward of its own; None where it shares them with the embedding.
     one_graph: whether a compiled block's attention does not break its graph.
     """
+    if config.tensor > 1:
+        check_tensor_degree(lm, config.tensor)  # before a mesh of that degree is made
     mesh = make_mesh(config, world)
     blocks = lm.model.layers
     if config.tensor > 1:

@@ -69,7 +69,7 @@ class Tracker:
         self._run_dir = run_dir
         self._steps = steps
         self._console = console()
-        self._wandb = WandbRun(run_dir, config.wandb, name, settings, group=name)
+        self._wandb = WandbRun(run_dir, config.wandb, name, settings)
         self._bar = self._start_bar(first_step) if config.progress and self._console.is_terminal else None
         self._quiet = not config.progress
         self._last_line = 0.0

@@ -6,25 +6,30 @@ The first failure is reported, and the run continues without W&B; metrics.jsonl 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
+import os
+import secrets
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
+from liquid_train.files import write_synced
 from liquid_train.training.settings import WandbConfig
 
 log = logging.getLogger(__name__)
 
+ID_FILE = "wandb_id"  # in the run's folder
 COLUMNS: list[str | int] = ["metric", "value", "low", "high", "n"]
 
 
 class WandbRun:
-    """One process's run in W&B. Its id follows from its name, so that a resumed run stays one run. group: joins a
-    training run and the evaluation that watches it.
+    """One process's run in W&B, under the id that is kept in the run's folder: it stays one run when it is resumed or
+    moved, and another one of the same name is another.
 
-    any_order: steps may come in any order, as they do when a run is watched; then they are logged as `step`, instead of
-    W&B's own counter.
+    watching: it belongs to the evaluation that watches the training; both are in one group. Steps may come in any
+    order then, and are logged as `step`, instead of W&B's own counter.
     """
 
     def __init__(
@@ -34,23 +39,24 @@ class WandbRun:
         name: str,
         settings: dict[str, Any],
         *,
-        group: str,
-        any_order: bool = False,
+        watching: bool = False,
     ) -> None:
-        self._any_order = any_order
+        self._any_order = watching
         self._run: Any = None
         if config.mode != "disabled":
-            self._guarded(lambda: self._start(folder, config, name, settings, group))
+            self._guarded(lambda: self._start(folder, config, name, settings))
 
-    def _start(self, folder: Path, config: WandbConfig, name: str, settings: dict[str, Any], group: str) -> None:
+    def _start(self, folder: Path, config: WandbConfig, name: str, settings: dict[str, Any]) -> None:
         import wandb
 
+        own = run_id(folder, name)
         quiet = wandb.Settings(silent=True, console="off", mode=cast(Any, config.mode))
         self._run = wandb.init(
             project=config.project,
-            name=name,
-            id=name.replace("/", "-"),
-            group=group.replace("/", "-"),
+            name=f"{name}-evals" if self._any_order else name,
+            id=f"{own}-evals" if self._any_order else own,
+            group=own,
+            job_type="evaluation" if self._any_order else "training",
             resume="allow",
             dir=folder,
             config=settings,
@@ -86,6 +92,21 @@ class WandbRun:
                 "them all."
             )
             self._run = None
+
+
+def run_id(folder: Path, name: str) -> str:
+    """The id of the run in a folder, made once and kept in wandb_id; NAME for a run of an older version."""
+    path = folder / ID_FILE
+    if not path.exists():
+        log = folder / "metrics.jsonl"
+        plain = name.replace("/", "-")
+        made = plain if log.exists() and log.stat().st_size else f"{plain[:110]}-{secrets.token_hex(4)}"
+        aside = path.with_name(f".{ID_FILE}.{secrets.token_hex(4)}")
+        write_synced(aside, made + "\n")
+        with contextlib.suppress(FileExistsError):  # a training and its watching evaluation may begin together
+            os.link(aside, path)
+        aside.unlink()
+    return path.read_text(encoding="utf-8").strip()
 
 
 def table_rows(evals: Path, step: int) -> list[list[Any]]:

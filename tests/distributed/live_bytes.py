@@ -1,8 +1,9 @@
-"""Bytes of tensors that live on a rank when a micro-batch begins, for test_gradient_memory.py, which starts `main` on
-every rank.
+"""Bytes of tensors that live on a rank at every point of a step, without those that are no part of the model (the image
+tokenizer's), for test_memory.py, which starts `main` on every rank.
 
-RESULT.json: {"live": [of every micro-batch of the second step, on rank 0], "shard": bytes of rank 0's parameters,
-"whole": bytes of all parameters}.
+RESULT.json, of rank 0's second step (the optimizer has its state since the first): {"begin": [of every micro-batch],
+"forward": [after every micro-batch's forward], "gradients": before the optimizer's step, "end": after it, "shard":
+bytes of rank 0's parameters, "gathered": of those that stay gathered between forward and backward, "whole": of all}.
 """
 
 from __future__ import annotations
@@ -37,16 +38,27 @@ def main(overrides: list[str], result: Path) -> None:
     config = load("train", overrides)
     with process_group(config.parallel.tensor) as world:
         trainer = Trainer(config, world)
-        found: list[int] = []
-        trainer.root.register_forward_pre_hook(lambda *_: found.append(live_bytes()))
+        before = live_bytes()
+        found: dict[str, list[int]] = {"begin": [], "forward": [], "gradients": [], "end": []}
+        trainer.root.register_forward_pre_hook(lambda *_: found["begin"].append(live_bytes()), prepend=True)
+        trainer.root.register_forward_hook(lambda *_: found["forward"].append(live_bytes()))
+        trainer.optimizer.register_step_pre_hook(lambda *_: found["gradients"].append(live_bytes()))
         for batch in trainer.loader:
             trainer.step(batch)
             trainer.progress.step += 1
+            found["end"].append(live_bytes())
         parameters: list[Any] = list(trainer.root.parameters())
-        shard = sum(p.to_local().numel() * 4 for p in parameters)
-        whole = sum(p.numel() * 4 for p in parameters)
+        lm: Any = trainer.root.lm
+        kept = [p for name, p in lm.named_parameters() if not name.startswith("model.layers.")]
+        kept += list(lm.model.layers[-1].parameters())
+        sizes = {
+            "shard": sum(p.to_local().numel() * 4 for p in parameters),
+            "gathered": sum(p.numel() * 4 for p in kept),
+            "whole": sum(p.numel() * 4 for p in parameters),
+        }
+        others = before - sizes["shard"]
         if world.main:
-            last = found[len(found) // 2 :]  # of two steps; the optimizer has its state since the first
-            result.write_text(json.dumps({"live": last, "shard": shard, "whole": whole}))
+            last = {name: [n - others for n in values[len(values) // 2 :]] for name, values in found.items()}
+            result.write_text(json.dumps({**last, **sizes}))
         trainer.close()
-        del trainer, parameters
+        del trainer, parameters, lm, kept

@@ -29,6 +29,8 @@ elif os.environ["RANK"] == "1":
         arguments.append("++data.sources.text.path=nowhere")
     elif fault == "bug":
         train.Trainer._forward_backward = broken
+    elif fault == "memory":
+        train.Trainer._forward_backward = lambda *_: train.torch.empty(2**50)
     elif fault == "killed":
         train.Trainer._forward_backward = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
 sys.exit(train.main(arguments))
@@ -78,6 +80,14 @@ def test_a_mistake_of_rank_1_is_told_with_its_number(root: Path, fault: str) -> 
     assert done.returncode == 2 and "Traceback" not in done.stderr, done.stderr
     assert len(said) == 2 and said[0].startswith(f"liquid train: {MISTAKES[fault]}"), done.stderr
     assert said[1] == f"liquid train: rank 1 on {HOST} ended with exit code 2 (its message is above)"
+
+
+def test_a_rank_without_memory_says_what_to_lower(root: Path) -> None:
+    done = run(root, "memory")
+    said = lines(done)
+    assert done.returncode == 2 and "Traceback" not in done.stderr, done.stderr
+    assert said[0].startswith("liquid train: rank 1: out of memory (forward of step 1, tried to allocate "), said
+    assert "lower train.micro_batch" in said[0] and f"rank 1 on {HOST} ended with exit code 2" in said[-1]
 
 
 def test_a_mistake_of_all_ranks_is_told_once(root: Path) -> None:

@@ -198,7 +198,7 @@ def test_wandb_gets_the_table_and_the_images(tmp_path, monkeypatch, caplog):
     tracker.write({"step": 1, "loss": 2.0})
     evaluation(tmp_path, 1)
     tracker.write_evaluation({"step": 1, "eval/vqa_accuracy": 0.5})
-    board = WandbRun(tmp_path, WandbConfig(), "a/b-evals", {}, group="a/b", any_order=True)
+    board = WandbRun(tmp_path, WandbConfig(), "a/b", {}, watching=True)
     board.log({"eval/vqa_accuracy": 0.5}, 1)
     board.log_evaluation(tmp_path / "evals", 1, tmp_path / "none.png")
     board.finish()

@@ -139,3 +139,10 @@ def test_the_fake_group_is_gone_after_an_error() -> None:
         raise RuntimeError("inside")
     assert not dist.is_initialized()
     assert make_plan(load("plan", ["parallel.shard=3"])).ranks == 3
+
+
+def test_a_degree_that_cannot_be_is_refused_before_a_mesh_of_it_is_made(capsys: pytest.CaptureFixture[str]) -> None:
+    """A mesh of a degree that does not divide the model once hung."""
+    assert main(["plan", "backbone=tiny", "parallel.tensor=7", "parallel.shard=1"]) == 2
+    assert "parallel.tensor=7: does not divide the model's num_attention_heads=" in capsys.readouterr().err
+    assert not dist.is_initialized()
