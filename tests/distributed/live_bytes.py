@@ -36,6 +36,7 @@ def live_bytes() -> int:
 
 def main(overrides: list[str], result: Path) -> None:
     config = load("train", overrides)
+    gc.freeze()  # what was imported has no tensors of the run, and is long to search
     with process_group(config.parallel.tensor) as world:
         trainer = Trainer(config, world)
         before = live_bytes()

@@ -26,7 +26,7 @@ def whole(root: Path) -> list[dict]:
 
 
 def options(ranks: int, workers: int) -> list[str]:
-    fixed = (f"train.steps={STEPS}", "checkpoint.every=4", "train.batch_digest=true", "train.deterministic=true")
+    fixed = (f"train.steps={STEPS}", "checkpoint.every=2", "train.batch_digest=true", "train.deterministic=true")
     return [*fixed, f"launch.nproc={ranks}", f"data.workers={workers}"]
 
 
@@ -37,7 +37,7 @@ def kill_and_go_on(root: Path, run: str, fleet: list[tuple[int, int]], seed: int
     reached = 0
     for ranks, workers in fleet[:-1]:
         with start_ranks(root, run, *options(ranks, workers)) as started:
-            wait_for_step(root / run, reached + dice.randint(5, 8), started)
+            wait_for_step(root / run, reached + dice.randint(6, 9), started)
             started.kill()
         reached = checkpoint.step_of(checkpoint.committed(root / run)[-1])
     assert 0 < reached < STEPS
