@@ -153,12 +153,29 @@ def _mapping(text: str, key: str) -> dict[str, Any]:
 
 
 def _yaml(text: str, key: str) -> Any:
-    """Lists and dictionaries as yaml writes them; what is in them stays text."""
+    """Lists and dictionaries as yaml writes them, and {KEY:VALUE} as Hydra does; what is in them stays text."""
     try:
-        return yaml.load(text, Loader=yaml.BaseLoader)
+        return _with_values(yaml.load(text, Loader=yaml.BaseLoader))
     except yaml.YAMLError as error:
         right = "write it as {KEY: VALUE, ...} or [a,b], with quotes where a value has , : { or ["
         raise UserError(f"{key}={text}: cannot be read; {right}") from error
+
+
+def _with_values(value: Any) -> Any:
+    """{"a:1": ""}, which is how yaml reads {a:1}, as {"a": "1"}."""
+    if isinstance(value, list):
+        return [_with_values(v) for v in value]
+    if not isinstance(value, dict):
+        return value
+    found = {}
+    for name, inner in value.items():
+        key, colon, text = name.partition(":")
+        if colon and inner == "":
+            quoted = re.fullmatch(r"""(['"])(.*)\1""", text)
+            found[key] = quoted[2] if quoted else text
+        else:
+            found[name] = _with_values(inner)
+    return found
 
 
 def _by_type(item: Described, values: dict[str, Any], key: str) -> dict[str, Any]:

@@ -196,6 +196,20 @@ def test_wsd_needs_room_for_both_ends() -> None:
         load("train", [*TEXT, "schedule=wsd", "schedule.warmup=0.6", "schedule.decay=0.6"])
 
 
+@pytest.mark.parametrize(
+    "text", ["{vqa: 2, i2t: 1e-1}", "{vqa:2,i2t:1e-1}", "{vqa:2, i2t: 1e-1}", "{'vqa':2,i2t:'0.1'}"]
+)
+def test_a_dictionary_may_be_written_as_yaml_or_as_hydra_writes_it(text: str) -> None:
+    assert load("train", [*TEXT, f"loss.weight={text}"]).loss.weight == {"vqa": 2.0, "i2t": 0.1}
+
+
+def test_a_url_in_a_dictionary_keeps_its_colon() -> None:
+    config = load("train", [*TEXT, "data.sources.b={path:s3://a/b:c,task:text,weight:2}"])
+    assert config.data.sources["b"].path == "s3://a/b:c" and config.data.sources["b"].weight == 2
+    nested = load("train", [*TEXT, "data.sources={b:{path:x,task:text}}"]).data.sources["b"]
+    assert (nested.path, nested.task) == ("x", "text")
+
+
 def test_tensor_parallel_ranks_share_every_sequence() -> None:
     keys = [*TEXT, "parallel.tensor=4", "data.seq_len=1026"]
     with pytest.raises(UserError, match=r"data\.seq_len=1026: must be a multiple of parallel\.tensor=4"):
