@@ -11,11 +11,12 @@ from torch.distributed.elastic.multiprocessing.api import PContext, SignalExcept
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 from torch.distributed.run import parse_args, run
 
+from liquid_train.distributed.exit_status import LOST_PEER, MAY_HELP
 from liquid_train.distributed.hang_detection import EXIT_STATUS
 from liquid_train.distributed.heartbeat import HOST
 
 # of ranks that have told in one line why they end, or that were killed from outside; any other has left a traceback
-TOLD = (2, EXIT_STATUS, -signal.SIGKILL, -signal.SIGTERM)
+TOLD = (2, EXIT_STATUS, LOST_PEER, -signal.SIGKILL, -signal.SIGTERM)
 
 
 def first_failure(failures: dict[int, ProcessFailure]) -> tuple[int, ProcessFailure]:
@@ -43,7 +44,8 @@ def end_others_within(seconds: int) -> None:
 
 
 def main(arguments: list[str]) -> int:
-    """Exit status: 0; 2 where a rank has told in one line what was wrong; 1 after a rank's traceback or crash."""
+    """Exit status: 0; 2 where a rank has told in one line what was wrong; 1 after a rank's traceback or crash; either
+    with MAY_HELP, unless it was the user's mistake."""
     logging.disable(logging.CRITICAL)  # torchrun would repeat what the line below says, with its own trace
     parsed = parse_args(arguments)
     if parsed.shutdown_timeout is not None:
@@ -53,7 +55,7 @@ def main(arguments: list[str]) -> int:
     except ChildFailedError as error:
         rank, failure = first_failure(error.failures)
         print(f"liquid train: {describe_failure(rank, failure)}", file=sys.stderr)
-        return 2 if failure.exitcode in TOLD else 1
+        return (2 if failure.exitcode in TOLD else 1) | (0 if failure.exitcode == 2 else MAY_HELP)
     except SignalException as error:
         return 128 + error.sigval
     return 0

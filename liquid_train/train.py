@@ -9,6 +9,7 @@ import os
 import re
 import signal
 import sys
+import time
 from importlib import import_module
 from pathlib import Path
 
@@ -29,12 +30,14 @@ from liquid_train import logs
 from liquid_train.config.compose import load
 from liquid_train.config.schema import TrainJob
 from liquid_train.data.loader import LoaderError, one_clear_error
+from liquid_train.distributed.exit_status import LOST_PEER
 from liquid_train.distributed.hang_detection import Watchdog, collective_timeout, lost_peer, prepare_flight_recorder
 from liquid_train.distributed.parallelize import World, process_group
 from liquid_train.distributed.rank_errors import report_bug, report_lost_peer, report_mistake
 from liquid_train.distributed.step_timer import StepTimer
 from liquid_train.errors import UserError
 from liquid_train.files import check_folder
+from liquid_train.training.deadline import Deadline
 from liquid_train.training.spikes import Rewind
 from liquid_train.training.trainer import Trainer
 
@@ -51,14 +54,20 @@ def train(config: TrainJob, world: World, timer: StepTimer, stop: StopSignal) ->
     ranks."""
     torch.use_deterministic_algorithms(config.train.deterministic)
     timer.cuda = world.device.type == "cuda"
-    rewind = train_from(config, world, timer, stop)
+    deadline = Deadline(config.train.time_limit)
+    rewind = train_from(config, world, timer, stop, deadline)
     while rewind:
         gc.collect()  # frees the old model before the new one is built
-        rewind = train_from(config, world, timer, stop, rewind)
+        rewind = train_from(config, world, timer, stop, deadline, rewind)
 
 
 def train_from(
-    config: TrainJob, world: World, timer: StepTimer, stop: StopSignal, rewind: Rewind | None = None
+    config: TrainJob,
+    world: World,
+    timer: StepTimer,
+    stop: StopSignal,
+    deadline: Deadline,
+    rewind: Rewind | None = None,
 ) -> Rewind | None:
     """Train from a checkpoint or from the start to the end of the run, or up to a spike of the loss that sends training
     back. Returns where to, None at the end."""
@@ -67,7 +76,7 @@ def train_from(
     try:
         trainer.open_log()
         try:
-            if back := train_steps(trainer, stop):
+            if back := train_steps(trainer, stop, deadline):
                 return back
         except Interrupted:
             trainer.stop()
@@ -79,11 +88,13 @@ def train_from(
     return None
 
 
-def train_steps(trainer: Trainer, stop: StopSignal) -> Rewind | None:
+def train_steps(trainer: Trainer, stop: StopSignal, deadline: Deadline) -> Rewind | None:
     """The steps of `train_from`. Raises Interrupted, on all ranks, where one of them is told to stop while it waits for
     data."""
+    begun = time.monotonic()
     for batch in trainer.batches(stop):
-        result = trainer.step(batch, stop.received)
+        late = deadline.near
+        result = trainer.step(batch, stop.received or late)
         if result.spike:
             trainer.report_spike(result.loss)
         if result.rewinds:
@@ -98,9 +109,11 @@ def train_steps(trainer: Trainer, stop: StopSignal) -> Rewind | None:
         trainer.save_when_due()
         trainer.check_skipped()
         if result.stop:
-            trainer.stop()
+            trainer.stop("its time is over" if late else None)
         if result.stop or trainer.done:
             break
+        deadline.step_took(time.monotonic() - begun)
+        begun = time.monotonic()
     return None
 
 
@@ -148,7 +161,7 @@ def main(overrides: list[str]) -> int:
     except (Exception, CheckpointException) as error:
         if lost := lost_peer(error):
             report_lost_peer(f"{lost} ({timer})")
-            return 2
+            return LOST_PEER if "TORCHELASTIC_RUN_ID" in os.environ else 2
         if is_out_of_memory(error):
             asked = re.search(r"tried to allocate [\d.]+ \w+", str(error), re.IGNORECASE)
             report_mistake(

@@ -47,6 +47,7 @@ LONG = (
     "tests/scaling/test_planner.py",
     "tests/serve/",
     "tests/training/test_config_history.py",
+    "tests/training/test_deadline.py",
     "tests/training/test_evaluation_memory.py",
     "tests/training/test_finite.py",
     "tests/training/test_host_waits.py",

@@ -15,14 +15,33 @@ OLD_NAMES = {"rectangles": "padded_sdpa"}  # parallel.attention in configs and c
 
 @dataclass
 class LaunchConfig(Section):
-    """Processes on this machine."""
+    """Processes on this machine, and on others."""
 
     nproc: Annotated[str, setting("their number, or auto: one a GPU, without a GPU launch.cpu_nproc")] = "auto"
     cpu_nproc: Annotated[int, setting("what auto means without a GPU", ge=1)] = 1
 
+    nodes: Annotated[
+        int, setting("machines, on each of which the same command is started, with the same nproc", ge=1, le=10**5)
+    ] = 1
+    rendezvous: Annotated[
+        str | None, setting("HOST:PORT of one of the machines, where they meet", null="for one machine")
+    ] = None
+    restarts: Annotated[
+        int, setting("how often all ranks start again, from the newest checkpoint, after one has died", ge=0, le=1000)
+    ] = 0
+
     def check(self, key: str) -> None:
-        n = self.nproc
+        n, meeting = self.nproc, self.rendezvous
         require(n == "auto" or (n.isdecimal() and int(n) > 0), f"{key}nproc={n}: a number of processes, or auto")
+        require(
+            self.nodes == 1 or meeting is not None,
+            f"{key}nodes={self.nodes} needs {key}rendezvous=HOST:PORT, the same on all of them: a free port of one",
+        )
+        port = "" if meeting is None else meeting.rpartition(":")[2]
+        require(
+            meeting is None or (":" in meeting and port.isdecimal() and 0 < int(port) < 2**16),
+            f"{key}rendezvous={meeting}: give HOST:PORT, such as node1:29400",
+        )
 
 
 @dataclass
@@ -81,6 +100,11 @@ def degrees(p: ParallelConfig, ranks: int) -> tuple[int, int, int]:
             f"degrees that divide {ranks}"
         )
     return p.replicate, shard, p.tensor
+
+
+def all_processes(launch: LaunchConfig) -> int:
+    """Ranks on all machines together."""
+    return launch.nodes * processes(launch)
 
 
 def processes(launch: LaunchConfig) -> int:

@@ -24,7 +24,7 @@ from transformers import PreTrainedTokenizerFast
 
 from liquid_train.config.schema import PlanJob
 from liquid_train.distributed.parallelize import World, parallelize
-from liquid_train.distributed.settings import degrees, processes
+from liquid_train.distributed.settings import all_processes, degrees
 from liquid_train.generate.backbone_proof import check_trainable
 from liquid_train.image_tokenizer.opening import tokenizer_sizes
 from liquid_train.model import backbone
@@ -99,13 +99,15 @@ def make_plan(config: PlanJob) -> MemoryPlan:
 
 def world_size(config: PlanJob) -> int:
     """Ranks that the mesh's degrees multiply to. With parallel.shard=-1, what `liquid train` would start here:
-    launch.nproc, or one a GPU.
+    launch.nproc, or one a GPU, on launch.nodes machines.
 
     Raises UserError when the degrees do not multiply to launch.nproc, or to the devices of this machine.
     """
     p = config.parallel
     ranks = (
-        p.replicate * p.shard * p.tensor if p.shard > 0 and config.launch.nproc == "auto" else processes(config.launch)
+        p.replicate * p.shard * p.tensor
+        if p.shard > 0 and config.launch.nproc == "auto"
+        else all_processes(config.launch)
     )
     degrees(p, ranks)
     return ranks

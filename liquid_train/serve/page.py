@@ -156,6 +156,73 @@ def image_tab(image_batches: ImageBatches, stops: Stops) -> None:
     stop.click(end, queue=False, show_progress="hidden", api_name="stop_drawing")
 
 
+class Conversation:
+    """What the chat's buttons do."""
+
+    def __init__(self, engine: Engine, worker: Worker, stops: Stops) -> None:
+        self.engine, self.worker, self.stops = engine, worker, stops
+
+    def send(
+        self,
+        message: dict[str, Any],
+        said: list[Any],
+        before: list[Turn],
+        tokens: int,
+        warmth: float,
+        request: gr.Request,
+    ) -> Iterator[Any]:
+        """Show the message, then the answer as it grows: (what is shown, the turns so far, the box)."""
+        with shown():
+            text, files, contents = self._read(message, tokens)
+            said = [*said, *({"role": "user", "content": {"path": str(file)}} for file in files)]
+            said += [{"role": "user", "content": text}] if text else []
+            sampling = Sampling(float(warmth), DEFAULT_SAMPLING.top_k, DEFAULT_SAMPLING.top_p)
+            words: queue.SimpleQueue[str] = queue.SimpleQueue()
+            event = self.stops.start(request.session_hash, "chat")
+
+            def work(check: Check) -> tuple[list[Turn], str]:
+                asked = [*before, Turn("user", [*(self.engine.codes(content) for content in contents), text])]
+                return asked, self.engine.reply(asked, sampling, 0, int(tokens), check, words.put)
+
+            future = self.worker.submit(work, event)
+            shown_text = ""
+            yield said, before, gr.MultimodalTextbox(value=None)
+            for word in follow(future, event, words):
+                shown_text += word
+                yield [*said, {"role": "assistant", "content": shown_text}], before, gr.skip()
+            if event.is_set():
+                yield [*said, {"role": "assistant", "content": shown_text + " (stopped)"}], before, gr.skip()
+                return
+            asked, reply = future.result()
+            yield (
+                [*said, {"role": "assistant", "content": reply or "(nothing)"}],
+                [*asked, Turn("assistant", [reply.strip()])],
+                gr.skip(),
+            )
+            return
+        yield gr.skip(), gr.skip(), gr.skip()
+
+    def _read(self, message: dict[str, Any], tokens: int) -> tuple[str, list[Path], list[bytes]]:
+        """(text, files, their content) of a message. Raises UserError for what cannot be answered."""
+        text, files = (message.get("text") or "").strip(), [Path(file) for file in message.get("files") or []]
+        if not text and not files:
+            raise UserError("nothing to answer; write something or add an image")
+        self.engine.limited.text("message", text)
+        self.engine.limited.new_tokens(int(tokens))
+        self.engine.limited.count(len(files))
+        contents = [file.read_bytes() for file in files]
+        for file, content in zip(files, contents, strict=True):
+            self.engine.limited.image(file.name, content)
+        return text, files, contents
+
+    def end(self, request: gr.Request) -> None:
+        self.stops.stop(request.session_hash, "chat")
+
+    def forget(self, request: gr.Request) -> tuple[list[Any], list[Any]]:
+        self.stops.stop(request.session_hash, "chat")
+        return [], []
+
+
 def chat_tab(engine: Engine, worker: Worker, stops: Stops) -> None:
     how = (
         "the whole conversation"
@@ -178,62 +245,19 @@ def chat_tab(engine: Engine, worker: Worker, stops: Stops) -> None:
         stop = gr.Button("Stop", variant="stop")
         clear = gr.Button("New conversation")
 
-    def send(
-        message: dict[str, Any], said: list[Any], before: list[Turn], tokens: int, warmth: float, request: gr.Request
-    ) -> Iterator[Any]:
-        with shown():
-            text, files = (message.get("text") or "").strip(), [Path(file) for file in message.get("files") or []]
-            if not text and not files:
-                raise UserError("nothing to answer; write something or add an image")
-            engine.limited.text("message", text)
-            engine.limited.new_tokens(int(tokens))
-            engine.limited.count(len(files))
-            contents = [file.read_bytes() for file in files]
-            for file, content in zip(files, contents, strict=True):
-                engine.limited.image(file.name, content)
-            said = [*said, *({"role": "user", "content": {"path": str(file)}} for file in files)]
-            said += [{"role": "user", "content": text}] if text else []
-            sampling = Sampling(float(warmth), DEFAULT_SAMPLING.top_k, DEFAULT_SAMPLING.top_p)
-            words: queue.SimpleQueue[str] = queue.SimpleQueue()
-            event = stops.start(request.session_hash, "chat")
-
-            def work(check: Check) -> tuple[list[Turn], str]:
-                asked = [*before, Turn("user", [*(engine.codes(content) for content in contents), text])]
-                return asked, engine.reply(asked, sampling, 0, int(tokens), check, words.put)
-
-            future = worker.submit(work, event)
-            shown_text = ""
-            yield said, before, gr.MultimodalTextbox(value=None)
-            for word in follow(future, event, words):
-                shown_text += word
-                yield [*said, {"role": "assistant", "content": shown_text}], before, gr.skip()
-            if event.is_set():
-                yield [*said, {"role": "assistant", "content": shown_text + " (stopped)"}], before, gr.skip()
-                return
-            asked, reply = future.result()
-            yield (
-                [*said, {"role": "assistant", "content": reply or "(nothing)"}],
-                [*asked, Turn("assistant", [reply.strip()])],
-                gr.skip(),
-            )
-            return
-        yield gr.skip(), gr.skip(), gr.skip()
-
-    def end(request: gr.Request) -> None:
-        stops.stop(request.session_hash, "chat")
-
-    def forget(request: gr.Request) -> tuple[list[Any], list[Any]]:
-        stops.stop(request.session_hash, "chat")
-        return [], []
-
+    conversation = Conversation(engine, worker, stops)
     sent = box.submit(
-        send, [box, talk, turns, tokens, warmth], [talk, turns, box], show_progress="hidden", api_name="chat"
+        conversation.send,
+        [box, talk, turns, tokens, warmth],
+        [talk, turns, box],
+        show_progress="hidden",
+        api_name="chat",
     )
-    stop.click(end, queue=False, show_progress="hidden", api_name="stop_chat")
+    stop.click(conversation.end, queue=False, show_progress="hidden", api_name="stop_chat")
     # cancels: what is under way must not write its conversation back
     gr.on(
         [clear.click, talk.clear],
-        forget,
+        conversation.forget,
         None,
         [talk, turns],
         queue=False,

@@ -58,6 +58,15 @@ class TrainConfig(Section):
             "seconds without progress after which a rank reports where it hangs, and ends", ge=1, le=1e6, null="never"
         ),
     ] = 1800.0
+    time_limit: Annotated[
+        float | None,
+        setting(
+            "seconds after which training has saved and ended; the same command goes on",
+            gt=0,
+            le=1e9,
+            null="the end of the Slurm job, where there is one",
+        ),
+    ] = None
     profile_steps: Annotated[list[int] | None, setting("[first, last]: steps to profile", null="none")] = None
     spike: SpikeConfig = field(default_factory=SpikeConfig)
 

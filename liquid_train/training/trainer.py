@@ -503,10 +503,11 @@ class Trainer:
         """UserError when too many steps in a row were left out."""
         check_skipped(self.config, self._skipped_in_a_row)
 
-    def stop(self) -> None:
-        """Save, because this rank or another has been told to stop."""
+    def stop(self, why: str | None = None) -> None:
+        """Save, because this rank or another has been told to stop, or for the reason given."""
         self.save()
-        self._report(f"stopped at step {self.progress.step}; the same command resumes")
+        reason = f" ({why})" if why else ""
+        self._report(f"stopped at step {self.progress.step}{reason}; the same command resumes")
 
     def end_early(self) -> None:
         """Every source is used up before the last planned step: do what the last step does, unless this step did."""
