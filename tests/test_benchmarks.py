@@ -37,6 +37,7 @@ def test_without_accelerate_it_says_how_to_get_it(
     assert "pip install" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_memory_of_the_chunked_loss_stays_that_of_a_chunk() -> None:
     tokens, rows, chunk = 512, 20_000, 32
     found = loss_memory.report(loss_memory.parse(f"--tokens {tokens} --rows {rows} --width 32 --chunk {chunk}".split()))

@@ -189,6 +189,7 @@ def test_a_disk_that_fills_up_and_gets_room_again(root: Path, disk: Disk, tmp_pa
     assert not partials(run)
 
 
+@pytest.mark.slow
 def test_a_last_checkpoint_that_has_no_room_ends_the_run_with_an_error(root: Path, disk: Disk) -> None:
     options = (*COMMON, "train.steps=2")
     disk.leave(1_800_000)  # a checkpoint takes 1.1 MB

@@ -73,7 +73,7 @@ MISTAKES = {
 }
 
 
-@pytest.mark.parametrize("fault", MISTAKES)
+@pytest.mark.parametrize("fault", ["config", pytest.param("data", marks=pytest.mark.slow)])
 def test_a_mistake_of_rank_1_is_told_with_its_number(root: Path, fault: str) -> None:
     done = run(root, fault)
     said = lines(done)
@@ -105,6 +105,7 @@ def test_a_bug_of_rank_1_keeps_its_traceback(root: Path) -> None:
     assert done.stderr.endswith(f"liquid train: rank 1 on {HOST} ended with exit code 1 (its message is above)\n")
 
 
+@pytest.mark.slow
 def test_a_bug_of_all_ranks_is_shown_by_each(root: Path) -> None:
     done = run(root, "bug of all")
     assert done.returncode == 1 and done.stderr.count("Traceback (most recent call last)") == 2, done.stderr

@@ -179,6 +179,7 @@ def test_time_is_split(warned: list[dict[str, Any]]) -> None:
     )
 
 
+@pytest.mark.slow
 def test_two_ranks_rewind_alike_and_one_that_stands_still_is_named(root: Path, rewound: list[dict[str, Any]]) -> None:
     """Rank 1 is stopped from outside. Rank 0 waits for it in a collective, says so and ends; rank 1 wakes up and finds
     itself alone."""

@@ -15,7 +15,7 @@ from liquid_train.config.compose import load
 from liquid_train.errors import UserError
 from tests.distributed.running import descendants, launch, make_data, metrics, start, wait_for_step, without_timings
 
-STEPS = 12
+STEPS = 24
 SAME = [
     "train.batch_digest=true",
     "train.deterministic=true",

@@ -43,6 +43,7 @@ def one_rank(root: Path) -> list[dict]:
     return train(root, "one", "train.steps=20", "launch.nproc=1", "train.batch_digest=true", "checkpoint.every=10")
 
 
+@pytest.mark.slow  # as test_layouts.py, through the command
 def test_two_ranks_equal_one(root: Path, one_rank: list[dict]) -> None:
     done = launch(root, "two", "train.steps=20", "launch.nproc=2", "train.batch_digest=true", "data.workers=1")
     assert done.returncode == 0, done.stderr
@@ -133,7 +134,7 @@ def test_kill_minus_nine_loses_only_the_work_since_the_checkpoint(root: Path) ->
 
 
 # a job scheduler signals torchrun and the ranks next to the command
-@pytest.mark.parametrize("whole_group", [False, True])
+@pytest.mark.parametrize("whole_group", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_sigterm_saves_and_leaves(root: Path, whole_group: bool) -> None:
     name = f"stopped-{whole_group}"
     overrides = ["train.steps=4000", "launch.nproc=2", "checkpoint.every=1000"]

@@ -24,8 +24,7 @@ def test_it_tells_how_far_it_is_and_how_long_it_will_take(caplog: pytest.LogCapt
     time.sleep(0.6)
     first.begin(1, 8)
     wait_for(caplog, ": forward, micro-batch 2 of 8, about ")
-    in_all = int(caplog.messages[-1].partition("about ")[2].split()[0])
-    assert 4 <= in_all <= 60  # eight times 0.6 s, or more where the machine is busy
+    assert int(caplog.messages[-1].partition("about ")[2].split()[0]) >= 4, "eight times 0.6 s at least"
     first.end()
     time.sleep(0.2)
     said = len(caplog.messages)
