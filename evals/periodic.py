@@ -46,7 +46,7 @@ def evaluate(
     multiratio: Sequence[Sequence[int]] = (),
     settle: Callable[[], None] = alone,
 ) -> dict[str, float]:
-    """Metrics by the name they are logged under, the same on every rank; a collective: every rank holds the whole
+    """Metrics by the name they are logged under, the same on every rank; a collective: every rank has the plain
     model.
 
     sets: the held-out shard set whose questions, captions and images are used, None for none. grid: rows and columns

@@ -139,6 +139,7 @@ def run_harness(
     if handle.world_size > 1:
         import torch.distributed as dist
 
+        handle.settle()
         shared = [measured]
         dist.broadcast_object_list(shared)
         measured = shared[0]

@@ -19,7 +19,6 @@ class LaunchConfig(Section):
 
     nproc: Annotated[str, setting("their number, or auto: one a GPU, without a GPU launch.cpu_nproc")] = "auto"
     cpu_nproc: Annotated[int, setting("what auto means without a GPU", ge=1)] = 1
-
     nodes: Annotated[
         int, setting("machines, on each of which the same command is started, with the same nproc", ge=1, le=10**5)
     ] = 1

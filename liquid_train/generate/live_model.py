@@ -20,16 +20,12 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from liquid_train.generate.sharded_blocks import SharedBlocks, whole
 
 
-def nothing() -> None:
-    """A whole model needs no other rank."""
-
-
 @dataclass(frozen=True)
 class LiveModel:
     """model: plain, in eval mode. settle: every rank calls it before a collective of its own."""
 
     model: PreTrainedModel
-    settle: Callable[[], None] = nothing
+    settle: Callable[[], None]
 
 
 @contextmanager
@@ -49,7 +45,7 @@ def live_model(
     live = None
     try:
         plain = _plain_model(lm, device, "model.layers." if sharded else None)
-        live = LiveModel(plain, SharedBlocks(blocks, plain.model.layers).settle if sharded else nothing)
+        live = LiveModel(plain, SharedBlocks(blocks, plain.model.layers).settle if sharded else lambda: None)
         yield live
         live.settle()
     finally:

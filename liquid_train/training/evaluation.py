@@ -80,8 +80,10 @@ class PeriodicEvaluation:
 
     def _sharded(self, root: LossModule) -> bool:
         """Whether blocks are gathered one by one, because the whole model does not fit on some rank; a collective."""
-        if self.config.evals.weights != "auto" or not isinstance(root, FSDPModule):
-            return self.config.evals.weights == "sharded" and isinstance(root, FSDPModule)
+        if not isinstance(root, FSDPModule):
+            return False
+        if self.config.evals.weights != "auto":
+            return self.config.evals.weights == "sharded"
         needed = sum(p.numel() for p in root.parameters()) * compute_dtype(self.config.parallel).itemsize
         free = torch.tensor(free_bytes(self.world.device), dtype=torch.int64)
         dist.all_reduce(free, op=dist.ReduceOp.MIN)
